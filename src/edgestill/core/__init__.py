@@ -1,0 +1,1 @@
+"""The ground floor: pure data, errors and protocols, with nothing but the standard library."""

@@ -1,0 +1,38 @@
+"""The answer to a batch, whoever gave it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answer:
+    """What is believed about each of N inputs, and who says so.
+
+    Attributes:
+        probabilities: float32 `[N, C]`; calibrated, or fused from calibrated ones.
+        confidence: float32 `[N]`, in [0, 1].
+        decided_by: per input `"student"`, `"teacher"` or `"fused"`.
+        features: float32 `[N, D]`, the layer before the head; None where the model gives none.
+        alpha: float32 `[N]`, the teacher's weight in each answer; 0 where the student answered alone.
+        student: the student's own calibrated probabilities where another voice was heard too, else None.
+        teacher: the teacher's calibrated probabilities `[N, C]`, NaN rows where it was not heard; None if it never was.
+        latency: seconds from asking to answering, for the whole batch.
+    """
+
+    probabilities: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    decided_by: tuple[str, ...]
+    features: NDArray[np.float32] | None = None
+    alpha: NDArray[np.float32] | None = None
+    student: NDArray[np.float32] | None = None
+    teacher: NDArray[np.float32] | None = None
+    latency: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.decided_by)

@@ -1,0 +1,297 @@
+"""One tree of errors, each with a stable code.
+
+- Every error edgestill raises on purpose is an `EdgestillError`; anything else is a bug of ours.
+- A class is a code: `code` never changes once released, and `docs/errors.md` has a heading for each.
+- The text is one line that answers: what, where, expected (who says so), got, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+_CODES: Final[dict[str, type[EdgestillError]]] = {}
+
+
+class EdgestillError(Exception):
+    """What went wrong, told so that a person can mend it.
+
+    Args:
+        what: the failure as a statement, without a full stop.
+        where: the file, field, address or layer it was found at.
+        expected: what would have been right, and who says so.
+        got: what was there instead.
+        fix: what to do about it.
+    """
+
+    code: ClassVar[str] = "edgestill"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.fix = fix
+        super().__init__(what)
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.code in _CODES:
+            msg = f"error code {cls.code!r} is already {_CODES[cls.code].__name__}'s"
+            raise TypeError(msg)
+        _CODES[cls.code] = cls
+
+    def __str__(self) -> str:
+        parts = [_one_line(self.what)]
+        if self.where is not None:
+            parts.append(f"at {_one_line(self.where)}")
+        if self.expected is not None:
+            parts.append(f"expected {_one_line(self.expected)}")
+        if self.got is not None:
+            parts.append(f"got {_one_line(self.got)}")
+        if self.fix is not None:
+            parts.append(_one_line(self.fix))
+        return f"[{self.code}] " + "; ".join(parts)
+
+    def as_json(self) -> dict[str, str | None]:
+        """The same facts for machines: the body of `--json` failures and of HTTP problem details."""
+        return {
+            "code": self.code,
+            "what": self.what,
+            "where": None if self.where is None else str(self.where),
+            "expected": None if self.expected is None else str(self.expected),
+            "got": None if self.got is None else str(self.got),
+            "fix": self.fix,
+        }
+
+
+def codes() -> dict[str, type[EdgestillError]]:
+    """Every code with its class, in the order of definition."""
+    return dict(_CODES)
+
+
+def _one_line(value: object) -> str:
+    return " ".join(str(value).split())[:400]
+
+
+# What people ask for
+
+
+class UnitError(EdgestillError):
+    """A size, duration or share that cannot be read."""
+
+    code = "unit-invalid"
+
+
+class SettingError(EdgestillError):
+    """A recipe, policy, option or configuration value outside its range, or an unknown key."""
+
+    code = "setting-invalid"
+
+
+class MissingExtraError(EdgestillError):
+    """A part of edgestill that is not installed."""
+
+    code = "extra-missing"
+
+
+class PathError(EdgestillError):
+    """A file or folder that cannot be read or written."""
+
+    code = "path-unusable"
+
+
+class PortError(EdgestillError):
+    """A port that cannot be bound."""
+
+    code = "port-in-use"
+
+
+# What goes into a model
+
+
+class ShapeError(EdgestillError):
+    """An array of the wrong rank or shape."""
+
+    code = "shape-mismatch"
+
+
+class DtypeError(EdgestillError):
+    """An array of the wrong element type."""
+
+    code = "dtype-mismatch"
+
+
+class NotFiniteError(EdgestillError):
+    """NaN or infinity where numbers are needed."""
+
+    code = "not-finite"
+
+
+class DataError(EdgestillError):
+    """Data that is missing, empty, of one class, or not what its checksum says."""
+
+    code = "data-unusable"
+
+
+class ClassCountError(EdgestillError):
+    """Teacher, student or labels that disagree on the number of classes."""
+
+    code = "class-count-mismatch"
+
+
+class ModelError(EdgestillError):
+    """A network that cannot be traced, coupled, exported or run."""
+
+    code = "model-unsupported"
+
+
+class TrainingError(EdgestillError):
+    """Training that went astray."""
+
+    code = "training-diverged"
+
+
+# What is stored and sent
+
+
+class BundleError(EdgestillError):
+    """A bundle that breaks the format."""
+
+    code = "bundle-invalid"
+
+
+class BundleTruncatedError(EdgestillError):
+    """A bundle that ends too early."""
+
+    code = "bundle-truncated"
+
+
+class BundleAlteredError(EdgestillError):
+    """A blob whose bytes do not match its digest."""
+
+    code = "bundle-altered"
+
+
+class MessageError(EdgestillError):
+    """Bytes from outside that do not form the message they should."""
+
+    code = "message-invalid"
+
+
+class StoreError(EdgestillError):
+    """A blob that is missing, or a store that cannot keep one."""
+
+    code = "store-failed"
+
+
+class PatchError(EdgestillError):
+    """A patch that cannot be applied, or whose result has another digest."""
+
+    code = "patch-invalid"
+
+
+class OverlayError(EdgestillError):
+    """A learned overlay that does not belong to the bundle, or is damaged."""
+
+    code = "overlay-invalid"
+
+
+# Trust
+
+
+class TrustError(EdgestillError):
+    """Metadata, a signature or a target that must not be trusted."""
+
+    code = "trust-refused"
+
+
+class ReplayError(EdgestillError):
+    """An assignment older than one already seen, or meant for another device."""
+
+    code = "assignment-replayed"
+
+
+class ExpiredError(EdgestillError):
+    """Metadata, a token or an assignment past its time."""
+
+    code = "expired"
+
+
+class AccessError(EdgestillError):
+    """A caller that is unknown, or may not do this."""
+
+    code = "access-denied"
+
+
+# The network
+
+
+class UnreachableError(EdgestillError):
+    """A peer that does not answer: no connection, or one that broke."""
+
+    code = "peer-unreachable"
+
+
+class DeadlineError(EdgestillError):
+    """An answer that did not come in time."""
+
+    code = "deadline-passed"
+
+
+class RefusedError(EdgestillError):
+    """A peer that answered, and said no."""
+
+    code = "peer-refused"
+
+
+class SpentError(EdgestillError):
+    """A data budget that is used up."""
+
+    code = "budget-spent"
+
+
+# The fleet
+
+
+class NotFoundError(EdgestillError):
+    """A device, release, rollout or blob nobody knows."""
+
+    code = "not-found"
+
+
+class ConflictError(EdgestillError):
+    """A change that the present state does not allow."""
+
+    code = "state-conflict"
+
+
+class ProbeError(EdgestillError):
+    """A staged bundle that does not load, answers wrongly or too slowly."""
+
+    code = "probe-failed"
+
+
+class EngineError(EdgestillError):
+    """The inference engine, or the process that runs it, failed."""
+
+    code = "engine-failed"
+
+
+class EvidenceError(EdgestillError):
+    """Evidence that is refused: too small, stale, of another backbone, or not finite."""
+
+    code = "evidence-refused"
+
+
+class DemoError(EdgestillError):
+    """A step of the demonstration that did not come to its end."""
+
+    code = "demo-failed"

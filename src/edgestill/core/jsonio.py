@@ -1,0 +1,212 @@
+"""JSON from outside, bounded before it is parsed, and read field by field.
+
+- `parse` refuses what is too long, too deep, not UTF-8, or holds NaN, infinity or a repeated key.
+- `Fields` reads one object: each getter checks type and range and names the field when it refuses.
+- `canonical` writes the same value always as the same bytes: sorted keys, no spaces, no NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import MessageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+JsonObject = dict[str, Json]
+
+MAX_BYTES: Final = 1_000_000
+MAX_DEPTH: Final = 32
+
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+
+
+def parse(data: bytes, *, where: str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Json:
+    """The value that `data` spells.
+
+    Raises:
+        MessageError: over a bound, or not strict JSON (RFC 8259, with unique keys).
+    """
+    if len(data) > max_bytes:
+        raise MessageError(
+            "JSON is too long", where=where, expected=f"at most {max_bytes} bytes", got=len(data)
+        )
+    if _depth(data) > max_depth:
+        raise MessageError("JSON is nested too deeply", where=where, expected=f"at most {max_depth} levels")
+    try:
+        value: Json = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise MessageError(
+            "not valid JSON", where=where, expected="strict JSON in UTF-8", got=error
+        ) from error
+    return value
+
+
+def parse_object(
+    data: bytes, *, where: str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
+) -> JsonObject:
+    """As `parse`, for a value that must be an object.
+
+    Raises:
+        MessageError: as `parse`, or the value is no object.
+    """
+    value = parse(data, where=where, max_bytes=max_bytes, max_depth=max_depth)
+    if not isinstance(value, dict):
+        raise MessageError("not a JSON object", where=where, expected="{...}", got=type(value).__name__)
+    return value
+
+
+def canonical(value: Json | Mapping[str, Json]) -> bytes:
+    """The one spelling of a value: sorted keys, no spaces, UTF-8."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+class Fields:
+    """One JSON object, read field by field.
+
+    Args:
+        value: the object.
+        where: its name in error texts, such as `bundle.json`.
+    """
+
+    def __init__(self, value: Mapping[str, Json], where: str) -> None:
+        self.where = where
+        self._value = value
+
+    @classmethod
+    def of(cls, value: Json, where: str) -> Fields:
+        """The fields of a value that must be an object."""
+        if not isinstance(value, dict):
+            raise MessageError("not a JSON object", where=where, expected="{...}", got=type(value).__name__)
+        return cls(value, where)
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self._value.get(name) is not None
+
+    def names(self) -> list[str]:
+        """The names of all fields."""
+        return list(self._value)
+
+    def only(self, names: Iterable[str]) -> None:
+        """Refuses any field that is not among `names`."""
+        unknown = sorted(set(self._value) - set(names))
+        if unknown:
+            raise MessageError(
+                "unknown field", where=self.where, expected=", ".join(names), got=", ".join(unknown)
+            )
+
+    def unknown(self, names: Iterable[str]) -> JsonObject:
+        """The fields that are not among `names`: kept, so that a newer writer loses nothing."""
+        known = set(names)
+        return {name: value for name, value in self._value.items() if name not in known}
+
+    def text(self, name: str, *, at_most: int = 500, pattern: str | None = None) -> str:
+        """A string of bounded length, matching `pattern` as a whole where one is given."""
+        value = self._value.get(name)
+        if not isinstance(value, str) or len(value) > at_most:
+            self._refuse(name, f"a string of at most {at_most} characters", value)
+        if pattern is not None and re.fullmatch(pattern, value) is None:
+            self._refuse(name, f"a string that matches {pattern}", value)
+        return value
+
+    def integer(self, name: str, *, least: int = 0, most: int = 2**53 - 1) -> int:
+        """A whole number within bounds."""
+        value = self._value.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self._refuse(name, f"a whole number from {least} to {most}", value)
+        return value
+
+    def number(self, name: str, *, least: float = -math.inf, most: float = math.inf) -> float:
+        """A finite number within bounds."""
+        value = self._value.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            self._refuse(name, f"a number from {least} to {most}", value)
+        return float(value)
+
+    def boolean(self, name: str) -> bool:
+        """True or false."""
+        value = self._value.get(name)
+        if not isinstance(value, bool):
+            self._refuse(name, "true or false", value)
+        return value
+
+    def digest(self, name: str) -> Digest:
+        """A digest in its text form."""
+        try:
+            return Digest.parse(self.text(name, at_most=80))
+        except MessageError as error:
+            raise MessageError(error.what, where=f"{self.where}: {name}", expected=error.expected) from error
+
+    def items(self, name: str, *, at_most: int) -> list[Json]:
+        """A list of bounded length."""
+        value = self._value.get(name)
+        if not isinstance(value, list) or len(value) > at_most:
+            self._refuse(name, f"a list of at most {at_most} items", value)
+        return value
+
+    def objects(self, name: str, *, at_most: int) -> list[Fields]:
+        """A list of objects, each ready to be read."""
+        return [
+            Fields.of(item, f"{self.where}: {name}[{index}]")
+            for index, item in enumerate(self.items(name, at_most=at_most))
+        ]
+
+    def inner(self, name: str) -> Fields:
+        """An object within this one."""
+        return Fields.of(self._value.get(name), f"{self.where}: {name}")
+
+    def texts(self, name: str, *, at_most: int = 64) -> dict[str, str]:
+        """An object of strings, such as labels."""
+        inner = self.inner(name)
+        if len(inner.names()) > at_most:
+            self._refuse(name, f"at most {at_most} entries", len(inner.names()))
+        return {key: inner.text(key) for key in inner.names()}
+
+    def _refuse(self, name: str, expected: str, got: object) -> NoReturn:
+        raise MessageError(
+            "a field is missing" if got is None else "a field is not what it should be",
+            where=f"{self.where}: {name}",
+            expected=expected,
+            got=None if got is None else repr(got)[:80],
+        )
+
+
+def _depth(data: bytes) -> int:
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", data)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _unique(pairs: list[tuple[str, Json]]) -> JsonObject:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        msg = "a repeated key"
+        raise ValueError(msg)
+    return value
+
+
+def _no_constant(text: str) -> NoReturn:
+    msg = f"{text} is no JSON number"
+    raise ValueError(msg)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        msg = f"{text} is out of range"
+        raise ValueError(msg)
+    return value

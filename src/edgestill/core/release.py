@@ -1,0 +1,137 @@
+"""Releases, rollouts and assignments: the nouns of delivery.
+
+- A release is one version for all hardware classes. Its bundles are TUF targets signed by the publisher.
+- A rollout brings a release to a fleet in stages, each guarded by gates.
+- An assignment tells one device what to run. It is short-lived, counted upwards, and signed by the hub; a device
+  installs only what is both assigned and listed by the publisher.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+from edgestill.core.errors import SettingError
+
+if TYPE_CHECKING:
+    from edgestill.core.jsonio import Fields, JsonObject
+
+TARGET: Final = r"[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}/[a-z0-9_-]{1,60}\.esb"
+
+RolloutState = Literal["running", "paused", "done", "rolled-back"]
+
+
+def target_name(name: str, version: str, hardware_class: str) -> str:
+    """The TUF target path of a bundle: `watch/1.0.0/x86_64-vnni-onnxruntime.esb`.
+
+    Raises:
+        SettingError: a part that the pattern does not allow.
+    """
+    path = f"{name}/{version}/{hardware_class}.esb"
+    if re.fullmatch(TARGET, path) is None:
+        raise SettingError("not a target name", expected="NAME/1.2.3/CLASS.esb", got=repr(path))
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What one device shall run.
+
+    Attributes:
+        device: the device's id.
+        counter: grows with every change; a device refuses a smaller one than it has seen.
+        target: the TUF target path of the bundle.
+        expires: seconds since 1970; later the device keeps what it has and installs nothing.
+    """
+
+    device: str
+    counter: int
+    target: str
+    expires: int
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Reads the signed part of an assignment."""
+        fields.only(("device", "counter", "target", "expires"))
+        return cls(
+            device=fields.text("device", at_most=64),
+            counter=fields.integer("counter", least=1),
+            target=fields.text("target", at_most=200, pattern=TARGET),
+            expires=fields.integer("expires"),
+        )
+
+    def as_json(self) -> JsonObject:
+        """The fields to sign."""
+        return {
+            "device": self.device,
+            "counter": self.counter,
+            "target": self.target,
+            "expires": self.expires,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A step of a rollout.
+
+    Attributes:
+        share: of the fleet that has the release when the stage is complete, in (0, 1]; at least one device.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise SettingError(
+                "a stage's share is out of range", expected="more than 0, at most 1", got=self.share
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """What must hold before the next stage begins; what breaks it pauses the rollout.
+
+    Attributes:
+        max_failed: share of the stage's devices that may fall back.
+        min_agreement: lower bound for the agreement with the teacher on audit samples; None asks for none.
+        min_audits: audit samples over the stage before agreement may speak, at least 1.
+        silent_after: seconds after which a device of the stage that reports nothing counts as failed.
+    """
+
+    max_failed: float = 0.0
+    min_agreement: float | None = None
+    min_audits: int = 20
+    silent_after: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_failed < 1 or self.min_audits < 1 or self.silent_after <= 0:
+            raise SettingError(
+                "a gate is out of range", expected="max_failed in [0, 1), min_audits >= 1", got=self
+            )
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise SettingError(
+                "a gate is out of range", expected="min_agreement in [0, 1]", got=self.min_agreement
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """How a release reaches the fleet.
+
+    Attributes:
+        release: `NAME/VERSION`.
+        stages: with growing shares; the last is 1.
+        gates: guard every stage.
+    """
+
+    release: str
+    stages: tuple[Stage, ...]
+    gates: Gates
+
+    def __post_init__(self) -> None:
+        shares = [stage.share for stage in self.stages]
+        if not shares or shares != sorted(set(shares)) or shares[-1] != 1:
+            raise SettingError(
+                "the stages do not form a rollout", expected="growing shares that end with 1", got=shares
+            )
