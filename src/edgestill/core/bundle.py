@@ -1,25 +1,28 @@
 """Bundles on disk: a folder of content-addressed blobs, or the same as one deterministic archive.
 
 - A folder holds `bundle.json` and `blobs/<sha256>`; an archive (`NAME.esb`) is a POSIX ustar of the same files in a
-  fixed order, with no times, owners or padding that could differ: building twice gives the same bytes.
-- The reader trusts nothing: it accepts regular files under the expected names only, bounds sizes before it
-  allocates, reads a blob only when asked, and checks every blob against its digest.
+  fixed order, with no times, owners or padding that could differ: building twice gives the same bytes, anywhere.
+- The reader trusts nothing. The manifest says what every byte of the archive outside the blobs must be, so these are
+  compared, not parsed: links, foreign names, second copies, odd sizes and trailing bytes have no way in.
+- A blob is read only when asked, bounded by its size in the manifest, and checked against its digest.
 - There is no compression here. Links compress, and patches work on the raw bytes.
+
+The layout, byte by byte, stands in `docs/bundle.md`.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
+from edgestill.core import ustar
 from edgestill.core.digest import Digest
 from edgestill.core.errors import BundleAlteredError, BundleError, BundleTruncatedError, PathError
-from edgestill.core.manifest import MAX_BLOBS, MAX_MANIFEST_BYTES, BlobRef, Manifest
+from edgestill.core.manifest import MAX_MANIFEST_BYTES, BlobRef, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 MANIFEST: Final = "bundle.json"
 BLOBS: Final = "blobs"
 
-_BLOCK: Final = tarfile.BLOCKSIZE
 _REFETCH: Final = "fetch or build it again"
 
 
@@ -69,6 +71,7 @@ class Bundle:
         Raises:
             BundleError: no blob of that name.
             BundleTruncatedError, BundleAlteredError: the bytes are not what the manifest says.
+            PathError: the file is gone.
         """
         ref = self.manifest.blobs.get(name)
         if ref is None:
@@ -76,9 +79,14 @@ class Bundle:
                 "no such blob", where=self.path, expected=f"one of {list(self.manifest.blobs)}", got=name
             )
         file, offset = self._spans[name]
-        with file.open("rb") as source:
-            source.seek(offset)
-            data = source.read(ref.size)
+        try:
+            with file.open("rb") as source:
+                source.seek(offset)
+                data = source.read(ref.size)
+        except OSError as error:
+            raise PathError(
+                f"cannot read {name}", where=file, got=error.strerror or error, fix="check the path"
+            ) from error
         if len(data) < ref.size:
             raise BundleTruncatedError(
                 f"{name} ends too early",
@@ -129,13 +137,11 @@ def build(
 
 def archive_bytes(manifest: Manifest, blobs: Mapping[str, bytes]) -> bytes:
     """The deterministic archive of a bundle."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for path, data in _files(manifest, blobs):
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(data), 0o644
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
+    pieces = []
+    for name, data in _files(manifest, blobs):
+        pieces += [ustar.header(name, len(data)), data, ustar.padding(len(data))]
+    written = sum(map(len, pieces))
+    return b"".join([*pieces, bytes(ustar.total(written) - written)])
 
 
 def write_archive(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> None:
@@ -208,11 +214,9 @@ def _unwritable(path: Path, error: OSError) -> PathError:
 def _files(manifest: Manifest, blobs: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     """Path -> bytes in the archive's order; a blob that two names share is there once."""
     yield MANIFEST, manifest.to_bytes()
-    written = set()
-    for name, ref in manifest.blobs.items():
-        if ref.digest not in written:
-            written.add(ref.digest)
-            yield f"{BLOBS}/{ref.digest.hex}", blobs[name]
+    by_digest = {ref.digest.hex: blobs[name] for name, ref in manifest.blobs.items()}
+    for digest, data in by_digest.items():
+        yield f"{BLOBS}/{digest}", data
 
 
 def _open_folder(path: Path) -> tuple[Manifest, dict[str, tuple[Path, int]]]:
@@ -225,71 +229,82 @@ def _open_folder(path: Path) -> tuple[Manifest, dict[str, tuple[Path, int]]]:
     for name, (file_path, _) in spans.items():
         if not file_path.is_file():
             raise BundleTruncatedError(f"{name} is missing", where=file_path, fix=_REFETCH)
+        size = manifest.blobs[name].size
+        if file_path.stat().st_size > size:
+            raise BundleAlteredError(f"{name} is too long", where=file_path, expected=size, fix=_REFETCH)
     return manifest, spans
 
 
 def _open_archive(path: Path) -> tuple[Manifest, dict[str, tuple[Path, int]]]:
     with path.open("rb") as file:
-        entries = _scan(file, path)
-        if MANIFEST not in entries:
-            raise BundleError(
-                "not a bundle", where=path, expected=f"{MANIFEST} as its first file", fix=_REFETCH
-            )
-        offset, size = entries[MANIFEST]
-        if size > MAX_MANIFEST_BYTES:
-            raise BundleError(
-                "the manifest is too long", where=path, expected=f"{MAX_MANIFEST_BYTES} bytes", got=size
-            )
-        file.seek(offset)
-        manifest = Manifest.from_bytes(file.read(size))
-    spans = {}
-    for name, ref in manifest.blobs.items():
-        entry = entries.get(f"{BLOBS}/{ref.digest.hex}")
-        if entry is None:
-            raise BundleTruncatedError(f"{name} is missing", where=path, fix=_REFETCH)
-        if entry[1] != ref.size:
-            raise BundleAlteredError(
-                f"{name} has another size", where=path, expected=ref.size, got=entry[1], fix=_REFETCH
-            )
-        spans[name] = (path, entry[0])
-    if len(entries) != 1 + len({ref.digest for ref in manifest.blobs.values()}):
-        raise BundleError("files that the manifest does not name", where=path, fix=_REFETCH)
-    return manifest, spans
-
-
-def _scan(file: BinaryIO, path: Path) -> dict[str, tuple[int, int]]:
-    """Member name -> (offset, size), read from headers only."""
-    total = os.fstat(file.fileno()).st_size
-    entries: dict[str, tuple[int, int]] = {}
-    offset = 0
-    while True:
-        file.seek(offset)
-        header = file.read(_BLOCK)
-        if len(header) < _BLOCK:
-            raise BundleTruncatedError(
-                "the archive ends too early", where=path, got=f"{total} bytes", fix=_REFETCH
-            )
-        if not any(header):
-            return entries
-        entry = _member(header, path)
-        end = offset + _BLOCK + entry.size
-        if end > total:
-            raise BundleTruncatedError(
-                f"{entry.name} ends too early", where=path, expected=f"{end} bytes", got=total, fix=_REFETCH
-            )
-        if len(entries) > MAX_BLOBS or entry.name in entries:
-            raise BundleError("too many or repeated files", where=path, got=entry.name, fix=_REFETCH)
-        entries[entry.name] = (offset + _BLOCK, entry.size)
-        offset = offset + _BLOCK + -(-entry.size // _BLOCK) * _BLOCK
-
-
-def _member(header: bytes, path: Path) -> tarfile.TarInfo:
-    try:
-        entry = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
-    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        manifest = _read_head(file, path)
+        offsets: dict[str, int] = {}
+        end = 0
+        for name, size in _members(manifest):
+            _compare(file, end, ustar.header(name, size), path)
+            offsets[name] = end + ustar.BLOCK
+            end += ustar.BLOCK + size
+            _compare(file, end, ustar.padding(size), path)
+            end += len(ustar.padding(size))
+        _compare(file, end, bytes(ustar.total(end) - end), path)
+        actual = os.fstat(file.fileno()).st_size
+    if actual > ustar.total(end):
         raise BundleError(
-            "not a bundle", where=path, expected="a ustar archive", got=error, fix=_REFETCH
-        ) from error
-    if entry.type != tarfile.REGTYPE or entry.size < 0:
-        raise BundleError("not a regular file", where=path, got=entry.name[:80], fix=_REFETCH)
-    return entry
+            "bytes after the archive's end",
+            where=path,
+            expected=f"{ustar.total(end)} bytes",
+            got=actual,
+            fix=_REFETCH,
+        )
+    return manifest, {
+        name: (path, offsets[f"{BLOBS}/{ref.digest.hex}"]) for name, ref in manifest.blobs.items()
+    }
+
+
+def _read_head(file: BinaryIO, path: Path) -> Manifest:
+    """The manifest, which is the archive's first file."""
+    head = file.read(ustar.BLOCK)
+    first = ustar.header(MANIFEST, 0)[: ustar.SIZE_FIELD.start]
+    if head[: len(first)] != first[: len(head)]:
+        raise BundleError("not a bundle", where=path, expected=f"{MANIFEST} as its first file", fix=_REFETCH)
+    if len(head) < ustar.BLOCK:
+        raise _too_short(path, len(head))
+    size = re.fullmatch(rb"([0-7]{11})\0", head[ustar.SIZE_FIELD])
+    if size is None or int(size[1], 8) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            "the manifest is too long",
+            where=path,
+            expected=f"at most {MAX_MANIFEST_BYTES} bytes",
+            got=head[ustar.SIZE_FIELD],
+            fix=_REFETCH,
+        )
+    data = file.read(int(size[1], 8))
+    if len(data) < int(size[1], 8):
+        raise _too_short(path, ustar.BLOCK + len(data))
+    return Manifest.from_bytes(data)
+
+
+def _compare(file: BinaryIO, offset: int, wanted: bytes, path: Path) -> None:
+    """Refuses an archive that does not hold at `offset` what its manifest asks for there."""
+    file.seek(offset)
+    got = file.read(len(wanted))
+    if wanted.startswith(got) and len(got) < len(wanted):
+        raise _too_short(path, os.fstat(file.fileno()).st_size)
+    if got != wanted:
+        raise BundleError(
+            "the archive is not the one its manifest describes",
+            where=f"{path}, bytes {offset} to {offset + len(wanted)}",
+            fix=_REFETCH,
+        )
+
+
+def _too_short(path: Path, size: int) -> BundleTruncatedError:
+    return BundleTruncatedError("the archive ends too early", where=path, got=f"{size} bytes", fix=_REFETCH)
+
+
+def _members(manifest: Manifest) -> Iterator[tuple[str, int]]:
+    """Path and size of every file, in the archive's order; a blob that two names share is there once."""
+    yield MANIFEST, len(manifest.to_bytes())
+    sizes = {ref.digest.hex: ref.size for ref in manifest.blobs.values()}
+    for digest, size in sizes.items():
+        yield f"{BLOBS}/{digest}", size

@@ -78,7 +78,9 @@ def codes() -> dict[str, type[EdgestillError]]:
 
 
 def _one_line(value: object) -> str:
-    return " ".join(str(value).split())[:400]
+    text = " ".join(str(value).split())[:400]
+    # Names and texts of strangers end up here: no escape sequence of theirs may reach a terminal or a log.
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 # What people ask for

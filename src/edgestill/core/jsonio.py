@@ -1,6 +1,7 @@
 """JSON from outside, bounded before it is parsed, and read field by field.
 
-- `parse` refuses what is too long, too deep, not UTF-8, or holds NaN, infinity or a repeated key.
+- `parse` refuses what is too long, too deep, not UTF-8, or holds NaN, infinity, a repeated key or half a character
+  (a lone surrogate). Its time and memory grow with the length of the text and no faster, whatever the text says.
 - `Fields` reads one object: each getter checks type and range and names the field when it refuses.
 - `canonical` writes the same value always as the same bytes: sorted keys, no spaces, no NaN.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from edgestill.core.digest import Digest
@@ -24,8 +26,9 @@ JsonObject = dict[str, Json]
 MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 32
 
-_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+# Strings are skipped whole, an unterminated one to the end of the text; possessive (`*+`), because going back would make
+# a hostile text cost the square of its length.
+_STRINGS_OR_BRACKETS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|([\[\]{}])', re.DOTALL)
 
 
 def parse(data: bytes, *, where: str, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Json:
@@ -41,9 +44,12 @@ def parse(data: bytes, *, where: str, max_bytes: int = MAX_BYTES, max_depth: int
     if _depth(data) > max_depth:
         raise MessageError("JSON is nested too deeply", where=where, expected=f"at most {max_depth} levels")
     try:
+        text = data.decode("utf-8")
         value: Json = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
         )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be written again
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise MessageError(
             "not valid JSON", where=where, expected="strict JSON in UTF-8", got=error
@@ -66,10 +72,19 @@ def parse_object(
 
 
 def canonical(value: Json | Mapping[str, Json]) -> bytes:
-    """The one spelling of a value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    """The one spelling of a value: sorted keys, no spaces, UTF-8.
+
+    Raises:
+        MessageError: NaN, infinity or half a character, which JSON cannot spell.
+    """
+    try:
+        return json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
+    except ValueError as error:
+        raise MessageError(
+            "cannot be written as JSON", expected="finite numbers and whole characters", got=error
+        ) from error
 
 
 class Fields:
@@ -133,6 +148,8 @@ class Fields:
         value = self._value.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             self._refuse(name, f"a number from {least} to {most}", value)
+        if not -sys.float_info.max <= value <= sys.float_info.max:
+            self._refuse(name, "a finite number", value)
         return float(value)
 
     def boolean(self, name: str) -> bool:
@@ -185,9 +202,10 @@ class Fields:
 
 def _depth(data: bytes) -> int:
     depth = deepest = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", data)):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
+    for token in _STRINGS_OR_BRACKETS.finditer(data):
+        if token[1] is not None:
+            depth += 1 if token[1] in b"[{" else -1
+            deepest = max(deepest, depth)
     return deepest
 
 

@@ -1,7 +1,9 @@
 """`bundle.json`: what a bundle is made of.
 
-The manifest names every blob with its digest and size; the digest of the manifest's canonical bytes names the bundle.
-Unknown fields are kept, so that an old reader can pass on what a newer writer wrote.
+- The manifest names every blob with its digest and size; the digest of the manifest's canonical bytes names the bundle.
+- Those bytes are the only ones accepted: another spelling of the same facts (spaces, another order) is refused, so that
+  one bundle has one digest.
+- Unknown fields, of the manifest and of each blob, are kept, so that an old reader can pass on what a newer writer wrote.
 """
 
 from __future__ import annotations
@@ -29,14 +31,16 @@ REQUIRED: Final = (MODEL, POLICY, GOLDEN, LINEAGE, CARD)
 _BLOB_NAME: Final = r"[a-z0-9][a-z0-9_.-]{0,63}"
 _NAME: Final = r"[a-z0-9][a-z0-9_-]{0,63}"
 _VERSION: Final = r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
+_CLASS: Final = r"[a-z0-9_-]{1,60}"
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRef:
-    """A blob by digest and size (bytes)."""
+    """A blob by digest and size (bytes), with the fields a newer writer added."""
 
     digest: Digest
     size: int
+    unknown: JsonObject = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +66,10 @@ class Manifest:
         """Reads `bundle.json`.
 
         Raises:
-            BundleError: over a bound, a field missing, or a schema this version cannot read.
+            BundleError: over a bound, a field missing, not canonical, or a schema this version cannot read.
         """
         try:
-            return cls._read(
+            manifest = cls._read(
                 Fields(parse_object(data, where="bundle.json", max_bytes=MAX_MANIFEST_BYTES), "bundle.json")
             )
         except MessageError as error:
@@ -76,6 +80,14 @@ class Manifest:
                 got=error.got,
                 fix="fetch or build it again",
             ) from error
+        if manifest.to_bytes() != data:
+            raise BundleError(
+                "a manifest in another spelling",
+                where="bundle.json",
+                expected="its canonical bytes: sorted keys, no spaces",
+                fix="build it again",
+            )
+        return manifest
 
     @classmethod
     def _read(cls, fields: Fields) -> Self:
@@ -91,7 +103,11 @@ class Manifest:
         for name in sorted(named.names()):
             _check(name, _BLOB_NAME, "a blob name")
             one = named.inner(name)
-            blobs[name] = BlobRef(one.digest("digest"), one.integer("size", most=MAX_BLOB_BYTES))
+            blobs[name] = BlobRef(
+                one.digest("digest"),
+                one.integer("size", most=MAX_BLOB_BYTES),
+                one.unknown(("digest", "size")),
+            )
         missing = [name for name in REQUIRED if name not in blobs]
         if missing:
             raise MessageError(
@@ -100,7 +116,7 @@ class Manifest:
         return cls(
             name=fields.text("name", pattern=_NAME),
             version=fields.text("version", pattern=_VERSION),
-            hardware_class=fields.text("hardware_class", at_most=60),
+            hardware_class=fields.text("hardware_class", pattern=_CLASS),
             blobs=blobs,
             unknown=fields.unknown(("schema", "name", "version", "hardware_class", "blobs")),
         )
@@ -108,7 +124,8 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
         blobs: JsonObject = {
-            name: {"digest": str(ref.digest), "size": ref.size} for name, ref in sorted(self.blobs.items())
+            name: ref.unknown | {"digest": str(ref.digest), "size": ref.size}
+            for name, ref in sorted(self.blobs.items())
         }
         own: JsonObject = {
             "schema": SCHEMA,

@@ -20,6 +20,9 @@ from edgestill.core.jsonio import Fields, Json, JsonObject, canonical, parse_obj
 MAX_JSON_BYTES: Final = 16_000_000
 MAX_TENSORS: Final = 16
 MAX_RANK: Final = 8
+MAX_TENSOR_BYTES: Final = (
+    2**40
+)  # of a shape with its zeros left out: numpy refuses to count further even for no elements
 HEADER: Final = "inference-header-content-length"
 
 # datatype -> (struct code, bytes per element). BYTES (strings) is not spoken: no model of ours takes any.
@@ -65,6 +68,8 @@ class Tensor:
 
     def __post_init__(self) -> None:
         _check_size(self.name, self.datatype, self.shape, len(self.data))
+        if self.datatype == "BOOL" and bytes(self.data).strip(b"\0\1"):
+            raise MessageError("not booleans", where=self.name, expected="bytes of 0 and 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +188,14 @@ def _decode(body: bytes, json_length: int | None, key: str) -> tuple[Fields, tup
             "the JSON part is longer than the body", where=HEADER, expected=f"<= {len(body)}", got=length
         )
     fields = Fields(parse_object(body[:length], where="body", max_bytes=MAX_JSON_BYTES), "body")
-    view, offset, tensors = memoryview(body), length, []
+    view, offset = memoryview(body), length
+    tensors: list[Tensor] = []
     for one in fields.objects(key, at_most=MAX_TENSORS):
         name, datatype = one.text("name", at_most=200), one.text("datatype", at_most=16)
+        if any(tensor.name == name for tensor in tensors):
+            raise MessageError(
+                "a tensor is there twice", where=key, expected="each name once", got=repr(name)
+            )
         shape = _shape(one)
         parameters = one.inner("parameters") if one.has("parameters") else None
         if parameters is not None and parameters.has("binary_data_size"):
@@ -209,7 +219,15 @@ def _shape(one: Fields) -> tuple[int, ...]:
 def _check_size(name: str, datatype: str, shape: tuple[int, ...], size: int) -> None:
     if datatype not in DATATYPES:
         raise MessageError("unknown datatype", where=name, expected=", ".join(DATATYPES), got=datatype)
-    wanted = prod(shape) * DATATYPES[datatype][1]
+    width = DATATYPES[datatype][1]
+    if len(shape) > MAX_RANK or prod(max(dim, 1) for dim in shape) * width > MAX_TENSOR_BYTES:
+        raise MessageError(
+            "a shape out of bounds",
+            where=name,
+            expected=f"at most {MAX_RANK} dimensions and {MAX_TENSOR_BYTES} bytes",
+            got=list(shape),
+        )
+    wanted = prod(shape) * width
     if size != wanted:
         raise MessageError(
             "tensor and shape disagree",
@@ -228,6 +246,10 @@ def _packed(one: Fields, name: str, datatype: str, shape: tuple[int, ...]) -> by
         raise MessageError(
             "tensor and shape disagree", where=name, expected=f"{prod(shape)} numbers", got=len(flat)
         )
+    # struct would take any object for a boolean, and a boolean for a number
+    boolean = datatype == "BOOL"
+    if any(isinstance(item, bool) is not boolean for item in flat):
+        raise MessageError("not numbers of this datatype", where=name, expected=datatype)
     code = DATATYPES[datatype][0]
     try:
         return struct.pack(f"<{len(flat)}{code}", *flat)

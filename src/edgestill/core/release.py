@@ -105,9 +105,11 @@ class Gates:
     silent_after: float = 3600.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_failed < 1 or self.min_audits < 1 or self.silent_after <= 0:
+        if not 0 <= self.max_failed < 1 or self.min_audits < 1 or not self.silent_after > 0:
             raise SettingError(
-                "a gate is out of range", expected="max_failed in [0, 1), min_audits >= 1", got=self
+                "a gate is out of range",
+                expected="max_failed in [0, 1), min_audits >= 1, silent_after > 0 s",
+                got=self,
             )
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise SettingError(

@@ -1,12 +1,13 @@
 """Sizes, durations and shares as people write them, and back.
 
 Sizes are bytes with decimal prefixes (1 kB = 1000 B) or binary ones (1 KiB = 1024 B); durations are seconds.
-A number without a unit is refused: "120" could be anything.
+A number without a unit is refused: "120" could be anything. Reading is exact (decimal): "1.001 kB" is 1001 bytes.
 """
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Final
 
 from edgestill.core.errors import UnitError
@@ -21,7 +22,14 @@ _SIZES: Final = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
-_DURATIONS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATIONS: Final = {
+    "us": Decimal("1e-6"),
+    "ms": Decimal("1e-3"),
+    "s": Decimal(1),
+    "min": Decimal(60),
+    "h": Decimal(3600),
+    "d": Decimal(86400),
+}
 _QUANTITY: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z%]*)\s*", re.ASCII)
 
 
@@ -45,7 +53,7 @@ def parse_duration(text: str) -> float:
         UnitError: no number, no unit or an unknown unit.
     """
     number, unit = _split(text, _DURATIONS, "a duration such as '1.5 ms'")
-    return number * _DURATIONS[unit]
+    return float(number * _DURATIONS[unit])
 
 
 def parse_share(text: str) -> float:
@@ -67,9 +75,7 @@ def format_size(size: float) -> str:
     """A size for people: `format_size(24_100) == "24.1 kB"`."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if abs(size) >= factor:
-            return (
-                f"{size / factor:.3g} {unit}" if abs(size) < 100 * factor else f"{size / factor:.0f} {unit}"
-            )
+            return f"{_three_digits(size / factor)} {unit}"
     return f"{size:.0f} B"
 
 
@@ -77,15 +83,20 @@ def format_duration(seconds: float) -> str:
     """A duration for people: `format_duration(0.00153) == "1.53 ms"`."""
     for unit, factor in (("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3)):
         if abs(seconds) >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} us"
+            return f"{_three_digits(seconds / factor)} {unit}"
+    return f"{_three_digits(seconds / 1e-6)} us"
 
 
-def _split(text: str, units: dict[str, int] | dict[str, float], example: str) -> tuple[float, str]:
+def _three_digits(value: float) -> str:
+    """Three digits that count, or all before the point; never an exponent."""
+    return f"{value:.3g}" if abs(value) < 99.95 else f"{value:.0f}"  # 99.95 is the first that rounds to 100
+
+
+def _split(text: str, units: dict[str, int] | dict[str, Decimal], example: str) -> tuple[Decimal, str]:
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise UnitError("cannot read a quantity", expected=example, got=repr(text))
     if match[2] not in units:
         problem = "a quantity has an unknown unit" if match[2] else "a quantity needs a unit"
         raise UnitError(problem, expected=f"{example}; units: {', '.join(units)}", got=repr(text))
-    return float(match[1]), match[2]
+    return Decimal(match[1]), match[2]

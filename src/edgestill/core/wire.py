@@ -21,7 +21,8 @@ from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import Fields, Json, JsonObject, canonical, parse, parse_object
 
 MAX_REPORTS: Final = 200
-MAX_MESSAGE_BYTES: Final = 256_000
+MAX_MESSAGE_BYTES: Final = 1_000_000  # the longest batch of reports fits, however its reasons are spelt
+MAX_REASON: Final = 500
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 
 DeviceState = Literal["downloaded", "verified", "staged", "serving", "confirmed", "fell-back"]
@@ -221,13 +222,13 @@ class Report:
             bundle=str(fields.digest("bundle")),
             release=fields.text("release", at_most=100),
             state=state,  # type: ignore[arg-type]  # checked against the literal two lines up
-            reason=fields.text("reason") if fields.has("reason") else "",
+            reason=fields.text("reason", at_most=MAX_REASON) if fields.has("reason") else "",
             health=Health.from_fields(fields.inner("health")) if has_health else None,
         )
 
     def as_json(self) -> JsonObject:
-        """One report as JSON."""
-        return asdict(self)
+        """One report as JSON; a reason too long for the wire is cut, because a refused one would be sent for ever."""
+        return asdict(self) | {"reason": self.reason[:MAX_REASON]}
 
 
 def reports_from_bytes(data: bytes) -> list[Report]:

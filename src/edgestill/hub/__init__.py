@@ -1,0 +1,1 @@
+"""The hub: registry, releases, rollouts, enrolment, evidence and the teacher's endpoint, in one asynchronous process."""

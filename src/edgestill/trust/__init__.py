@@ -1,0 +1,1 @@
+"""What may be believed: bytes in, a trusted object or an error out; no sockets, and no clock of its own."""

@@ -1,0 +1,108 @@
+"""Scenario `watch`: each person is a device; then the watch moves to the other wrist.
+
+Ten people take turns in four roles that never overlap: the teacher's (both wrists), one held-out person who fits the
+policy, the fleet's, and two who are only ever measured. The student sees the right wrist alone. Five folds rotate the
+roles, so that every person is measured once; the live route walks the first fold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from edgestill.demo.scenario import Scenario, Stream
+from edgestill.demo.watchdata import LABELS, LEFT, RIGHT, Recording, load_recordings, windows
+from edgestill.infer.policy import Policy
+from edgestill.lab.augment import MotionJitter
+from edgestill.lab.networks import MotionNet
+from edgestill.lab.recipe import Recipe
+from edgestill.lab.samples import Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FOLDS: Final = 5
+LENGTH: Final = 128
+_HOP: Final = 32
+_EARLY: Final = 0.6
+_PEOPLE: Final = tuple(range(1, 11))
+
+
+def watch(*, seed: int = 0, fold: int = 0) -> Scenario:
+    """The scenario.
+
+    Args:
+        seed: of the order of people and of all training.
+        fold: 0 to 4; which two people are measured.
+    """
+    recordings = load_recordings()
+    order = np.roll(np.random.default_rng(seed).permutation(_PEOPLE), -2 * fold).tolist()
+    measured, fleet, tuning, teaching = order[:2], order[2:5], order[5:6], order[6:]
+    teach = _samples(recordings, teaching)
+    return Scenario(
+        name="watch",
+        model="watch",
+        story="7 exercises from a watch's motion sensor; every person is a device",
+        change="the watch moves from the right wrist to the left",
+        teach=teach,
+        limited=_samples(recordings, teaching[:3], RIGHT),
+        heldout=_samples(recordings, tuning, RIGHT),
+        streams=tuple(
+            [_stream(recordings, person, shares=True) for person in fleet]
+            + [_stream(recordings, person, shares=False) for person in measured]
+        ),
+        make_teacher=lambda: _network(teach, (48, 96, 128), seed),
+        make_student=lambda: _network(teach, (12, 16, 16), seed),
+        teacher_recipe=Recipe(
+            epochs=8, batch=64, lr=2e-3, weight_decay=1e-3, label_smoothing=0.05, seed=seed
+        ),
+        student_recipe=Recipe(
+            epochs=24, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.7, views=8, seed=seed
+        ),
+        next_recipe=Recipe(epochs=24, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.8, views=8, seed=seed + 1),
+        augment=MotionJitter(),
+        policy=Policy(labels=LABELS, escalation_share=0.25, audit_share=0.05),
+    )
+
+
+def _network(teach: Samples, widths: tuple[int, int, int], seed: int) -> MotionNet:
+    torch.manual_seed(seed)
+    network = MotionNet(*widths, classes=len(LABELS))
+    network.standardise.fit_(teach.inputs)
+    return network
+
+
+def _stream(recordings: list[Recording], person: int, *, shares: bool) -> Stream:
+    return Stream(
+        device=f"person-{person}",
+        shares=shares,
+        before=_samples(recordings, [person], RIGHT),
+        after=_samples(recordings, [person], LEFT, until=_EARLY if shares else 1.0),
+        later=_samples(recordings, [person], LEFT, since=_EARLY) if shares else None,
+    )
+
+
+def _samples(
+    recordings: list[Recording],
+    people: Iterable[int],
+    side: int | None = None,
+    *,
+    since: float = 0.0,
+    until: float = 1.0,
+) -> Samples:
+    """Windows of these people; `since` leaves a gap of one window, so that no sample is on both sides of a cut."""
+    inputs, labels, groups = [], [], []
+    for one in recordings:
+        if one.person not in set(people) or side not in {None, one.side}:
+            continue
+        start = round(len(one.motion) * since) + (LENGTH if since else 0)
+        part = Recording(one.motion[start : round(len(one.motion) * until)], one.exercise, one.person, one.side)
+        found = windows(part, length=LENGTH, hop=_HOP)
+        inputs.append(found)
+        labels.append(np.full(len(found), one.exercise))
+        groups.append(np.full(len(found), one.person))
+    return Samples.of(
+        np.concatenate(inputs), np.concatenate(labels), classes=len(LABELS), groups=np.concatenate(groups)
+    )

@@ -1,0 +1,207 @@
+"""The device's side of its hub: polls, brings bundles, delivers reports. It decides nothing and believes nothing.
+
+- An assignment counts when the hub's key (named by the publisher's root) signed it for this device, its counter does
+  not go back, it has not expired, and the publisher lists its target *now*: the list is refreshed first.
+- The ETag is kept only once all that has succeeded; so a refusal is looked at again.
+- A patch is a hint: it may be missing, useless or hostile. What comes out must have the digest that was listed; if it
+  does not, the whole file is fetched.
+- Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
+  report that it refuses is dropped, so that one bad report cannot block the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from typing import TYPE_CHECKING, Final, final
+
+from edgestill.core import bundle
+from edgestill.core.errors import MessageError, NotFoundError, PatchError, RefusedError
+from edgestill.delta.codec import apply
+from edgestill.device.events import Assigned
+from edgestill.device.state import Target
+from edgestill.link.download import download
+from edgestill.trust import assignment as assignments
+from edgestill.trust.client import target_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgestill.core.protocols import Clock, Transport
+    from edgestill.core.wire import Report
+    from edgestill.device.home import Identity
+    from edgestill.device.outbox import Outbox
+    from edgestill.link.control import ControlClient
+    from edgestill.trust.client import TrustedClient
+
+log = logging.getLogger(__name__)
+
+POLL_WAIT: Final = 20.0
+TIMEOUT: Final = 20.0
+MINIMUM_SPEED: Final = 512.0
+MAX_PATCH_BYTES: Final = 64_000_000
+
+
+@final
+class Courier:
+    """Speaks with one hub for one device.
+
+    Args:
+        identity: of the device.
+        control: the hub's control plane.
+        trusted: the publisher's list.
+        transport: for downloads.
+        clock: of this machine.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        control: ControlClient,
+        trusted: TrustedClient,
+        transport: Transport,
+        clock: Clock,
+        wait: float = POLL_WAIT,
+    ) -> None:
+        self._identity = identity
+        self._control = control
+        self._trusted = trusted
+        self._transport = transport
+        self._clock = clock
+        self._wait = wait
+        self._etag: str | None = None
+        self._interval = identity.interval
+
+    def poll(self, *, seen: int) -> tuple[Assigned | None, float]:
+        """What is assigned, if that changed, and the seconds until the next poll.
+
+        Raises:
+            EdgestillError: no answer, or one that must not be trusted.
+        """
+        etag = self._etag
+        poll, new_etag = self._control.poll(etag=etag, wait=self._wait if etag is not None else 0.0)
+        if poll is None:
+            return None, self._interval
+        self._interval = poll.interval
+        assigned = None
+        if poll.assignment is not None:
+            self._trusted.refresh()
+            found = assignments.verify(
+                poll.assignment,
+                keys=self._trusted.assignment_keys,
+                device=self._identity.device,
+                seen=seen,
+                now=self._trusted.now(),
+            )
+            listed = self._trusted.target(found.target)
+            assigned = Assigned(
+                found.counter, Target(name=found.target, digest=listed.digest, size=listed.size)
+            )
+        self._etag = new_etag or None
+        return assigned, poll.interval
+
+    def forget(self) -> None:
+        """Lets the next poll name the assignment again, even if it has not changed."""
+        self._etag = None
+
+    def fetch(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
+        """Brings an archive; see `device.installer.Fetch`.
+
+        Raises:
+            UnreachableError, DeadlineError, RefusedError, NotFoundError: from the network.
+            TrustError, MessageError: bytes that are not the target.
+            PathError: it cannot be written.
+        """
+        if base is not None and self._patch(target, to=to, base=base):
+            return
+        download(
+            self._transport,
+            f"{self._identity.hub}/{target_path(target.name, target.digest)}",
+            to=to,
+            size=target.size,
+            digest=target.digest,
+            clock=self._clock,
+            timeout=TIMEOUT,
+            minimum_speed=MINIMUM_SPEED,
+        )
+
+    def deliver(self, outbox: Outbox) -> bool:
+        """Hands over a batch of what waits; False where something still waits.
+
+        Raises:
+            EdgestillError: the hub was not reached, and nothing is lost.
+        """
+        reports = outbox.waiting()
+        if reports:
+            self._report(reports, outbox)
+            return False
+        statistics = outbox.statistics()
+        if statistics is None:
+            return True
+        try:
+            self._control.statistics(statistics.id, statistics.body)
+        except RefusedError as error:
+            if _is_passing(error):
+                raise
+            log.warning("the hub refuses statistics: %s", error)
+        outbox.statistics_delivered(statistics.id)
+        return False
+
+    def _patch(self, target: Target, *, to: Path, base: tuple[Target, Path]) -> bool:
+        """Whether a patch led to the target."""
+        known, path = base
+        try:
+            hint = self._control.artefact(
+                f"patches/{known.digest.hex}/{target.digest.hex}", min(target.size, MAX_PATCH_BYTES)
+            )
+            _apply(hint, path, to, target)
+        except NotFoundError:
+            return False
+        except (PatchError, MessageError, RefusedError) as error:
+            log.info("a patch was of no use: %s", error)
+            return False
+        log.info("patched %s: %d of %d bytes", target.release, len(hint), target.size)
+        return True
+
+    def _report(self, reports: list[Report], outbox: Outbox) -> None:
+        try:
+            self._control.report(reports)
+        except RefusedError as error:
+            if _is_passing(error):
+                raise
+            for report in reports:
+                self._report_alone(report)
+                outbox.delivered([report.id])
+            return
+        outbox.delivered(report.id for report in reports)
+
+    def _report_alone(self, report: Report) -> None:
+        try:
+            self._control.report([report])
+        except RefusedError as error:
+            if _is_passing(error):
+                raise
+            log.warning("the hub refuses report %s: %s", report.id, error)
+
+
+def _is_passing(refusal: RefusedError) -> bool:
+    """Whether the peer is only busy or broken (HTTP 429 and 5xx, see `link.exchange`) and may take the same later."""
+    return str(refusal.got).startswith(("HTTP 429", "HTTP 5"))
+
+
+def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:
+    """Writes the patched archive; under its name only once it is whole and synced."""
+    unfinished = to.with_name(f".{to.name}.patched")
+    try:
+        with base.open("rb") as old, unfinished.open("wb") as out:
+            apply(old, io.BytesIO(hint), out, expected=target.digest, max_size=target.size)
+            out.flush()
+            os.fsync(out.fileno())
+        unfinished.replace(to)
+        bundle.sync_folder(to.parent)
+    except OSError as error:
+        raise PatchError("a patch cannot be applied here", where=to, got=error.strerror) from error
+    finally:
+        unfinished.unlink(missing_ok=True)

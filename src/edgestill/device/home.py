@@ -1,0 +1,250 @@
+"""The home folder of a device: who it is, and where its things lie.
+
+    identity.json   its id, credential and hub; written last, so that a home which has one is complete
+    settings.json   what its owner chose: what may leave it
+    root.json       the publisher's TUF root, pinned by the join token
+    tuf/            trusted metadata (trust.client)
+    slots/          bundles and state (device.slots)
+    outbox.db       reports not yet delivered (device.outbox)
+    learned/        what the device learned by itself (device.learning)
+    socket          the path of the socket that applications talk to
+    lock            held by the running supervisor
+
+The folder is readable by its owner alone. Unix sockets have short names (about 107 bytes): where the home is too
+long for one, the socket lies in a private temporary folder, and the file `socket` says where.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from edgestill.core import bundle, hardware
+from edgestill.core.errors import ConflictError, MessageError, NotFoundError, PathError
+from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.device.privacy import LEVELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IDENTITY: Final = "identity.json"
+SETTINGS: Final = "settings.json"
+ROOT: Final = "root.json"
+SOCKET: Final = "socket"
+LOCK: Final = "lock"
+MAX_SOCKET_BYTES: Final = 100
+_MAX_BYTES: Final = 300_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a device is.
+
+    Attributes:
+        device: its id in the fleet.
+        credential: the secret it was given at enrolment.
+        hub: the hub's address, such as `https://hub.example:8443`.
+        hardware_class: where its bundles must run.
+        interval: seconds between polls, until the hub says otherwise.
+    """
+
+    device: str
+    credential: str
+    hub: str
+    hardware_class: str
+    interval: float
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads `identity.json`; MessageError where it is none."""
+        fields = Fields(parse_object(data, where=IDENTITY, max_bytes=_MAX_BYTES), IDENTITY)
+        return cls(
+            device=fields.text("device", at_most=64),
+            credential=fields.text("credential"),
+            hub=fields.text("hub"),
+            hardware_class=fields.text("hardware_class", pattern=hardware.PATTERN),
+            interval=fields.number("interval", least=0.01, most=86_400),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The bytes of `identity.json`."""
+        return canonical(
+            {
+                "device": self.device,
+                "credential": self.credential,
+                "hub": self.hub,
+                "hardware_class": self.hardware_class,
+                "interval": self.interval,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the owner of a device chose.
+
+    Attributes:
+        leaves: the most that may leave the device: `nothing`, `features` or `raw`.
+        labels: for cohorts, such as `{"site": "north"}`.
+    """
+
+    leaves: str
+    labels: dict[str, str]
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads `settings.json`; MessageError where it is none."""
+        fields = Fields(parse_object(data, where=SETTINGS, max_bytes=_MAX_BYTES), SETTINGS)
+        return cls(leaves=fields.text("leaves", pattern="|".join(LEVELS)), labels=fields.texts("labels"))
+
+    def to_bytes(self) -> bytes:
+        """The bytes of `settings.json`."""
+        return canonical({"leaves": self.leaves, "labels": dict(self.labels)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """A device's folder, opened."""
+
+    path: Path
+    identity: Identity
+    settings: Settings
+    root: bytes
+
+    @classmethod
+    def create(cls, path: Path, *, identity: Identity, settings: Settings, root: bytes) -> Self:
+        """Writes a new home.
+
+        Raises:
+            ConflictError: a device lives there already.
+            PathError: the folder cannot be written.
+        """
+        refuse_inhabited(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(stat.S_IRWXU)
+        except OSError as error:
+            raise PathError("cannot make a home", where=path, got=error.strerror) from error
+        bundle.replace(path / ROOT, root)
+        bundle.replace(path / SETTINGS, settings.to_bytes())
+        bundle.replace(path / IDENTITY, identity.to_bytes())
+        return cls(path=path, identity=identity, settings=settings, root=root)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Reads a home.
+
+        Raises:
+            NotFoundError: no device lives there.
+            PathError, MessageError: a file that cannot be read, or is damaged.
+        """
+        if not (path / IDENTITY).is_file():
+            raise NotFoundError(
+                "no device lives here", where=path, fix="run: edgestill-agent join --home DIR --hub URL ..."
+            )
+        return cls(
+            path=path,
+            identity=Identity.from_bytes(_read(path / IDENTITY)),
+            settings=Settings.from_bytes(_read(path / SETTINGS)),
+            root=_read(path / ROOT),
+        )
+
+    @property
+    def slots(self) -> Path:
+        """Bundles and state."""
+        return self.path / "slots"
+
+    @property
+    def outbox(self) -> Path:
+        """Reports not yet delivered."""
+        return self.path / "outbox.db"
+
+    @property
+    def tuf(self) -> Path:
+        """Trusted metadata."""
+        return self.path / "tuf"
+
+    @property
+    def learned(self) -> Path:
+        """What the device learned by itself."""
+        return self.path / "learned"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second supervisor out for as long as the block runs; the kernel lets go when a process ends.
+
+        Raises:
+            ConflictError: another supervisor runs.
+        """
+        handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConflictError(
+                    "an agent runs here already", where=self.path, fix="stop it, or use another --home"
+                ) from error
+            yield
+        finally:
+            os.close(handle)
+
+
+def refuse_inhabited(path: Path) -> None:
+    """Raises ConflictError where a device lives in this folder."""
+    if (path / IDENTITY).exists():
+        raise ConflictError("a device lives here already", where=path, fix="use another --home")
+
+
+def choose_socket(path: Path) -> Path:
+    """A path for the socket that is short enough, recorded in the home.
+
+    Raises:
+        PathError: the record cannot be written.
+    """
+    chosen = path.resolve() / "app.sock"
+    if len(os.fsencode(chosen)) > MAX_SOCKET_BYTES:
+        chosen = _recorded(path) or Path(tempfile.mkdtemp(prefix="edgestill-")) / "app.sock"
+    bundle.replace(path / SOCKET, os.fsencode(chosen))
+    return chosen
+
+
+def find_socket(path: Path) -> Path:
+    """The socket of the agent that lives in this home.
+
+    Raises:
+        NotFoundError: no agent has run here.
+    """
+    try:
+        return Path(os.fsdecode((path / SOCKET).read_bytes()))
+    except OSError as error:
+        raise NotFoundError(
+            "no agent has run here", where=path, fix="run: edgestill-agent run --home DIR"
+        ) from error
+
+
+def _recorded(path: Path) -> Path | None:
+    """The socket path of the last run, if its private folder is still there and still ours."""
+    try:
+        socket = find_socket(path)
+        about = socket.parent.stat()
+    except (NotFoundError, OSError):
+        return None
+    own = about.st_uid == os.getuid() and stat.S_IMODE(about.st_mode) == stat.S_IRWXU
+    return socket if own and len(os.fsencode(socket)) <= MAX_SOCKET_BYTES else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise PathError("cannot read a file of the home", where=path, got=error.strerror) from error
+    if len(data) > _MAX_BYTES:
+        raise MessageError("a file of the home is too long", where=path, expected=f"{_MAX_BYTES} bytes")
+    return data

@@ -1,0 +1,120 @@
+"""What an engine child keeps over restarts, in the home's folder `learned`.
+
+    policy.json               the escalation policy's state, and the bundle it belongs to
+    <bundle>.overlay          a learned head (learn.overlay)
+    <backbone>-<window>.stats sums of one window (learn.statistics)
+
+Every file is replaced whole; one that is damaged or belongs to something else is passed over, and never served. Nothing
+here is needed: a device that loses it all answers as its bundle does, and learns anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, final
+
+from edgestill.core import bundle as bundles
+from edgestill.core.errors import EdgestillError
+from edgestill.core.jsonio import Fields, canonical, parse, parse_object
+from edgestill.infer.policy import PolicyState
+from edgestill.learn.overlay import MAX_BYTES as MAX_OVERLAY_BYTES
+from edgestill.learn.overlay import Overlay
+from edgestill.learn.statistics import MAX_BYTES as MAX_STATISTICS_BYTES
+from edgestill.learn.statistics import Statistics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgestill.core.digest import Digest
+    from edgestill.infer.policy import Policy
+
+MAX_OVERLAYS: Final = 4
+_POLICY: Final = "policy.json"
+
+
+@final
+class Memory:
+    """A folder of learned things.
+
+    Args:
+        folder: made when first written to.
+        bundle: digest of the bundle's manifest.
+    """
+
+    def __init__(self, folder: Path, bundle: Digest) -> None:
+        self._folder = folder
+        self._bundle = bundle
+
+    def policy_state(self, policy: Policy) -> PolicyState:
+        """The state to go on with: after a change of bundle a fresh one, but what was sent today stays sent."""
+        data = _read(self._folder / _POLICY, 8192)
+        if data is None:
+            return PolicyState.start(policy)
+        try:
+            fields = Fields(parse_object(data, where=_POLICY), _POLICY)
+            before = PolicyState.from_bytes(canonical(fields.inner("state").unknown(())))
+            if fields.digest("bundle") == self._bundle:
+                return before
+        except EdgestillError:
+            return PolicyState.start(policy)
+        return replace(PolicyState.start(policy), day=before.day, spent=before.spent)
+
+    def keep_policy_state(self, state: PolicyState) -> None:
+        """Writes the policy's state; PathError where it cannot be written."""
+        value = {"bundle": str(self._bundle), "state": parse(state.to_bytes(), where=_POLICY)}
+        self._write(_POLICY, canonical(value))
+
+    def overlay(self) -> Overlay | None:
+        """The head that was adopted for this bundle."""
+        data = _read(self._folder / self._overlay_name, MAX_OVERLAY_BYTES)
+        try:
+            return None if data is None else Overlay.from_bytes(data, bundle=self._bundle)
+        except EdgestillError:
+            return None
+
+    def keep_overlay(self, overlay: Overlay) -> None:
+        """Writes an adopted head, and forgets those of bundles long gone; PathError where it cannot be written."""
+        self._write(self._overlay_name, overlay.to_bytes())
+        by_age = sorted(self._folder.glob("*.overlay"), key=lambda path: path.stat().st_mtime)
+        for path in by_age[:-MAX_OVERLAYS]:
+            path.unlink(missing_ok=True)
+
+    def drop_overlay(self) -> None:
+        """Forgets the head that was adopted for this bundle."""
+        (self._folder / self._overlay_name).unlink(missing_ok=True)
+
+    def statistics(self) -> list[bytes]:
+        """All windows kept, of whatever backbone."""
+        files = sorted(self._folder.glob("*.stats"))
+        return [data for path in files if (data := _read(path, MAX_STATISTICS_BYTES)) is not None]
+
+    def keep_statistics(self, windows: list[bytes]) -> None:
+        """Writes the windows that are remembered, and forgets the others; PathError where one cannot be written."""
+        if not windows:
+            return
+        names = set()
+        for data in windows:
+            one = Statistics.from_bytes(data)
+            name = f"{one.backbone.hex[:16]}-{one.window}.stats"
+            self._write(name, data)
+            names.add(name)
+        for path in self._folder.glob("*.stats"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+
+    @property
+    def _overlay_name(self) -> str:
+        return f"{self._bundle.hex[:32]}.overlay"
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        bundles.replace(self._folder / name, data)
+
+
+def _read(path: Path, most: int) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError:
+        return None
+    return data if len(data) <= most else None

@@ -1,0 +1,312 @@
+"""A bundle that serves: student, teacher, policy and learner, put together for one device."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Final, Self, final
+
+import numpy as np
+
+from edgestill.core.bundle import Bundle
+from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError
+from edgestill.core.jsonio import Fields
+from edgestill.core.manifest import MODEL, POLICY
+from edgestill.core.oip import Tensor
+from edgestill.device.arrays import answer_to_frame, to_array
+from edgestill.device.frames import Frame
+from edgestill.device.learning import Learner
+from edgestill.device.memory import Memory
+from edgestill.device.privacy import Permissions
+from edgestill.infer.cascade import Cascade
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.policy import Policy
+from edgestill.infer.student import Student
+from edgestill.learn.statistics import Statistics
+from edgestill.link.breaker import Breaker, Guard
+from edgestill.link.http import HttpTransport
+from edgestill.link.inference import RemoteModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgestill.core.answer import Answer
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.core.protocols import Clock, Predict
+    from edgestill.device.home import Home
+    from edgestill.infer.cascade import Escalation
+    from edgestill.learn.overlay import Overlay
+
+log = logging.getLogger(__name__)
+
+REFERENCE: Final = "reference.stats"
+TEACHER: Final = "teacher"
+TEACHER_SECONDS: Final = 5.0
+
+
+@final
+class Current:
+    """The student that serves now: the bundle's own, or the same with a learned head.
+
+    Args:
+        student: to begin with.
+    """
+
+    def __init__(self, student: Student) -> None:
+        self.student = student
+
+    def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
+        """As `infer.student.Student.predict`."""
+        return self.student.predict(batch, deadline=deadline)
+
+
+@final
+class Serving:
+    """Answers frames, learns, and hands out figures. May be asked from several threads.
+
+    Args:
+        bundle: what serves.
+        memory: what is kept over restarts.
+        permissions: what may leave the device.
+        clock: for deadlines and windows.
+        random: uniform in [0, 1), tossed for audits.
+        teachers: asked about escalations and about audits; None where nothing may be asked.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        memory: Memory,
+        permissions: Permissions,
+        clock: Clock,
+        random: Callable[[], float],
+        teachers: tuple[Predict, Predict] | None,
+    ) -> None:
+        policy = Policy.from_bytes(bundle.read(POLICY))
+        self._policy = policy
+        self._engine = OnnxEngine(bundle.read(MODEL))
+        self._clock = clock
+        self._memory = memory
+        self._permissions = permissions
+        self._current = Current(Student(self._engine, policy, clock=clock))
+        self._learner = learner_of(bundle, policy, clock)
+        self._overlay: Overlay | None = None
+        self._cascade = Cascade(
+            self._current,
+            None if teachers is None else teachers[0],
+            policy if permissions.escalate else policy.limited_to("nothing"),
+            state=memory.policy_state(policy),
+            clock=clock,
+            random=random,
+            auditor=None if teachers is None else teachers[1],
+            observe=self._observe,
+        )
+        self._recall(memory)
+
+    @classmethod
+    def open(cls, home: Home, archive: Path, *, clock: Clock, random: Callable[[], float]) -> Self:
+        """Loads a bundle for the device that lives in `home`.
+
+        Raises:
+            BundleError, ModelError, EngineError, SettingError and others: it does not serve.
+        """
+        bundle = Bundle.open(archive)
+        policy = Policy.from_bytes(bundle.read(POLICY))
+        permissions = Permissions.of(home.settings.leaves, policy.leaves)
+        return cls(
+            bundle,
+            memory=Memory(home.learned, bundle.manifest.digest),
+            permissions=permissions,
+            clock=clock,
+            random=random,
+            teachers=_teachers(home, policy, permissions, clock=clock, random=random)
+            if permissions.escalate
+            else None,
+        )
+
+    def answer(self, frame: Frame) -> Frame:
+        """The answer to an application's question.
+
+        Raises:
+            EdgestillError: what goes back to the asker.
+        """
+        match frame.header.get("op"):
+            case "predict":
+                deadline = self._deadline(frame)
+                batch = to_array(_tensor(frame, "input"))
+                return answer_to_frame(self._cascade.predict(batch, deadline=deadline))
+            case "teach":
+                self._teach(to_array(_tensor(frame, "input")), to_array(_tensor(frame, "labels")))
+                return Frame({"ok": True})
+            case "status":
+                return Frame(self.status())
+            case other:
+                raise MessageError(
+                    "an unknown question", where="op", expected="predict, teach or status", got=other
+                )
+
+    def status(self) -> JsonObject:
+        """What serves, and what was learned."""
+        overlay, learner = self._overlay, self._learner
+        return {
+            "pid": os.getpid(),
+            "labels": list(self._policy.labels),
+            "escalates": self._permissions.escalate,
+            "threshold": self._cascade.state.threshold,
+            "promise_is_void": self._cascade.promise_is_void,
+            "drift": "none" if learner is None else learner.drift,
+            "learned": None
+            if overlay is None
+            else {
+                "samples": overlay.n,
+                "agreement_before": overlay.agreement_before,
+                "agreement_after": overlay.agreement_after,
+            },
+        }
+
+    def learn(self) -> None:
+        """Adopts a better head where there is one."""
+        if self._learner is None:
+            return
+        try:
+            overlay = self._learner.consider()
+            if overlay is not None:
+                self._memory.keep_overlay(overlay)
+                self._adopt(overlay)
+        except (EdgestillError, OSError) as error:
+            log.warning("%s", error)
+
+    def collect(self) -> Frame:
+        """Figures since the last time, and statistics where they may leave and there are new ones; keeps what is learned."""
+        learner = self._learner
+        drift = "none" if learner is None else learner.drift
+        leverage = 0.0 if learner is None else learner.mean_leverage()
+        health = self._cascade.take_health(drift=drift, leverage=leverage)
+        self.keep()
+        header: JsonObject = {"op": "collected", "health": asdict(health)}
+        if learner is None or not self._permissions.statistics:
+            return Frame(header)
+        statistics = learner.statistics()
+        if statistics is None:
+            return Frame(header)
+        try:
+            body = _message(statistics)
+        except EdgestillError as error:
+            log.warning("%s", error)
+            return Frame(header)
+        key = f"{statistics.backbone.hex[:32]}-{statistics.window}"
+        return Frame(header | {"statistics": key}, (Tensor("statistics", "UINT8", (len(body),), body),))
+
+    def keep(self) -> None:
+        """Writes down what must outlive a restart; what cannot be written is learned again."""
+        try:
+            self._memory.keep_policy_state(self._cascade.state)
+            if self._learner is not None:
+                self._memory.keep_statistics(self._learner.keep())
+        except (EdgestillError, OSError) as error:
+            log.warning("%s", error)
+
+    def _deadline(self, frame: Frame) -> float | None:
+        """The asker's; monotonic time is the same for all processes of a machine."""
+        fields = Fields(frame.header, "question")
+        if not fields.has("until"):
+            return None
+        until = fields.number("until")
+        if until <= self._clock.monotonic():
+            raise DeadlineError("the question waited too long", where="engine", expected="an asker who waits")
+        return until
+
+    def _observe(self, told: Escalation) -> None:
+        if self._learner is None:
+            return
+        try:
+            self._learner.observe(told, threshold=self._cascade.state.threshold)
+        except EdgestillError as error:
+            log.warning("%s", error)
+
+    def _teach(self, batch: NDArray[np.generic], labels: NDArray[np.generic]) -> None:
+        answer = self._current.predict(batch)
+        if self._learner is None or answer.features is None:
+            raise MessageError(
+                "this bundle cannot be taught",
+                where="teach",
+                expected=f"a model with features, and a blob {REFERENCE}",
+            )
+        named = answer.probabilities.argmax(axis=1)
+        self._learner.teach(answer.features, labels.astype(np.int64), named)
+
+    def _recall(self, memory: Memory) -> None:
+        if self._learner is None:
+            return
+        self._learner.recall(memory.statistics())
+        overlay = memory.overlay()
+        if overlay is None:
+            return
+        try:
+            self._adopt(overlay)
+        except EdgestillError as error:
+            log.warning("%s", error)
+            memory.drop_overlay()
+
+    def _adopt(self, overlay: Overlay) -> None:
+        calibrated = replace(self._policy, temperature=overlay.temperature)
+        self._current.student = Student(
+            self._engine, calibrated, head=(overlay.head.weight, overlay.head.bias), clock=self._clock
+        )
+        self._overlay = overlay
+
+
+def _tensor(frame: Frame, name: str) -> Tensor:
+    tensor = frame.tensor(name)
+    if tensor is None:
+        raise MessageError("a tensor is missing", where="question", expected=name)
+    return tensor
+
+
+def _message(statistics: Statistics) -> bytes:
+    """The smallest honest message: half precision only where single is too long to be sent."""
+    try:
+        return statistics.to_bytes("float32")
+    except EvidenceError:
+        return statistics.to_bytes("float16")
+
+
+def learner_of(bundle: Bundle, policy: Policy, clock: Clock) -> Learner | None:
+    """What learns beside a bundle; None where the bundle brings no statistics to begin with.
+
+    Raises:
+        MessageError, EvidenceError: its statistics are damaged.
+    """
+    if REFERENCE not in bundle.manifest.blobs:
+        return None
+    reference = Statistics.from_bytes(bundle.read(REFERENCE))
+    return Learner(bundle=bundle.manifest.digest, reference=reference, policy=policy, clock=clock)
+
+
+def _teachers(
+    home: Home, policy: Policy, permissions: Permissions, *, clock: Clock, random: Callable[[], float]
+) -> tuple[Predict, Predict]:
+    """The hub's teacher, asked for an escalation and for an audit; both share a connection and a breaker."""
+    transport = HttpTransport(clock=clock)
+    breaker = Guard(Breaker(), clock=clock, random=random)
+    escalation, audit = (
+        RemoteModel(
+            transport,
+            home.identity.hub,
+            model=TEACHER,
+            clock=clock,
+            timeout=TEACHER_SECONDS,
+            credential=home.identity.credential,
+            breaker=breaker,
+            parameters={"purpose": purpose, "retain": permissions.retain},
+            temperature=policy.teacher_temperature,
+            classes=len(policy.labels),
+        )
+        for purpose in ("escalation", "audit")
+    )
+    return escalation, audit

@@ -1,0 +1,193 @@
+"""Reports and statistics that wait for the hub, kept so that no kill loses one.
+
+- A report is written and synced before the step it tells of counts as done; it is forgotten when the hub has
+  accepted it. Its id is made from what it tells (for steps) or at random (for figures), so that writing or sending it
+  twice counts once.
+- Statistics are sums over a window: a newer sum of the same window replaces an older one that still waits.
+- The box is bounded. Where it is full, the oldest health figures go first; steps of an update are kept.
+- A damaged file is put aside and a new one begun: reports matter less than serving.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, final
+
+from edgestill.core.errors import MessageError, PathError
+from edgestill.core.jsonio import canonical
+from edgestill.core.wire import MAX_REPORTS, Report, reports_from_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+MAX_WAITING: Final = 10_000
+MAX_STATISTICS: Final = 16
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS reports (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, health INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS told (id TEXT PRIMARY KEY, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS statistics (
+    key TEXT PRIMARY KEY, seq INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A `learn.statistics` message that waits.
+
+    Attributes:
+        id: made on the device; the hub counts it once.
+        body: the message.
+    """
+
+    id: str
+    body: bytes
+
+
+@final
+class Outbox:
+    """What waits for the hub. May be used from several threads.
+
+    Args:
+        connection: to the database; `Outbox.open` makes it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Opens or makes the box.
+
+        Raises:
+            PathError: the file cannot be written.
+        """
+        try:
+            return cls(_connect(path))
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise PathError("cannot open the outbox", where=path, got=error) from error
+        for part in ("", "-wal", "-shm"):
+            damaged = path.with_name(path.name + part)
+            if damaged.exists():
+                damaged.replace(path.with_name(f"damaged-{path.name}{part}"))
+        return cls(_connect(path))
+
+    def close(self) -> None:
+        """Closes the database."""
+        with self._lock:
+            self._connection.close()
+
+    def add(self, reports: Iterable[Report]) -> None:
+        """Keeps reports until they are delivered; one that was kept or delivered before is left out.
+
+        Raises:
+            PathError: they cannot be written.
+        """
+        with self._using() as write:
+            for report in reports:
+                if write.execute("SELECT 1 FROM told WHERE id = ?", (report.id,)).fetchone():
+                    continue
+                write.execute(
+                    "INSERT OR IGNORE INTO reports (id, health, body) VALUES (?, ?, ?)",
+                    (report.id, report.health is not None, canonical(report.as_json())),
+                )
+            _bound(write)
+
+    def waiting(self, *, at_most: int = MAX_REPORTS) -> list[Report]:
+        """The oldest reports that wait, in order."""
+        with self._using() as read:
+            rows = read.execute("SELECT id, body FROM reports ORDER BY seq LIMIT ?", (at_most,)).fetchall()
+            known = [(one, _report(body)) for one, body in rows]
+            read.executemany(
+                "DELETE FROM reports WHERE id = ?", [(one,) for one, report in known if report is None]
+            )
+        return [report for _, report in known if report is not None]
+
+    def count(self) -> int:
+        """How many reports wait."""
+        with self._using() as read:
+            (number,) = read.execute("SELECT count(*) FROM reports").fetchone()
+        return int(number)
+
+    def delivered(self, ids: Iterable[str]) -> None:
+        """Forgets reports that the hub has accepted, or will never accept.
+
+        Raises:
+            PathError: it cannot be written; they will be sent again, and count once.
+        """
+        with self._using() as write:
+            for one in ids:
+                steps = write.execute("SELECT seq FROM reports WHERE id = ? AND health = 0", (one,))
+                for (seq,) in steps.fetchall():
+                    write.execute("INSERT OR IGNORE INTO told (id, seq) VALUES (?, ?)", (one, seq))
+                write.execute("DELETE FROM reports WHERE id = ?", (one,))
+
+    def put_statistics(self, key: str, statistics: Statistics) -> None:
+        """Keeps the newest sum under a key (its backbone and window).
+
+        Raises:
+            PathError: it cannot be written.
+        """
+        with self._using() as write:
+            (seq,) = write.execute("SELECT coalesce(max(seq), 0) + 1 FROM statistics").fetchone()
+            write.execute(
+                "INSERT OR REPLACE INTO statistics (key, seq, id, body) VALUES (?, ?, ?, ?)",
+                (key, seq, statistics.id, statistics.body),
+            )
+            write.execute("DELETE FROM statistics WHERE seq <= ?", (seq - MAX_STATISTICS,))
+
+    def statistics(self) -> Statistics | None:
+        """The oldest statistics that wait."""
+        with self._using() as read:
+            row = read.execute("SELECT id, body FROM statistics ORDER BY seq LIMIT 1").fetchone()
+        return None if row is None else Statistics(row[0], row[1])
+
+    def statistics_delivered(self, one: str) -> None:
+        """Forgets statistics by their id; a newer sum that replaced them stays."""
+        with self._using() as write:
+            write.execute("DELETE FROM statistics WHERE id = ?", (one,))
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Cursor]:
+        try:
+            with self._lock, self._connection, closing(self._connection.cursor()) as cursor:
+                yield cursor
+        except sqlite3.Error as error:
+            raise PathError(
+                "cannot use the outbox", where="outbox.db", expected="a disk with room", got=error
+            ) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=10)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _bound(write: sqlite3.Cursor) -> None:
+    (number,) = write.execute("SELECT count(*) FROM reports").fetchone()
+    over = number - MAX_WAITING
+    if over > 0:
+        oldest = "SELECT seq FROM reports ORDER BY health DESC, seq LIMIT ?"
+        write.execute(f"DELETE FROM reports WHERE seq IN ({oldest})", (over,))  # noqa: S608  # both texts are ours
+    write.execute("DELETE FROM told WHERE seq <= (SELECT max(seq) FROM told) - ?", (MAX_WAITING,))
+
+
+def _report(body: bytes) -> Report | None:
+    """A stored report; None where an older version wrote it otherwise."""
+    try:
+        return next(iter(reports_from_bytes(b"[" + body + b"]")), None)
+    except MessageError:
+        return None

@@ -1,0 +1,82 @@
+"""Who calls: a device by its credential, or the operator by a token; both are compared by their digests."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from typing import TYPE_CHECKING, Final
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import AccessError
+from edgestill.hub import registry
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from edgestill.hub.registry import Device
+    from edgestill.hub.service import Hub
+
+MAX_SECRET: Final = 300
+
+
+def hub_of(request: Request) -> Hub:
+    """The hub that serves this request."""
+    hub: Hub = request.app.state.hub
+    return hub
+
+
+def digest_of(secret: str) -> str:
+    """What is kept of a secret: SHA-256 as hex. Secrets are 256 random bits, so that no slower digest is needed."""
+    return Digest.of(secret.encode("utf-8", "surrogateescape")).hex
+
+
+async def calling_device(request: Request) -> Device:
+    """The device that sends this request.
+
+    Raises:
+        AccessError: no credential, or one that nobody has.
+    """
+    async with hub_of(request).database.read() as connection:
+        device = await registry.device_by_credential(connection, digest_of(bearer(request)))
+    if device is None:
+        raise AccessError("unknown credential", fix="enrol the device")
+    return device
+
+
+def require_operator(request: Request) -> None:
+    """Refuses everybody but the operator.
+
+    Raises:
+        AccessError: no token, or another one.
+    """
+    if not is_operator(request, bearer(request)):
+        raise AccessError("not the operator's token", expected="the content of operator.token")
+
+
+def is_operator(request: Request, secret: str) -> bool:
+    """Whether this is the operator's token."""
+    return hmac.compare_digest(digest_of(secret), hub_of(request).home.operator)
+
+
+def basic_password(request: Request) -> str:
+    """The password of HTTP Basic authentication (RFC 7617), which a browser can ask a person for; else empty."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic" or len(value) > 2 * MAX_SECRET:
+        return ""
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def bearer(request: Request) -> str:
+    """The secret in the `Authorization` header.
+
+    Raises:
+        AccessError: none, or one too long to be ours.
+    """
+    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not 0 < len(secret) <= MAX_SECRET:
+        raise AccessError("a credential is missing", expected="Authorization: Bearer SECRET")
+    return secret

@@ -1,0 +1,258 @@
+"""The operator's API: publishing, join tokens, rollouts, and what the fleet looks like.
+
+| exchange | what it does |
+|---|---|
+| `GET /v1/admin/online-key` | the hub's public key, for the publisher to name in root.json |
+| `POST /v1/admin/root` | the publisher's root metadata, the first or the next |
+| `POST /v1/admin/join-tokens` | `{"uses", "expires_in"}` -> `{"token"}` |
+| `PUT /v1/admin/blobs` | an archive -> `{"digest", "size"}` |
+| `GET /v1/admin/metadata/targets` | the publisher's list as it is served |
+| `POST /v1/admin/targets` | the publisher's next list |
+| `GET /v1/admin/releases` | `{"releases": [...]}` |
+| `POST /v1/admin/rollouts` | `{"release", "stages", "gates", "labels"}` -> `{"id"}`; `GET` lists the newest |
+| `GET /v1/admin/rollouts/ID` | where it is, why, and how each device stands |
+| `POST /v1/admin/rollouts/ID/pause`, `/resume`, `/rollback` | the rollout afterwards |
+| `GET /v1/admin/fleet` | `{"devices": [...]}` |
+| `GET /v1/admin/evidence` | counts |
+| `GET /v1/admin/evidence/samples?after=ID&limit=N` | samples in the Open Inference Protocol's response form |
+| `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message |
+
+Every call asks for the operator's token as a Bearer token.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields as fields_of
+from typing import TYPE_CHECKING, Final
+
+from starlette.responses import Response
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import ConflictError, MessageError, NotFoundError
+from edgestill.core.oip import HEADER
+from edgestill.core.release import Gates, Rollout, Stage
+from edgestill.hub import bodies, enrolment, evidence, registry, rollouts
+from edgestill.hub.access import hub_of, require_operator
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+    from starlette.requests import Request
+
+    from edgestill.core.jsonio import Fields, Json
+    from edgestill.learn.statistics import Statistics
+
+MAX_ROOT_BYTES: Final = 128_000
+MAX_TARGETS_BYTES: Final = 5_000_000
+MAX_STAGES: Final = 20
+LISTED_ROLLOUTS: Final = 100
+
+_RELEASE: Final = r"[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
+_WEEK: Final = 7 * 86_400.0
+
+
+async def online_key(request: Request) -> Response:
+    """`GET /v1/admin/online-key`."""
+    require_operator(request)
+    return bodies.answer(hub_of(request).home.key.public.as_json())
+
+
+async def set_root(request: Request) -> Response:
+    """`POST /v1/admin/root`."""
+    require_operator(request)
+    root = await bodies.read(request, at_most=MAX_ROOT_BYTES)
+    await hub_of(request).set_root(root)
+    return bodies.answer({"digest": str(Digest.of(root))})
+
+
+async def make_join_token(request: Request) -> Response:
+    """`POST /v1/admin/join-tokens`."""
+    require_operator(request)
+    hub = hub_of(request)
+    fields = await bodies.read_object(request, where="join token")
+    fields.only(("uses", "expires_in"))
+    root = hub.artefacts.publication.root
+    if root is None:
+        raise ConflictError("there is no root yet", fix="upload root.json first")
+    async with hub.database.write() as connection:
+        token = await enrolment.make_join_token(
+            connection,
+            secret=hub.secret(),
+            root=Digest.of(root),
+            uses=fields.integer("uses") if fields.has("uses") else 1,
+            expires_in=fields.number("expires_in") if fields.has("expires_in") else _WEEK,
+            now=hub.clock.now(),
+        )
+    return bodies.answer({"token": token}, status=201)
+
+
+async def add_archive(request: Request) -> Response:
+    """`PUT /v1/admin/blobs`."""
+    require_operator(request)
+    hub = hub_of(request)
+    path = hub.home.incoming / f"{hub.secret()}.esb"
+    try:
+        await bodies.save(request, path, at_most=hub.settings.max_bundle, in_thread=hub.in_thread)
+        info = await hub.in_thread(lambda: hub.artefacts.add_archive(path))
+    finally:
+        path.unlink(missing_ok=True)
+    return bodies.answer({"digest": str(info.digest), "size": info.size}, status=201)
+
+
+async def targets(request: Request) -> Response:
+    """`GET /v1/admin/metadata/targets`."""
+    require_operator(request)
+    served = hub_of(request).artefacts.publication.targets
+    if served is None:
+        raise NotFoundError("nothing is published yet", fix="upload targets.json")
+    return Response(served, media_type="application/json", headers={"cache-control": "no-store"})
+
+
+async def publish(request: Request) -> Response:
+    """`POST /v1/admin/targets`."""
+    require_operator(request)
+    hub = hub_of(request)
+    await hub.publish(await bodies.read(request, at_most=MAX_TARGETS_BYTES))
+    listed: list[Json] = [*sorted(hub.artefacts.publication.listed)]
+    return bodies.answer({"listed": listed})
+
+
+async def releases(request: Request) -> Response:
+    """`GET /v1/admin/releases`."""
+    require_operator(request)
+    async with hub_of(request).database.read() as connection:
+        found: list[Json] = [*await registry.releases(connection)]
+    return bodies.answer({"releases": found})
+
+
+async def start_rollout(request: Request) -> Response:
+    """`POST /v1/admin/rollouts`."""
+    require_operator(request)
+    hub = hub_of(request)
+    fields = await bodies.read_object(request, where="rollout")
+    fields.only(("release", "stages", "gates", "labels"))
+    labels = fields.texts("labels", at_most=16) if fields.has("labels") else {}
+    async with hub.database.write() as connection:
+        rollout = await rollouts.start(connection, _rollout(fields), labels=labels, now=hub.clock.now())
+    await hub.step()
+    return bodies.answer({"id": rollout}, status=201)
+
+
+async def list_rollouts(request: Request) -> Response:
+    """`GET /v1/admin/rollouts`."""
+    require_operator(request)
+    async with hub_of(request).database.read() as connection:
+        found = await rollouts.newest(connection, LISTED_ROLLOUTS)
+    return bodies.answer({"rollouts": [rollouts.summary(record) for record in found]})
+
+
+async def show_rollout(request: Request) -> Response:
+    """`GET /v1/admin/rollouts/ID`."""
+    require_operator(request)
+    return await _shown(request)
+
+
+async def pause(request: Request) -> Response:
+    """`POST /v1/admin/rollouts/ID/pause`."""
+    return await _order(request, rollouts.pause)
+
+
+async def resume(request: Request) -> Response:
+    """`POST /v1/admin/rollouts/ID/resume`."""
+    return await _order(request, rollouts.resume)
+
+
+async def roll_back(request: Request) -> Response:
+    """`POST /v1/admin/rollouts/ID/rollback`."""
+    return await _order(request, rollouts.roll_back)
+
+
+async def fleet(request: Request) -> Response:
+    """`GET /v1/admin/fleet`."""
+    require_operator(request)
+    async with hub_of(request).database.read() as connection:
+        found: list[Json] = [*await registry.fleet(connection)]
+    return bodies.answer({"devices": found})
+
+
+async def evidence_counts(request: Request) -> Response:
+    """`GET /v1/admin/evidence`."""
+    require_operator(request)
+    async with hub_of(request).database.read() as connection:
+        return bodies.answer(await evidence.counts(connection))
+
+
+async def samples(request: Request) -> Response:
+    """`GET /v1/admin/evidence/samples`."""
+    require_operator(request)
+    after, limit = _number(request, "after", 0), _number(request, "limit", evidence.MAX_SAMPLES)
+    async with hub_of(request).database.read() as connection:
+        message = await evidence.samples_after(connection, after, limit)
+    data, json_length = message.encode()
+    headers = {HEADER: str(json_length), "cache-control": "no-store"}
+    return Response(data, media_type="application/octet-stream", headers=headers)
+
+
+async def statistics(request: Request) -> Response:
+    """`GET /v1/admin/evidence/statistics`."""
+    require_operator(request)
+    hub = hub_of(request)
+    backbone = Digest.parse(request.query_params.get("backbone", ""))
+    total: Statistics | None = None
+    async with hub.database.read() as connection:
+        async for some in evidence.statistics_bodies(connection, backbone):
+            total = await hub.in_thread(_adding(total, some))
+    data = await hub.in_thread(lambda: evidence.as_message(total, backbone))
+    return Response(data, media_type="application/octet-stream", headers={"cache-control": "no-store"})
+
+
+async def _order(
+    request: Request, order: Callable[[AsyncConnection, int, float], Awaitable[None]]
+) -> Response:
+    require_operator(request)
+    hub = hub_of(request)
+    async with hub.database.write() as connection:
+        await order(connection, request.path_params["id"], hub.clock.now())
+    await hub.step()
+    return await _shown(request)
+
+
+async def _shown(request: Request) -> Response:
+    hub = hub_of(request)
+    async with hub.database.read() as connection:
+        return bodies.answer(await rollouts.status(connection, request.path_params["id"], hub.clock.now()))
+
+
+def _adding(total: Statistics | None, some: list[bytes]) -> Callable[[], Statistics | None]:
+    return lambda: evidence.add_bodies(total, some)
+
+
+def _rollout(fields: Fields) -> Rollout:
+    stages: list[Json] = fields.items("stages", at_most=MAX_STAGES) if fields.has("stages") else [1.0]
+    if not all(isinstance(share, int | float) and not isinstance(share, bool) for share in stages):
+        raise MessageError("stages are shares", where="rollout: stages", expected="numbers in (0, 1]")
+    return Rollout(
+        release=fields.text("release", pattern=_RELEASE),
+        stages=tuple(Stage(share=share) for share in stages if isinstance(share, int | float)),
+        gates=_gates(fields.inner("gates")) if fields.has("gates") else Gates(),
+    )
+
+
+def _gates(fields: Fields) -> Gates:
+    fields.only(tuple(one.name for one in fields_of(Gates)))
+    default = Gates()
+    return Gates(
+        max_failed=fields.number("max_failed") if fields.has("max_failed") else default.max_failed,
+        min_agreement=fields.number("min_agreement") if fields.has("min_agreement") else None,
+        min_audits=fields.integer("min_audits") if fields.has("min_audits") else default.min_audits,
+        silent_after=fields.number("silent_after") if fields.has("silent_after") else default.silent_after,
+    )
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) is None:
+        raise MessageError("not a whole number", where=name, expected="0 or more", got=repr(text[:40]))
+    return int(text)

@@ -1,0 +1,324 @@
+"""What devices download: TUF metadata, archives and patches, as plain files that any web server could serve.
+
+- Archives come first, then the signed list that names them, then the hub's own word. A list is taken in only when every
+  archive it names is here, is a sound bundle, and is what its path says.
+- Patches from older versions are made before the list is published, so that a device that learns of a release finds its
+  patch. They are hints: a device trusts only the digest of the result.
+- `timestamp.json` is written last and is the one switch: until it names the new snapshot, the old list stands. What a kill
+  leaves half written is not named by anything, and is written again by the next try.
+- Everything here is synchronous and reads or writes files: the service calls it in a thread, one change at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field
+from dataclasses import replace as altered
+from typing import TYPE_CHECKING, Final, final
+
+from edgestill.core.bundle import Bundle, replace
+from edgestill.core.digest import Digest
+from edgestill.core.errors import (
+    ConflictError,
+    EdgestillError,
+    NotFoundError,
+    StoreError,
+    TrustError,
+)
+from edgestill.core.jsonio import Fields, parse_object
+from edgestill.delta.codec import diff
+from edgestill.hub.registry import Parts
+from edgestill.trust.repository import TargetInfo, check_root, check_targets, file_name, freshen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from edgestill.hub.home import Home
+    from edgestill.hub.settings import Settings
+    from edgestill.store.files import FileBlobs
+
+log: Final = logging.getLogger(__name__)
+
+METADATA_FILE: Final = r"(?:[1-9][0-9]{0,8}\.(?:root|targets|snapshot)|timestamp)\.json"
+TARGET_FILE: Final = r"((?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.esb)"
+
+_MAX_METADATA: Final = 5_000_000
+_ROOT_FILE: Final = re.compile(r"([1-9][0-9]{0,8})\.root\.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What is served at one moment; None for what is not there yet.
+
+    Attributes:
+        root: the newest root metadata.
+        targets: the publisher's list.
+        snapshot: the hub's word on which list stands.
+        timestamp: the hub's word on which snapshot stands.
+        listed: what the list says.
+        fresh_at: hub time at which snapshot and timestamp were made last; 0 when unknown.
+    """
+
+    root: bytes | None = None
+    targets: bytes | None = None
+    snapshot: bytes | None = None
+    timestamp: bytes | None = None
+    listed: Mapping[str, TargetInfo] = field(default_factory=dict)
+    fresh_at: float = 0.0
+
+
+@final
+class Artefacts:
+    """The files, and the publication they make up.
+
+    Args:
+        home: the hub's folder.
+        blobs: the archives, within that folder.
+        settings: bounds and lifetimes.
+
+    Attributes:
+        publication: what is served now.
+    """
+
+    def __init__(self, home: Home, blobs: FileBlobs, settings: Settings) -> None:
+        self._home = home
+        self._blobs = blobs
+        self._settings = settings
+        self.publication = Publication()
+
+    def load(self) -> None:
+        """Reads what the files say.
+
+        Raises:
+            StoreError: they contradict each other, or are damaged.
+        """
+        try:
+            self.publication = self._read()
+        except (OSError, EdgestillError) as error:
+            raise StoreError(
+                "the metadata folder is damaged",
+                where=self._home.metadata,
+                got=error,
+                fix="restore it from a backup, or publish again into a new hub",
+            ) from error
+
+    def add_archive(self, path: Path) -> TargetInfo:
+        """Checks an uploaded archive and keeps it.
+
+        Raises:
+            BundleError, BundleTruncatedError, BundleAlteredError: it is no sound bundle.
+        """
+        Bundle.open(path).verify()
+        data = path.read_bytes()
+        return TargetInfo(len(data), self._blobs.put(data))
+
+    def set_root(self, root: bytes, now: float) -> None:
+        """Takes in the publisher's root, the first or the next one.
+
+        Raises:
+            TrustError: not signed as it must be, or it does not give this hub's key the roles it needs.
+            ExpiredError: past its time.
+        """
+        if root == self.publication.root:
+            return
+        keys = check_root(root=root, previous=self.publication.root, now=now)
+        mine = self._home.key.public
+        if mine not in keys.keys or not _has_online_roles(root, mine.keyid):
+            raise TrustError(
+                "the root does not name this hub",
+                where="root.json",
+                expected=f"key {mine.keyid} for snapshot, timestamp and assignments",
+                fix="make the root with the hub's online key",
+            )
+        replace(self._home.metadata / file_name(root), root)
+        self.publication = altered(self.publication, root=root)
+
+    def publish(self, targets: bytes, now: float) -> None:
+        """Takes in the publisher's next list, and serves it once everything it names can be had.
+
+        Raises:
+            ConflictError: there is no root yet, or a listed name got another content.
+            TrustError, ExpiredError: the list is not to be trusted (see `check_targets`).
+            NotFoundError: an archive is not here. BundleError: it is not what its path says.
+        """
+        served = self.publication
+        if targets == served.targets:
+            return
+        if served.root is None:
+            raise ConflictError("there is no root yet", fix="upload root.json first")
+        listed = check_targets(root=served.root, previous=served.targets, targets=targets, now=now)
+        for path, info in listed.items():
+            self._check_entry(path, info)
+        self._make_patches(listed)
+        self._say(targets, listed, now)
+
+    def freshen(self, now: float) -> None:
+        """Says again, with new times, what is served.
+
+        Raises:
+            TrustError: the list is not signed as a new root says.
+            ExpiredError: root or list are past their time; the publisher must sign again.
+        """
+        if self.publication.root is not None and self.publication.targets is not None:
+            self._say(self.publication.targets, self.publication.listed, now)
+
+    def needs_freshening(self, now: float) -> bool:
+        """Whether half of the timestamp's lifetime is over."""
+        age = now - self.publication.fresh_at
+        return self.publication.targets is not None and not 0 <= age < self._settings.metadata_lifetime / 2
+
+    def metadata_path(self, name: str) -> Path:
+        """The file behind `metadata/NAME`; NotFoundError where there is none."""
+        return _existing(self._home.metadata, name, METADATA_FILE)
+
+    def patch_path(self, base: str, new: str) -> Path:
+        """The file behind `patches/BASE/NEW`, digests as 64 hex digits; NotFoundError where there is none."""
+        return _existing(self._home.patches, f"{base}/{new}", r"[0-9a-f]{64}/[0-9a-f]{64}")
+
+    def archive_path(self, path: str) -> tuple[Path, Digest]:
+        """The file behind `targets/NAME/VERSION/SHA256.CLASS.esb`, and its digest.
+
+        Raises:
+            NotFoundError: not listed by the publisher, or not here.
+        """
+        match = re.fullmatch(TARGET_FILE, path)
+        info = None if match is None else self.publication.listed.get(f"{match[1]}{match[3]}")
+        if match is None or info is None or info.digest.hex != match[2]:
+            raise NotFoundError("no such target", got=repr(path[:200]))
+        return self._blobs.path(info.digest), info.digest
+
+    def _read(self) -> Publication:
+        folder = self._home.metadata
+        versions = sorted(
+            int(match[1]) for one in folder.iterdir() if (match := _ROOT_FILE.fullmatch(one.name))
+        )
+        if not versions:
+            return Publication()
+        root = (folder / f"{versions[-1]}.root.json").read_bytes()
+        if not (folder / "timestamp.json").exists():
+            return Publication(root=root)
+        timestamp = (folder / "timestamp.json").read_bytes()
+        snapshot = (folder / f"{_named(timestamp, 'snapshot.json')}.snapshot.json").read_bytes()
+        targets = (folder / f"{_named(snapshot, 'targets.json')}.targets.json").read_bytes()
+        return Publication(
+            root=root, targets=targets, snapshot=snapshot, timestamp=timestamp, listed=_listed(targets)
+        )
+
+    def _say(self, targets: bytes, listed: Mapping[str, TargetInfo], now: float) -> None:
+        served = self.publication
+        assert served.root is not None
+        fresh = freshen(
+            root=served.root,
+            targets=targets,
+            previous_snapshot=served.snapshot,
+            previous_timestamp=served.timestamp,
+            online=self._home.key,
+            now=now,
+            lifetime=self._settings.metadata_lifetime,
+        )
+        for data in (targets, fresh.snapshot, fresh.timestamp):
+            replace(self._home.metadata / file_name(data), data)
+        self.publication = Publication(
+            root=served.root,
+            targets=targets,
+            snapshot=fresh.snapshot,
+            timestamp=fresh.timestamp,
+            listed=listed,
+            fresh_at=now,
+        )
+
+    def _check_entry(self, path: str, info: TargetInfo) -> None:
+        before = self.publication.listed.get(path)
+        if before == info:
+            return
+        if before is not None:
+            raise ConflictError(
+                "another content under a name that is listed",
+                where=path,
+                expected=before.digest,
+                got=info.digest,
+                fix="publish it as a new version",
+            )
+        if not self._blobs.has(info.digest):
+            raise NotFoundError("an archive is not here", where=path, got=info.digest, fix="upload it first")
+        file = self._blobs.path(info.digest)
+        manifest = Bundle.open(file).manifest
+        said = Parts(manifest.name, manifest.version, manifest.hardware_class)
+        if said != Parts.of(path) or file.stat().st_size != info.size:
+            raise ConflictError(
+                "an archive is not what its name says",
+                where=path,
+                expected=f"{Parts.of(path)}, {info.size} bytes",
+                got=f"{said}, {file.stat().st_size} bytes",
+            )
+
+    def _make_patches(self, listed: Mapping[str, TargetInfo]) -> None:
+        known = {**self.publication.listed, **listed}
+        for path, info in listed.items():
+            if path not in self.publication.listed:
+                for base in _bases(path, known)[: self._settings.patch_bases]:
+                    self._make_patch(known[base], info)
+
+    def _make_patch(self, base: TargetInfo, new: TargetInfo) -> None:
+        """Makes one patch, unless it would save nothing. A failure costs the patch, never the release."""
+        if max(base.size, new.size) > self._settings.max_patched or base.digest == new.digest:
+            return
+        folder = self._home.patches / base.digest.hex
+        try:
+            patch = diff(self._blobs.get(base.digest), self._blobs.get(new.digest))
+            if len(patch) < new.size:
+                folder.mkdir(exist_ok=True)
+                replace(folder / new.digest.hex, patch)
+        except (OSError, EdgestillError) as error:
+            log.warning("no patch from %s to %s: %s", base.digest, new.digest, error)
+
+
+def _bases(path: str, known: Iterable[str]) -> list[str]:
+    """Older versions of the same name and class, newest first."""
+    parts = Parts.of(path)
+    older = [
+        other
+        for other in known
+        if (found := Parts.of(other)).name == parts.name
+        and found.hardware_class == parts.hardware_class
+        and found.order < parts.order
+    ]
+    return sorted(older, key=lambda other: Parts.of(other).order, reverse=True)
+
+
+def _existing(folder: Path, name: str, pattern: str) -> Path:
+    """A file below `folder` whose name was checked as a whole: no part of it can leave the folder."""
+    if re.fullmatch(pattern, name) is None or not (folder / name).is_file():
+        raise NotFoundError("no such file", got=repr(name[:200]))
+    return folder / name
+
+
+def _signed(data: bytes, where: str) -> Fields:
+    return Fields(parse_object(data, where=where, max_bytes=_MAX_METADATA), where).inner("signed")
+
+
+def _listed(targets: bytes) -> dict[str, TargetInfo]:
+    """What a list says that was checked when it was taken in."""
+    entries = _signed(targets, "targets.json").inner("targets")
+    found = {}
+    for path in entries.names():
+        entry = entries.inner(path)
+        found[path] = TargetInfo(
+            entry.integer("length"), Digest(entry.inner("hashes").text("sha256", at_most=64))
+        )
+    return found
+
+
+def _named(data: bytes, file: str) -> int:
+    """The version of `file` that snapshot or timestamp metadata names."""
+    return _signed(data, "metadata").inner("meta").inner(file).integer("version", least=1)
+
+
+def _has_online_roles(root: bytes, keyid: str) -> bool:
+    roles = _signed(root, "root.json").inner("roles")
+    return all(
+        keyid in roles.inner(role).items("keyids", at_most=64) and roles.inner(role).integer("threshold") == 1
+        for role in ("snapshot", "timestamp")
+    )

@@ -1,0 +1,128 @@
+"""Request bodies, bounded before they are read, and answers in JSON.
+
+A body that says it is too long is refused unread; one that turns out to be is refused when the bound is reached. That
+holds for compressed bodies too: the bound is on what comes out.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from edgestill.core.errors import MessageError
+from edgestill.core.jsonio import Fields, canonical, parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from starlette.requests import Request
+
+    from edgestill.core.jsonio import JsonObject
+
+MAX_ADMIN_BYTES: Final = 64_000
+
+_BUFFER: Final = 2**20
+_MAX_DIGITS: Final = 15
+_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
+
+
+async def read(request: Request, *, at_most: int, compressed: bool = False) -> bytes:
+    """The whole body.
+
+    Args:
+        request: not read yet.
+        at_most: bytes, after uncompressing.
+        compressed: whether gzip and deflate are understood.
+
+    Raises:
+        HTTPException: 413, longer than that.
+        MessageError: an encoding that is not understood, or damaged.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ({"identity", "gzip", "deflate"} if compressed else {"identity"}):
+        raise MessageError("an encoding that is not spoken here", where="content-encoding", got=encoding[:40])
+    _check_length(request, at_most)
+    parts = bytearray()
+    async for chunk in request.stream():
+        parts += chunk
+        if len(parts) > at_most:
+            _refuse(at_most)
+    return bytes(parts) if encoding == "identity" else _inflated(parts, at_most)
+
+
+async def read_object(request: Request, *, where: str) -> Fields:
+    """A small JSON object; errors as `read` and `core.jsonio.parse_object`."""
+    data = await read(request, at_most=MAX_ADMIN_BYTES)
+    return Fields(parse_object(data, where=where, max_bytes=MAX_ADMIN_BYTES), where)
+
+
+async def save(
+    request: Request,
+    path: Path,
+    *,
+    at_most: int,
+    in_thread: Callable[[Callable[[], object]], Awaitable[object]],
+) -> None:
+    """Writes the body to a file as it comes, a megabyte in memory at most.
+
+    Raises:
+        HTTPException: 413, longer than that.
+    """
+    _check_length(request, at_most)
+    written, buffer = 0, bytearray()
+    with path.open("wb") as file:
+        async for chunk in request.stream():
+            buffer += chunk
+            written += len(chunk)
+            if written > at_most:
+                _refuse(at_most)
+            if len(buffer) >= _BUFFER:
+                await in_thread(_writing(file, bytes(buffer)))
+                buffer.clear()
+        await in_thread(_writing(file, bytes(buffer)))
+
+
+def answer(value: JsonObject, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer that nobody keeps."""
+    return Response(
+        canonical(value),
+        status_code=status,
+        media_type="application/json",
+        headers={"cache-control": "no-store"} | (headers or {}),
+    )
+
+
+def _writing(file: BinaryIO, data: bytes) -> Callable[[], object]:
+    return lambda: file.write(data)
+
+
+def _check_length(request: Request, at_most: int) -> None:
+    said = request.headers.get("content-length")
+    if said is None:
+        return
+    if not (said.isascii() and said.isdigit() and len(said) <= _MAX_DIGITS):
+        raise MessageError("not a length", where="content-length", got=said[:40])
+    if int(said) > at_most:
+        _refuse(at_most)
+
+
+def _inflated(data: bytearray, at_most: int) -> bytes:
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        result = inflater.decompress(data, at_most + 1)
+    except zlib.error as error:
+        raise MessageError("a damaged body", where="content-encoding", got=error) from error
+    if len(result) > at_most:
+        _refuse(at_most)
+    if not inflater.eof or inflater.unused_data:
+        raise MessageError("a damaged body", where="content-encoding", expected="one complete stream")
+    return result
+
+
+def _refuse(at_most: int) -> NoReturn:
+    raise HTTPException(413, f"a body is longer than {at_most} bytes")

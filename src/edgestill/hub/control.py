@@ -1,0 +1,160 @@
+"""The control plane: how devices enrol, ask what to run, and tell what happened.
+
+| exchange | what it does |
+|---|---|
+| `POST /v1/enrol` | a join token becomes a device with a credential |
+| `GET /v1/poll?wait=SECONDS` | the signed assignment; 304 while it is the one of `If-None-Match`, after waiting that long |
+| `POST /v1/reports` | steps and health figures; each counts once |
+| `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once |
+
+All but enrolment ask for the device's credential as a Bearer token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from typing import TYPE_CHECKING, Final
+
+from starlette.responses import Response
+
+from edgestill.core.errors import ConflictError, MessageError
+from edgestill.core.wire import MAX_MESSAGE_BYTES, Enrol, Enrolled, Poll, reports_from_bytes
+from edgestill.hub import assignments, bodies, enrolment, evidence, registry, reports
+from edgestill.hub.access import calling_device, hub_of
+from edgestill.learn.statistics import MAX_BYTES, Statistics
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.hub.registry import Device
+    from edgestill.hub.service import Hub
+
+ID_HEADER: Final = "x-edgestill-id"
+
+_ID: Final = r"[A-Za-z0-9_-]{1,64}"
+_SEEN_SHARE: Final = 4
+"""Being seen is written at most this often within a poll interval."""
+
+
+async def enrol(request: Request) -> Response:
+    """`POST /v1/enrol`."""
+    hub = hub_of(request)
+    message = Enrol.from_bytes(await bodies.read(request, at_most=MAX_MESSAGE_BYTES))
+    root = hub.artefacts.publication.root
+    if root is None:
+        raise ConflictError("there is no root yet", fix="the publisher uploads root.json first")
+    credential = f"esd1.{hub.secret()}"
+    async with hub.database.write() as connection:
+        await enrolment.enrol(connection, message, credential=credential, now=hub.clock.now())
+    await hub.step()
+    enrolled = Enrolled(device=message.device, credential=credential, root=root, interval=_interval(hub))
+    return _message(enrolled.to_bytes(), status=201)
+
+
+async def poll(request: Request) -> Response:
+    """`GET /v1/poll`."""
+    hub = hub_of(request)
+    device = await calling_device(request)
+    wait = min(_wait(request), hub.settings.longest_poll)
+    await _mark_seen(hub, device)
+    await hub.tick_if_due()
+    with hub.bell.listening(device.id) as rung:
+        told, tag = await _told(hub, device.id)
+        known = request.headers.get("if-none-match")
+        if known == tag and wait > 0 and not hub.draining:
+            await _wait_for(rung, request, wait)
+            told, tag = await _told(hub, device.id)
+    if known == tag:
+        return Response(status_code=304, headers={"etag": tag, "cache-control": "no-store"})
+    return _message(Poll(assignment=told, interval=_interval(hub)).to_bytes(), headers={"etag": tag})
+
+
+async def report(request: Request) -> Response:
+    """`POST /v1/reports`."""
+    hub = hub_of(request)
+    device = await calling_device(request)
+    batch = reports_from_bytes(await bodies.read(request, at_most=MAX_MESSAGE_BYTES, compressed=True))
+    async with hub.database.write() as connection:
+        accepted = await reports.accept(connection, device.id, batch, hub.clock.now())
+        await registry.mark_seen(connection, device.id, hub.clock.now())
+    if any(map(reports.is_decisive, accepted)):
+        await hub.step()
+    return bodies.answer({"accepted": len(accepted), "duplicates": len(batch) - len(accepted)})
+
+
+async def statistics(request: Request) -> Response:
+    """`POST /v1/evidence/statistics`."""
+    hub = hub_of(request)
+    device = await calling_device(request)
+    message_id = request.headers.get(ID_HEADER, "")
+    if re.fullmatch(_ID, message_id) is None:
+        raise MessageError("a message without its id", where=ID_HEADER, expected=_ID, got=message_id[:80])
+    body = await bodies.read(request, at_most=MAX_BYTES)
+    parsed = await hub.in_thread(lambda: Statistics.from_bytes(body))
+    async with hub.database.write() as connection:
+        accepted = await evidence.keep_statistics(
+            connection,
+            device.id,
+            message_id,
+            parsed,
+            body,
+            now=hub.clock.now(),
+            max_windows=hub.settings.max_windows,
+        )
+    return bodies.answer({"accepted": accepted})
+
+
+async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:
+    async with hub.database.read() as connection:
+        present = await registry.require_device(connection, device)
+    told = assignments.envelope(
+        present, key=hub.home.key, now=hub.clock.now(), lifetime=hub.settings.assignment_lifetime
+    )
+    return told, assignments.tag(told)
+
+
+async def _mark_seen(hub: Hub, device: Device) -> None:
+    now = hub.clock.now()
+    if device.last_seen is None or not 0 <= now - device.last_seen < hub.settings.poll_interval / _SEEN_SHARE:
+        async with hub.database.write() as connection:
+            await registry.mark_seen(connection, device.id, now)
+
+
+async def _wait_for(rung: asyncio.Event, request: Request, seconds: float) -> None:
+    """Waits until the bell rings, the caller hangs up, or time is over."""
+    tasks = {asyncio.create_task(rung.wait()), asyncio.create_task(_hung_up(request))}
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _wait(request: Request) -> float:
+    text = request.query_params.get("wait", "0")
+    try:
+        wait = float(text[:40])
+    except ValueError:
+        wait = math.nan
+    if not 0 <= wait < math.inf:
+        raise MessageError("not a time to wait", where="wait", expected="seconds", got=repr(text[:40]))
+    return wait
+
+
+def _interval(hub: Hub) -> float:
+    return assignments.spread(hub.settings.poll_interval, hub.chance())
+
+
+def _message(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        body, status, {"cache-control": "no-store"} | (headers or {}), media_type="application/json"
+    )

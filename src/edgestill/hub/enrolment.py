@@ -1,0 +1,101 @@
+"""How a device comes into the fleet: join tokens, used once or several times, and credentials.
+
+- A join token is `est1.SECRET.ROOT`: ROOT is the SHA-256 of the root metadata the hub had when it made the token, so that
+  whoever carries the token to a device carries the trust too. The hub keeps the digest of SECRET only.
+- Enrolling takes one use of the token and makes the device, together or not at all.
+- A device whose answer got lost may ask again with the same token and name, as long as it never called with its
+  credential: it gets a new one, and the use is not taken twice. Any other second claim of a name is refused.
+- A token that is unknown, spent or past its time gets one and the same answer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import insert, select, update
+
+from edgestill.core.errors import AccessError, ConflictError, SettingError
+from edgestill.hub.access import digest_of
+from edgestill.hub.tables import devices, join_tokens
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from edgestill.core.digest import Digest
+    from edgestill.core.wire import Enrol
+
+MAX_USES: Final = 1_000_000
+LONGEST: Final = 366 * 86_400.0
+
+_JOIN: Final = r"est1\.([A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})"
+
+
+async def make_join_token(
+    connection: AsyncConnection, *, secret: str, root: Digest, uses: int, expires_in: float, now: float
+) -> str:
+    """A new token; this is the only time that it can be seen.
+
+    Args:
+        connection: of a write.
+        secret: fresh, URL-safe.
+        root: digest of the root metadata that devices shall start from.
+        uses: devices that may enrol with it.
+        expires_in: seconds from now.
+        now: hub time.
+
+    Raises:
+        SettingError: uses or time out of range.
+    """
+    if not 1 <= uses <= MAX_USES or not 0 < expires_in <= LONGEST:
+        raise SettingError(
+            "a join token is out of range",
+            expected=f"1 to {MAX_USES} uses, up to {LONGEST:.0f} s",
+            got=f"{uses} uses, {expires_in} s",
+        )
+    await connection.execute(
+        insert(join_tokens).values(
+            digest=digest_of(secret), uses_left=uses, expires_at=now + expires_in, created_at=now
+        )
+    )
+    return f"est1.{secret}.{root.hex}"
+
+
+async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str, now: float) -> None:
+    """Makes the device and remembers the digest of its credential.
+
+    Raises:
+        AccessError: the token is unknown, spent or past its time.
+        ConflictError: the name is taken.
+    """
+    match = re.fullmatch(_JOIN, message.join_token)
+    token = "" if match is None else digest_of(match[1])
+    found = (await connection.execute(select(join_tokens).where(join_tokens.c.digest == token))).first()
+    if found is None or now >= found.expires_at:
+        raise _refused()
+    known = (await connection.execute(select(devices).where(devices.c.id == message.device))).first()
+    described = {
+        "hardware_class": message.hardware_class,
+        "labels": message.labels,
+        "credential": digest_of(credential),
+        "enrolled_at": now,
+    }
+    if known is not None:
+        if known.join_token != token or known.last_seen is not None:
+            raise ConflictError(
+                "the name is taken", where=repr(message.device), fix="enrol under another name"
+            )
+        await connection.execute(update(devices).where(devices.c.id == message.device).values(**described))
+        return
+    if found.uses_left < 1:
+        raise _refused()
+    await connection.execute(
+        update(join_tokens).where(join_tokens.c.digest == token).values(uses_left=join_tokens.c.uses_left - 1)
+    )
+    await connection.execute(insert(devices).values(id=message.device, join_token=token, **described))
+
+
+def _refused() -> AccessError:
+    return AccessError(
+        "the join token is unknown, spent or past its time", fix="ask the operator for a new one"
+    )

@@ -1,0 +1,127 @@
+"""The hub's folder: what is in it, and how it comes to be.
+
+| path | content |
+|---|---|
+| `hub.db` | the database |
+| `blobs/` | archives by digest |
+| `metadata/` | TUF metadata, as it is served |
+| `patches/BASE/NEW` | patches, as they are served |
+| `incoming/` | uploads that are not complete; emptied on start |
+| `online.pem` | the hub's private key: snapshot, timestamp, assignments. Readable by its owner only |
+| `operator.token` | the operator's secret; the hub itself compares its digest |
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from edgestill.core.bundle import replace
+from edgestill.core.digest import Digest
+from edgestill.core.errors import PathError
+from edgestill.trust.keys import SigningKey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FOLDERS: Final = ("blobs", "metadata", "patches", "incoming")
+
+_OPERATOR_TOKEN: Final = r"eso1\.[A-Za-z0-9_-]{20,200}"  # noqa: S105  # the form of a secret, not one
+_OWNER_ONLY: Final = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A folder that `init` has made.
+
+    Attributes:
+        folder: where everything is.
+        key: the online key.
+        operator: SHA-256 (hex) of the operator's token.
+    """
+
+    folder: Path
+    key: SigningKey
+    operator: str
+
+    @classmethod
+    def init(cls, folder: Path) -> Self:
+        """Makes what is missing and keeps what is there, so that it may be called again after a kill.
+
+        Raises:
+            PathError: it cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(_OWNER_ONLY)
+            for name in FOLDERS:
+                (folder / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise PathError("cannot make the hub's folder", where=folder, got=error.strerror) from error
+        if not (folder / "online.pem").exists():
+            replace(folder / "online.pem", SigningKey.generate().to_pem(None))
+        if not (folder / "operator.token").exists():
+            replace(folder / "operator.token", f"eso1.{secrets.token_urlsafe(32)}\n".encode())
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Reads the secrets, and drops uploads that a kill left behind.
+
+        Raises:
+            PathError: not a hub's folder, or not readable.
+            MessageError: `online.pem` holds no key.
+        """
+        missing = [
+            name for name in (*FOLDERS, "online.pem", "operator.token") if not (folder / name).exists()
+        ]
+        if missing:
+            raise PathError(
+                "not a hub's folder",
+                where=folder,
+                expected=", ".join(missing),
+                fix=f"run: edgestill hub init --home {folder}",
+            )
+        try:
+            key = SigningKey.from_pem((folder / "online.pem").read_bytes())
+            token = (folder / "operator.token").read_text(encoding="utf-8").strip()
+            shutil.rmtree(folder / "incoming")
+            (folder / "incoming").mkdir()
+        except OSError as error:
+            raise PathError("cannot read the hub's folder", where=folder, got=error.strerror) from error
+        if re.fullmatch(_OPERATOR_TOKEN, token) is None:
+            raise PathError(
+                "no operator token",
+                where=folder / "operator.token",
+                expected="eso1.SECRET",
+                fix="delete the file and run init again to get a new one",
+            )
+        return cls(folder, key, Digest.of(token.encode()).hex)
+
+    @property
+    def database(self) -> Path:
+        """The database's file."""
+        return self.folder / "hub.db"
+
+    @property
+    def blobs(self) -> Path:
+        """The folder of archives."""
+        return self.folder / "blobs"
+
+    @property
+    def metadata(self) -> Path:
+        """The folder of TUF metadata."""
+        return self.folder / "metadata"
+
+    @property
+    def patches(self) -> Path:
+        """The folder of patches."""
+        return self.folder / "patches"
+
+    @property
+    def incoming(self) -> Path:
+        """The folder of uploads in progress."""
+        return self.folder / "incoming"

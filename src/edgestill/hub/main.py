@@ -1,0 +1,192 @@
+"""`python -m edgestill.hub.main init|up`: the hub as a process.
+
+- `up` opens everything first, then binds its port, then says that it is ready, by writing its address to a file.
+- SIGTERM and SIGINT drain: polls that wait are answered, what is under way ends, and the process ends with 0.
+- Secrets travel over this port. Without TLS it listens on the loopback only, unless told that a proxy stands before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import ipaddress
+import logging
+import random
+import secrets
+import signal
+import socket
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from edgestill.core.bundle import replace
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import EdgestillError, PathError, PortError, SettingError
+from edgestill.core.jsonio import canonical
+from edgestill.hub.app import create_app
+from edgestill.hub.home import Home
+from edgestill.hub.service import Hub
+from edgestill.hub.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+DRAIN_SECONDS: Final = 20
+MAX_TEACHER_BYTES: Final = 2**31
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, or 1 after an error told in one line. Usage errors end with 2."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        if options.verb == "init":
+            return _init(options)
+        return _up(options)
+    except EdgestillError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # a command line tells its failure
+        return 1
+
+
+class _Server(uvicorn.Server):
+    """A server that drains the hub on a signal, and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub, *, url: str, ready: Path | None) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._url = url
+        self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ends on a signal by returning; the library's own way would die of it again afterwards."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts, and tells."""
+        await super().startup(sockets)
+        if self._ready is not None:
+            replace(self._ready, f"{self._url}\n".encode())
+
+    def _end(self) -> None:
+        self._hub.drain()
+        self.should_exit = True
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgestill-hub", description="The hub of a fleet.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    init = verbs.add_parser("init", help="make the hub's folder; keeps what is there")
+    up = verbs.add_parser("up", help="serve")
+    for one in (init, up):
+        one.add_argument("--home", type=Path, required=True, metavar="DIR", help="the hub's folder")
+    up.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    up.add_argument("--port", type=int, default=8080, help="0 takes a free one (default: %(default)s)")
+    up.add_argument("--ready", type=Path, metavar="FILE", help="gets the address once the hub listens")
+    up.add_argument("--teacher", type=Path, metavar="FILE", help="ONNX model that answers escalations")
+    up.add_argument("--poll-interval", type=float, metavar="SECONDS", help="between two polls of a device")
+    up.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM chain; needs --tls-key")
+    up.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM key of the certificate")
+    up.add_argument("--behind-proxy", action="store_true", help="a proxy before this port speaks TLS")
+    return parser
+
+
+def _init(options: argparse.Namespace) -> int:
+    home = Home.init(options.home)
+    print(canonical({"online_key": home.key.public.as_json()}).decode())  # noqa: T201  # the verb's answer
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    _check_exposure(options)
+    settings = Settings() if options.poll_interval is None else Settings(poll_interval=options.poll_interval)
+    Home.init(options.home)
+    hub = Hub.open(
+        options.home,
+        clock=SystemClock(),
+        chance=random.random,  # noqa: S311  # it spreads polls; nothing is guarded by it
+        secret=lambda: secrets.token_urlsafe(32),
+        settings=settings,
+        teacher=None if options.teacher is None else _read(options.teacher),
+    )
+    with _bound(options.host, options.port) as listener:
+        scheme = "http" if options.tls_certificate is None else "https"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        config = uvicorn.Config(
+            create_app(hub),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            ssl_certfile=options.tls_certificate,
+            ssl_keyfile=options.tls_key,
+        )
+        url = f"{scheme}://{host}:{listener.getsockname()[1]}"
+        server = _Server(config, hub, url=url, ready=options.ready)
+        asyncio.run(server.serve([listener]))
+    return 0
+
+
+def _check_exposure(options: argparse.Namespace) -> None:
+    if (options.tls_certificate is None) != (options.tls_key is None):
+        raise SettingError("half of what TLS needs", expected="--tls-certificate and --tls-key, or neither")
+    if options.tls_certificate is None and not options.behind_proxy and not _is_loopback(options.host):
+        raise SettingError(
+            "secrets would travel in the clear",
+            where=f"--host {options.host}",
+            expected="a loopback address, or TLS",
+            fix="give --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket bound to the address.
+
+    Raises:
+        PortError: the port is taken, or the address is not this machine's.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        raise PortError(
+            "the port is taken" if taken else "the port cannot be bound",
+            where=f"{host}:{port}",
+            got=error,
+            fix="choose another port, or end what listens there",
+        ) from error
+    return listener
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_TEACHER_BYTES:
+            raise PathError("the teacher is too large", where=path, expected=f"{MAX_TEACHER_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise PathError("cannot read the teacher", where=path, got=error.strerror) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How the hub's schema grew: an Alembic environment that travels inside the package."""

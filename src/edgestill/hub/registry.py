@@ -1,0 +1,208 @@
+"""Who is in the fleet and what may be installed: functions on a connection.
+
+- Each takes the connection first, so that several make one transaction. None opens or commits anything.
+- `targets` mirrors the publisher's signed list, so that the rest can be asked in SQL. The signed list decides; the mirror
+  is set from it at every publication and at every start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import delete, insert, select, update
+
+from edgestill.core.errors import NotFoundError
+from edgestill.hub.tables import devices, health, reports, targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import RowMapping
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.trust.repository import TargetInfo
+
+ANY_CLASS: Final = "any"
+HEALTH_SUMS: Final = ("answers", "escalated", "audits", "agreed", "audits_lost", "errors", "bytes_up")
+HEALTH_LATEST: Final = ("latency_p50", "latency_p95", "drift", "confidence", "leverage")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device as its own calls need it.
+
+    Attributes:
+        id: the device.
+        counter: of its assignment; 0 while there never was one.
+        target: TUF path it shall run; None where nothing is assigned.
+        last_seen: hub time of its last recorded call; None if it never called.
+    """
+
+    id: str
+    counter: int
+    target: str | None
+    last_seen: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a target's path, `NAME/VERSION/CLASS.esb`."""
+
+    name: str
+    version: str
+    hardware_class: str
+
+    @classmethod
+    def of(cls, path: str) -> Parts:
+        """The parts of a path that the publisher's list has already checked."""
+        name, version, file = path.split("/")
+        return cls(name, version, file.removesuffix(".esb"))
+
+    @property
+    def release(self) -> str:
+        """`NAME/VERSION`."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Sorts versions."""
+        return tuple(int(part) for part in self.version.split("."))
+
+
+async def device_by_credential(connection: AsyncConnection, digest: str) -> Device | None:
+    """The device that holds this credential."""
+    return await _device(connection, devices.c.credential == digest)
+
+
+async def device_by_id(connection: AsyncConnection, device: str) -> Device | None:
+    """The device of this name."""
+    return await _device(connection, devices.c.id == device)
+
+
+async def _device(connection: AsyncConnection, condition: object) -> Device | None:
+    columns = (devices.c.id, devices.c.counter, devices.c.target, devices.c.last_seen)
+    row = (await connection.execute(select(*columns).where(condition))).mappings().first()  # type: ignore[arg-type]  # a column's comparison is a condition, which mypy sees as bool
+    return None if row is None else Device(**row)
+
+
+async def mark_seen(connection: AsyncConnection, device: str, now: float) -> None:
+    """Remembers that the device called."""
+    await connection.execute(update(devices).where(devices.c.id == device).values(last_seen=now))
+
+
+async def assign(connection: AsyncConnection, device: str, target: str | None, now: float) -> None:
+    """Tells the device to run `target`, or withdraws what it was told; either way the counter grows."""
+    await connection.execute(
+        update(devices)
+        .where(devices.c.id == device)
+        .values(counter=devices.c.counter + 1, target=target, assigned_at=now)
+    )
+
+
+async def mirror_targets(connection: AsyncConnection, listed: Mapping[str, TargetInfo], now: float) -> None:
+    """Makes `targets` say what the signed list says; what is no longer listed stays as history."""
+    known = {row.path: row for row in await connection.execute(select(targets))}
+    for path, info in listed.items():
+        values = {"digest": info.digest.hex, "size": info.size, "listed": True}
+        if path not in known:
+            parts = Parts.of(path)
+            values |= {"release": parts.release, "hardware_class": parts.hardware_class, "published_at": now}
+            await connection.execute(insert(targets).values(path=path, **values))
+        elif (known[path].digest, known[path].listed) != (info.digest.hex, True):
+            await connection.execute(update(targets).where(targets.c.path == path).values(**values))
+    gone = [path for path, row in known.items() if row.listed and path not in listed]
+    if gone:
+        await connection.execute(update(targets).where(targets.c.path.in_(gone)).values(listed=False))
+
+
+async def release_targets(connection: AsyncConnection, release: str) -> dict[str, str]:
+    """Hardware class -> TUF path of the release's listed bundles."""
+    rows = await connection.execute(
+        select(targets.c.hardware_class, targets.c.path).where(targets.c.release == release, targets.c.listed)
+    )
+    return {row.hardware_class: row.path for row in rows}
+
+
+async def listed_paths(connection: AsyncConnection) -> frozenset[str]:
+    """All TUF paths that the publisher lists."""
+    rows = await connection.execute(select(targets.c.path).where(targets.c.listed))
+    return frozenset(rows.scalars())
+
+
+async def releases(connection: AsyncConnection) -> list[JsonObject]:
+    """Every release there ever was, newest publication first, with its bundles by class."""
+    rows = await connection.execute(
+        select(targets).order_by(targets.c.published_at.desc(), targets.c.release, targets.c.path)
+    )
+    found: dict[str, JsonObject] = {}
+    for row in rows:
+        one = found.setdefault(
+            row.release,
+            {"release": row.release, "published_at": row.published_at, "listed": False, "bundles": {}},
+        )
+        bundles = one["bundles"]
+        assert isinstance(bundles, dict)
+        bundles[row.hardware_class] = {
+            "target": row.path,
+            "digest": f"sha256:{row.digest}",
+            "size": row.size,
+            "listed": row.listed,
+        }
+        one["listed"] = bool(one["listed"] or row.listed)
+    return list(found.values())
+
+
+async def fleet(connection: AsyncConnection) -> list[JsonObject]:
+    """Every device: what it shall run, what it says it runs, when it was seen, and its health on that."""
+    running = (devices.c.id == health.c.device_id) & (devices.c.running == health.c.release)
+    figures = [health.c[name] for name in (*HEALTH_SUMS, *HEALTH_LATEST)]
+    rows = await connection.execute(
+        select(devices, *figures).select_from(devices.outerjoin(health, running)).order_by(devices.c.id)
+    )
+    return [_described(row) for row in rows.mappings()]
+
+
+def _described(row: RowMapping) -> JsonObject:
+    figures = {name: row[name] for name in (*HEALTH_SUMS, *HEALTH_LATEST)}
+    return {
+        "device": row["id"],
+        "labels": row["labels"],
+        "class": row["hardware_class"],
+        "release": row["running"] or None,
+        "assigned": row["target"],
+        "state": row["state"] or None,
+        "state_release": row["state_release"] or None,
+        "reason": row["reason"],
+        "enrolled_at": row["enrolled_at"],
+        "last_seen": row["last_seen"],
+        "health": None if row["answers"] is None else figures,
+    }
+
+
+async def require_device(connection: AsyncConnection, device: str) -> Device:
+    """The device of this name.
+
+    Raises:
+        NotFoundError: nobody of that name is enrolled.
+    """
+    found = await device_by_id(connection, device)
+    if found is None:
+        raise NotFoundError("no such device", got=repr(device[:80]))
+    return found
+
+
+async def forget_reports(connection: AsyncConnection, before: float) -> None:
+    """Drops reports received before this hub time; what they said stays summed up."""
+    await connection.execute(delete(reports).where(reports.c.received_at < before))
+
+
+def bundle_for(bundles: Mapping[str, str], hardware_class: str) -> str | None:
+    """The path for a class: its own bundle where there is one, else the one for any class."""
+    return bundles.get(hardware_class, bundles.get(ANY_CLASS))
+
+
+def has_labels(labels: Mapping[str, str], wanted: Iterable[tuple[str, str]]) -> bool:
+    """Whether these labels include all the wanted ones."""
+    return all(labels.get(name) == value for name, value in wanted)

@@ -1,0 +1,221 @@
+"""The hub as one object: what the endpoints share, and what happens by itself.
+
+- `open` checks everything before a port is bound; nothing runs until `start`.
+- `step` lets rollouts advance. Calls that come while one is at work share the next one, so that a burst of reports costs
+  two steps and not one each.
+- `tick` does what time asks for: silent devices, metadata that grows old, ids of reports that need not be kept. It is called
+  by a task while the hub runs, and by polls when it is due, so that a hub on a fake clock lives too.
+- Heavy work (checking archives, patches, sums) runs in one thread of its own, the teacher in others: neither holds up the
+  event loop, nor each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, Self, TypeVar, final
+
+from edgestill.core.errors import EdgestillError
+from edgestill.hub import registry, rollouts
+from edgestill.hub.artefacts import Artefacts
+from edgestill.hub.bell import Bell
+from edgestill.hub.database import Database
+from edgestill.hub.home import Home
+from edgestill.hub.settings import Settings
+from edgestill.hub.teacher import Teacher
+from edgestill.store.files import FileBlobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgestill.core.protocols import Clock
+
+log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@final
+class Hub:
+    """A hub on one folder. Made by `open`.
+
+    Attributes:
+        home: the folder and its secrets.
+        settings: what the operator chose.
+        clock: the only source of time.
+        chance: uniform numbers in [0, 1), for jitter.
+        secret: fresh URL-safe secrets of 256 bits.
+        database: the registry.
+        artefacts: what devices download.
+        teacher: answers escalations; None where no model was given.
+        bell: wakes the polls that wait.
+        draining: whether the hub is about to end.
+        trouble: what keeps the hub from doing its work, for the operator; empty if nothing does.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        settings: Settings,
+        clock: Clock,
+        chance: Callable[[], float],
+        secret: Callable[[], str],
+        database: Database,
+        teacher: Teacher | None,
+    ) -> None:
+        self.home = home
+        self.settings = settings
+        self.clock = clock
+        self.chance = chance
+        self.secret = secret
+        self.database = database
+        self.artefacts = Artefacts(home, FileBlobs.open(home.blobs), settings)
+        self.teacher = teacher
+        self.bell = Bell()
+        self.draining = False
+        self.trouble = ""
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="hub-work")
+        self._publishing = asyncio.Lock()
+        self._stepping = asyncio.Lock()
+        self._asked = self._done = 0
+        self._ticked_at: float | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        clock: Clock,
+        chance: Callable[[], float],
+        secret: Callable[[], str],
+        settings: Settings | None = None,
+        teacher: bytes | None = None,
+    ) -> Self:
+        """Opens the folder that `Home.init` has made, and brings its database forward.
+
+        Args:
+            folder: the hub's home.
+            clock: the only source of time.
+            chance: uniform in [0, 1).
+            secret: URL-safe text of 256 random bits, new each time.
+            settings: the defaults where None.
+            teacher: an ONNX model with an output `logits`.
+
+        Raises:
+            PathError, StoreError: the folder or the database is not usable.
+            ModelError, EngineError: the teacher is not.
+        """
+        settings = settings or Settings()
+        home = Home.open(folder)
+        hub = cls(
+            home,
+            settings=settings,
+            clock=clock,
+            chance=chance,
+            secret=secret,
+            database=Database.open(home.database),
+            teacher=None if teacher is None else Teacher.load(teacher, settings),
+        )
+        hub.artefacts.load()
+        return hub
+
+    async def start(self) -> None:
+        """Lets time work on the hub from now on."""
+        await self.tick()
+        self._ticker = asyncio.create_task(self._tick_for_ever())
+
+    async def close(self) -> None:
+        """Ends what runs and closes what is open."""
+        self.drain()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticker
+        self._worker.shutdown()
+        if self.teacher is not None:
+            self.teacher.close()
+        await self.database.close()
+
+    def drain(self) -> None:
+        """Answers every poll that waits, and lets no further one wait."""
+        self.draining = True
+        self.bell.ring_all()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """The result of work that would hold up the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    async def step(self) -> None:
+        """Lets rollouts advance on what is known now, and wakes the devices that are assigned something else."""
+        self._asked += 1
+        mine = self._asked
+        async with self._stepping:
+            if self._done >= mine:
+                return
+            covered = self._asked
+            async with self.database.write() as connection:
+                changed = await rollouts.advance(connection, self.clock.now())
+            self._done = covered
+        self.bell.ring(changed)
+
+    async def tick(self) -> None:
+        """Does what time asks for."""
+        now = self.clock.now()
+        is_first = self._ticked_at is None
+        self._ticked_at = self.clock.monotonic()
+        if is_first:
+            await self._mirror()
+        if self.artefacts.needs_freshening(now):
+            await self._freshen(now)
+        async with self.database.write() as connection:
+            await registry.forget_reports(connection, now - self.settings.keep_reports)
+        await self.step()
+
+    async def tick_if_due(self) -> None:
+        """Ticks where the clock says that it is time; for hubs whose clock is not the machine's."""
+        at = self._ticked_at
+        if at is None or self.clock.monotonic() - at >= self.settings.tick:
+            await self.tick()
+
+    async def set_root(self, root: bytes) -> None:
+        """Takes in the publisher's root (see `Artefacts.set_root`)."""
+        async with self._publishing:
+            now = self.clock.now()
+            await self.in_thread(lambda: self.artefacts.set_root(root, now))
+        await self._freshen(now)
+
+    async def publish(self, targets: bytes) -> None:
+        """Takes in the publisher's list (see `Artefacts.publish`), and lets rollouts know of it."""
+        async with self._publishing:
+            now = self.clock.now()
+            await self.in_thread(lambda: self.artefacts.publish(targets, now))
+            self.trouble = ""
+        await self._mirror()
+        await self.step()
+
+    async def _freshen(self, now: float) -> None:
+        """Renews the hub's own metadata; where only the publisher can help, says so and goes on serving."""
+        async with self._publishing:
+            try:
+                await self.in_thread(lambda: self.artefacts.freshen(now))
+                self.trouble = ""
+            except EdgestillError as error:
+                self.trouble = f"metadata cannot be renewed: {error}"
+                log.warning("%s", self.trouble)
+
+    async def _mirror(self) -> None:
+        async with self.database.write() as connection:
+            await registry.mirror_targets(connection, self.artefacts.publication.listed, self.clock.now())
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.tick)
+            try:
+                await self.tick()
+            except Exception:
+                log.exception("a tick failed; the next one tries again")

@@ -1,0 +1,67 @@
+"""What an operator may set, with the bounds that nothing from outside gets past."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edgestill.core.errors import SettingError
+
+SHORTEST_POLL: Final = 0.01
+LONGEST_POLL: Final = 43_200.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the hub behaves. Times are seconds, sizes bytes.
+
+    Attributes:
+        poll_interval: between two polls of a device; each poll is told this, give or take a tenth.
+        longest_poll: for which a poll may be held open while nothing changes; 0 answers at once.
+        tick: between two looks for silent devices and metadata that grows old.
+        assignment_lifetime: of a signed assignment; it is renewed at half of it.
+        metadata_lifetime: of the timestamp; it is renewed at half of it.
+        max_bundle: of an uploaded archive.
+        max_infer: of a request to the teacher, uncompressed.
+        max_batch: inputs in one request to the teacher.
+        max_waiting: requests that may wait for the teacher; further ones are told to come back.
+        teacher_threads: threads that run the teacher, each with one operator thread.
+        max_samples: samples kept as evidence for each device; further ones are answered, and not kept.
+        max_windows: windows of statistics kept for each device and backbone; the oldest are forgotten.
+        patch_bases: older versions that a patch is made from when a new one is published.
+        max_patched: of archives that patches are made for.
+        keep_reports: how long a report's id is remembered, so that it counts once.
+    """
+
+    poll_interval: float = 30.0
+    longest_poll: float = 60.0
+    tick: float = 5.0
+    assignment_lifetime: float = 86_400.0
+    metadata_lifetime: float = 7 * 86_400.0
+    max_bundle: int = 2**29
+    max_infer: int = 2**25
+    max_batch: int = 1024
+    max_waiting: int = 64
+    teacher_threads: int = 1
+    max_samples: int = 10_000
+    max_windows: int = 64
+    patch_bases: int = 3
+    max_patched: int = 2**26
+    keep_reports: float = 30 * 86_400.0
+
+    def __post_init__(self) -> None:
+        times = (self.poll_interval, self.tick, self.assignment_lifetime, self.metadata_lifetime)
+        if min(times) <= 0 or self.longest_poll < 0:
+            raise SettingError("a time is out of range", expected="more than 0 s", got=self)
+        if not SHORTEST_POLL <= self.poll_interval <= LONGEST_POLL:
+            raise SettingError(
+                "the poll interval is out of range",
+                expected=f"{SHORTEST_POLL} to {LONGEST_POLL} s",
+                got=self.poll_interval,
+            )
+        if self.assignment_lifetime < 2 * self.poll_interval:
+            raise SettingError(
+                "assignments would expire between two polls",
+                expected=f"a lifetime of {2 * self.poll_interval} s or more",
+                got=self.assignment_lifetime,
+            )

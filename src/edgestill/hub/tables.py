@@ -1,0 +1,187 @@
+"""What the hub remembers, as SQLAlchemy Core tables.
+
+- Secrets (join tokens, device credentials) are kept as SHA-256 digests only.
+- Times are seconds since 1970 by the hub's clock, except where a column says it is the device's.
+- What a device may send twice has a unique key of the device and the id it made, so that it counts once.
+- Column types are those that SQLite and PostgreSQL both have. The schema changes through `migrations` alone; a test
+  holds these tables and the migrations together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+METADATA: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+_SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
+_ID: Final = String(64)
+_RELEASE: Final = String(100)
+
+join_tokens: Final = Table(
+    "join_tokens",
+    METADATA,
+    Column("digest", _ID, primary_key=True),
+    Column("uses_left", Integer, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+devices: Final = Table(
+    "devices",
+    METADATA,
+    Column("id", _ID, primary_key=True),
+    Column("hardware_class", String(60), nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("credential", _ID, nullable=False, unique=True),
+    Column("join_token", _ID, nullable=False),
+    Column("enrolled_at", Float, nullable=False),
+    Column("last_seen", Float),
+    # What it is told to run.
+    Column("counter", BigInteger, nullable=False, default=0),
+    Column("target", String(200)),
+    Column("assigned_at", Float),
+    # What it says it runs, and the step it reported last; `..._at` are times of the device's clock.
+    Column("running", _RELEASE, nullable=False, default=""),
+    Column("running_at", Float, nullable=False, default=0.0),
+    Column("state", String(20), nullable=False, default=""),
+    Column("state_release", _RELEASE, nullable=False, default=""),
+    Column("state_at", Float, nullable=False, default=0.0),
+    Column("reason", String(500), nullable=False, default=""),
+    Column("samples", Integer, nullable=False, default=0),
+)
+
+targets: Final = Table(
+    "targets",
+    METADATA,
+    Column("path", String(200), primary_key=True),
+    Column("release", _RELEASE, nullable=False, index=True),
+    Column("hardware_class", String(60), nullable=False),
+    Column("digest", _ID, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("listed", Boolean, nullable=False),
+    Column("published_at", Float, nullable=False),
+)
+
+rollouts: Final = Table(
+    "rollouts",
+    METADATA,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("release", _RELEASE, nullable=False),
+    Column("stages", JSON, nullable=False),
+    Column("gates", JSON, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("reason", String(500), nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+
+members: Final = Table(
+    "members",
+    METADATA,
+    Column("rollout_id", ForeignKey("rollouts.id"), primary_key=True),
+    Column("device_id", ForeignKey("devices.id"), primary_key=True, index=True),
+    Column("target", String(200), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("reason", String(500), nullable=False, default=""),
+    Column("assigned_at", Float, nullable=False),
+    Column("heard_at", Float),
+    Column("excused", String(20), nullable=False, default=""),
+    # Audits that were counted before the rollout was resumed, or before it began on this device.
+    Column("audits_before", BigInteger, nullable=False, default=0),
+    Column("agreed_before", BigInteger, nullable=False, default=0),
+    Column("returned", Boolean, nullable=False, default=False),
+)
+
+reports: Final = Table(
+    "reports",
+    METADATA,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("id", _ID, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("received_at", Float, nullable=False, index=True),
+    Column("bundle", String(80), nullable=False),
+    Column("release", _RELEASE, nullable=False),
+    Column("state", String(20)),
+    Column("reason", String(500), nullable=False, default=""),
+)
+
+health: Final = Table(
+    "health",
+    METADATA,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("release", _RELEASE, primary_key=True),
+    # Sums over all health reports of this device about this release.
+    Column("answers", BigInteger, nullable=False),
+    Column("escalated", BigInteger, nullable=False),
+    Column("audits", BigInteger, nullable=False),
+    Column("agreed", BigInteger, nullable=False),
+    Column("audits_lost", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("bytes_up", BigInteger, nullable=False),
+    # Figures of the report that is newest by the device's clock.
+    Column("latest_at", Float, nullable=False),
+    Column("latency_p50", Float, nullable=False),
+    Column("latency_p95", Float, nullable=False),
+    Column("drift", String(10), nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("leverage", Float, nullable=False),
+)
+
+samples: Final = Table(
+    "samples",
+    METADATA,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("device_id", ForeignKey("devices.id"), nullable=False, index=True),
+    Column("received_at", Float, nullable=False),
+    Column("purpose", String(20), nullable=False),
+    # The request's id and the row within it; null where the request had no id, and nothing can be told to be a repeat.
+    Column("request_id", String(200)),
+    Column("position", Integer, nullable=False),
+    Column("datatype", String(8), nullable=False),
+    Column("shape", JSON, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("logits", LargeBinary, nullable=False),
+    UniqueConstraint("device_id", "request_id", "position"),
+)
+
+statistics: Final = Table(
+    "statistics",
+    METADATA,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("device_id", ForeignKey("devices.id"), nullable=False),
+    Column("message_id", _ID, nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("backbone", String(80), nullable=False, index=True),
+    Column("window", BigInteger, nullable=False),
+    Column("n", Float, nullable=False),
+    Column("classes", Integer, nullable=False),
+    Column("features", Integer, nullable=False),
+    # Null once a newer message of the same device and window took its place.
+    Column("body", LargeBinary),
+    UniqueConstraint("device_id", "message_id"),
+)

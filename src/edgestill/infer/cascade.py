@@ -1,0 +1,278 @@
+"""A student that asks a larger model where the policy says so, and answers alone where it cannot.
+
+For one batch, in this order:
+
+1. A coin is tossed for every input, before anything is known of it.
+2. The student answers all inputs.
+3. The policy decides for each: alone, escalate or audit.
+4. What is asked goes to the teacher as one batch, with the caller's deadline; audits go apart where an `auditor`
+   is given, so that the far end can tell them.
+5. Where the teacher answered, the answer is `alpha * p_teacher + (1 - alpha) * p_student`. Where it failed in any of
+   our ways, or answered something that is no set of probabilities, the student's answer stands, marked as its own.
+   A device keeps answering.
+
+A cascade is a `Predict` like its student and its teacher, so cascades nest: device, gateway, cloud.
+
+Agreement is measured on audits alone, and lost audits are counted (`infer.health`). Whoever wants to learn from the
+teacher passes `observe`, and is told about every batch after its answer is made.
+
+A cascade may be called from several threads: state changes are short and locked, student and teacher run unlocked.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, final
+
+import numpy as np
+
+from edgestill.core.answer import Answer
+from edgestill.core.errors import DeadlineError, EdgestillError, EngineError, MessageError
+from edgestill.infer.confidence import confidence_of
+from edgestill.infer.fusion import fuse
+from edgestill.infer.health import Counts, HealthCounter
+from edgestill.infer.policy import Decision, Policy, PolicyState, decide, promise_is_void, unanswered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgestill.core.protocols import Clock, Predict
+    from edgestill.core.wire import Health
+
+PROBABILITY_SLACK: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Escalation:
+    """What became of one batch of N inputs: what a device learns from.
+
+    Attributes:
+        batch: `[N, ...]`, as the sensor gave it.
+        answer: as the caller got it; `answer.teacher` has NaN rows where the teacher was not heard.
+        decisions: of the policy, per input. An audit or escalation without an answer has a NaN row.
+        confidence: float32 `[N]`, of the student alone; `answer.confidence` is that of the fused answer.
+        failures: codes of the errors that kept the teacher from answering, at most one per question.
+    """
+
+    batch: NDArray[np.generic]
+    answer: Answer
+    decisions: tuple[Decision, ...]
+    confidence: NDArray[np.float32]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def heard(self) -> NDArray[np.bool_]:
+        """`[N]`: where the teacher answered."""
+        if self.answer.teacher is None:
+            return np.zeros(len(self.decisions), dtype=np.bool_)
+        return np.isfinite(self.answer.teacher[:, 0])
+
+    @property
+    def audited(self) -> NDArray[np.bool_]:
+        """`[N]`: where the coin, not the policy, asked."""
+        return np.array([decision == "audit" for decision in self.decisions], dtype=np.bool_)
+
+
+@final
+class Cascade:
+    """A `Predict` made of a student, a teacher and a policy.
+
+    Args:
+        student: answers everything first; gives calibrated probabilities.
+        teacher: is asked where the policy says so, and gives calibrated probabilities; None asks nobody.
+        policy: decides, and holds `alpha`.
+        state: of the policy, from before a restart; a fresh one where None.
+        clock: for the deadline, the latency and the day of the byte budget.
+        random: uniform in [0, 1).
+        auditor: is asked about audits; None asks the teacher, in the same batch.
+        observe: is called with every batch, in the caller's thread. What it raises is the caller's to see.
+    """
+
+    def __init__(  # the parts of a cascade, by name at the call
+        self,
+        student: Predict,
+        teacher: Predict | None,
+        policy: Policy,
+        *,
+        state: PolicyState | None = None,
+        clock: Clock,
+        random: Callable[[], float],
+        auditor: Predict | None = None,
+        observe: Callable[[Escalation], None] | None = None,
+    ) -> None:
+        self.policy = policy
+        self._student = student
+        self._teacher = teacher
+        self._auditor = auditor
+        self._clock = clock
+        self._random = random
+        self._observe = observe
+        self._state = PolicyState.start(policy) if state is None else state
+        self._health = HealthCounter()
+        self._lock = threading.Lock()
+
+    @property
+    def state(self) -> PolicyState:
+        """Of the policy, now; hand it to the next cascade."""
+        return self._state
+
+    @property
+    def promise_is_void(self) -> bool:
+        """Whether the bundle's promise does not hold now (`infer.policy.promise_is_void`)."""
+        return self._teacher is None or promise_is_void(self.policy, self._state)
+
+    def take_health(self, *, drift: str = "none", leverage: float = 0.0) -> Health:
+        """The figures since the last time (`infer.health.HealthCounter.take`)."""
+        with self._lock:
+            return self._health.take(drift=drift, leverage=leverage)
+
+    def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
+        """Answers a batch; in time, if the student and the teacher keep the deadline.
+
+        Raises:
+            ShapeError, DtypeError, NotFiniteError: the batch is not what the student takes.
+            EngineError: the student's engine failed.
+        """
+        start = self._clock.monotonic()
+        n = batch.shape[0] if batch.ndim and self._teacher is not None else 0
+        coins = [self._random() for _ in range(n)]
+        alone = self._ask_student(batch, deadline)
+        decisions, lost = self._decide(alone.confidence, coins, batch)
+        if any(decision != "alone" for decision in decisions):
+            answer, failures = self._with_teacher(batch, alone, decisions, deadline)
+        else:
+            answer, failures = alone, ()
+        answer = replace(answer, latency=self._clock.monotonic() - start)
+        told = Escalation(
+            batch=batch,
+            answer=answer,
+            decisions=decisions,
+            confidence=alone.confidence,
+            failures=failures,
+        )
+        self._count(told, lost)
+        if self._observe is not None:
+            self._observe(told)
+        return answer
+
+    def _ask_student(self, batch: NDArray[np.generic], deadline: float | None) -> Answer:
+        try:
+            return self._student.predict(batch, deadline=deadline)
+        except EngineError:
+            with self._lock:
+                self._health.add(Counts(errors=len(batch)))
+            raise
+
+    def _decide(
+        self, confidence: NDArray[np.float32], coins: Sequence[float], batch: NDArray[np.generic]
+    ) -> tuple[tuple[Decision, ...], int]:
+        """A decision per input, and how many audits the byte budget forbade."""
+        if self._teacher is None:
+            none: Decision = "alone"
+            return (none,) * len(confidence), 0
+        now, cost = self._clock.now(), batch[0].nbytes
+        decisions: list[Decision] = []
+        with self._lock:
+            state = before = self._state
+            for value, coin in zip(confidence.tolist(), coins, strict=True):
+                decision, state = decide(self.policy, state, confidence=value, coin=coin, now=now, cost=cost)
+                decisions.append(decision)
+            self._state = state
+        return tuple(decisions), state.audits_lost - before.audits_lost
+
+    def _with_teacher(
+        self,
+        batch: NDArray[np.generic],
+        alone: Answer,
+        decisions: tuple[Decision, ...],
+        deadline: float | None,
+    ) -> tuple[Answer, tuple[str, ...]]:
+        """The fused answer, and the codes of what failed."""
+        teacher = np.full_like(alone.probabilities, np.nan)
+        failures: list[str] = []
+        for model, wanted in self._questions():
+            asked = [index for index, decision in enumerate(decisions) if decision in wanted]
+            if not asked:
+                continue
+            try:
+                teacher[asked] = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
+            except EdgestillError as error:
+                failures.append(error.code)
+        if np.isnan(teacher[:, 0]).all():
+            return alone, tuple(failures)
+        return self._fused(alone, teacher), tuple(failures)
+
+    def _questions(self) -> list[tuple[Predict, tuple[Decision, ...]]]:
+        assert self._teacher is not None
+        if self._auditor is None:
+            return [(self._teacher, ("escalate", "audit"))]
+        return [(self._teacher, ("escalate",)), (self._auditor, ("audit",))]
+
+    def _ask(
+        self, model: Predict, batch: NDArray[np.generic], classes: int, deadline: float | None
+    ) -> NDArray[np.float32]:
+        if deadline is not None and self._clock.monotonic() >= deadline:
+            raise DeadlineError("no time left to ask", where="teacher")
+        given = model.predict(batch, deadline=deadline).probabilities
+        if given.shape != (len(batch), classes):
+            raise MessageError(
+                "the teacher answered another question",
+                where="teacher",
+                expected=[len(batch), classes],
+                got=list(given.shape),
+            )
+        sums = given.sum(axis=1)
+        if not (given.min() >= 0 and np.abs(sums - 1).max() <= PROBABILITY_SLACK):
+            raise MessageError("the teacher's answer is no set of probabilities", where="teacher")
+        return given
+
+    def _fused(self, alone: Answer, teacher: NDArray[np.float32]) -> Answer:
+        heard = np.isfinite(teacher[:, 0])
+        probabilities = alone.probabilities.copy()
+        probabilities[heard] = fuse(teacher[heard], alone.probabilities[heard], self.policy.alpha)
+        confidence = alone.confidence.copy()
+        confidence[heard] = confidence_of(probabilities[heard], self.policy.measure)
+        name = {0.0: "student", 1.0: "teacher"}.get(self.policy.alpha, "fused")
+        return Answer(
+            probabilities=probabilities,
+            confidence=confidence,
+            decided_by=tuple(
+                name if by_both else own for by_both, own in zip(heard, alone.decided_by, strict=True)
+            ),
+            features=alone.features,
+            alpha=np.where(heard, self.policy.alpha, 0).astype(np.float32),
+            student=alone.probabilities,
+            teacher=teacher,
+        )
+
+    def _count(self, told: Escalation, lost: int) -> None:
+        asked = [index for index, decision in enumerate(told.decisions) if decision != "alone"]
+        counts = Counts(
+            answers=len(told.decisions),
+            escalated=len(asked),
+            audits_lost=lost,
+            bytes_up=len(asked) * told.batch[0].nbytes,
+            confidence=float(told.confidence.sum()),
+        )
+        deaf: list[Decision] = []
+        if asked:
+            heard, audited = told.heard, told.audited
+            deaf = [told.decisions[index] for index in asked if not heard[index]]
+            counts += Counts(
+                audits=int((audited & heard).sum()),
+                agreed=_agreed(told.answer, audited & heard),
+                audits_lost=deaf.count("audit"),
+            )
+        with self._lock:
+            for decision in deaf:
+                self._state = unanswered(self._state, decision)
+            self._health.add(counts, latency=None if asked else told.answer.latency)
+
+
+def _agreed(answer: Answer, where: NDArray[np.bool_]) -> int:
+    if answer.student is None or answer.teacher is None or not where.any():
+        return 0
+    return int((answer.student[where].argmax(axis=1) == answer.teacher[where].argmax(axis=1)).sum())

@@ -1,0 +1,48 @@
+"""Logits, probabilities and one number that says how sure they are.
+
+Three measures of confidence, each in [0, 1], each 1 where all probability is on one class:
+
+- `max_probability`: of the best class; at least 1/C.
+- `margin`: between the best and the second best class; 0 on a tie.
+- `entropy`: 1 - H(p) / ln C, with H the Shannon entropy; 0 where all classes are as likely.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgestill.infer.policy import Measure
+
+
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Probabilities `[N, C]` of logits `[N, C]` divided by `temperature` (Guo et al. 2017, eq. 9)."""
+    scaled = logits / np.float32(temperature)
+    scaled -= scaled.max(axis=1, keepdims=True)
+    np.exp(scaled, out=scaled)
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    return scaled.astype(np.float32, copy=False)
+
+
+def confidence_of(probabilities: NDArray[np.float32], measure: Measure) -> NDArray[np.float32]:
+    """Confidence `[N]`, in [0, 1], of probabilities `[N, C]`; with one class it is 1."""
+    if measure == "max_probability" or probabilities.shape[1] == 1:
+        best: NDArray[np.float32] = np.minimum(probabilities.max(axis=1), np.float32(1))
+        return best
+    if measure == "margin":
+        two = np.partition(probabilities, -2, axis=1)
+        margin: NDArray[np.float32] = two[:, -1] - two[:, -2]
+        return margin
+    return _certainty(probabilities)
+
+
+def _certainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    entropy = -(probabilities * logs).sum(axis=1)
+    certainty: NDArray[np.float32] = np.clip(1 - entropy / math.log(probabilities.shape[1]), 0, 1)
+    return certainty.astype(np.float32, copy=False)

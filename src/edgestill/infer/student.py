@@ -1,0 +1,198 @@
+"""A student: one model on one engine, with its calibration.
+
+- What the sensor gives is checked before the engine sees it: rank, dimensions, element type, and that floats are
+  finite. A refusal says which of them.
+- Probabilities are `softmax(logits / temperature)`, the temperature being the policy's.
+- A learned head (weight `[D, C]`, bias `[C]`) may stand in for the model's own last layer: then the logits are
+  `features @ weight + bias`, and the policy must carry the temperature that was fitted for them.
+- A batch of one is the common case; the path of an answer is a handful of array calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast, final
+
+import numpy as np
+
+from edgestill.core.answer import Answer
+from edgestill.core.bundle import Bundle
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import ClassCountError, DtypeError, ModelError, NotFiniteError, ShapeError
+from edgestill.core.manifest import MODEL, POLICY
+from edgestill.core.oip import NUMPY_NAMES
+from edgestill.infer.confidence import confidence_of, softmax
+from edgestill.infer.policy import Policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgestill.core.protocols import Clock, Engine
+
+LOGITS: Final = "logits"
+FEATURES: Final = "features"
+
+Head = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
+"""Weight `[D, C]` and bias `[C]`."""
+
+
+@final
+class Student:
+    """A `Predict` that answers alone.
+
+    Args:
+        engine: runs a model with one input and an output `logits` `[N, C]`; `features` `[N, D]` if it has them.
+        policy: the temperature, the measure of confidence and the labels are used.
+        head: used instead of the model's logits.
+        clock: for the latency in the answers.
+
+    Raises:
+        ModelError: the model has several inputs, or a head is given and the model has no features.
+        ShapeError: the head's weight and bias do not fit each other.
+        ClassCountError: the head and the policy's labels disagree.
+    """
+
+    def __init__(self, engine: Engine, policy: Policy, *, head: Head | None = None, clock: Clock) -> None:
+        if len(engine.inputs) != 1:
+            raise ModelError("a student takes one input", expected="one input", got=list(engine.inputs))
+        ((self._input, (datatype, shape)),) = engine.inputs.items()
+        self._dtype = np.dtype(NUMPY_NAMES[datatype])
+        self._shape = shape
+        self._engine = engine
+        self._head = None if head is None else _checked(head, len(policy.labels))
+        self._clock = clock
+        self.policy = policy
+
+    @property
+    def input(self) -> tuple[str, str, tuple[int | None, ...]]:
+        """Name, Open Inference Protocol datatype and shape (None where free) of what it takes."""
+        return (self._input, *self._engine.inputs[self._input])
+
+    def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:  # noqa: ARG002  # it answers at once, or not at all
+        """Answers a batch `[N, ...]`, N at least 1.
+
+        The deadline is not looked at: there is nothing quicker to fall back to.
+
+        Raises:
+            ShapeError, DtypeError, NotFiniteError: the batch is not what the model takes.
+            EngineError: the engine failed.
+            ModelError, ClassCountError: the model gives no logits `[N, C]` for the C labels.
+        """
+        start = self._clock.monotonic()
+        self._check(batch)
+        outputs = self._engine.run({self._input: batch})
+        features = outputs.get(FEATURES)
+        probabilities = softmax(self._logits(outputs, len(batch)), self.policy.temperature)
+        return Answer(
+            probabilities=probabilities,
+            confidence=confidence_of(probabilities, self.policy.measure),
+            decided_by=("student",) * len(batch),
+            features=None if features is None else features.astype(np.float32, copy=False),
+            latency=self._clock.monotonic() - start,
+        )
+
+    def _check(self, batch: NDArray[np.generic]) -> None:
+        shape = self._shape
+        fits = batch.ndim == len(shape) and batch.shape[0] > 0
+        if not fits or any(
+            want is not None and got != want for got, want in zip(batch.shape, shape, strict=True)
+        ):
+            raise ShapeError(
+                "the batch has another shape",
+                where=self._input,
+                expected=_shape_text(shape),
+                got=list(batch.shape),
+            )
+        if batch.dtype != self._dtype:
+            raise DtypeError(
+                "the batch has another element type",
+                where=self._input,
+                expected=self._dtype.name,
+                got=batch.dtype.name,
+                fix=f"convert it with .astype({self._dtype.name!r}) if that loses nothing",
+            )
+        if self._dtype.kind == "f" and not np.isfinite(cast("NDArray[np.floating]", batch)).all():
+            raise NotFiniteError(
+                "the batch holds NaN or infinity", where=self._first_bad(batch), expected="finite numbers"
+            )
+
+    def _first_bad(self, batch: NDArray[np.generic]) -> str:
+        bad = np.argwhere(~np.isfinite(cast("NDArray[np.floating]", batch)))[0]
+        return f"{self._input}{[int(index) for index in bad]}"
+
+    def _logits(self, outputs: dict[str, NDArray[np.generic]], n: int) -> NDArray[np.float32]:
+        wanted = LOGITS if self._head is None else FEATURES
+        given = outputs.get(wanted)
+        if given is None or given.ndim != 2 or given.shape[0] != n:  # [N, C]
+            raise ModelError(
+                f"the model gives no {wanted}",
+                where=wanted,
+                expected=f"[{n}, ...]",
+                got=sorted(outputs) if given is None else list(given.shape),
+            )
+        logits = given.astype(np.float32, copy=False)
+        if self._head is not None:
+            weight, bias = self._head
+            if logits.shape[1] != weight.shape[0]:
+                raise ShapeError(
+                    "the head belongs to other features",
+                    where=FEATURES,
+                    expected=f"[{n}, {weight.shape[0]}]",
+                    got=list(logits.shape),
+                )
+            logits = logits @ weight + bias
+        if logits.shape[1] != len(self.policy.labels):
+            raise ClassCountError(
+                "the model and the labels disagree",
+                where=LOGITS,
+                expected=f"{len(self.policy.labels)} classes (policy.json)",
+                got=logits.shape[1],
+            )
+        return logits
+
+
+def load(path: Path | str, *, threads: int = 1, clock: Clock | None = None) -> Student:
+    """The student of a bundle, ready to answer.
+
+    Args:
+        path: `NAME.esb`, or a bundle's folder.
+        threads: that share one operator.
+        clock: the machine's own where none is given.
+
+    Raises:
+        PathError, BundleError, BundleTruncatedError, BundleAlteredError: as `core.bundle.Bundle`.
+        MessageError, SettingError: the policy is malformed.
+        ModelError, EngineError, MissingExtraError: as `infer.engine.OnnxEngine`.
+    """
+    from edgestill.infer.engine import OnnxEngine
+
+    bundle = Bundle.open(path)
+    policy = Policy.from_bytes(bundle.read(POLICY))
+    engine = OnnxEngine(bundle.read(MODEL), threads=threads)
+    return Student(engine, policy, clock=clock or SystemClock())
+
+
+def _checked(head: Head, classes: int) -> Head:
+    weight, bias = (np.ascontiguousarray(part, dtype=np.float32) for part in head)
+    if weight.ndim != 2 or bias.shape != weight.shape[1:]:  # [D, C]
+        raise ShapeError(
+            "a head's parts do not fit",
+            where="head",
+            expected="weight [D, C] and bias [C]",
+            got=f"{list(weight.shape)} and {list(bias.shape)}",
+        )
+    if len(bias) != classes:
+        raise ClassCountError(
+            "the head and the labels disagree",
+            where="head",
+            expected=f"{classes} classes (policy.json)",
+            got=len(bias),
+        )
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise NotFiniteError("a head holds NaN or infinity", where="head", expected="finite numbers")
+    return weight, bias
+
+
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    return "[" + ", ".join("N" if dim is None else str(dim) for dim in shape) + "]"

@@ -1,0 +1,140 @@
+"""The policy of a bundle, fitted on data neither teacher nor student was trained on.
+
+Held-out data is split in three: one part fits the temperatures and alpha, one chooses the threshold, one reports. The
+threshold comes from Learn-then-Test on the loss "the teacher is right and the fused answer is wrong" where the
+samples are independent; where several belong to one group (a person), that promise would be false: the threshold then
+only keeps the escalation budget, and the policy says that it promises nothing and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edgestill.core.errors import ClassCountError, DataError
+from edgestill.infer.calibration import (
+    expected_calibration_error,
+    fit_alpha,
+    fit_temperature,
+    negative_log_likelihood,
+)
+from edgestill.infer.confidence import confidence_of, softmax
+from edgestill.infer.fusion import fuse
+from edgestill.infer.risk import choose_threshold, threshold_for_share
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.infer.policy import Policy
+
+EPSILON: Final = 0.05
+DELTA: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heldout:
+    """What teacher and student say about held-out data.
+
+    Attributes:
+        student: logits `[N, C]`.
+        teacher: logits `[N, C]`.
+        labels: `[N]`.
+        groups: `[N]`.
+    """
+
+    student: NDArray[np.float32]
+    teacher: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.student.shape != self.teacher.shape:
+            raise ClassCountError(
+                "teacher and student answer differently many classes",
+                expected=self.teacher.shape,
+                got=self.student.shape,
+            )
+
+    def part(self, index: NDArray[np.int64]) -> Heldout:
+        """These samples only."""
+        return Heldout(
+            student=self.student[index],
+            teacher=self.teacher[index],
+            labels=self.labels[index],
+            groups=self.groups[index],
+        )
+
+
+def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
+    """Fits temperatures, alpha and threshold.
+
+    Args:
+        heldout: at least 30 samples.
+        wanted: what is not fitted: labels, measure, budgets, what may leave.
+        seed: of the split.
+
+    Raises:
+        DataError: fewer than 30 samples.
+    """
+    if len(heldout.labels) < 30:
+        raise DataError(
+            "too little held-out data to calibrate", expected="at least 30 samples", got=len(heldout.labels)
+        )
+    fit, choose, report = _thirds(heldout, seed)
+    policy = replace(
+        wanted,
+        temperature=fit_temperature(fit.student, fit.labels),
+        teacher_temperature=fit_temperature(fit.teacher, fit.labels),
+    )
+    student, teacher = _probabilities(policy, fit)
+    policy = replace(policy, alpha=fit_alpha(teacher, student, fit.labels))
+    policy, promise = _with_threshold(policy, choose)
+    return replace(policy, evidence=promise | {"report": _report(policy, report)})
+
+
+def _with_threshold(policy: Policy, part: Heldout) -> tuple[Policy, JsonObject]:
+    student, teacher = _probabilities(policy, part)
+    confidence = confidence_of(student, policy.measure)
+    threshold = threshold_for_share(confidence, policy.escalation_share)
+    groups = len(np.unique(part.groups))
+    if groups < len(part.labels):
+        why = f"{len(part.labels)} samples of {groups} groups are not independent; the threshold keeps the budget only"
+        return replace(policy, threshold=threshold), {"promised": False, "n": groups, "why": why}
+    right = teacher.argmax(1) == part.labels
+    fused = fuse(teacher, student, policy.alpha)
+    promise = choose_threshold(
+        confidence,
+        right & (student.argmax(1) != part.labels),
+        escalated_loss=right & (fused.argmax(1) != part.labels),
+        epsilon=EPSILON,
+        delta=DELTA,
+    )
+    return replace(policy, threshold=promise.threshold if promise.promised else threshold), promise.as_json()
+
+
+def _report(policy: Policy, part: Heldout) -> JsonObject:
+    student, teacher = _probabilities(policy, part)
+    fused = fuse(teacher, student, policy.alpha)
+    voices = {"student": student, "teacher": teacher, "fused": fused}
+    figures: JsonObject = {
+        name: {
+            "accuracy": float((voice.argmax(1) == part.labels).mean()),
+            "nll": negative_log_likelihood(voice, part.labels),
+            "ece": expected_calibration_error(voice, part.labels),
+        }
+        for name, voice in voices.items()
+    }
+    return figures | {"n": len(part.labels)}
+
+
+def _probabilities(policy: Policy, part: Heldout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return softmax(part.student, policy.temperature), softmax(part.teacher, policy.teacher_temperature)
+
+
+def _thirds(heldout: Heldout, seed: int) -> tuple[Heldout, Heldout, Heldout]:
+    order = np.random.default_rng(seed).permutation(len(heldout.labels))
+    first, second, third = np.array_split(order, 3)
+    return heldout.part(first), heldout.part(second), heldout.part(third)

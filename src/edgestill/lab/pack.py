@@ -1,0 +1,222 @@
+"""From a trained student to a bundle: quantise, calibrate, golden answers, reference statistics, lineage, card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from edgestill import __version__
+from edgestill.core import manifest as names
+from edgestill.core.bundle import build
+from edgestill.core.digest import Digest
+from edgestill.core.errors import SettingError
+from edgestill.core.hardware import HardwareClass
+from edgestill.core.jsonio import JsonObject, canonical
+from edgestill.core.units import format_size
+from edgestill.infer.confidence import softmax
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.golden import Golden
+from edgestill.lab.calibrate import Heldout, calibrate
+from edgestill.lab.export import export_onnx, head_of
+from edgestill.lab.measure import Figure, accuracy, run_model
+from edgestill.lab.quantise import grid_id, quantise
+from edgestill.lab.views import answers, weights_digest
+from edgestill.learn.statistics import Statistics
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgestill.core.manifest import Manifest
+    from edgestill.infer.policy import Policy
+    from edgestill.lab.samples import Samples
+
+REFERENCE: Final = "reference.stats"
+GOLDEN_SAMPLES: Final = 16
+TOLERANCE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a student comes from, for `lineage.json`.
+
+    Attributes:
+        name: of the model.
+        version: `MAJOR.MINOR.PATCH`.
+        recipe: as JSON.
+        seed: of the run.
+        parent: digest of the bundle it follows, or None.
+        evidence: what of the fleet's evidence it was taught, or empty.
+    """
+
+    name: str
+    version: str
+    recipe: JsonObject
+    seed: int
+    parent: Digest | None = None
+    evidence: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packed:
+    """A bundle ready to be written, and what was measured while making it.
+
+    Attributes:
+        manifest: of the bundle.
+        blobs: name -> bytes.
+        policy: the fitted one.
+        fp32: accuracy of the exported student before int8, on the held-out data.
+        int8: accuracy after.
+        teacher: accuracy of the teacher there.
+    """
+
+    manifest: Manifest
+    blobs: dict[str, bytes]
+    policy: Policy
+    fp32: Figure
+    int8: Figure
+    teacher: Figure
+
+
+def pack(
+    student: nn.Module,
+    teacher: nn.Module,
+    *,
+    train: Samples,
+    heldout: Samples,
+    policy: Policy,
+    origin: Origin,
+    hardware_class: HardwareClass | None = None,
+) -> Packed:
+    """Makes the bundle.
+
+    Args:
+        student: trained; its last linear layer is the head.
+        teacher: what it learned from.
+        train: the student's training inputs; calibrate the quantiser and give the reference statistics.
+        heldout: data that trained neither; fits the policy.
+        policy: the wanted one; temperatures, alpha and threshold are fitted.
+        origin: for the lineage.
+        hardware_class: where it will run; by default this machine's.
+
+    Raises:
+        ModelError: not exportable or quantisable. ClassCountError: labels and heads disagree. DataError: too little data.
+    """
+    if len(policy.labels) != heldout.classes:
+        raise SettingError(
+            "one name a class", where="policy: labels", expected=heldout.classes, got=len(policy.labels)
+        )
+    fp32 = export_onnx(student, torch.from_numpy(heldout.inputs[:2]))
+    where = hardware_class or HardwareClass.here()
+    model = quantise(fp32, train.inputs[_spread(len(train), 512)], where)
+    engine = OnnxEngine(model)
+    logits, _ = run_model(engine, heldout.inputs)
+    teacher_logits = answers(teacher, torch.from_numpy(heldout.inputs)).numpy()
+    said = Heldout(student=logits, teacher=teacher_logits, labels=heldout.labels, groups=heldout.groups)
+    fitted = calibrate(said, policy, seed=origin.seed)
+    figures = {
+        "fp32": accuracy(run_model(OnnxEngine(fp32), heldout.inputs)[0], heldout.labels, heldout.groups),
+        "int8": accuracy(logits, heldout.labels, heldout.groups),
+        "teacher": accuracy(teacher_logits, heldout.labels, heldout.groups),
+    }
+    blobs = {
+        names.MODEL: model,
+        names.POLICY: fitted.to_bytes(),
+        names.GOLDEN: _golden(engine, heldout).to_bytes(),
+        names.LINEAGE: canonical(
+            _lineage(student, teacher, train, origin=origin, figures=figures, model=model)
+        ),
+        REFERENCE: _reference(engine, student, teacher, train).to_bytes(),
+    }
+    blobs[names.CARD] = _card(origin, figures, fitted, len(model)).encode()
+    manifest, blobs = build(
+        name=origin.name,
+        version=origin.version,
+        hardware_class=where.name,
+        blobs=blobs,
+    )
+    return Packed(manifest=manifest, blobs=blobs, policy=fitted, **figures)
+
+
+def reweighted(packed: Packed, **changes: object) -> Packed:
+    """The same bundle with other policy values, such as a budget the operator chose."""
+    policy = replace(packed.policy, **changes)  # type: ignore[arg-type]  # the policy checks every value itself
+    blobs = packed.blobs | {names.POLICY: policy.to_bytes()}
+    head = packed.manifest
+    manifest, blobs = build(
+        name=head.name, version=head.version, hardware_class=head.hardware_class, blobs=blobs
+    )
+    return replace(packed, manifest=manifest, blobs=blobs, policy=policy)
+
+
+def backbone_id(student: nn.Module) -> Digest:
+    """Names everything up to `features`: statistics of the same backbone add, others do not."""
+    name, head = head_of(student)
+    kept = {key: value for key, value in student.state_dict().items() if not key.startswith(f"{name}.")}
+    chunks = [
+        part for key in sorted(kept) for part in (key.encode(), kept[key].detach().cpu().numpy().tobytes())
+    ]
+    return Digest.of_chunks([*chunks, str(head.in_features).encode()])
+
+
+def _reference(engine: OnnxEngine, student: nn.Module, teacher: nn.Module, train: Samples) -> Statistics:
+    features = run_model(engine, train.inputs)[1]
+    targets = softmax(answers(teacher, torch.from_numpy(train.inputs)).numpy())
+    empty = Statistics.empty(
+        backbone=backbone_id(student), window=0, classes=targets.shape[1], features=features.shape[1]
+    )
+    return empty.add(features, targets)
+
+
+def _golden(engine: OnnxEngine, heldout: Samples) -> Golden:
+    inputs = heldout.inputs[_spread(len(heldout), GOLDEN_SAMPLES)]
+    return Golden(input=inputs, logits=run_model(engine, inputs)[0], tolerance=TOLERANCE)
+
+
+def _spread(n: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
+
+
+def _lineage(
+    student: nn.Module,
+    teacher: nn.Module,
+    train: Samples,
+    *,
+    origin: Origin,
+    figures: dict[str, Figure],
+    model: bytes,
+) -> JsonObject:
+    return {
+        "made_by": f"edgestill {__version__}",
+        "teacher": str(weights_digest(teacher)),
+        "student": str(weights_digest(student)),
+        "backbone": str(backbone_id(student)),
+        "data": str(train.digest),
+        "recipe": origin.recipe,
+        "seed": origin.seed,
+        "parent": None if origin.parent is None else str(origin.parent),
+        "evidence": origin.evidence,
+        "grid": str(grid_id(model)),
+        "metrics": {
+            name: {"accuracy": one.value, "ci95": [one.low, one.high], "n": one.n, "groups": one.groups}
+            for name, one in figures.items()
+        },
+    }
+
+
+def _card(origin: Origin, figures: dict[str, Figure], policy: Policy, size: int) -> str:
+    promise = policy.evidence
+    said = "a promise holds" if promise.get("promised") else f"no promise is made: {promise.get('why', '')}"
+    rows = "\n".join(
+        f"| {name} | {one} | {one.n} samples of {one.groups} groups |" for name, one in figures.items()
+    )
+    return (
+        f"# {origin.name} {origin.version}\n\n"
+        f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(size)}.\n\n"
+        "Accuracy on held-out data, with 95 % intervals over groups:\n\n"
+        f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n"
+        f"Asks the teacher for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}. "
+        f"Risk: {said}.\n\nMay leave the device: {policy.leaves}.\n"
+    )

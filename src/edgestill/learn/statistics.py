@@ -1,0 +1,379 @@
+"""Sums from which the best linear head follows, whoever summed them, in whatever order.
+
+On a frozen backbone with features phi `[D]`, to which a constant 1 is appended for the bias, a device keeps
+
+    A = sum w phi phi^T   `[D+1, D+1]`,     B = sum w phi y^T   `[D+1, C]`,     n = number of samples.
+
+- Sums add: over samples, windows and devices. So `solve` on a sum of messages gives the ridge solution that all
+  samples in one place would give (up to rounding), however skewed the devices are and in whatever order they come.
+- Statistics belong to a backbone, the digest of the weights up to `features`; those of another are refused.
+- A window is a number that grows with time. Forgetting drops whole windows, so order never matters.
+- Only the upper triangle of A is kept. Inside everything is float64; a message may be rounded to less.
+- What comes from outside is bounded, finite, and must be what samples could have produced: a diagonal that is not
+  negative, and no product larger than Cauchy and Schwarz allow.
+
+Targets `y` are what the device learns from: the teacher's probabilities or one-hot labels, never fused answers, which
+would train on themselves. Weights correct a biased choice of samples: an audit stands for 1 / (its chance) inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, get_args
+
+import numpy as np
+
+from edgestill.core.errors import EvidenceError, MessageError
+from edgestill.learn import framing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgestill.core.digest import Digest
+    from edgestill.core.jsonio import JsonObject
+
+MAX_BYTES: Final = 4_000_000
+MAX_FEATURES: Final = 2_048
+MAX_CLASSES: Final = 65_536
+MAX_WINDOW: Final = 2**53 - 1
+
+Dtype = Literal["float16", "float32", "float64"]
+
+_MAGIC: Final = b"ESTSTAT1"
+_WHERE: Final = "statistics"
+_SCALE_LIMIT: Final = 1e300
+# what rounding a message may add to |a_ij|, as a share of the largest element
+_ROUNDING: Final = {"float16": 2e-3, "float32": 1e-6, "float64": 1e-12}
+
+
+class Head(NamedTuple):
+    """A linear layer: scores are `features @ weight + bias`.
+
+    Attributes:
+        weight: float32 `[D, C]`.
+        bias: float32 `[C]`.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Statistics:
+    """Sums over samples; a value, never changed.
+
+    Attributes:
+        backbone: digest of the weights up to `features`.
+        window: when; of a sum of several, the newest.
+        classes: C.
+        features: D, without the constant.
+        n: samples summed, whatever their weights.
+        a: float64 `[(D+1)(D+2)/2]`, the upper triangle of A by rows.
+        b: float64 `[D+1, C]`.
+    """
+
+    backbone: Digest
+    window: int
+    classes: int
+    features: int
+    n: int
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, *, backbone: Digest, window: int, classes: int, features: int) -> Self:
+        """Sums over nothing.
+
+        Raises:
+            EvidenceError: a count or the window out of range.
+        """
+        _check_counts(classes=classes, features=features, window=window)
+        size = features + 1
+        return cls(
+            backbone=backbone,
+            window=window,
+            classes=classes,
+            features=features,
+            n=0,
+            a=np.zeros(size * (size + 1) // 2),
+            b=np.zeros((size, classes)),
+        )
+
+    def add(
+        self,
+        features: NDArray[np.floating],
+        targets: NDArray[np.floating],
+        weights: NDArray[np.floating] | None = None,
+    ) -> Self:
+        """These sums and N samples more.
+
+        Args:
+            features: `[N, D]`.
+            targets: `[N, C]`, such as the teacher's probabilities.
+            weights: `[N]`, positive; all 1 where none are given.
+
+        Raises:
+            EvidenceError: shapes that do not fit, NaN or infinity, or a weight that is not positive.
+        """
+        phi = np.asarray(features, dtype=np.float64)
+        y = np.asarray(targets, dtype=np.float64)
+        w = np.ones(len(phi)) if weights is None else np.asarray(weights, dtype=np.float64)
+        _check_samples(self, phi, y, w)
+        phi = np.concatenate([phi, np.ones((len(phi), 1))], axis=1)
+        weighted = (phi * w[:, None]).T
+        rows, columns = np.triu_indices(self.features + 1)
+        return replace(
+            self,
+            n=self.n + len(phi),
+            a=self.a + (weighted @ phi)[rows, columns],
+            b=self.b + weighted @ y,
+        )
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """The sum over both sets of samples; EvidenceError where they are of different kinds."""
+        mine, theirs = ((one.backbone, one.features, one.classes) for one in (self, other))
+        if mine != theirs:
+            raise EvidenceError(
+                "statistics of different kinds do not add",
+                where=_WHERE,
+                expected="backbone {}, {} features, {} classes".format(*mine),
+                got="backbone {}, {} features, {} classes".format(*theirs),
+            )
+        return replace(
+            self,
+            window=max(self.window, other.window),
+            n=self.n + other.n,
+            a=self.a + other.a,
+            b=self.b + other.b,
+        )
+
+    def scaled(self, factor: float) -> Self:
+        """The same samples with all weights times `factor`, such as a prior that shall count for less.
+
+        Raises:
+            EvidenceError: a factor that is negative or not finite.
+        """
+        if not 0 <= factor < _SCALE_LIMIT:
+            raise EvidenceError(
+                "a weight is out of range", where=_WHERE, expected="finite, not negative", got=factor
+            )
+        return replace(self, a=self.a * factor, b=self.b * factor)
+
+    @property
+    def weight(self) -> float:
+        """The sum of all weights: n where none were given."""
+        return float(self.a[-1])
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """A, whole and symmetric: `[D+1, D+1]`."""
+        size = self.features + 1
+        full = np.zeros((size, size))
+        rows, columns = np.triu_indices(size)
+        full[rows, columns] = self.a
+        full[columns, rows] = self.a
+        return full
+
+    def to_bytes(self, dtype: Dtype = "float32") -> bytes:
+        """The message.
+
+        float16 stores both sums divided by their largest element, which the head carries.
+
+        Raises:
+            EvidenceError: longer than 4 MB, or too large for the element type.
+        """
+        scales = {"a": 1.0, "b": 1.0}
+        if dtype == "float16":
+            scales = {"a": _largest(self.a), "b": _largest(self.b)}
+        with np.errstate(over="ignore"):
+            arrays = [
+                (self.a / scales["a"]).astype(dtype),
+                (self.b.ravel() / scales["b"]).astype(dtype),
+            ]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise EvidenceError("sums too large for their element type", where=_WHERE, got=dtype)
+        data = framing.pack(_MAGIC, self._head(dtype, scales), arrays)
+        if len(data) > MAX_BYTES:
+            raise EvidenceError(
+                "statistics are too large to send",
+                where=_WHERE,
+                expected=f"at most {MAX_BYTES} bytes",
+                got=len(data),
+                fix="use float16, or a narrower layer",
+            )
+        return data
+
+    def _head(self, dtype: Dtype, scales: dict[str, float]) -> JsonObject:
+        return {
+            "backbone": str(self.backbone),
+            "window": self.window,
+            "classes": self.classes,
+            "features": self.features,
+            "n": self.n,
+            "dtype": dtype,
+            "scale_a": scales["a"],
+            "scale_b": scales["b"],
+        }
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, backbone: Digest | None = None) -> Self:
+        """Reads a message.
+
+        Args:
+            data: from outside.
+            backbone: the one it must belong to, where the reader knows.
+
+        Raises:
+            MessageError: not a message, over a bound, or sizes that do not add up.
+            EvidenceError: of another backbone, not finite, or nothing that samples could have produced.
+        """
+        fields, rest = framing.unpack(data, magic=_MAGIC, where=_WHERE, max_bytes=MAX_BYTES)
+        dtype = fields.text("dtype", at_most=10)
+        if dtype not in get_args(Dtype):
+            raise MessageError(
+                "unknown element type", where=_WHERE, expected=", ".join(get_args(Dtype)), got=dtype
+            )
+        classes = fields.integer("classes", least=1, most=MAX_CLASSES)
+        features = fields.integer("features", least=1, most=MAX_FEATURES)
+        size = features + 1
+        counts = (size * (size + 1) // 2, size * classes)
+        a, b = framing.cut(rest, counts, dtype, where=_WHERE)
+        scale_a, scale_b = (
+            fields.number(name, least=1e-300, most=_SCALE_LIMIT) for name in ("scale_a", "scale_b")
+        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            a, b = a * scale_a, b * scale_b
+        statistics = cls(
+            backbone=fields.digest("backbone"),
+            window=fields.integer("window", most=MAX_WINDOW),
+            classes=classes,
+            features=features,
+            n=fields.integer("n"),
+            a=a,
+            b=b.reshape(size, classes),
+        )
+        if backbone is not None and statistics.backbone != backbone:
+            raise EvidenceError(
+                "statistics of another backbone", where=_WHERE, expected=backbone, got=statistics.backbone
+            )
+        _check_plausible(statistics, _ROUNDING[dtype])
+        return statistics
+
+    def require(self, minimum: int) -> Self:
+        """These statistics, if they cover enough samples to hide a single one among them.
+
+        Raises:
+            EvidenceError: fewer than `minimum` samples.
+        """
+        if self.n < minimum:
+            raise EvidenceError("too few samples", where=_WHERE, expected=f"at least {minimum}", got=self.n)
+        return self
+
+
+def solve(statistics: Statistics, *, ridge: float) -> Head:
+    """The head `W = (A + ridge I)^-1 B`, bias included under the ridge.
+
+    It minimises `sum w |y - W^T phi|^2 + ridge |W|^2` (Hoerl and Kennard 1970).
+
+    Raises:
+        EvidenceError: ridge is not positive, or the sums are no sums of samples (A + ridge I is not positive
+            definite): rounding can do that where ridge is small.
+    """
+    inverse = regularised_inverse_factor(statistics, ridge)
+    solution = inverse.T @ (inverse @ statistics.b)
+    if not np.isfinite(solution).all():
+        raise EvidenceError("no finite solution", where=_WHERE, fix="use a larger ridge")
+    return Head(solution[:-1].astype(np.float32), solution[-1].astype(np.float32))
+
+
+def regularised_inverse_factor(statistics: Statistics, ridge: float) -> NDArray[np.float64]:
+    """`L^-1 [D+1, D+1]` of the Cholesky factorisation `A + ridge I = L L^T`.
+
+    Raises:
+        EvidenceError: as `solve`.
+    """
+    if not 0 < ridge < _SCALE_LIMIT:
+        raise EvidenceError("ridge is out of range", where=_WHERE, expected="positive, finite", got=ridge)
+    size = statistics.features + 1
+    try:
+        factor = np.linalg.cholesky(statistics.matrix + ridge * np.eye(size))
+        return np.linalg.solve(factor, np.eye(size))
+    except np.linalg.LinAlgError as error:
+        raise EvidenceError(
+            "not the sums of any samples",
+            where=_WHERE,
+            expected="a positive definite A + ridge I",
+            fix="use a larger ridge, or send float64",
+        ) from error
+
+
+def clipped(features: NDArray[np.floating], norm: float) -> NDArray[np.float64]:
+    """Features `[N, D]`, each row shortened to the Euclidean length `norm` where it is longer.
+
+    Bounds what one sample can do to the sums.
+
+    Raises:
+        EvidenceError: a norm that is not positive.
+    """
+    if not norm > 0:
+        raise EvidenceError("a clipping norm is out of range", where=_WHERE, expected="positive", got=norm)
+    phi = np.asarray(features, dtype=np.float64)
+    lengths = np.linalg.norm(phi, axis=1, keepdims=True)
+    factors: NDArray[np.float64] = np.minimum(1.0, norm / np.maximum(lengths, np.finfo(np.float64).tiny))
+    return phi * factors
+
+
+def _largest(array: NDArray[np.float64]) -> float:
+    return float(np.abs(array).max()) or 1.0
+
+
+def _check_counts(*, classes: int, features: int, window: int) -> None:
+    for name, value, least, most in (
+        ("classes", classes, 1, MAX_CLASSES),
+        ("features", features, 1, MAX_FEATURES),
+        ("window", window, 0, MAX_WINDOW),
+    ):
+        if not least <= value <= most:
+            raise EvidenceError(
+                f"{name} out of range", where=_WHERE, expected=f"{least} to {most}", got=value
+            )
+
+
+def _check_samples(
+    statistics: Statistics, phi: NDArray[np.float64], y: NDArray[np.float64], w: NDArray[np.float64]
+) -> None:
+    n = len(phi)
+    wanted = ((n, statistics.features), (n, statistics.classes), (n,))
+    shapes = (phi.shape, y.shape, w.shape)
+    if shapes != wanted:
+        raise EvidenceError(
+            "samples of another shape",
+            where=_WHERE,
+            expected="features {}, targets {}, weights {}".format(*wanted),
+            got="{}, {}, {}".format(*shapes),
+        )
+    if not (np.isfinite(phi).all() and np.isfinite(y).all() and np.isfinite(w).all()):
+        raise EvidenceError("samples hold NaN or infinity", where=_WHERE, expected="finite numbers")
+    if n and w.min() <= 0:
+        raise EvidenceError(
+            "a weight is not positive", where=_WHERE, expected="positive weights", got=w.min()
+        )
+
+
+def _check_plausible(statistics: Statistics, rounding: float) -> None:
+    if not (np.isfinite(statistics.a).all() and np.isfinite(statistics.b).all()):
+        raise EvidenceError("statistics hold NaN or infinity", where=_WHERE, expected="finite sums")
+    diagonal = statistics.matrix.diagonal()
+    if diagonal.min() < 0 or (statistics.n == 0 and (statistics.a.any() or statistics.b.any())):
+        raise EvidenceError(
+            "not the sums of any samples", where=_WHERE, expected="squares that are not negative, 0 for n = 0"
+        )
+    roots = np.sqrt(diagonal)
+    rows, columns = np.triu_indices(statistics.features + 1)
+    slack = rounding * _largest(statistics.a)
+    if (np.abs(statistics.a) > roots[rows] * roots[columns] + slack).any():
+        raise EvidenceError(
+            "not the sums of any samples",
+            where=_WHERE,
+            expected="|a_ij| <= sqrt(a_ii a_jj) (Cauchy-Schwarz)",
+        )

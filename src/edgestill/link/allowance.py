@@ -1,0 +1,142 @@
+"""The data budget: bytes per day, counted in one place.
+
+- A day is a day of UTC. What was spent is forgotten when a later day begins.
+- A clock that goes back by an hour or a day gives nothing back. One that goes back further (a flat battery) was wrong
+  before, and begins a new day: otherwise a single wrong reading could shut a device off for years.
+- `Allowance` is a value: `require` refuses what does not fit, `charge` counts what has happened, `spend` does both.
+  `Meter` is the same for threads that share one.
+- What is counted are the bytes of bodies; heads and the layers below come on top.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self, final
+
+from edgestill.core.errors import SettingError, SpentError
+from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.core.units import format_size
+
+if TYPE_CHECKING:
+    from edgestill.core.protocols import Clock
+
+SECONDS_PER_DAY: Final = 86_400
+MAX_DAY: Final = 10_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """Bytes that may be sent and received per day, and how many were.
+
+    Attributes:
+        bytes_per_day: None allows any number; they are counted all the same.
+        day: that `spent` is about, in days since 1970-01-01 UTC.
+        spent: bytes of that day.
+    """
+
+    bytes_per_day: int | None = None
+    day: int = 0
+    spent: int = 0
+
+    def __post_init__(self) -> None:
+        if self.spent < 0 or (self.bytes_per_day is not None and self.bytes_per_day < 0):
+            raise SettingError("an allowance is out of range", expected="0 bytes or more", got=self)
+
+    def on(self, now: float) -> Self:
+        """The allowance as it stands at `now`, in seconds since 1970."""
+        day = min(max(int(now // SECONDS_PER_DAY), 0), MAX_DAY)
+        if day in {self.day, self.day - 1}:
+            return self
+        return replace(self, day=day, spent=0)
+
+    def left(self, now: float) -> int | None:
+        """Bytes that may still be spent today; None for any number."""
+        if self.bytes_per_day is None:
+            return None
+        return max(0, self.bytes_per_day - self.on(now).spent)
+
+    def spend(self, count: int, now: float) -> Self:
+        """The allowance after `count` bytes more.
+
+        Raises:
+            SpentError: they do not fit.
+        """
+        self.require(count, now)
+        return self.charge(count, now)
+
+    def require(self, count: int, now: float) -> None:
+        """Refuses `count` bytes that do not fit, and counts nothing.
+
+        Raises:
+            SpentError: they do not fit.
+        """
+        left = self.left(now)
+        if left is not None and count > left:
+            raise SpentError(
+                "the data budget of today is used up",
+                where="allowance",
+                expected=f"at most {format_size(left)} of {format_size(self.bytes_per_day or 0)}",
+                got=format_size(count),
+                fix="wait for tomorrow (UTC), or raise bytes_per_day",
+            )
+
+    def charge(self, count: int, now: float) -> Self:
+        """The allowance after `count` bytes that have come or gone already, fit or not."""
+        today = self.on(now)
+        return replace(today, spent=today.spent + max(count, 0))
+
+    def to_bytes(self) -> bytes:
+        """For a file."""
+        return canonical({"bytes_per_day": self.bytes_per_day, "day": self.day, "spent": self.spent})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads what `to_bytes` wrote; MessageError where it is something else."""
+        fields = Fields(parse_object(data, where="allowance"), "allowance")
+        return cls(
+            bytes_per_day=fields.integer("bytes_per_day") if fields.has("bytes_per_day") else None,
+            day=fields.integer("day", most=MAX_DAY),
+            spent=fields.integer("spent"),
+        )
+
+
+@final
+class Meter:
+    """An allowance that several threads spend from.
+
+    Args:
+        allowance: where it starts.
+        clock: tells the day.
+    """
+
+    def __init__(self, allowance: Allowance, clock: Clock) -> None:
+        self._allowance = allowance
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    @property
+    def allowance(self) -> Allowance:
+        """As it stands now; to be kept over a restart."""
+        with self._lock:
+            return self._allowance.on(self._clock.now())
+
+    def left(self) -> int | None:
+        """Bytes that may still be spent today; None for any number."""
+        with self._lock:
+            return self._allowance.left(self._clock.now())
+
+    def spend(self, count: int) -> None:
+        """Counts `count` bytes that are about to go; SpentError, and nothing counted, where they do not fit."""
+        with self._lock:
+            self._allowance = self._allowance.spend(count, self._clock.now())
+
+    def require(self, count: int) -> None:
+        """SpentError where `count` bytes do not fit; counts nothing."""
+        with self._lock:
+            self._allowance.require(count, self._clock.now())
+
+    def charge(self, count: int) -> None:
+        """Counts `count` bytes that have come or gone."""
+        with self._lock:
+            self._allowance = self._allowance.charge(count, self._clock.now())

@@ -1,0 +1,289 @@
+"""A model behind the Open Inference Protocol as a `Predict`: the teacher of a cascade, wherever it runs.
+
+- Tensors travel as raw bytes. A server that refuses these is asked again with JSON tensors, once; if that works, it is
+  remembered. A server that has taken raw bytes is never asked in JSON.
+- What comes back is believed only if it is `[N, C]` of finite numbers for the N inputs that were sent, C as before (or
+  as given); anything else is a `RefusedError`, never an answer. The temperature makes probabilities of the logits here.
+- The deadline of the caller, the timeout of the model, the breaker and the data budget each can keep the question from
+  being asked, and end it.
+- The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage. That
+  the question itself was refused speaks against the question.
+
+Sources: the Open Inference Protocol v2 (REST) and its binary tensor data extension; see `core.oip`.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, final
+from urllib.parse import quote
+
+import numpy as np
+
+from edgestill.core.answer import Answer
+from edgestill.core.errors import (
+    DeadlineError,
+    DtypeError,
+    MessageError,
+    NotFiniteError,
+    RefusedError,
+    SettingError,
+    ShapeError,
+)
+from edgestill.core.oip import (
+    DATATYPE_OF,
+    HEADER,
+    MAX_RANK,
+    NUMPY_NAMES,
+    InferRequest,
+    InferResponse,
+    Tensor,
+)
+from edgestill.core.protocols import Request
+from edgestill.link.control import bearer
+from edgestill.link.exchange import ABSENT, Reply, accepted, exchange
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.core.protocols import Clock, Transport
+    from edgestill.link.allowance import Meter
+    from edgestill.link.breaker import Guard
+
+MAX_CLASSES: Final = 100_000
+MAX_HEAD_BYTES: Final = 65_536
+BYTES_PER_NUMBER: Final = 32  # of JSON at its most talkative
+MAX_ANSWER_BYTES: Final = 64_000_000
+
+_FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+# of servers that do not know raw tensors: malformed, of a kind they do not take, or not the JSON they expect
+_BINARY_REFUSALS: Final = frozenset(
+    {HTTPStatus.BAD_REQUEST, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY}
+)
+
+
+@final
+class RemoteModel:
+    """A model on a server.
+
+    Args:
+        transport: carries the questions.
+        url: of the server, such as `https://hub.example`; `/v2/models/MODEL/infer` is appended.
+        model: its name there.
+        clock: for deadlines and latencies.
+        timeout: seconds for one question, where the caller's deadline is not earlier.
+        credential: shown as a bearer token; None shows nothing.
+        input: the name of the model's input.
+        output: the name of the output with the logits, `[N, C]`.
+        temperature: that the logits are divided by, above 0.
+        classes: C; None takes it from the first answer.
+        allowance: counts the bodies of questions and answers; a question that does not fit is not asked.
+        breaker: guards the server; share one among the models of a server.
+        parameters: of every request, such as `{"purpose": "escalation", "retain": True}`.
+
+    Raises:
+        SettingError: a temperature or a credential that cannot be used.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        url: str,
+        *,
+        model: str,
+        clock: Clock,
+        timeout: float,
+        credential: str | None = None,
+        input: str = "input",  # noqa: A002  # the protocol's own word
+        output: str = "logits",
+        temperature: float = 1.0,
+        classes: int | None = None,
+        allowance: Meter | None = None,
+        breaker: Guard | None = None,
+        parameters: JsonObject | None = None,
+    ) -> None:
+        if not 0 < temperature < float("inf"):
+            raise SettingError("a temperature out of range", expected="above 0, finite", got=temperature)
+        self._transport = transport
+        self._url = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
+        self._clock = clock
+        self._timeout = timeout
+        self._headers = {} if credential is None else bearer(credential)
+        self._input = input
+        self._output = output
+        self._temperature = temperature
+        self._classes = classes
+        self._allowance = allowance
+        self._breaker = breaker
+        self._parameters = dict(parameters or {})
+        self._binary: bool | None = None  # None until the server has shown what it takes
+
+    def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
+        """Asks the server about a batch.
+
+        Args:
+            batch: `[N, ...]`, N at least 1, of a datatype that the protocol has.
+            deadline: monotonic time by which the caller needs the answer.
+
+        Raises:
+            ShapeError, DtypeError, NotFiniteError: a batch that cannot be asked about.
+            UnreachableError: no connection, or the breaker is open.
+            DeadlineError: no answer in time.
+            SpentError: the data budget does not allow the question.
+            RefusedError: the server says no, or its answer is none.
+            AccessError, NotFoundError: it does not know us, or the model.
+        """
+        start = self._clock.monotonic()
+        until = start + self._timeout if deadline is None else min(deadline, start + self._timeout)
+        tensor = _tensor(self._input, batch)
+        logits = self._guarded(tensor, until)
+        probabilities = _softmax(logits, self._temperature)
+        return Answer(
+            probabilities=probabilities,
+            confidence=probabilities.max(axis=1),
+            decided_by=("teacher",) * len(batch),
+            alpha=np.ones(len(batch), dtype=np.float32),
+            teacher=probabilities,
+            latency=self._clock.monotonic() - start,
+        )
+
+    def _guarded(self, tensor: Tensor, until: float) -> NDArray[np.float64]:
+        """The logits, unless the breaker is open; tells it how the peer did."""
+        self._left(until)  # a deadline that has passed already does not speak against the peer
+        self._refuse_if_it_does_not_fit(tensor)
+        if self._breaker is None:
+            return self._logits(self._ask(tensor, until), tensor.shape[0])
+        self._breaker.enter(self._url)
+        answered = False
+        try:
+            reply = self._ask(tensor, until)
+            answered = HTTPStatus.BAD_REQUEST <= reply.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            logits = self._logits(reply, tensor.shape[0])
+            answered = True
+        finally:
+            self._breaker.leave(answered=answered)
+        return logits
+
+    def _ask(self, tensor: Tensor, until: float) -> Reply:
+        """What the server says in the end, be it a refusal."""
+        reply = self._send(tensor, until, binary=self._binary is not False)
+        if self._binary is None and reply.status in _BINARY_REFUSALS:
+            reply = self._send(tensor, until, binary=False)
+            if not reply.is_refusal:
+                self._binary = False
+        elif self._binary is None and not reply.is_refusal:
+            self._binary = True
+        return reply
+
+    def _send(self, tensor: Tensor, until: float, *, binary: bool) -> Reply:
+        question = InferRequest(
+            inputs=(tensor,), outputs=(self._output,), parameters=self._parameters, binary=binary
+        )
+        body, json_length = question.encode(binary=binary)
+        kind = "application/json" if json_length is None else "application/octet-stream"
+        headers = {"content-type": kind, **self._headers}
+        if json_length is not None:
+            headers[HEADER] = str(json_length)
+        request = Request("POST", self._url, headers, body)
+        self._charge(len(body))
+        reply = exchange(
+            self._transport, request, timeout=self._left(until), max_bytes=self._bound(tensor.shape[0])
+        )
+        self._charge(len(reply.body))
+        return reply
+
+    def _logits(self, reply: Reply, count: int) -> NDArray[np.float64]:
+        accepted(reply, Request("POST", self._url), documented=ABSENT)
+        try:
+            length = _length(reply.headers.get(HEADER))
+            answer = InferResponse.decode(reply.body, length)
+        except MessageError as error:
+            raise self._garbage("an answer that is none", expected=error.expected, got=error.what) from error
+        found = next((one for one in answer.outputs if one.name == self._output), None)
+        if found is None:
+            raise self._garbage(
+                "an answer without the output",
+                expected=self._output,
+                got=[one.name for one in answer.outputs],
+            )
+        return self._checked(found, count)
+
+    def _checked(self, found: Tensor, count: int) -> NDArray[np.float64]:
+        wanted = (count, self._classes or "C")
+        if (
+            found.datatype not in _FLOATS
+            or len(found.shape) != len(wanted)
+            or found.shape[0] != count
+            or not 1 <= found.shape[1] <= MAX_CLASSES
+            or found.shape[1] != (self._classes or found.shape[1])
+        ):
+            raise self._garbage(
+                "an answer of another shape",
+                expected=f"floats of shape {wanted}",
+                got=f"{found.datatype} {found.shape}",
+            )
+        little = np.dtype(NUMPY_NAMES[found.datatype]).newbyteorder("<")
+        logits = np.frombuffer(found.data, dtype=little).reshape(found.shape).astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise self._garbage(
+                "an answer that is not finite", expected="finite logits", got="NaN or infinity"
+            )
+        self._classes = found.shape[1]
+        return logits
+
+    def _garbage(self, what: str, *, expected: object, got: object) -> RefusedError:
+        return RefusedError(what, where=f"{self._url}: {self._output}", expected=expected, got=got)
+
+    def _left(self, until: float) -> float:
+        left = until - self._clock.monotonic()
+        if left <= 0:
+            raise DeadlineError("no time left to ask", where=self._url, got=f"{left:.3f} s")
+        return left
+
+    def _refuse_if_it_does_not_fit(self, tensor: Tensor) -> None:
+        if self._allowance is not None:
+            self._allowance.require(len(tensor.data))
+
+    def _charge(self, count: int) -> None:
+        if self._allowance is not None:
+            self._allowance.charge(count)
+
+    def _bound(self, count: int) -> int:
+        numbers = count * (self._classes or MAX_CLASSES)
+        return min(MAX_HEAD_BYTES + numbers * BYTES_PER_NUMBER, MAX_ANSWER_BYTES)
+
+
+def _tensor(name: str, batch: NDArray[np.generic]) -> Tensor:
+    if not 1 <= batch.ndim <= MAX_RANK or not batch.size:
+        raise ShapeError(
+            "a batch that cannot be asked about",
+            where=name,
+            expected=f"1 to {MAX_RANK} dimensions, none empty",
+            got=batch.shape,
+        )
+    datatype = DATATYPE_OF.get(batch.dtype.name)
+    if datatype is None:
+        raise DtypeError(
+            "a batch that cannot be asked about", where=name, expected=", ".join(DATATYPE_OF), got=batch.dtype
+        )
+    if batch.dtype.kind == "f" and not np.isfinite(batch.astype(np.float64)).all():
+        raise NotFiniteError("a batch with NaN or infinity", where=name, expected="finite numbers")
+    little = batch.astype(batch.dtype.newbyteorder("<"), copy=False)
+    return Tensor(name, datatype, batch.shape, np.ascontiguousarray(little).tobytes())
+
+
+def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.float32]:
+    # shifted before it is divided: the largest is 0 whatever the temperature, and what overflows is as good as never
+    with np.errstate(over="ignore", under="ignore"):
+        powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+        probabilities: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
+
+
+def _length(header: str | None) -> int | None:
+    if header is None:
+        return None
+    if not header.isdecimal() or len(header) > len(str(MAX_ANSWER_BYTES)):
+        raise MessageError("a header that is no length", where=HEADER, expected="a number", got=header[:40])
+    return int(header)

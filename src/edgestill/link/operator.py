@@ -1,0 +1,254 @@
+"""An operator's calls to a hub: publishing, join tokens, rollouts, and what the fleet and its evidence look like.
+
+- What the hub answers for people to see (releases, rollouts, the fleet, counts) is handed on as JSON, bounded; what a
+  program goes on with (digests, tokens, samples, sums) is read and checked.
+- Nothing is retried: publishing is idempotent and may be repeated, starting a rollout is not.
+- A file that is uploaded may take long: `timeout` grows by a second for every `UPLOAD_SPEED` bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, final
+from urllib.parse import quote
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import MessageError
+from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.core.manifest import BlobRef
+from edgestill.core.oip import HEADER, InferResponse
+from edgestill.core.protocols import Request
+from edgestill.core.release import Gates
+from edgestill.link.control import bearer
+from edgestill.link.exchange import ABSENT, CONFLICTING, Reply, accepted, exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgestill.core.errors import EdgestillError
+    from edgestill.core.jsonio import Json, JsonObject
+    from edgestill.core.protocols import Transport
+
+MAX_JSON_BYTES: Final = 16_000_000
+MAX_TARGETS_BYTES: Final = 5_000_000
+MAX_SAMPLES_BYTES: Final = 64_000_000
+MAX_STATISTICS_BYTES: Final = 64_000_000
+UPLOAD_SPEED: Final = 16_384  # bytes per second
+
+_PRINTABLE: Final = r"[\x21-\x7e]+"
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+
+
+@final
+class OperatorClient:
+    """Speaks with one hub.
+
+    Every method raises AccessError for a token that the hub does not know, RefusedError where the hub says no,
+    UnreachableError and DeadlineError where it does not answer, and MessageError where its answer is none.
+
+    Args:
+        transport: carries the requests.
+        hub_url: `https://hub.example` or `http://127.0.0.1:8080`, without a trailing path.
+        token: the operator's.
+        timeout: seconds for one exchange.
+
+    Raises:
+        SettingError: a token that no header can carry.
+    """
+
+    def __init__(self, transport: Transport, hub_url: str, *, token: str, timeout: float = 30.0) -> None:
+        self._transport = transport
+        self._api = f"{hub_url.rstrip('/')}/v1/admin/"
+        self._headers = bearer(token)
+        self._timeout = timeout
+
+    # Publishing
+
+    def online_key(self) -> JsonObject:
+        """The hub's public key, for the publisher to name in `root.json`."""
+        return self._object("GET", "online-key")
+
+    def upload_root(self, root: bytes) -> None:
+        """Hands over the publisher's root metadata, the first or the next."""
+        self._call("POST", "root", root)
+
+    def upload_bundle(self, archive: bytes) -> BlobRef:
+        """Hands over an `.esb` archive; digest and size as the hub keeps it.
+
+        Raises:
+            MessageError: the hub keeps something else than was sent.
+        """
+        fields = Fields(self._object("PUT", "blobs", archive), "blob")
+        kept = BlobRef(fields.digest("digest"), fields.integer("size"))
+        sent = BlobRef(Digest.of(archive), len(archive))
+        if kept != sent:
+            raise MessageError("the hub keeps another archive", where="blob", expected=sent, got=kept)
+        return kept
+
+    def targets(self) -> bytes | None:
+        """The publisher's list as the hub serves it; None before the first."""
+        reply = self._reply("GET", "metadata/targets", max_bytes=MAX_TARGETS_BYTES)
+        if reply.status == HTTPStatus.NOT_FOUND:
+            return None
+        return accepted(reply, self._request("GET", "metadata/targets")).body
+
+    def upload_targets(self, targets: bytes) -> None:
+        """Hands over the publisher's next list; every archive that it names must be there."""
+        self._call("POST", "targets", targets)
+
+    def releases(self) -> JsonObject:
+        """`{"releases": [...]}`."""
+        return self._object("GET", "releases")
+
+    # Joining
+
+    def join_token(self, *, uses: int = 1, expires_in: float = 7 * 86_400.0) -> str:
+        """A token by which `uses` devices may join within `expires_in` seconds.
+
+        Raises:
+            ConflictError: the hub has no root yet, which a token would pin.
+        """
+        body = canonical({"uses": uses, "expires_in": expires_in})
+        answer = self._object("POST", "join-tokens", body, documented=CONFLICTING)
+        return Fields(answer, "join token").text("token", pattern=_PRINTABLE)
+
+    # Rollouts
+
+    def start_rollout(
+        self,
+        release: str,
+        *,
+        stages: Sequence[float] = (1.0,),
+        gates: Gates | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
+        """Begins to bring a release to the fleet, or to the devices that carry `labels`; the rollout's id.
+
+        Raises:
+            NotFoundError: no such release is listed.
+            ConflictError: another rollout is open for these devices.
+        """
+        wanted: JsonObject = {
+            "release": release,
+            "stages": list(stages),
+            "gates": asdict(gates or Gates()),
+            "labels": dict(labels or {}),
+        }
+        answer = self._object("POST", "rollouts", canonical(wanted), documented=CONFLICTING)
+        return _id(answer.get("id"))
+
+    def rollouts(self) -> JsonObject:
+        """`{"rollouts": [...]}`, the newest first."""
+        return self._object("GET", "rollouts")
+
+    def rollout(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Where it is, why, and how each of its devices stands.
+
+        Raises:
+            NotFoundError: no such rollout.
+        """
+        return self._object("GET", f"rollouts/{_id(id)}", documented=ABSENT)
+
+    def pause(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Stops a rollout where it is; the rollout afterwards.
+
+        Raises:
+            NotFoundError: no such rollout. ConflictError: it is over.
+        """
+        return self._order(id, "pause")
+
+    def resume(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Runs a paused rollout on; the rollout afterwards. Errors as `pause`."""
+        return self._order(id, "resume")
+
+    def rollback(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Sends the rollout's devices back to what they had; the rollout afterwards. Errors as `pause`."""
+        return self._order(id, "rollback")
+
+    # The fleet and its evidence
+
+    def fleet(self) -> JsonObject:
+        """`{"devices": [...]}`."""
+        return self._object("GET", "fleet")
+
+    def evidence(self) -> JsonObject:
+        """Counts of samples and of statistics."""
+        return self._object("GET", "evidence")
+
+    def samples(self, *, after: int = 0, limit: int = 1_000) -> InferResponse:
+        """The next samples after an id, of one shape.
+
+        Args:
+            after: 0 to begin; later `parameters["last"]` of the answer before.
+            limit: samples at most; the hub may give fewer.
+
+        Returns:
+            Outputs `input` `[N, ...]`, `teacher` FP32 `[N, C]` (logits), `audit` BOOL `[N]` and `id` INT64 `[N]`;
+            parameters `devices` (a name per row) and `last`. N = 0 says that there are no more.
+        """
+        path = f"evidence/samples?after={after:d}&limit={limit:d}"
+        reply = self._call("GET", path, max_bytes=MAX_SAMPLES_BYTES)
+        length = reply.headers.get(HEADER)
+        if length is not None and _NUMBER.fullmatch(length) is None:
+            raise MessageError(
+                "a header that is no length", where=HEADER, expected="a number", got=length[:40]
+            )
+        return InferResponse.decode(reply.body, None if length is None else int(length))
+
+    def statistics(self, backbone: Digest) -> bytes:
+        """The sum over the fleet as a `learn.statistics` message.
+
+        Args:
+            backbone: that the features are of.
+
+        Raises:
+            NotFoundError: nobody has sent any.
+        """
+        path = f"evidence/statistics?backbone={quote(str(backbone), safe='')}"
+        return self._call("GET", path, max_bytes=MAX_STATISTICS_BYTES, documented=ABSENT).body
+
+    def _order(self, id: str, order: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        return self._object("POST", f"rollouts/{_id(id)}/{order}", documented=CONFLICTING)
+
+    def _object(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        documented: Mapping[int, type[EdgestillError]] | None = None,
+    ) -> JsonObject:
+        reply = self._call(method, path, body, documented=documented)
+        return parse_object(reply.body, where=path, max_bytes=MAX_JSON_BYTES)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        max_bytes: int = MAX_JSON_BYTES,
+        documented: Mapping[int, type[EdgestillError]] | None = None,
+    ) -> Reply:
+        reply = self._reply(method, path, body, max_bytes=max_bytes)
+        return accepted(reply, self._request(method, path), documented=documented)
+
+    def _reply(self, method: str, path: str, body: bytes = b"", *, max_bytes: int) -> Reply:
+        timeout = self._timeout + len(body) / UPLOAD_SPEED
+        return exchange(
+            self._transport, self._request(method, path, body), timeout=timeout, max_bytes=max_bytes
+        )
+
+    def _request(self, method: str, path: str, body: bytes = b"") -> Request:
+        kind = "application/octet-stream" if method == "PUT" else "application/json"
+        headers = {"content-type": kind, **self._headers} if body else self._headers
+        return Request(method, self._api + path, headers, body)
+
+
+def _id(value: Json) -> str:
+    text = str(value)
+    if _NUMBER.fullmatch(text) is None:
+        raise MessageError("not the id of a rollout", expected="a number", got=repr(text[:40]))
+    return text

@@ -1,0 +1,127 @@
+"""A publisher and a hub in memory: the artefact plane for tests, made with the product's own `trust.repository`.
+
+Every file it serves lies open in `files`, so that a test can be the attacker: withhold, replace, mix, or sign with keys
+it should not have. `fetch` is a `trust.client.Fetch` and hands out whatever lies there, however long it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import NotFoundError
+from edgestill.trust import repository
+from edgestill.trust.keys import SigningKey
+from edgestill.trust.metadata import TargetInfo, target_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from edgestill.core.protocols import Clock
+
+DAY = 86_400.0
+
+
+@final
+class RepositorySimulator:
+    """One repository with one online key. It starts with a root and nothing else.
+
+    Args:
+        clock: what publisher and hub go by.
+        root_keys: how many root keys there are.
+        threshold: how many of them must sign.
+        lifetime: seconds that timestamps hold.
+
+    Attributes:
+        files: path -> bytes, as served.
+        fetched: path and longest answer wanted, of every fetch.
+        root: the newest root.
+    """
+
+    def __init__(
+        self, clock: Clock, *, root_keys: int = 1, threshold: int = 1, lifetime: float = DAY
+    ) -> None:
+        self.clock = clock
+        self.lifetime = lifetime
+        self.threshold = threshold
+        self.root_keys = [SigningKey.generate() for _ in range(root_keys)]
+        self.targets_key = SigningKey.generate()
+        self.online = SigningKey.generate()
+        self.files: dict[str, bytes] = {}
+        self.fetched: list[tuple[str, int]] = []
+        self.targets: bytes | None = None
+        self.fresh: repository.Fresh | None = None
+        self.root = self._new_root(1)
+        self._serve(self.root)
+
+    def fetch(self, path: str, at_most: int) -> bytes:
+        """What lies there; NotFoundError where nothing does."""
+        self.fetched.append((path, at_most))
+        if path not in self.files:
+            raise NotFoundError("no such file", where=path)
+        return self.files[path]
+
+    def publish(self, bundles: Mapping[str, bytes], *, retire: Iterable[str] = ()) -> None:
+        """Lists and serves bundles, retires others, and freshens."""
+        added = {name: TargetInfo(len(data), Digest.of(data)) for name, data in bundles.items()}
+        self.targets = repository.sign_targets(
+            previous=self.targets,
+            add=added,
+            remove=retire,
+            keys=[self.targets_key],
+            expires=self.clock.now() + 90 * DAY,
+        )
+        for name, data in bundles.items():
+            self.files[target_path(name, added[name].digest)] = data
+        self._serve(self.targets)
+        self.freshen()
+
+    def freshen(self) -> None:
+        """Signs a new timestamp, and a new snapshot where one is needed."""
+        assert self.targets is not None, "publish something first"
+        self.fresh = repository.freshen(
+            root=self.root,
+            targets=self.targets,
+            previous_snapshot=None if self.fresh is None else self.fresh.snapshot,
+            previous_timestamp=None if self.fresh is None else self.fresh.timestamp,
+            online=self.online,
+            now=self.clock.now(),
+            lifetime=self.lifetime,
+        )
+        self._serve(self.fresh.snapshot)
+        self._serve(self.fresh.timestamp)
+
+    def rotate(self, *, root: bool = False, targets: bool = False, online: bool = False) -> None:
+        """Serves the next root, with new keys for the roles named; call `publish` or `freshen` after it."""
+        retiring = self.root_keys
+        if root:
+            self.root_keys = [SigningKey.generate() for _ in retiring]
+        if online:
+            self.online = SigningKey.generate()
+        if targets:
+            self.targets_key = SigningKey.generate()
+            self.targets = None if self.targets is None else self._renew(self.targets)
+        version = int(repository.file_name(self.root).partition(".")[0]) + 1
+        self.root = repository.countersign(self._new_root(version), keys=retiring)
+        self._serve(self.root)
+
+    def _new_root(self, version: int) -> bytes:
+        return repository.create_root(
+            root=self.root_keys,
+            targets=[self.targets_key.public],
+            online=self.online.public,
+            expires=self.clock.now() + 365 * DAY,
+            version=version,
+            threshold=self.threshold,
+        )
+
+    def _renew(self, targets: bytes) -> bytes:
+        listed = repository.countersign(targets, keys=[self.targets_key])
+        renewed = repository.sign_targets(
+            previous=listed, add={}, keys=[self.targets_key], expires=self.clock.now() + 90 * DAY
+        )
+        self._serve(renewed)
+        return renewed
+
+    def _serve(self, metadata: bytes) -> None:
+        self.files[f"metadata/{repository.file_name(metadata)}"] = metadata

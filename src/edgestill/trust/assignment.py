@@ -1,0 +1,180 @@
+"""Signed assignments: what one device shall run, said by the hub, and only for a while.
+
+- An envelope is `{"signed": {...}, "signatures": [{"keyid": ..., "sig": hex}]}`. The signature is over a fixed prefix and
+  the canonical JSON of `signed`: a signature made for TUF metadata can never pass for an assignment, nor the other way.
+- The keys come from the publisher's root metadata (field `x-edgestill-assignment`), so that the root's keys can take
+  the power to assign away from a hub. Key ids are computed; one key counts once, however often it signs.
+- Refused are: too few good signatures, another device's assignment, a counter smaller than one already seen (a replay),
+  and one past its time. The signature is judged first: nothing unsigned is believed, not even for an error text.
+- What it names must also be listed by the publisher; that is `client.TrustedClient`'s part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, final
+
+from edgestill.core.errors import ExpiredError, MessageError, ReplayError, SettingError, TrustError
+from edgestill.core.jsonio import Fields, canonical
+from edgestill.core.release import Assignment
+from edgestill.trust.keys import PublicKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edgestill.core.jsonio import Json, JsonObject
+    from edgestill.trust.keys import SigningKey
+
+PREFIX: Final = b"edgestill-assignment-v1\n"
+MAX_KEYS: Final = 8
+MAX_SIGNED_BYTES: Final = 4096
+
+_WHERE: Final = "assignment"
+_KEYID: Final = r"[0-9a-f]{64}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AssignmentKeys:
+    """Who may assign.
+
+    Attributes:
+        keys: distinct, 1 to `MAX_KEYS` of them.
+        threshold: how many of them must sign, from 1 to their number.
+    """
+
+    keys: tuple[PublicKey, ...]
+    threshold: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.keys) <= MAX_KEYS or len(set(self.keys)) != len(self.keys):
+            raise SettingError("assignment keys are unusable", expected=f"1 to {MAX_KEYS} distinct keys")
+        if not 1 <= self.threshold <= len(self.keys):
+            raise SettingError(
+                "a threshold that cannot be met", expected=f"1 to {len(self.keys)}", got=self.threshold
+            )
+
+    def as_json(self) -> JsonObject:
+        """The field of root metadata."""
+        return {
+            "keyids": [key.keyid for key in self.keys],
+            "threshold": self.threshold,
+            "keys": {key.keyid: key.as_json() for key in self.keys},
+        }
+
+    @classmethod
+    def from_json(cls, value: Json, *, where: str = "x-edgestill-assignment") -> Self:
+        """Reads the field of root metadata.
+
+        Raises:
+            MessageError: not such a field, or a key under an id that is not its own.
+        """
+        fields = Fields.of(value, where)
+        fields.only(("keyids", "threshold", "keys"))
+        named = fields.inner("keys").unknown(())
+        keyids = fields.items("keyids", at_most=MAX_KEYS)
+        if not named or sorted(named) != sorted(map(str, keyids)):
+            raise MessageError("key ids and keys differ", where=where, expected="the same names in both")
+        keys = {
+            keyid: PublicKey.from_json(key, where=f"{where}: {keyid[:64]}") for keyid, key in named.items()
+        }
+        for keyid, key in keys.items():
+            if key.keyid != keyid:
+                raise MessageError(
+                    "a key under an id that is not its own", where=where, expected=key.keyid, got=keyid[:64]
+                )
+        threshold = fields.integer("threshold", least=1, most=len(keys))
+        return cls(tuple(key for _, key in sorted(keys.items())), threshold)
+
+    def verify(self, data: bytes, signatures: Iterable[tuple[str, bytes]]) -> None:
+        """Checks that enough of the keys signed `data`.
+
+        Raises:
+            TrustError: too few good signatures by distinct keys.
+        """
+        known = {key.keyid: key for key in self.keys}
+        good = {
+            keyid
+            for keyid, signature in signatures
+            if keyid in known and known[keyid].verifies(signature, data)
+        }
+        if len(good) < self.threshold:
+            raise TrustError(
+                "an assignment is not signed as it must be",
+                where=_WHERE,
+                expected=f"{self.threshold} good signatures by keys that root.json names",
+                got=len(good),
+                fix="refresh the metadata, then poll again",
+            )
+
+
+def sign(assignment: Assignment, key: SigningKey) -> JsonObject:
+    """The envelope to send to the device."""
+    signed = assignment.as_json()
+    signature = key.sign(_payload(signed)).hex()
+    return {"signed": signed, "signatures": [{"keyid": key.public.keyid, "sig": signature}]}
+
+
+def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int, now: float) -> Assignment:
+    """The assignment in an envelope, if this device may follow it now.
+
+    Args:
+        envelope: what the hub sent.
+        keys: `TrustedClient.assignment_keys`.
+        device: the id of this device.
+        seen: the largest counter accepted so far, 0 before the first. The same counter again is no replay.
+        now: seconds since 1970; `TrustedClient.now()` knows a floor that a flat battery cannot undo.
+
+    Raises:
+        MessageError: not an envelope, or the signed part is no assignment.
+        TrustError: too few good signatures.
+        ReplayError: for another device, or older than `seen`.
+        ExpiredError: past its time.
+    """
+    fields = Fields(envelope, _WHERE)
+    fields.only(("signed", "signatures"))
+    signed = envelope.get("signed")
+    keys.verify(_payload(signed), _signatures(fields))
+    found = Assignment.from_fields(Fields.of(signed, _WHERE))
+    if found.device != device:
+        raise ReplayError("an assignment for another device", where=_WHERE, expected=device, got=found.device)
+    if found.counter < seen:
+        raise ReplayError(
+            "an assignment older than one already seen",
+            where=_WHERE,
+            expected=f"counter {seen} or more",
+            got=found.counter,
+        )
+    if now >= found.expires:
+        raise ExpiredError(
+            "an assignment is past its time",
+            where=_WHERE,
+            expected=f"now before {found.expires} (seconds since 1970)",
+            got=int(now),
+            fix="poll again; if it stays, set the clock",
+        )
+    return found
+
+
+def _payload(signed: Json) -> bytes:
+    if not isinstance(signed, dict):
+        raise MessageError("a field is not what it should be", where=f"{_WHERE}: signed", expected="{...}")
+    try:
+        data = PREFIX + canonical(signed)
+    except ValueError as error:  # half a surrogate pair is a JSON string, but no text
+        raise MessageError("cannot be written as JSON in UTF-8", where=_WHERE, got=error) from error
+    if len(data) > MAX_SIGNED_BYTES:
+        raise MessageError(
+            "an assignment is too long",
+            where=_WHERE,
+            expected=f"at most {MAX_SIGNED_BYTES} bytes",
+            got=len(data),
+        )
+    return data
+
+
+def _signatures(fields: Fields) -> list[tuple[str, bytes]]:
+    return [
+        (one.text("keyid", pattern=_KEYID), bytes.fromhex(one.text("sig", pattern=r"[0-9a-f]{128}")))
+        for one in fields.objects("signatures", at_most=MAX_KEYS)
+    ]

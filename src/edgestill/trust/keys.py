@@ -1,0 +1,156 @@
+"""Ed25519 keys (RFC 8032), named as TUF names them.
+
+- A key's id is the SHA-256 of its public form in canonical JSON, so that a key cannot appear under two names: the id
+  is computed here and never taken from a message.
+- A signature by the wrong key, over other bytes, or of the wrong length is one answer: `verifies` is false.
+- A private key shows itself to nobody: its `repr` is the public id, and it leaves only as PEM, by request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self, final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import MessageError, SettingError, TrustError
+from edgestill.core.jsonio import Fields, canonical
+
+if TYPE_CHECKING:
+    from edgestill.core.jsonio import Json, JsonObject
+
+MAX_PEM_BYTES: Final = 10_000
+MAX_PASSPHRASE_BYTES: Final = 1023
+"""What PKCS #8 encryption takes."""
+
+_ED25519: Final = "ed25519"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """The half that everybody may see.
+
+    Attributes:
+        hex: the 32 bytes of the key as 64 lower-case hex digits.
+    """
+
+    hex: str
+
+    def __post_init__(self) -> None:
+        Fields({"public": self.hex}, "public key").text("public", pattern=r"[0-9a-f]{64}")
+
+    @property
+    def keyid(self) -> str:
+        """The name of the key: 64 hex digits."""
+        return Digest.of(canonical(self.as_json())).hex
+
+    def as_json(self) -> JsonObject:
+        """The public form that TUF metadata holds."""
+        return {"keytype": _ED25519, "scheme": _ED25519, "keyval": {"public": self.hex}}
+
+    @classmethod
+    def from_json(cls, value: Json, *, where: str = "public key") -> Self:
+        """Reads what `as_json` gave.
+
+        Raises:
+            MessageError: another kind of key, or more than a key. A further field would give the same key a second id.
+        """
+        fields = Fields.of(value, where)
+        fields.only(("keytype", "scheme", "keyval"))
+        fields.text("keytype", pattern=_ED25519)
+        fields.text("scheme", pattern=_ED25519)
+        inner = fields.inner("keyval")
+        inner.only(("public",))
+        return cls(inner.text("public", pattern=r"[0-9a-f]{64}"))
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Whether `signature` was made over `data` by the private half of this key."""
+        try:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.hex)).verify(signature, data)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class SigningKey:
+    """The half that signs. Made by `generate` or `from_pem`.
+
+    Attributes:
+        public: the other half.
+    """
+
+    public: PublicKey
+    _private: Ed25519PrivateKey = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new key from the operating system's randomness."""
+        return cls._of(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_pem(cls, pem: bytes, passphrase: bytes | None = None) -> Self:
+        """Reads what `to_pem` gave.
+
+        Raises:
+            MessageError: not a PEM file of an Ed25519 private key.
+            TrustError: the passphrase is missing, wrong, or given for a key that has none.
+        """
+        if len(pem) > MAX_PEM_BYTES:
+            raise MessageError(
+                "a key file is too long", expected=f"at most {MAX_PEM_BYTES} bytes", got=len(pem)
+            )
+        try:
+            private = load_pem_private_key(pem, passphrase)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            if _is_locked(pem) or isinstance(error, TypeError):
+                raise TrustError(
+                    "a key does not open", got=error, fix="give the passphrase it was written with"
+                ) from error
+            raise MessageError("not a key", expected="a PEM file (PKCS #8) of a private key") from error
+        if not isinstance(private, Ed25519PrivateKey):
+            raise MessageError("not a key that signs here", expected="Ed25519", got=type(private).__name__)
+        return cls._of(private)
+
+    def to_pem(self, passphrase: bytes | None) -> bytes:
+        """The private key as PKCS #8 PEM, locked with `passphrase`; None leaves it open.
+
+        Raises:
+            SettingError: an empty passphrase, or one longer than 1023 bytes.
+        """
+        if passphrase is not None and not 1 <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
+            raise SettingError(
+                "a passphrase cannot lock a key",
+                expected=f"1 to {MAX_PASSPHRASE_BYTES} bytes, or None",
+                got=len(passphrase),
+            )
+        lock: KeySerializationEncryption = (
+            NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+        )
+        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature (64 bytes) over `data`."""
+        return self._private.sign(data)
+
+    @classmethod
+    def _of(cls, private: Ed25519PrivateKey) -> Self:
+        raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return cls(PublicKey(raw.hex()), private)
+
+
+def _is_locked(pem: bytes) -> bool:
+    return b"ENCRYPTED" in pem

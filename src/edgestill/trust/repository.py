@@ -1,0 +1,299 @@
+"""The signing side of TUF, for publisher and hub: bytes in, bytes out; no files, no clock.
+
+- The publisher holds root and targets keys: it makes `root.json` (`create_root`, `countersign`) and says what may be
+  installed at all (`sign_targets`). The hub holds one online key: it keeps that list fresh (`freshen`) and assigns.
+- What comes back from a hub is judged before it is signed or built upon: the list a publisher continues must carry the
+  publisher's own signatures, and the list a hub takes in must carry those that root names (`check_targets`).
+- Versions only grow. A target's content never changes under its name: that takes a new version, or removing it first.
+- Snapshot and timestamp state length and SHA-256 of what they pin, so that files of two moments cannot be mixed.
+- Metadata expires in whole seconds; one that expires at `t` is refused from `t` on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp  # type: ignore[attr-defined]  # re-exported there without saying so
+
+from edgestill.core.errors import ConflictError, NotFoundError, SettingError, TrustError
+from edgestill.core.jsonio import Fields, parse_object
+from edgestill.core.release import TARGET
+from edgestill.trust.metadata import (
+    MAX_BYTES,
+    TargetInfo,
+    check_time,
+    file_of,
+    read,
+    refusing,
+    root_of,
+    signed_by,
+    target_info,
+    target_path,
+    time_of,
+    verified,
+)
+from edgestill.trust.root import check_root, create_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from securesystemslib.signer import Signature  # type: ignore[attr-defined]  # re-exported there without saying so
+
+    from edgestill.trust.keys import PublicKey, SigningKey
+
+__all__ = (
+    "Fresh",
+    "TargetInfo",
+    "check_root",
+    "check_targets",
+    "countersign",
+    "create_root",
+    "file_name",
+    "freshen",
+    "sign_targets",
+    "target_path",
+)
+
+SNAPSHOT_LIFETIMES: Final = 4
+"""A snapshot holds this many timestamps' lifetimes, so that most refreshes need not fetch it again."""
+
+_TARGETS_FILE: Final = "targets.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What the hub's online key says now: both hold for the lifetime asked for, at least.
+
+    Attributes:
+        snapshot: names the version of targets.json.
+        timestamp: names the version of the snapshot.
+    """
+
+    snapshot: bytes
+    timestamp: bytes
+
+
+def countersign(metadata: bytes, *, keys: Sequence[SigningKey]) -> bytes:
+    """The same metadata with further signatures: of a retiring root key, or of a second person.
+
+    Whoever countersigns vouches for the content: look at it first (`check_root`, `check_targets`).
+
+    Raises:
+        TrustError: not root or targets metadata.
+    """
+    if _head(metadata)[0] == Root.type:
+        return signed_by(read(Root, metadata), keys)
+    return signed_by(read(Targets, metadata), keys)
+
+
+# Targets
+
+
+def sign_targets(
+    *,
+    previous: bytes | None,
+    add: Mapping[str, TargetInfo],
+    remove: Iterable[str] = (),
+    keys: Sequence[SigningKey],
+    expires: float,
+    trusted: Sequence[PublicKey] = (),
+) -> bytes:
+    """The publisher's next list of what may be installed.
+
+    Args:
+        previous: the list until now, as the hub gave it; None starts a list.
+        add: target name -> size and digest.
+        remove: names to retire; no device installs them any more.
+        keys: sign the new list.
+        expires: seconds since 1970; devices stop installing then, so sign again in time.
+        trusted: keys that must all have signed `previous`; those of `keys` when empty. Name the old ones after
+            a change of keys.
+
+    Raises:
+        TrustError: `previous` lacks a signature: somebody else may have slipped something in.
+        NotFoundError: a name to remove is not listed.
+        ConflictError: another content under a name that is listed.
+        SettingError: no keys, or the list would become longer than devices accept.
+    """
+    if not keys:
+        raise SettingError("nobody signs the list", expected="at least one key")
+    signed = Targets() if previous is None else _vouched(previous, trusted or [key.public for key in keys])
+    for name in remove:
+        if signed.targets.pop(name, None) is None:
+            raise NotFoundError("no such target is listed", where=_TARGETS_FILE, got=name)
+    for name, info in add.items():
+        _add(signed, name, info)
+    signed.version = 1 if previous is None else signed.version + 1
+    signed.expires = time_of(expires)
+    data = signed_by(Metadata(signed), keys)
+    if len(data) > MAX_BYTES[Targets.type]:
+        raise SettingError(
+            "the list of targets is too long",
+            expected=f"at most {MAX_BYTES[Targets.type]} bytes",
+            got=len(data),
+            fix="remove old releases",
+        )
+    return data
+
+
+def check_targets(
+    *, root: bytes, previous: bytes | None, targets: bytes, now: float
+) -> dict[str, TargetInfo]:
+    """What a hub checks of an uploaded list before it serves it; returns the list.
+
+    Args:
+        root: the root that the hub serves.
+        previous: the list served until now.
+        targets: the candidate.
+        now: seconds since 1970.
+
+    Raises:
+        TrustError: too few good signatures, a version that does not grow, an entry no device would install, or
+            delegations (devices do not follow any yet).
+        ExpiredError: past its time.
+    """
+    signed = verified(Targets, targets, root_of(root))
+    check_time(signed, now)
+    if previous is not None and signed.version <= (last := read(Targets, previous).signed.version):
+        raise TrustError(
+            "the list does not grow",
+            where=_TARGETS_FILE,
+            expected=f"version {last + 1} or more",
+            got=signed.version,
+            fix="sign again, from the current list",
+        )
+    if signed.delegations is not None:
+        raise TrustError("delegations are not followed by devices", where=_TARGETS_FILE, expected="none")
+    return {name: target_info(name, entry) for name, entry in signed.targets.items()}
+
+
+# What the hub says by itself
+
+
+def freshen(
+    *,
+    root: bytes,
+    targets: bytes,
+    previous_snapshot: bytes | None,
+    previous_timestamp: bytes | None,
+    online: SigningKey,
+    now: float,
+    lifetime: float,
+) -> Fresh:
+    """A timestamp that holds for `lifetime` seconds, and the snapshot it names.
+
+    The snapshot stays byte for byte while it names the same targets.json and outlives the timestamp. Call this at every
+    change, and again well within the lifetime: devices refuse everything once the timestamp has expired.
+
+    Raises:
+        TrustError: root does not name this key, targets.json is not signed as root says, or is older than the one in
+            the previous snapshot.
+        ExpiredError: root or targets.json is past its time; the publisher must sign again.
+        SettingError: a lifetime under one second.
+    """
+    if lifetime < 1:
+        raise SettingError("a lifetime is too short", expected="at least 1 s", got=lifetime)
+    trusted = root_of(root)
+    check_time(trusted, now)
+    _check_online(trusted, online.public)
+    listed = verified(Targets, targets, trusted)
+    check_time(listed, now)
+    pinned = MetaFile.from_data(listed.version, targets, ["sha256"])
+    snapshot = _still_good(previous_snapshot, pinned, online.public, now + lifetime)
+    if snapshot is None:
+        until = time_of(now + SNAPSHOT_LIFETIMES * lifetime)
+        content = Snapshot(_next_version(previous_snapshot), None, until, {_TARGETS_FILE: pinned})
+        snapshot = signed_by(Metadata(content), [online])
+    named = MetaFile.from_data(_head(snapshot)[1], snapshot, ["sha256"])
+    stamp = Timestamp(_next_version(previous_timestamp), None, time_of(now + lifetime), named)
+    return Fresh(snapshot, signed_by(Metadata(stamp), [online]))
+
+
+def file_name(metadata: bytes) -> str:
+    """The name to serve metadata under, below `metadata/`: `3.targets.json`, but `timestamp.json` (TUF 6.2).
+
+    Raises:
+        TrustError: not top-level metadata.
+    """
+    role, version = _head(metadata)
+    return file_of(role, None if role == Timestamp.type else version)
+
+
+def _head(metadata: bytes) -> tuple[str, int]:
+    with refusing("metadata"):
+        value = parse_object(metadata, where="metadata", max_bytes=max(MAX_BYTES.values()))
+        signed = Fields(value, "metadata").inner("signed")
+        return signed.text("_type", pattern="|".join(MAX_BYTES)), signed.integer("version", least=1)
+
+
+def _vouched(previous: bytes, keys: Sequence[PublicKey]) -> Targets:
+    found = read(Targets, previous)
+    for key in keys:
+        signature = found.signatures.get(key.keyid)
+        if signature is None or not _is_signed(key, signature, found.signed_bytes):
+            raise TrustError(
+                "the list to continue is not the publisher's",
+                where=_TARGETS_FILE,
+                expected=f"a good signature by key {key.keyid[:16]}",
+                fix="compare it with what was signed last; name the keys of then as `trusted`",
+            )
+    return found.signed
+
+
+def _is_signed(key: PublicKey, signature: Signature, data: bytes) -> bool:
+    try:
+        return key.verifies(bytes.fromhex(signature.signature), data)
+    except (TypeError, ValueError):
+        return False
+
+
+def _add(signed: Targets, name: str, info: TargetInfo) -> None:
+    if re.fullmatch(TARGET, name) is None:
+        raise SettingError("not a target name", expected="NAME/1.2.3/CLASS.esb", got=repr(name))
+    listed = signed.targets.get(name)
+    if listed is not None and target_info(name, listed) != info:
+        raise ConflictError(
+            "another content under a name that is listed",
+            where=f"{_TARGETS_FILE}: {name}",
+            expected=listed.hashes.get("sha256"),
+            got=info.digest.hex,
+            fix="publish it as a new version",
+        )
+    signed.targets[name] = TargetFile(info.size, {"sha256": info.digest.hex}, name)
+
+
+def _check_online(root: Root, key: PublicKey) -> None:
+    for role in (Snapshot.type, Timestamp.type):
+        if key.keyid not in root.roles[role].keyids:
+            raise TrustError(
+                f"root.json does not let this key sign {role}.json",
+                where="root.json",
+                expected=", ".join(keyid[:16] for keyid in root.roles[role].keyids),
+                got=key.keyid[:16],
+                fix="have the publisher name it in a new root",
+            )
+
+
+def _next_version(previous: bytes | None) -> int:
+    return 1 if previous is None else _head(previous)[1] + 1
+
+
+def _still_good(previous: bytes | None, pinned: MetaFile, online: PublicKey, until: float) -> bytes | None:
+    """The previous snapshot where it still says what is true, for long enough; None asks for a new one."""
+    if previous is None:
+        return None
+    found = read(Snapshot, previous)
+    named = found.signed.meta.get(_TARGETS_FILE)
+    if named is not None and named.version > pinned.version:
+        raise TrustError(
+            "targets.json is older than the one already served",
+            where=_TARGETS_FILE,
+            expected=f"version {named.version} or more",
+            got=pinned.version,
+        )
+    signature = found.signatures.get(online.keyid)
+    if signature is None or not _is_signed(online, signature, found.signed_bytes):
+        return None
+    return previous if named == pinned and not found.signed.is_expired(time_of(until)) else None

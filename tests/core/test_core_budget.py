@@ -1,0 +1,48 @@
+"""Budgets as people write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgestill.core.budget import Budget
+from edgestill.core.errors import SettingError, UnitError
+
+
+def test_a_budget_reads_as_people_write_it() -> None:
+    """Every side of a budget in one line, spaces or not."""
+    budget = Budget.parse("size = 120 kB, latency=1.5 ms,memory=64MiB, update=20 kB, escalation=20 %")
+    assert budget == Budget(size=120_000, latency=0.0015, memory=67_108_864, update=20_000, escalation=0.2)
+
+
+def test_sides_that_are_not_named_are_open() -> None:
+    """A budget bounds only what it names."""
+    assert Budget.parse("size=120kB") == Budget(size=120_000)
+    assert Budget.parse("") == Budget()
+    assert Budget().latency is None
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("size", "'size'"),
+        ("size 120 kB", "'size 120 kB'"),
+        ("weight=3", "'weight=3'"),
+        ("size=1 kB,size=2 kB", "'size=2 kB'"),
+        ("Size=1 kB", "'Size=1 kB'"),
+        ("=1 kB", "'=1 kB'"),
+    ],
+)
+def test_a_part_that_is_no_side_is_refused(text: str, part: str) -> None:
+    """An unknown or repeated name, or a part without `=`, is refused with the names there are."""
+    with pytest.raises(SettingError, match="size, latency, memory, update, escalation") as caught:
+        Budget.parse(text)
+    assert caught.value.where == part
+
+
+@pytest.mark.parametrize(
+    "text", ["size=", "size=120", "latency=3", "latency=1 kB", "escalation=120 %", "size=1 ms"]
+)
+def test_a_quantity_that_cannot_be_read_is_refused(text: str) -> None:
+    """Each side wants its own kind of quantity, with its unit."""
+    with pytest.raises(UnitError):
+        Budget.parse(text)

@@ -1,0 +1,247 @@
+"""The courier against a hub in memory that serves real metadata, signed with real keys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from device_bundles import HERE, MemoryTransport, TinyHub, release_name, tiny_bundle
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import (
+    AccessError,
+    EdgestillError,
+    ExpiredError,
+    NotFoundError,
+    RefusedError,
+    ReplayError,
+    TrustError,
+)
+from edgestill.core.wire import Report
+from edgestill.delta.codec import diff
+from edgestill.device.courier import Courier
+from edgestill.device.events import Assigned
+from edgestill.device.home import Identity
+from edgestill.device.outbox import Outbox, Statistics
+from edgestill.device.state import Target
+from edgestill.link.control import ControlClient
+from edgestill.testing.clock import FakeClock
+from edgestill.trust.client import TrustedClient
+from edgestill.trust.keys import SigningKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+URL = "http://127.0.0.1:1"
+OLD, NEW = tiny_bundle("1.0.0"), tiny_bundle("1.1.0")
+
+
+def listed(version: str, archive: bytes) -> Target:
+    """The target that the publisher lists."""
+    return Target(name=release_name(version), digest=Digest.of(archive), size=len(archive))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The time of hub and device."""
+    return FakeClock()
+
+
+@pytest.fixture
+def hub(clock: FakeClock) -> TinyHub:
+    """A hub that lists two versions and assigns the first."""
+    one = TinyHub(clock=clock, assigned=("1.0.0", 1))
+    one.publish("1.0.0", OLD)
+    one.publish("1.1.0", NEW)
+    return one
+
+
+@pytest.fixture
+def courier(hub: TinyHub, clock: FakeClock, tmp_path: Path) -> Courier:
+    """A device's courier."""
+    transport = MemoryTransport(hub)
+    control = ControlClient(transport, URL, credential=hub.secret, timeout=5)
+    trusted = TrustedClient(tmp_path / "tuf", root=hub.repository.root, fetch=control.artefact, clock=clock)
+    identity = Identity(device="d1", credential=hub.secret, hub=URL, hardware_class=HERE, interval=3.0)
+    return Courier(identity, control=control, trusted=trusted, transport=transport, clock=clock)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    """An empty one."""
+    box = Outbox.open(tmp_path / "outbox.db")
+    yield box
+    box.close()
+
+
+def test_an_assignment_is_verified_and_looked_up(courier: Courier) -> None:
+    """It comes with the digest and the size that the publisher signed."""
+    assert courier.poll(seen=0) == (Assigned(1, listed("1.0.0", OLD)), 0.05)
+
+
+def test_what_has_not_changed_is_not_named_again(hub: TinyHub, courier: Courier) -> None:
+    """Until it is forgotten: a device in a trial wants to hear it again."""
+    courier.poll(seen=0)
+    assert courier.poll(seen=1) == (None, 0.05)
+    courier.forget()
+    assert courier.poll(seen=1)[0] == Assigned(1, listed("1.0.0", OLD))
+    hub.assigned = ("1.1.0", 2)
+    assert courier.poll(seen=1)[0] == Assigned(2, listed("1.1.0", NEW))
+
+
+def test_nothing_assigned_is_no_error(hub: TinyHub, courier: Courier) -> None:
+    """A new device waits."""
+    hub.assigned = None
+    assert courier.poll(seen=0) == (None, 0.05)
+
+
+def test_attack_a_replayed_assignment_is_refused(hub: TinyHub, courier: Courier) -> None:
+    """However good its signature is; and it is looked at again at the next poll."""
+    with pytest.raises(ReplayError, match="older than one already seen"):
+        courier.poll(seen=5)
+    hub.assigned = ("1.1.0", 5)
+    assert courier.poll(seen=5)[0] == Assigned(5, listed("1.1.0", NEW))
+
+
+def test_attack_a_stolen_hub_assigns_what_the_publisher_does_not_list(hub: TinyHub, courier: Courier) -> None:
+    """The online key alone installs nothing."""
+    hub.assigned = ("9.9.9", 2)
+    with pytest.raises(TrustError, match="does not list this target"):
+        courier.poll(seen=0)
+
+
+def test_attack_an_assignment_signed_by_another_key_is_refused(hub: TinyHub, courier: Courier) -> None:
+    """Only the key that the root names may assign."""
+    courier.poll(seen=0)
+    courier.forget()
+    hub.repository.online = SigningKey.generate()
+    with pytest.raises(TrustError, match="not signed as it must be"):
+        courier.poll(seen=0)
+
+
+def test_attack_metadata_held_back_until_it_expired_is_refused(
+    hub: TinyHub, courier: Courier, clock: FakeClock
+) -> None:
+    """A frozen repository lists nothing."""
+    clock.advance(10 * 86_400)
+    with pytest.raises(ExpiredError):
+        courier.poll(seen=0)
+    hub.repository.freshen()
+    assert courier.poll(seen=0)[0] is not None
+
+
+def test_an_unknown_credential_is_an_access_error(hub: TinyHub, courier: Courier) -> None:
+    """The hub has forgotten this device."""
+    hub.secret = "other"
+    with pytest.raises(AccessError):
+        courier.poll(seen=0)
+
+
+def test_a_bundle_is_downloaded_whole(courier: Courier, tmp_path: Path) -> None:
+    """Without a base there is no patch to ask for."""
+    to = tmp_path / "x.esb"
+    courier.fetch(listed("1.0.0", OLD), to=to, base=None)
+    assert to.read_bytes() == OLD
+
+
+def patched(hub: TinyHub, courier: Courier, folder: Path, patch: bytes | None) -> list[str]:
+    """Fetches NEW on a device that has OLD; the paths it asked for."""
+    base = folder / "old.esb"
+    base.write_bytes(OLD)
+    old, new = listed("1.0.0", OLD), listed("1.1.0", NEW)
+    if patch is not None:
+        hub.patches[f"patches/{old.digest.hex}/{new.digest.hex}"] = patch
+    hub.served.clear()
+    to = folder / "new.esb"
+    courier.fetch(new, to=to, base=(old, base))
+    assert to.read_bytes() == NEW
+    assert not list(folder.glob(".*"))
+    return [path.split("/")[1] for path in hub.served]
+
+
+def test_a_patch_saves_the_download(hub: TinyHub, courier: Courier, tmp_path: Path) -> None:
+    """It is tried first, and its result has the listed digest."""
+    assert patched(hub, courier, tmp_path, diff(OLD, NEW)) == ["patches"]
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [None, b"", b"nonsense" * 10, diff(NEW, OLD), diff(OLD, OLD), diff(OLD, NEW)[:-4], b"x" * 100_000],
+)
+def test_attack_a_useless_or_hostile_patch_leads_to_the_whole_file(
+    hub: TinyHub, courier: Courier, tmp_path: Path, patch: bytes | None
+) -> None:
+    """Missing, torn, for other files, or endless: the digest decides, and the file is fetched."""
+    assert patched(hub, courier, tmp_path, patch) == ["patches", "targets"]
+
+
+def test_attack_a_file_with_other_bytes_is_refused(hub: TinyHub, courier: Courier, tmp_path: Path) -> None:
+    """Nothing lies under the name then."""
+    new = listed("1.1.0", NEW)
+    (path,) = [path for path in hub.repository.files if new.digest.hex in path]
+    hub.repository.files[path] = NEW[:-1] + b"x"
+    to = tmp_path / "new.esb"
+    with pytest.raises(EdgestillError):
+        courier.fetch(new, to=to, base=None)
+    assert not to.exists()
+
+
+def test_a_file_that_is_missing_is_not_found(courier: Courier, tmp_path: Path) -> None:
+    """The hub may be behind its own list for a moment."""
+    lost = replace(listed("1.1.0", NEW), digest=Digest.of(b"lost"))
+    with pytest.raises((NotFoundError, RefusedError)):
+        courier.fetch(lost, to=tmp_path / "x.esb", base=None)
+
+
+def report(id_: str) -> Report:
+    """A report of a step."""
+    return Report(id=id_, at=1.0, bundle=str(Digest.of(OLD)), release="tiny/1.0.0", state="staged")
+
+
+def deliver_all(courier: Courier, outbox: Outbox) -> None:
+    """Delivers until nothing waits."""
+    for _ in range(10):
+        if courier.deliver(outbox):
+            return
+    raise AssertionError
+
+
+def test_reports_and_statistics_are_delivered_once(hub: TinyHub, courier: Courier, outbox: Outbox) -> None:
+    """And forgotten by the device then."""
+    outbox.add([report("a"), report("b")])
+    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    deliver_all(courier, outbox)
+    assert list(hub.reports) == ["a", "b"]
+    assert hub.statistics == {"s1": b"sums"}
+    assert (outbox.count(), outbox.statistics()) == (0, None)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_busy_hub_loses_nothing(hub: TinyHub, courier: Courier, outbox: Outbox, status: int) -> None:
+    """What it could not take is kept and sent again."""
+    outbox.add([report("a")])
+    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    hub.refuse = {"/v1/reports": status, "/v1/evidence": status}
+    with pytest.raises(RefusedError):
+        courier.deliver(outbox)
+    assert outbox.count() == 1
+    hub.refuse.pop("/v1/reports")
+    courier.deliver(outbox)
+    with pytest.raises(RefusedError):
+        courier.deliver(outbox)
+    assert outbox.statistics() is not None
+    hub.refuse.clear()
+    deliver_all(courier, outbox)
+    assert (list(hub.reports), list(hub.statistics)) == (["a"], ["s1"])
+
+
+def test_what_the_hub_will_never_take_blocks_nothing(hub: TinyHub, courier: Courier, outbox: Outbox) -> None:
+    """A batch it refuses is sent one by one, and dropped; so are statistics."""
+    outbox.add([report("a"), report("b")])
+    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    hub.refuse = {"/v1/reports": 400, "/v1/evidence": 422}
+    deliver_all(courier, outbox)
+    assert (outbox.count(), outbox.statistics(), hub.reports) == (0, None, {})
+    assert hub.served.count("/v1/reports") == 3

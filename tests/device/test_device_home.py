@@ -1,0 +1,142 @@
+"""The home of a device, its socket's path, and what may leave it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgestill.core.errors import ConflictError, MessageError, NotFoundError, PathError, SettingError
+from edgestill.device import home as homes
+from edgestill.device.home import Home, Identity, Settings, choose_socket, find_socket
+from edgestill.device.privacy import LEVELS, Permissions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IDENTITY = Identity(
+    device="d1",
+    credential="secret",
+    hub="http://127.0.0.1:1",
+    hardware_class="x86_64-vnni-onnxruntime",
+    interval=1.5,
+)
+SETTINGS = Settings(leaves="features", labels={"site": "north"})
+
+
+def created(path: Path) -> Home:
+    """A home."""
+    return Home.create(path, identity=IDENTITY, settings=SETTINGS, root=b"{}")
+
+
+def test_a_home_is_opened_as_it_was_made(tmp_path: Path) -> None:
+    """Identity, settings and root come back."""
+    home = created(tmp_path / "home")
+    assert Home.open(home.path) == home
+    assert (home.identity, home.settings, home.root) == (IDENTITY, SETTINGS, b"{}")
+
+
+def test_a_home_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """It holds a credential."""
+    home = created(tmp_path / "home")
+    assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home.path / "identity.json").stat().st_mode) == 0o600
+
+
+def test_a_second_device_does_not_move_in(tmp_path: Path) -> None:
+    """Joining twice would orphan the first credential."""
+    home = created(tmp_path / "home")
+    with pytest.raises(ConflictError, match="a device lives here already"):
+        created(home.path)
+
+
+def test_an_empty_folder_is_no_home(tmp_path: Path) -> None:
+    """And the error says how to make one."""
+    with pytest.raises(NotFoundError, match=r"no device lives here.*edgestill-agent join"):
+        Home.open(tmp_path)
+
+
+def test_a_kill_while_joining_leaves_no_home(tmp_path: Path) -> None:
+    """The identity is written last: without it, joining may be done again."""
+    home = created(tmp_path / "home")
+    (home.path / "identity.json").unlink()
+    assert created(home.path).identity == IDENTITY
+
+
+def test_a_damaged_home_is_named(tmp_path: Path) -> None:
+    """Missing, malformed and oversized files each say which they are."""
+    home = created(tmp_path / "home")
+    (home.path / "settings.json").write_bytes(b'{"leaves": "everything", "labels": {}}')
+    with pytest.raises(MessageError, match=r"settings.json: leaves"):
+        Home.open(home.path)
+    (home.path / "settings.json").write_bytes(b" " * 400_000)
+    with pytest.raises(MessageError, match="too long"):
+        Home.open(home.path)
+    (home.path / "settings.json").unlink()
+    with pytest.raises(PathError, match="cannot read a file of the home"):
+        Home.open(home.path)
+
+
+def test_a_home_cannot_be_made_on_a_file(tmp_path: Path) -> None:
+    """The system's reason is passed on."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PathError, match="cannot make a home"):
+        created(tmp_path / "file" / "home")
+
+
+def test_only_one_supervisor_runs(tmp_path: Path) -> None:
+    """The lock is let go when the block ends."""
+    home = created(tmp_path / "home")
+    with home.locked(), pytest.raises(ConflictError, match="an agent runs here already"), home.locked():
+        pass
+    with home.locked():
+        pass
+
+
+def test_a_short_home_holds_its_socket(tmp_path: Path) -> None:
+    """It lies in the home and is recorded there."""
+    chosen = choose_socket(tmp_path)
+    assert len(os.fsencode(chosen)) <= homes.MAX_SOCKET_BYTES
+    assert find_socket(tmp_path) == chosen
+
+
+def test_a_long_home_has_its_socket_elsewhere(tmp_path: Path) -> None:
+    """Unix sockets have short names; the private folder is found again, and used again."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    chosen = choose_socket(long)
+    try:
+        assert len(os.fsencode(chosen)) <= homes.MAX_SOCKET_BYTES
+        assert stat.S_IMODE(chosen.parent.stat().st_mode) == 0o700
+        assert find_socket(long) == chosen
+        assert choose_socket(long) == chosen
+        chosen.parent.chmod(0o777)
+        other = choose_socket(long)
+        assert other != chosen, "a folder that others may write to is not used again"
+        other.parent.rmdir()
+    finally:
+        chosen.parent.rmdir()
+
+
+def test_without_a_record_there_is_no_socket(tmp_path: Path) -> None:
+    """The agent has never run."""
+    with pytest.raises(NotFoundError, match="no agent has run here"):
+        find_socket(tmp_path)
+
+
+@pytest.mark.parametrize("device", LEVELS)
+@pytest.mark.parametrize("policy", LEVELS)
+def test_the_stricter_level_holds(device: str, policy: str) -> None:
+    """Neither the device nor the bundle can loosen the other."""
+    level = min(LEVELS.index(device), LEVELS.index(policy))
+    permissions = Permissions.of(device, policy)
+    assert permissions.escalate == permissions.retain == (level == 2)
+    assert permissions.statistics == (level >= 1)
+
+
+def test_an_unknown_level_is_refused() -> None:
+    """A typing error must not open a door."""
+    with pytest.raises(SettingError, match=r"unknown privacy level.*nothing < features < raw"):
+        Permissions.of("all", "raw")

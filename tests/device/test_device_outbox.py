@@ -1,0 +1,160 @@
+"""The outbox: durable, bounded, and each report once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgestill.core.errors import PathError
+from edgestill.core.wire import Health, Report
+from edgestill.device import outbox as outboxes
+from edgestill.device.outbox import Outbox, Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUNDLE = "sha256:" + "0" * 64
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    """An empty one."""
+    box = Outbox.open(tmp_path / "outbox.db")
+    yield box
+    box.close()
+
+
+def step(id_: str) -> Report:
+    """A report of a step."""
+    return Report(id=id_, at=1.0, bundle=BUNDLE, release="watch/1.0.0", state="staged")
+
+
+def figures(id_: str) -> Report:
+    """A health report."""
+    return Report(id=id_, at=1.0, bundle=BUNDLE, release="watch/1.0.0", health=Health(answers=1))
+
+
+def test_reports_wait_in_their_order_until_delivered(outbox: Outbox) -> None:
+    """And are forgotten then."""
+    outbox.add([step("b"), figures("a"), step("c")])
+    assert outbox.waiting() == [step("b"), figures("a"), step("c")]
+    assert outbox.waiting(at_most=1) == [step("b")]
+    outbox.delivered(["b", "a"])
+    assert (outbox.waiting(), outbox.count()) == ([step("c")], 1)
+
+
+def test_a_report_told_twice_waits_once(outbox: Outbox) -> None:
+    """Before its delivery, and after."""
+    outbox.add([step("a"), step("a")])
+    outbox.add([step("a")])
+    assert outbox.count() == 1
+    outbox.delivered(["a"])
+    outbox.add([step("a")])
+    assert outbox.count() == 0
+
+
+def test_reports_outlive_the_process(tmp_path: Path) -> None:
+    """A child that is killed right after writing has lost nothing."""
+    code = (
+        "import os, sys, pathlib; sys.path.insert(0, sys.argv[2])\n"
+        "from test_device_outbox import *\n"
+        "box = Outbox.open(pathlib.Path(sys.argv[1])); box.add([step('a')]); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "outbox.db"
+    done = subprocess.run([sys.executable, "-c", code, str(path), str(Path(__file__).parent)], check=False)
+    assert done.returncode == -9
+    box = Outbox.open(path)
+    assert box.waiting() == [step("a")]
+    box.close()
+
+
+def test_a_full_box_gives_up_figures_before_steps(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest figures go first; what happened to an update is kept."""
+    monkeypatch.setattr(outboxes, "MAX_WAITING", 3)
+    outbox.add([step("s1"), figures("h1"), figures("h2"), step("s2"), figures("h3")])
+    assert [one.id for one in outbox.waiting()] == ["s1", "s2", "h3"]
+    outbox.add([step("s3"), step("s4")])
+    assert [one.id for one in outbox.waiting()] == ["s2", "s3", "s4"]
+
+
+def test_the_memory_of_what_was_told_is_bounded(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Years of updates do not fill the disk."""
+    monkeypatch.setattr(outboxes, "MAX_WAITING", 2)
+    for number in range(6):
+        outbox.add([step(f"s{number}")])
+        outbox.delivered([f"s{number}"])
+    outbox.add([step("s5"), step("s0")])
+    assert [one.id for one in outbox.waiting()] == ["s0"]
+
+
+def test_statistics_of_a_window_replace_older_ones(outbox: Outbox) -> None:
+    """Only the newest sum is sent; delivering an old one does not forget a newer."""
+    outbox.put_statistics("w1", Statistics("i1", b"1"))
+    outbox.put_statistics("w2", Statistics("i2", b"2"))
+    outbox.put_statistics("w1", Statistics("i3", b"3"))
+    assert outbox.statistics() == Statistics("i2", b"2")
+    outbox.statistics_delivered("i2")
+    outbox.statistics_delivered("i1")
+    assert outbox.statistics() == Statistics("i3", b"3")
+    outbox.statistics_delivered("i3")
+    assert outbox.statistics() is None
+
+
+def test_statistics_that_wait_are_bounded(outbox: Outbox) -> None:
+    """The oldest windows go first."""
+    for number in range(outboxes.MAX_STATISTICS + 4):
+        outbox.put_statistics(f"w{number}", Statistics(f"i{number}", b"x"))
+    first = outbox.statistics()
+    assert first is not None
+    assert first.id == "i4"
+
+
+@pytest.mark.parametrize("damage", [b"not a database, but long enough to be read as one" * 9, b""])
+def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: bytes) -> None:
+    """Serving matters more than reports; what is left of them can still be looked at."""
+    path = tmp_path / "outbox.db"
+    path.write_bytes(damage)
+    box = Outbox.open(path)
+    box.add([step("a")])
+    assert box.count() == 1
+    box.close()
+    assert (tmp_path / "damaged-outbox.db").exists() == bool(damage)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    """The error says where."""
+    with pytest.raises(PathError, match=r"cannot open the outbox; at .*outbox\.db"):
+        Outbox.open(tmp_path / "missing" / "outbox.db")
+
+
+def test_a_refused_write_is_an_error_of_ours(outbox: Outbox) -> None:
+    """So that the agent can decide what to do without the disk."""
+    outbox._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(PathError, match="cannot use the outbox"):
+        outbox.add([step("a")])
+    outbox._connection.execute("PRAGMA query_only = OFF")
+    assert outbox.count() == 0
+
+
+def test_reports_this_version_cannot_read_are_passed_over(outbox: Outbox) -> None:
+    """What an older version wrote otherwise blocks nothing."""
+    outbox.add([step("a"), step("b")])
+    outbox._connection.execute("UPDATE reports SET body = X'78' WHERE id = 'a'")
+    outbox._connection.commit()
+    assert outbox.waiting() == [step("b")]
+    assert outbox.count() == 1
+
+
+def test_threads_share_a_box(outbox: Outbox) -> None:
+    """The loop writes while the courier reads."""
+    threads = [threading.Thread(target=lambda n=n: outbox.add([step(f"t{n}")])) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outbox.count() == 8

@@ -1,0 +1,180 @@
+"""Join tokens and credentials: who comes in, how often, and what the hub keeps of a secret."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from hub_worlds import CLASS, World, world
+
+from edgestill.core.digest import Digest
+from edgestill.core.wire import Enrol, Enrolled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[World]:
+    """A hub with a root."""
+    with world(tmp_path / "hub") as made:
+        made.give_root()
+        yield made
+
+
+def ask(there: World, token: str, name: str = "d0", hardware_class: str = CLASS) -> tuple[int, str]:
+    """Tries to enrol: status and code or credential."""
+    message = Enrol(join_token=token, device=name, hardware_class=hardware_class)
+    reply = there.call("POST", "/v1/enrol", message.to_bytes())
+    return reply.status, reply.json["code" if reply.status >= 400 else "credential"]
+
+
+def test_a_token_pins_the_root(there: World) -> None:
+    """`est1.SECRET.ROOT`: the last part is the digest of the root that enrolment hands out."""
+    token = there.token()
+    reply = there.call(
+        "POST", "/v1/enrol", Enrol(join_token=token, device="d0", hardware_class=CLASS).to_bytes()
+    )
+    enrolled = Enrolled.from_bytes(reply.body)
+    assert token.split(".")[0] == "est1"
+    assert token.split(".")[2] == Digest.of(enrolled.root).hex
+    assert enrolled.interval == 30.0
+
+
+def test_a_single_use_token_lets_one_device_in(there: World) -> None:
+    """The second is refused."""
+    token = there.token()
+    assert ask(there, token, "d0")[0] == 201
+    assert ask(there, token, "d1") == (401, "access-denied")
+
+
+def test_a_multi_use_token_lets_so_many_in(there: World) -> None:
+    """Three, and no fourth."""
+    token = there.token(uses=3)
+    assert [ask(there, token, f"d{i}")[0] for i in range(4)] == [201, 201, 201, 401]
+
+
+def test_an_expired_token_lets_nobody_in(there: World) -> None:
+    """From the second it expires on."""
+    token = there.token(expires_in=60)
+    there.clock.advance(60)
+    assert ask(there, token) == (401, "access-denied")
+
+
+def test_a_spent_an_expired_and_an_unknown_token_look_the_same(there: World) -> None:
+    """A guesser learns nothing about which tokens exist."""
+    spent, expired = there.token(), there.token(expires_in=1)
+    there.enrol("d0", token=spent)
+    there.clock.advance(2)
+    unknown = f"est1.{'x' * 32}.{'0' * 64}"
+    answers = [
+        there.call("POST", "/v1/enrol", Enrol(join_token=one, device="d1", hardware_class=CLASS).to_bytes())
+        for one in (spent, expired, unknown, "nonsense", "")
+    ]
+    assert {one.status for one in answers} == {401}
+    assert len({one.body for one in answers}) == 1
+
+
+def test_a_name_is_taken_once(there: World) -> None:
+    """Whoever comes later with another token gets 409, and the first device stays what it was."""
+    first = there.enrol("d0")
+    assert ask(there, there.token()) == (409, "state-conflict")
+    assert first.call("GET", "/v1/poll").status == 200
+
+
+def test_a_device_whose_answer_got_lost_may_ask_again(there: World) -> None:
+    """With the same token, before its first call: it gets a new credential, and the use is not taken twice."""
+    token = there.token(uses=2)
+    _, lost = ask(there, token)
+    status, credential = ask(there, token)
+    assert status == 201
+    assert there.call("GET", "/v1/poll", authorization=f"Bearer {lost}").status == 401
+    assert there.call("GET", "/v1/poll", authorization=f"Bearer {credential}").status == 200
+    assert ask(there, token, "d1")[0] == 201
+
+
+def test_a_device_that_has_called_cannot_be_taken_over(there: World) -> None:
+    """Attack: somebody with the same multi-use token claims the name of a living device."""
+    token = there.token(uses=5)
+    victim = there.enrol("d0", token=token)
+    victim.poll()
+    assert ask(there, token) == (409, "state-conflict")
+    assert victim.call("GET", "/v1/poll").status == 200
+
+
+def test_no_secret_is_kept(there: World) -> None:
+    """Neither the token's secret nor the credential is in any file; their digests are."""
+    token = there.token()
+    device = there.enrol("d0", token=token)
+    connection = sqlite3.connect(there.folder / "hub.db")
+    (stored,) = connection.execute("SELECT credential FROM devices").fetchone()
+    connection.close()
+    assert stored == Digest.of(device.credential.encode()).hex
+    for path in there.folder.rglob("*"):
+        if path.is_file() and path.name != "operator.token":
+            content = path.read_bytes()
+            assert token.split(".")[1].encode() not in content, path
+            assert device.credential.encode() not in content, path
+            assert there.operator.encode() not in content, path
+
+
+def test_without_a_root_nobody_enrols(tmp_path: Path) -> None:
+    """There would be nothing to trust: no token is made, and no device comes in."""
+    with world(tmp_path / "hub") as there:
+        reply = there.admin("POST", "join-tokens", {"uses": 1, "expires_in": 60})
+        assert (reply.status, reply.json["what"]) == (409, "there is no root yet")
+        assert ask(there, "est1.x.y") == (409, "state-conflict")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"uses": 0, "expires_in": 60},
+        {"uses": 10**9, "expires_in": 60},
+        {"uses": 1, "expires_in": 0},
+        {"uses": 1, "expires_in": 10**9},
+        {"uses": True, "expires_in": 60},
+        {"uses": 1, "expires": 60},
+    ],
+)
+def test_a_token_out_of_range_is_not_made(there: World, body: dict[str, object]) -> None:
+    """With 400."""
+    assert there.admin("POST", "join-tokens", body).status == 400
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65, "<b>"])
+def test_a_name_that_is_none_is_refused(there: World, name: str) -> None:
+    """Names are letters, digits, `_` and `-`."""
+    assert ask(there, there.token(), name) == (400, "message-invalid")
+
+
+def test_an_unknown_hardware_class_text_is_refused(there: World) -> None:
+    """It must have the form ARCH-ISA-ENGINE."""
+    assert ask(there, there.token(), "d0", "toaster") == (400, "message-invalid")
+
+
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Bearer ", "Bearer nobody", "Basic bm9ib2R5", "Bearer " + "x" * 400]
+)
+def test_an_unknown_device_is_refused(there: World, value: str) -> None:
+    """With 401 on every call of the control plane and on inference."""
+    headers = {"authorization": value} if value else {}
+    for method, path in (
+        ("GET", "/v1/poll"),
+        ("POST", "/v1/reports"),
+        ("POST", "/v1/evidence/statistics"),
+        ("POST", "/v2/models/teacher/infer"),
+    ):
+        reply = there.call(method, path, b"[]", **headers)
+        assert reply.status == 401, path
+        assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_device_is_no_operator_and_an_operator_is_no_device(there: World) -> None:
+    """Attack: a stolen device credential opens nothing of the operator's."""
+    device = there.enrol("d0")
+    for method, path in (("GET", "fleet"), ("POST", "join-tokens"), ("PUT", "blobs"), ("POST", "targets")):
+        assert device.call(method, f"/v1/admin/{path}", b"{}").status == 401, path
+    assert there.call("GET", "/v1/poll", authorization=f"Bearer {there.operator}").status == 401

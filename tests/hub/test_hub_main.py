@@ -1,0 +1,212 @@
+"""The hub as a process with a real socket, and the folder it lives in."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hub_worlds import teacher_model
+
+from edgestill.core.errors import PathError, SettingError
+from edgestill.core.protocols import Request
+from edgestill.hub.home import Home
+from edgestill.hub.main import main
+from edgestill.hub.settings import Settings
+from edgestill.link.http import HttpTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Process:
+    """`python -m edgestill.hub.main up` on a free port."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.home = folder / "hub"
+        self.ready = folder / "ready"
+        self.child = subprocess.Popen(
+            [
+                *(sys.executable, "-W", "error", "-m", "edgestill.hub.main", "up"),
+                *("--home", str(self.home), "--port", "0", "--ready", str(self.ready), *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def url(self) -> str:
+        """Where it listens, once it says so."""
+        end = time.monotonic() + 60
+        while not self.ready.exists() and self.child.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        if not self.ready.exists():
+            self.child.kill()
+            pytest.fail(f"it did not start: {self.child.communicate()}")
+        return self.ready.read_text().strip()
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Its exit code and what it logged."""
+        if self.child.poll() is None:
+            self.child.send_signal(number)
+        try:
+            _, log = self.child.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            _, log = self.child.communicate()
+        return self.child.returncode, log
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    """A hub with a teacher."""
+    (tmp_path / "teacher.onnx").write_bytes(teacher_model())
+    made = Process(tmp_path, "--teacher", str(tmp_path / "teacher.onnx"), "--poll-interval", "0.5")
+    yield made
+    made.stop(signal.SIGKILL)
+
+
+def get(url: str, **headers: str) -> tuple[int, Any]:
+    """A real request."""
+    response = HttpTransport().send(Request("GET", url, headers), timeout=20)
+    body = b"".join(response.chunks())
+    return response.status, body
+
+
+def test_it_starts_serves_and_ends_with_0(process: Process) -> None:
+    """The ready file has the address; the teacher is there; SIGTERM ends it with 0 and no trace in the log."""
+    url = process.url()
+    assert url.startswith("http://127.0.0.1:")
+    assert get(f"{url}/health/ready") == (200, b"ready\n")
+    assert get(f"{url}/v2/models/teacher/ready")[0] == 200
+    token = (process.home / "operator.token").read_text().strip()
+    assert get(f"{url}/v1/admin/fleet", authorization=f"Bearer {token}") == (200, b'{"devices":[]}')
+    code, log = process.stop()
+    assert code == 0, log
+    assert "Traceback" not in log
+    assert token not in log
+
+
+def test_a_second_hub_finds_the_port_taken(process: Process, tmp_path: Path) -> None:
+    """One line with what to do, exit code 1, and the first one lives on. Ctrl-C ends that one with 0 too."""
+    url = process.url()
+    other = tmp_path / "other"
+    arguments = ["up", "--home", str(other), "--port", url.rpartition(":")[2]]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgestill.hub.main", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("[port-in-use] the port is taken; at 127.0.0.1:")
+    assert "choose another port" in last
+    assert get(f"{url}/health/live")[0] == 200
+    assert process.stop(signal.SIGINT)[0] == 0
+
+
+def test_init_makes_the_folder_and_keeps_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints the public key, twice the same."""
+    for _ in range(2):
+        assert main(["init", "--home", str(tmp_path / "hub")]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert json.loads(first)["online_key"]["keytype"] == "ed25519"
+
+
+def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    """The key, the token, and the folder itself."""
+    home = Home.init(tmp_path / "hub")
+    for path, mode in (("online.pem", 0o600), ("operator.token", 0o600), (".", 0o700)):
+        assert stat.S_IMODE((home.folder / path).stat().st_mode) == mode, path
+
+
+def test_what_a_kill_left_half_uploaded_is_dropped(tmp_path: Path) -> None:
+    """`incoming` is empty after every start."""
+    home = Home.init(tmp_path / "hub")
+    (home.incoming / "half.esb").write_bytes(b"x")
+    Home.open(tmp_path / "hub")
+    assert list(home.incoming.iterdir()) == []
+
+
+def test_a_folder_that_is_no_hub_is_refused(tmp_path: Path) -> None:
+    """With the line that makes one; and a token that was emptied is noticed."""
+    with pytest.raises(PathError, match="not a hub's folder") as caught:
+        Home.open(tmp_path)
+    assert caught.value.fix == f"run: edgestill hub init --home {tmp_path}"
+    home = Home.init(tmp_path / "hub")
+    (home.folder / "operator.token").write_text("\n")
+    with pytest.raises(PathError, match="no operator token"):
+        Home.open(tmp_path / "hub")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file is in the way: one line, exit code 1."""
+    (tmp_path / "file").write_text("")
+    assert main(["init", "--home", str(tmp_path / "file" / "hub")]) == 1
+    assert capsys.readouterr().err.startswith("[path-unusable] cannot make the hub's folder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--host", "0.0.0.0"], "secrets would travel in the clear"),
+        (["--host", "hub.example"], "secrets would travel in the clear"),
+        (["--tls-key", "key.pem"], "half of what TLS needs"),
+        (["--poll-interval", "0"], "a time is out of range"),
+        (["--teacher", "nowhere.onnx"], "cannot read the teacher"),
+        (["--host", "192.0.2.1", "--behind-proxy"], "the port cannot be bound"),
+        (["--port", "70000"], "the port cannot be bound"),
+    ],
+)
+def test_what_cannot_work_is_told_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    """One line, exit code 1."""
+    assert main(["up", "--home", str(tmp_path / "hub"), "--port", "0", *arguments]) == 1
+    assert text in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_wrong_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(["up"])
+    assert caught.value.code == 2
+    assert "--home" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"poll_interval": 0.0},
+        {"poll_interval": 1e6, "assignment_lifetime": 1e9},
+        {"tick": 0.0},
+        {"longest_poll": -1.0},
+        {"metadata_lifetime": 0.0},
+        {"assignment_lifetime": 10.0},
+    ],
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, float]) -> None:
+    """Among them assignments that would expire between two polls."""
+    with pytest.raises(SettingError):
+        Settings(**changes)  # type: ignore[arg-type]  # the floats are for fields that are floats
+
+
+def test_a_connection_that_sends_nothing_does_not_stop_the_end(process: Process) -> None:
+    """Attack: an idle connection; SIGTERM still ends the hub, and with 0."""
+    host, _, port = process.url().removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as idle:
+        idle.sendall(b"GET /v1/poll HTTP/1.1\r\n")
+        code, log = process.stop()
+    assert code == 0, log

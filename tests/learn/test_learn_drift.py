@@ -1,0 +1,179 @@
+"""The drift test: its statistic by hand, quiet on still streams, quick on shifts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgestill.core.errors import MessageError, SettingError
+from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.learn.drift import CLIP, DriftState, PageHinkley
+
+values = st.lists(st.floats(-1e3, 1e3), max_size=80)
+
+
+def feed(test: PageHinkley, stream: object, state: DriftState | None = None) -> DriftState:
+    """The state after a stream."""
+    state = test.start() if state is None else state
+    for value in np.asarray(stream, dtype=float).tolist():
+        state = test.update(state, value)
+    return state
+
+
+def delay(test: PageHinkley, stream: np.ndarray, state: DriftState) -> int:
+    """How many values until the alarm; -1 if there is none."""
+    for index, value in enumerate(stream.tolist()):
+        state = test.update(state, value)
+        if state.alarm:
+            return index + 1
+    return -1
+
+
+def test_the_statistic_by_hand() -> None:
+    """Mean 0, deviation 1, slack 0.5: values 1, 2, -1, 3 give 0.5, 2, 0.5, 3."""
+    test = PageHinkley(slack=0.5, threshold=2.5)
+    state, rises, alarms = test.start(mean=0, deviation=1), [], []
+    for value in (1.0, 2.0, -1.0, 3.0):
+        state = test.update(state, value)
+        rises.append(state.rise)
+        alarms.append(state.alarm)
+    assert rises == [0.5, 2.0, 0.5, 3.0]
+    assert alarms == [False, False, False, True]
+
+
+@given(values, st.floats(0, 2))
+def test_the_statistic_is_the_sum_above_its_minimum(stream: list[float], slack: float) -> None:
+    """The recursion equals `m_t - min m`, the form of the Page-Hinkley test."""
+    test = PageHinkley(slack=slack, threshold=1e9)
+    state = feed(test, stream, test.start(mean=1.0, deviation=2.0))
+    steps = np.clip((np.array(stream) - 1.0) / 2.0, -CLIP, CLIP) - slack
+    sums = np.concatenate([[0.0], np.cumsum(steps)])
+    assert state.rise == pytest.approx(sums[-1] - sums.min(), abs=1e-6)
+
+
+@given(values)
+def test_two_sided_is_the_same_test_on_the_mirrored_stream(stream: list[float]) -> None:
+    """The fall of a stream is the rise of its negative."""
+    both, one = PageHinkley(two_sided=True), PageHinkley()
+    state = feed(both, stream, both.start(mean=0.0, deviation=1.0))
+    mirrored = feed(one, [-value for value in stream], one.start(mean=0.0, deviation=1.0))
+    assert state.fall == mirrored.rise
+
+
+def test_a_fall_is_no_alarm_unless_two_sided() -> None:
+    """Two-sided is off unless asked for."""
+    for two_sided in (False, True):
+        test = PageHinkley(two_sided=two_sided)
+        state = feed(test, [-3.0] * 50, test.start(mean=0, deviation=1))
+        assert state.alarm is two_sided
+
+
+def test_warming_up_measures_the_stream() -> None:
+    """Mean and deviation are those of the first values, and stay."""
+    rng = np.random.default_rng(0)
+    first = rng.normal(5, 2, 200)
+    test = PageHinkley(warm_up=200)
+    state = feed(test, first)
+    assert state.mean == pytest.approx(first.mean())
+    assert state.deviation == pytest.approx(first.std(ddof=1))
+    later = feed(test, rng.normal(5, 2, 100), state)
+    assert (later.mean, later.deviation, later.n) == (state.mean, state.deviation, 300)
+
+
+def test_false_alarms_on_still_streams_are_rare() -> None:
+    """200 normal streams of 2,000 values with a known reference: at most 3 alarms (0.4 expected)."""
+    rng, test = np.random.default_rng(1), PageHinkley()
+    alarms = sum(
+        feed(test, rng.normal(size=2_000), test.start(mean=0, deviation=1)).alarm for _ in range(200)
+    )
+    assert alarms <= 3
+
+
+def test_false_alarms_after_a_warm_up_are_few() -> None:
+    """100 streams of 2,000 values whose reference was estimated from 200: at most 5 alarms."""
+    rng, test = np.random.default_rng(2), PageHinkley(warm_up=200)
+    assert sum(feed(test, rng.normal(3, 0.1, 2_200)).alarm for _ in range(100)) <= 5
+
+
+@pytest.mark.parametrize(("shift", "mean_delay", "longest"), [(1.0, 25, 90), (2.0, 9, 20)])
+def test_shifts_are_found_in_time(shift: float, mean_delay: float, longest: int) -> None:
+    """A shift of 1 deviation is found after about 25 values, one of 2 after about 9, every time of 100."""
+    rng, test = np.random.default_rng(3), PageHinkley()
+    start = test.start(mean=0, deviation=1)
+    delays = [delay(test, rng.normal(shift, 1, 200), start) for _ in range(100)]
+    assert -1 not in delays
+    assert np.mean(delays) == pytest.approx(mean_delay, abs=0.2 * mean_delay)
+    assert max(delays) <= longest
+
+
+def test_one_outlier_is_no_drift() -> None:
+    """However far away, one value, or two, cannot alarm."""
+    test = PageHinkley()
+    state = feed(test, [1e12, 1e12], test.start(mean=0, deviation=1))
+    assert not state.alarm
+    assert test.verdict(state) == "suspected"
+
+
+def test_a_stream_that_stood_still_may_move_a_little() -> None:
+    """After a constant warm-up a change within a thousandth of the mean is no drift, a real one is."""
+    test = PageHinkley(warm_up=20)
+    state = feed(test, [1.0] * 20)
+    assert not feed(test, [1.0, 1.0004] * 50, state).alarm
+    assert feed(test, [0.9, 1.1] * 5 + [1.1] * 20, state).alarm
+
+
+def test_an_alarm_stays() -> None:
+    """Until the state is started again."""
+    test = PageHinkley()
+    state = feed(test, [4.0] * 10, test.start(mean=0, deviation=1))
+    assert test.verdict(state) == "confirmed"
+    assert test.verdict(feed(test, [-4.0] * 100, state)) == "confirmed"
+
+
+def test_verdicts_grow_with_the_statistic() -> None:
+    """None, suspected from half of the threshold, confirmed above it."""
+    test = PageHinkley(slack=0, threshold=10)
+    state = test.start(mean=0, deviation=1)
+    seen = []
+    for _ in range(11):
+        state = test.update(state, 1.0)
+        seen.append(test.verdict(state))
+    assert seen == ["none"] * 5 + ["suspected"] * 5 + ["confirmed"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_ignored_and_counted(value: float) -> None:
+    """One NaN does not silence the test for ever."""
+    test = PageHinkley()
+    state = test.update(test.start(mean=0, deviation=1), value)
+    assert (state.rise, state.n, state.ignored) == (0, 0, 1)
+    assert test.update(test.start(), value).ignored == 1
+
+
+@given(values)
+def test_a_state_survives_a_restart(stream: list[float]) -> None:
+    """Written as JSON and read, it goes on as before."""
+    test = PageHinkley(warm_up=5, two_sided=True)
+    state = feed(test, stream)
+    back = DriftState.from_fields(Fields(parse_object(canonical(state.as_json()), where="t"), "t"))
+    assert back == state
+    with pytest.raises(MessageError, match="rise"):
+        DriftState.from_fields(Fields(state.as_json() | {"rise": -1}, "t"))
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    """Slack, threshold, warm-up and reference are checked."""
+    with pytest.raises(SettingError, match="a drift setting is out of range"):
+        PageHinkley(slack=-1)
+    with pytest.raises(SettingError, match="a drift setting is out of range"):
+        PageHinkley(threshold=0)
+    with pytest.raises(SettingError, match="a drift setting is out of range"):
+        PageHinkley(warm_up=1)
+    with pytest.raises(SettingError, match="a drift reference is out of range"):
+        PageHinkley().start(mean=1.0)
+    with pytest.raises(SettingError, match="a drift reference is out of range"):
+        PageHinkley().start(mean=1.0, deviation=0.0)

@@ -1,0 +1,265 @@
+"""Assignments: who may give them, to whom, in which order, and for how long."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgestill.core.errors import (
+    EdgestillError,
+    ExpiredError,
+    MessageError,
+    ReplayError,
+    SettingError,
+    TrustError,
+)
+from edgestill.core.jsonio import canonical, parse_object
+from edgestill.core.release import Assignment
+from edgestill.trust.assignment import MAX_KEYS, PREFIX, AssignmentKeys, sign, verify
+from edgestill.trust.keys import SigningKey
+
+if TYPE_CHECKING:
+    from edgestill.core.jsonio import JsonObject
+
+NOW = 1_800_000_000
+KEY = SigningKey.generate()
+OTHER = SigningKey.generate()
+KEYS = AssignmentKeys((KEY.public,))
+ASSIGNMENT = Assignment(
+    device="watch-7", counter=5, target="watch/1.0.0/x86_64-vnni-onnxruntime.esb", expires=NOW + 3600
+)
+
+
+def _verify(
+    envelope: JsonObject, *, keys: AssignmentKeys = KEYS, seen: int = 5, now: float = NOW
+) -> Assignment:
+    return verify(envelope, keys=keys, device="watch-7", seen=seen, now=now)
+
+
+def _forged(**changes: object) -> JsonObject:
+    """An envelope whose signed part was changed after it was signed."""
+    envelope = json.loads(canonical(sign(ASSIGNMENT, KEY)))
+    envelope["signed"].update(changes)
+    return envelope  # type: ignore[no-any-return]  # it is one
+
+
+def _signed_as_is(signed: dict[str, Any]) -> JsonObject:
+    """An envelope around anything at all, with a good signature."""
+    sig = KEY.sign(PREFIX + canonical(signed)).hex()
+    return {"signed": signed, "signatures": [{"keyid": KEY.public.keyid, "sig": sig}]}
+
+
+@given(
+    device=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
+    counter=st.integers(1, 2**53 - 1),
+    ahead=st.integers(0, 1000),
+    left=st.integers(1, 10**6),
+)
+def test_what_was_signed_is_what_is_read(device: str, counter: int, ahead: int, left: int) -> None:
+    """Sent as JSON and read again, an assignment is accepted by its device while it holds, if it is not older."""
+    given_ = Assignment(device=device, counter=counter, target=ASSIGNMENT.target, expires=NOW + left)
+    sent = parse_object(canonical(sign(given_, KEY)), where="poll")
+    assert verify(sent, keys=KEYS, device=device, seen=max(0, counter - ahead), now=NOW + left - 1) == given_
+
+
+def test_the_same_assignment_again_is_no_replay() -> None:
+    """A device that polls twice gets the same counter twice, and that is fine."""
+    assert _verify(sign(ASSIGNMENT, KEY), seen=ASSIGNMENT.counter) == ASSIGNMENT
+
+
+def test_attack_replayed_assignment() -> None:
+    """Attack: an older assignment, good in its time, is refused once a newer one was seen."""
+    with pytest.raises(ReplayError, match=r"older than one already seen.*expected counter 6 or more; got 5"):
+        _verify(sign(ASSIGNMENT, KEY), seen=6)
+
+
+def test_attack_another_devices_assignment() -> None:
+    """Attack: what was signed for one device is refused by every other."""
+    with pytest.raises(ReplayError, match=r"for another device.*expected watch-8; got watch-7"):
+        verify(sign(ASSIGNMENT, KEY), keys=KEYS, device="watch-8", seen=0, now=NOW)
+
+
+@pytest.mark.parametrize(("now", "good"), [(NOW + 3599.9, True), (NOW + 3600, False), (NOW + 10**6, False)])
+def test_attack_frozen_assignment(now: float, good: bool) -> None:
+    """Attack: an assignment held back until it suits is refused from the second it expires."""
+    if good:
+        assert _verify(sign(ASSIGNMENT, KEY), now=now) == ASSIGNMENT
+    else:
+        with pytest.raises(ExpiredError, match=r"an assignment is past its time.*set the clock"):
+            _verify(sign(ASSIGNMENT, KEY), now=now)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device": "watch-8"},
+        {"counter": 6},
+        {"target": "watch/6.6.6/x86_64-vnni-onnxruntime.esb"},
+        {"expires": NOW + 10**6},
+        {"extra": 1},
+    ],
+)
+def test_attack_tampered_assignment(changes: dict[str, object]) -> None:
+    """Attack: whatever field is changed or added after signing, the signature no longer holds."""
+    with pytest.raises(TrustError, match=r"not signed as it must be.*got 0"):
+        _verify(_forged(**changes))
+
+
+def test_attack_unsigned_text_reaches_no_error() -> None:
+    """Attack: the signature is judged first, so a forged device name is not even repeated in the error."""
+    with pytest.raises(TrustError) as caught:
+        _verify(_forged(device="<script>"))
+    assert "script" not in str(caught.value)
+
+
+def test_attack_key_not_in_root() -> None:
+    """Attack: a key that root does not name can sign as it likes."""
+    with pytest.raises(TrustError, match=r"keys that root.json names"):
+        _verify(sign(ASSIGNMENT, OTHER))
+
+
+def test_attack_borrowed_key_id() -> None:
+    """Attack: another key's signature under the right key's id is no signature."""
+    envelope = sign(ASSIGNMENT, OTHER)
+    envelope["signatures"] = [
+        {"keyid": KEY.public.keyid, "sig": OTHER.sign(PREFIX + canonical(ASSIGNMENT.as_json())).hex()}
+    ]
+    with pytest.raises(TrustError, match="not signed as it must be"):
+        _verify(envelope)
+
+
+def test_attack_signature_made_for_something_else() -> None:
+    """Attack: without the prefix, metadata signed by the same online key could pass for an assignment."""
+    envelope = sign(ASSIGNMENT, KEY)
+    envelope["signatures"] = [
+        {"keyid": KEY.public.keyid, "sig": KEY.sign(canonical(ASSIGNMENT.as_json())).hex()}
+    ]
+    with pytest.raises(TrustError, match="not signed as it must be"):
+        _verify(envelope)
+
+
+def test_attack_key_compromise_below_threshold() -> None:
+    """Attack: with two signatures needed, one stolen key is not enough, however often it signs."""
+    both = AssignmentKeys((KEY.public, OTHER.public), threshold=2)
+    one, two = sign(ASSIGNMENT, KEY), sign(ASSIGNMENT, OTHER)
+    with pytest.raises(TrustError, match=r"expected 2 good signatures.*got 1"):
+        _verify(one | {"signatures": [*one["signatures"], *one["signatures"]]}, keys=both)  # type: ignore[misc]  # lists
+    together = one | {"signatures": [*one["signatures"], *two["signatures"]]}  # type: ignore[misc]  # lists
+    assert _verify(together, keys=both) == ASSIGNMENT
+
+
+def test_a_signature_by_an_unknown_key_does_no_harm() -> None:
+    """While keys change, an envelope may carry signatures that this device cannot judge."""
+    envelope = sign(ASSIGNMENT, OTHER)
+    envelope["signatures"] += sign(ASSIGNMENT, KEY)["signatures"]  # type: ignore[operator]  # lists
+    assert _verify(envelope) == ASSIGNMENT
+
+
+@pytest.mark.parametrize(
+    ("envelope", "complaint"),
+    [
+        ({}, "signed"),
+        ({"signed": [], "signatures": []}, "assignment: signed; expected {...}"),
+        ({"signed": {}}, "signatures"),
+        ({"signed": {}, "signatures": {}}, "a list of at most 8 items"),
+        ({"signed": {}, "signatures": [[]]}, "not a JSON object"),
+        ({"signed": {}, "signatures": [{"keyid": "../x", "sig": "00"}]}, "keyid"),
+        ({"signed": {}, "signatures": [{"keyid": "0" * 64, "sig": "zz"}]}, "sig"),
+        ({"signed": {}, "signatures": [], "more": 1}, "unknown field"),
+        ({"signed": {"a": "\ud800"}, "signatures": []}, "cannot be written as JSON"),
+        ({"signed": {"a": float("nan")}, "signatures": []}, "cannot be written as JSON"),
+    ],
+)
+def test_what_is_no_envelope_is_refused(envelope: JsonObject, complaint: str) -> None:
+    """Anything that is not an envelope is refused, and the field named."""
+    with pytest.raises(MessageError) as caught:
+        _verify(envelope)
+    assert complaint in str(caught.value)
+
+
+def test_attack_oversize_assignment() -> None:
+    """Attack: a long signed part is refused before any signature is computed over it."""
+    with pytest.raises(MessageError, match=r"an assignment is too long.*at most 4096 bytes"):
+        _verify({"signed": {"pad": "x" * 5000}, "signatures": []})
+
+
+def test_attack_thousands_of_signatures() -> None:
+    """Attack: no more signatures are looked at than there can be keys."""
+    envelope = sign(ASSIGNMENT, KEY)
+    envelope["signatures"] = [*envelope["signatures"]] * (MAX_KEYS + 1)  # type: ignore[misc]  # a list
+    with pytest.raises(MessageError, match="a list of at most 8 items"):
+        _verify(envelope)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"target": "../../etc/passwd"}, {"counter": 0}, {"counter": True}, {"device": None}, {"role": "x"}],
+)
+def test_a_good_signature_over_no_assignment_is_refused(changes: dict[str, Any]) -> None:
+    """Even the hub's own key cannot make a device accept fields that are out of range."""
+    with pytest.raises(MessageError):
+        _verify(_signed_as_is({**ASSIGNMENT.as_json(), **changes}))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["signed", "signatures", "keyid", "sig", "device", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=st.dictionaries(st.sampled_from(["signed", "signatures", "x"]), JSON))
+def test_any_json_gives_a_coded_error(value: JsonObject) -> None:
+    """Whatever JSON arrives, the outcome is one of our errors and never a crash."""
+    with pytest.raises(EdgestillError):
+        _verify(value)
+
+
+def test_keys_come_back() -> None:
+    """What a root holds, a device reads; the order of keys does not matter."""
+    keys = AssignmentKeys((KEY.public, OTHER.public), threshold=2)
+    again = AssignmentKeys.from_json(parse_object(canonical(keys.as_json()), where="root"))
+    assert set(again.keys) == set(keys.keys)
+    assert again.threshold == 2
+
+
+def _field(**changes: object) -> JsonObject:
+    return {**KEYS.as_json(), **changes}  # type: ignore[dict-item]  # some are wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (None, "not a JSON object"),
+        (_field(threshold=0), "threshold"),
+        (_field(threshold=2), "threshold"),
+        (_field(keyids=[]), "key ids and keys differ"),
+        (_field(keyids=[], keys={}), "key ids and keys differ"),
+        (_field(keyids=[KEY.public.keyid] * 2), "key ids and keys differ"),
+        (_field(keyids=["0" * 64], keys={"0" * 64: KEY.public.as_json()}), "under an id that is not its own"),
+        (_field(keyids=["k"] * (MAX_KEYS + 1)), "a list of at most 8 items"),
+        (_field(more=1), "unknown field"),
+    ],
+)
+def test_unusable_keys_are_refused(value: JsonObject | None, complaint: str) -> None:
+    """A field that names no keys, or a key under a name that is not its own, is refused."""
+    with pytest.raises(MessageError, match=complaint):
+        AssignmentKeys.from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "threshold"), [((), 1), ((KEY.public, KEY.public), 1), ((KEY.public,), 0), ((KEY.public,), 2)]
+)
+def test_keys_that_could_never_assign_are_refused(keys: tuple[Any, ...], threshold: int) -> None:
+    """No keys, a key twice, or a threshold that cannot be met: told when made, not when needed."""
+    with pytest.raises(SettingError):
+        AssignmentKeys(keys, threshold)
