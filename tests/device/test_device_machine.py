@@ -149,6 +149,15 @@ def test_an_engine_that_keeps_dying_in_its_trial_brings_the_old_slot_back() -> N
     assert effects[2] == Tell(2, "fell-back", NEW, "the engine died 3 times: segfault")
 
 
+def test_what_serves_after_a_fall_back_is_reported_too() -> None:
+    """The hub must know what runs now, and only once the engine has said so."""
+    state = installed(SERVING)
+    for _ in range(3):
+        state, _ = run(state, EngineDied("b", "segfault"))
+    assert run(state, EngineReady("a"))[1] == [Tell(2, "serving", OLD)]
+    assert run(SERVING, EngineReady("a"))[1] == []
+
+
 def test_too_many_starts_within_the_trial_bring_the_old_slot_back() -> None:
     """A bundle that takes the whole device down is found by the boot counter."""
     state = installed(SERVING)

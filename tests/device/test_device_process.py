@@ -361,3 +361,35 @@ def test_a_home_with_a_long_path_serves_all_the_same(tmp_path: Path) -> None:
         assert Home.open(one.path).identity.device == "d1"
         one.stop()
         socket.parent.rmdir()
+
+
+def test_an_assignment_within_a_trial_is_taken_up_after_it(tmp_path: Path) -> None:
+    """The hub need not repeat itself: the device asks again for what it could not take up."""
+    with device(tmp_path / "home") as one:
+        one.start(window="1s")
+        one.hub.publish("1.0.0", tiny_bundle("1.0.0"))
+        one.hub.publish("1.1.0", tiny_bundle("1.1.0"))
+        one.hub.assigned = ("1.0.0", 1)
+        one.hub.wait_for(lambda: "serving" in one.hub.states("1.0.0"))
+        assert "confirmed" not in one.hub.states("1.0.0")
+        one.hub.assigned = ("1.1.0", 2)
+        one.hub.wait_for(lambda: "confirmed" in one.hub.states("1.1.0"))
+        assert one.hub.states("1.0.0") == CONFIRMED
+
+
+def test_a_full_disk_while_installing_is_survived(tmp_path: Path) -> None:
+    """The slot cannot be written for a while; the installation goes on when it can."""
+    with device(tmp_path / "home") as one:
+        one.start()
+        one.install("1.0.0", tiny_bundle("1.0.0"), 1)
+        spare = one.path / "slots" / "b"
+        spare.rmdir()
+        spare.write_bytes(b"in the way")
+        one.hub.publish("1.1.0", tiny_bundle("1.1.0"))
+        one.hub.assigned = ("1.1.0", 2)
+        one.hub.wait_for(lambda: any(path.startswith("/patches/") for path in one.hub.served))
+        with LocalClient.open(one.path) as client:
+            assert len(client.predict(batches(1, 1))) == 1
+        spare.unlink()
+        spare.mkdir()
+        one.hub.wait_for(lambda: "confirmed" in one.hub.states("1.1.0"))

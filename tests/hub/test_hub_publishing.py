@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hub_worlds import CLASS, DAY, World, esb, world
+from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]  # re-exported there without saying so
 
 from edgestill.core import bundle
 from edgestill.core.digest import Digest
@@ -15,8 +16,10 @@ from edgestill.core.jsonio import parse_object
 from edgestill.delta.codec import apply
 from edgestill.hub import artefacts
 from edgestill.hub.settings import Settings
+from edgestill.trust.assignment import AssignmentKeys
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.keys import SigningKey
+from edgestill.trust.metadata import ASSIGNMENT_FIELD, signed_by
 from edgestill.trust.repository import TargetInfo, countersign, sign_targets
 
 if TYPE_CHECKING:
@@ -277,6 +280,17 @@ def test_a_root_must_name_this_hub(there: World) -> None:
     """A root for another hub's key would make every device refuse this one."""
     root = countersign(there.root(version=2, online=SigningKey.generate().public), keys=[there.root_key])
     reply = there.admin("POST", "root", root)
+    assert (reply.status, reply.json["what"]) == (422, "the root does not name this hub")
+
+
+@pytest.mark.parametrize("mine", ["roles", "assignments"])
+def test_a_root_that_gives_this_hub_half_of_its_work_is_refused(there: World, mine: str) -> None:
+    """It must be named for snapshot and timestamp, and for assignments too."""
+    other = SigningKey.generate().public
+    online, assigning = (there.online, other) if mine == "roles" else (other, there.online)
+    root = Metadata[Root].from_bytes(there.root(version=2, online=online))
+    root.signed.unrecognized_fields[ASSIGNMENT_FIELD] = AssignmentKeys((assigning,)).as_json()
+    reply = there.admin("POST", "root", signed_by(root, [there.root_key]))
     assert (reply.status, reply.json["what"]) == (422, "the root does not name this hub")
 
 

@@ -9,12 +9,12 @@ import pytest
 from hub_worlds import CLASS, DAY, World, world
 
 from edgestill.core.jsonio import parse_object
-from edgestill.hub import rollouts
+from edgestill.hub import registry, rollouts
 from edgestill.hub.settings import Settings
 from edgestill.trust.assignment import AssignmentKeys, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -339,18 +339,15 @@ def test_a_restarted_hub_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_step_that_dies_is_done_again_whole(there: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill between two assignments leaves none of them, and the next step makes both."""
+    """A kill between telling the devices and counting them as members leaves neither; the next step does both."""
     devices = there.fleet(2)
-    real = rollouts._join
-    joined: list[object] = []
+    real = registry.assign
 
-    async def dying(*arguments: object) -> None:
-        if joined:
-            raise OSError("power failed")
-        joined.append(arguments)
-        await real(*arguments)  # type: ignore[arg-type]  # handed through as they came
+    async def dying(connection: AsyncConnection, told: Mapping[str, str | None], now: float) -> None:
+        await real(connection, told, now)
+        raise OSError("power failed")
 
-    monkeypatch.setattr(rollouts, "_join", dying)
+    monkeypatch.setattr(registry, "assign", dying)
     assert there.admin("POST", "rollouts", {"release": R1}).status == 500
     monkeypatch.undo()
     assert there.rollout(1)["devices"]["d0"]["state"] == "waiting"

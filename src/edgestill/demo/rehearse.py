@@ -21,6 +21,8 @@ from edgestill.lab.measure import run_model
 from edgestill.lab.redistil import Evidence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from edgestill.core.protocols import Engine
@@ -66,15 +68,11 @@ def rehearse(scenario: Scenario) -> Outcome:
 
 def compare(workshop: Workshop, following: Engine, control: Engine) -> Outcome:
     """Scores every model on the streams that shared nothing."""
-    from edgestill.lab.export import export_onnx
-
     quiet = [stream for stream in workshop.scenario.streams if not stream.shares]
     before, after = quiet[0].before, quiet[0].after
     for stream in quiet[1:]:
         before, after = before + stream.before, after + stream.after
-    import torch
-
-    fp32 = OnnxEngine(export_onnx(workshop.run.student, torch.from_numpy(before.inputs[:2])))
+    fp32 = OnnxEngine(workshop.student_onnx)
     student = engine_of(workshop.packed)
     return Outcome(
         teacher=right(OnnxEngine(workshop.teacher_onnx), before),
@@ -94,9 +92,15 @@ def gather(workshop: Workshop) -> Evidence:
     policy, clock = workshop.packed.policy, SystemClock()
     student = Student(engine_of(workshop.packed), policy, clock=clock)
     teacher = Student(
-        OnnxEngine(workshop.teacher_onnx), replace(policy, temperature=policy.teacher_temperature), clock=clock
+        OnnxEngine(workshop.teacher_onnx),
+        replace(policy, temperature=policy.teacher_temperature),
+        clock=clock,
     )
     told: list[tuple[str, Escalation]] = []
+
+    def listener(name: str) -> Callable[[Escalation], None]:
+        return lambda one: told.append((name, one))
+
     for index, stream in enumerate(one for one in workshop.scenario.streams if one.shares):
         coin = random.Random(index)  # noqa: S311  # a rehearsal repeats itself
         cascade = Cascade(
@@ -105,14 +109,16 @@ def gather(workshop: Workshop) -> Evidence:
             policy,
             clock=clock,
             random=coin.random,
-            observe=lambda one, name=stream.device: told.append((name, one)),  # type: ignore[misc]
+            observe=listener(stream.device),
         )
         for inputs in stream.after.inputs:
             cascade.predict(inputs[None])
     heard = [(name, one) for name, one in told if one.heard.any()]
     return Evidence(
         inputs=np.concatenate([one.batch for _, one in heard]),
-        teacher=np.concatenate([np.log(np.maximum(_teacher(one), 1e-9)) for _, one in heard]).astype(np.float32),
+        teacher=np.concatenate([np.log(np.maximum(_teacher(one), 1e-9)) for _, one in heard]).astype(
+            np.float32
+        ),
         audit=np.concatenate([one.audited for _, one in heard]),
         devices=tuple(name for name, _ in heard),
     )
@@ -120,7 +126,9 @@ def gather(workshop: Workshop) -> Evidence:
 
 def right(engine: Engine, samples: Samples) -> NDArray[np.float64]:
     """1 where the model names the label, else 0."""
-    return (run_model(engine, samples.inputs)[0].argmax(1) == samples.labels).astype(np.float64)
+    named = run_model(engine, samples.inputs)[0].argmax(1)
+    hits: NDArray[np.float64] = (named == samples.labels).astype(np.float64)
+    return hits
 
 
 def _teacher(one: Escalation) -> NDArray[np.float32]:

@@ -61,7 +61,9 @@ def watch(*, seed: int = 0, fold: int = 0) -> Scenario:
         student_recipe=Recipe(
             epochs=24, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.7, views=8, seed=seed
         ),
-        next_recipe=Recipe(epochs=24, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.8, views=8, seed=seed + 1),
+        next_recipe=Recipe(
+            epochs=24, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.8, views=8, seed=seed + 1
+        ),
         augment=MotionJitter(),
         policy=Policy(labels=LABELS, escalation_share=0.25, audit_share=0.05),
     )
@@ -98,7 +100,9 @@ def _samples(
         if one.person not in set(people) or side not in {None, one.side}:
             continue
         start = round(len(one.motion) * since) + (LENGTH if since else 0)
-        part = Recording(one.motion[start : round(len(one.motion) * until)], one.exercise, one.person, one.side)
+        part = Recording(
+            one.motion[start : round(len(one.motion) * until)], one.exercise, one.person, one.side
+        )
         found = windows(part, length=LENGTH, hop=_HOP)
         inputs.append(found)
         labels.append(np.full(len(found), one.exercise))

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from edgestill.lab.samples import Samples
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Workshop:
     """What the lab has made before the fleet is founded.
@@ -36,6 +35,7 @@ class Workshop:
         scenario: whose data it was.
         teacher: trained on all data.
         teacher_onnx: the same as fp32 ONNX.
+        student_onnx: the student as fp32 ONNX, before int8.
         run: the student's distillation.
         packed: its bundle, version 1.0.0.
     """
@@ -43,6 +43,7 @@ class Workshop:
     scenario: Scenario
     teacher: nn.Module
     teacher_onnx: bytes
+    student_onnx: bytes
     run: Run
     packed: Packed
 
@@ -78,16 +79,20 @@ def learn(
     origin = Origin(
         name=scenario.model, version="1.0.0", recipe=run.recipe.as_json(), seed=scenario.student_recipe.seed
     )
+    example = torch.from_numpy(scenario.heldout.inputs[:2])
     return Workshop(
         scenario=scenario,
         teacher=teacher,
-        teacher_onnx=export_onnx(teacher, torch.from_numpy(scenario.heldout.inputs[:2])),
+        teacher_onnx=export_onnx(teacher, example),
+        student_onnx=export_onnx(run.student, example),
         run=run,
         packed=run.pack(scenario.policy, origin=origin),
     )
 
 
-def next_student(workshop: Workshop, evidence: Evidence | None, *, version: str, parent: Digest | None) -> Packed:
+def next_student(
+    workshop: Workshop, evidence: Evidence | None, *, version: str, parent: Digest | None
+) -> Packed:
     """The bundle after 1.0.0, from evidence; with None, the control that was given the same training and none."""
     scenario = workshop.scenario
     run = redistil(workshop.run, evidence, scenario.next_recipe, augment=scenario.augment)
@@ -99,7 +104,11 @@ def next_student(workshop: Workshop, evidence: Evidence | None, *, version: str,
         parent=parent,
         evidence=None
         if evidence is None
-        else {"samples": len(evidence), "audits": int(evidence.audit.sum()), "devices": len(set(evidence.devices))},
+        else {
+            "samples": len(evidence),
+            "audits": int(evidence.audit.sum()),
+            "devices": len(set(evidence.devices)),
+        },
     )
     return run.pack(scenario.policy, origin=origin)
 

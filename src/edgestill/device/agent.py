@@ -92,11 +92,9 @@ class Agent:
         except PathError as error:
             log.warning("%s", error)
 
-    def tell_health(self, target: Target, health: Health, *, id_: str) -> None:
+    def tell_health(self, target: Target, health: Health, *, id_: str, at: float) -> None:
         """Keeps figures for the hub; they are lost where the disk refuses them, and only then."""
-        report = Report(
-            id=id_, at=self._clock.now(), bundle=str(target.digest), release=target.release, health=health
-        )
+        report = Report(id=id_, at=at, bundle=str(target.digest), release=target.release, health=health)
         try:
             self._keep([report])
         except PathError as error:

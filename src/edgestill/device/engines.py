@@ -151,6 +151,7 @@ class Engines:
         self._leaving.clear()
 
     def _dismiss(self, engine: EngineProcess) -> None:
+        engine.left_at = self._clock.now()
         self._leaving[engine] = self._clock.monotonic()
         engine.say("stop")
 

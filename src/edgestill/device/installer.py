@@ -112,6 +112,9 @@ class Installer:
             if isinstance(work, Download):
                 return Hindered(work.target.digest, str(error), counts=True)
             return Failed(work.target.digest, str(error))
+        except Exception as error:
+            log.exception("a bug")
+            return Hindered(work.target.digest, f"a bug: {error!r}", counts=True)
 
     def _do(self, work: Work) -> Event:
         target = work.target

@@ -206,8 +206,9 @@ def _work(state: State) -> Effects:
 
 
 def _ready(state: State, slot: SlotName) -> tuple[State, Effects]:
-    """Only an engine that has said so serves; the switch alone is no success."""
-    if slot != state.active or state.phase != "watching" or state.serving is None:
+    """Only an engine that has said so serves; the switch alone is no success, and neither is a fall-back alone."""
+    fell_back = state.failure is not None and state.failure.counter == state.counter
+    if slot != state.active or state.serving is None or not (state.phase == "watching" or fell_back):
         return state, ()
     return state, (Tell(state.counter, "serving", state.serving),)
 

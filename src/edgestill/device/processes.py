@@ -40,6 +40,9 @@ class EngineProcess:
         target: the bundle in it.
         process: started by `start`.
         control: our end of its control socket.
+
+    Attributes:
+        left_at: wall time at which it was told to give way, None before.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class EngineProcess:
     ) -> None:
         self.slot = slot
         self.target = target
+        self.left_at: float | None = None
         self._process = process
         self._control = control
         self._reader: threading.Thread | None = None

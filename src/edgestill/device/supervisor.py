@@ -313,7 +313,9 @@ class Supervisor:
             engine.kill()  # its end will be heard, and counts as a death
             return None
         if health != Health(drift=health.drift):
-            self._agent.tell_health(engine.target, health, id_=secrets.token_hex(16))
+            # dated before its successor's first report, so that nobody takes it for what serves now
+            at = self._clock.now() if engine.left_at is None else engine.left_at
+            self._agent.tell_health(engine.target, health, id_=secrets.token_hex(16), at=at)
         if self._agent.state.held(engine.slot) != engine.target:
             return None
         return Watched(engine.slot, seconds, health.answers, health.errors)
@@ -334,8 +336,8 @@ class Supervisor:
                 assigned, pause = self._hub.poll(seen=self._agent.state.seen)
                 if assigned is not None:
                     self._inbox.put(assigned)
-            except EdgestillError as error:
-                log.warning("%s", error)
+            except Exception as error:  # noqa: BLE001  # a device that no longer polls could never be mended
+                _tell(error)
                 pause = min(max(2 * pause, 1.0), LONGEST_PAUSE)
             self._ending.wait(pause)
 
@@ -348,11 +350,19 @@ class Supervisor:
                 while not self._ending.is_set() and not self._hub.deliver(self._outbox):
                     pass
                 pause = 1.0
-            except EdgestillError as error:
-                log.warning("%s", error)
+            except Exception as error:  # noqa: BLE001  # as above
+                _tell(error)
                 self._ending.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _install(self) -> None:
         while (work := self._work.get()) is not None:
             self._inbox.put(_Worked(self._installer.perform(work)))
+
+
+def _tell(error: Exception) -> None:
+    """One line for an error of ours; a bug is told with where it happened."""
+    if isinstance(error, EdgestillError):
+        log.warning("%s", error)
+    else:
+        log.error("a bug", exc_info=error)

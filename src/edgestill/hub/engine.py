@@ -11,6 +11,7 @@ answer is empty. The rules:
 - A device is done when it has confirmed. One that fell back is never done, whatever it reported before or later.
   One that was assigned and then reports nothing for `silent_after` is silent, and counts as failed until it confirms.
 - Failed devices within `max_failed` are replaced by others, so that a complete stage has its share of confirmed ones.
+  A silent one that comes back after it was replaced is waited for again: the stage then has more than its share.
   No stage completes without a single confirmed device.
 - Resuming excuses the failures there are (see `excusable`): they count neither for nor against. New ones break the gate again.
 - A finished rollout stays a promise: a device that joins or returns later is brought to its release.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from edgestill.core.errors import NotFoundError
 from edgestill.hub.tables import devices, health, reports, targets
@@ -92,12 +92,13 @@ async def mark_seen(connection: AsyncConnection, device: str, now: float) -> Non
     await connection.execute(update(devices).where(devices.c.id == device).values(last_seen=now))
 
 
-async def assign(connection: AsyncConnection, device: str, target: str | None, now: float) -> None:
-    """Tells the device to run `target`, or withdraws what it was told; either way the counter grows."""
+async def assign(connection: AsyncConnection, told: Mapping[str, str | None], now: float) -> None:
+    """Tells each device (device -> target) what to run; None withdraws what it was told. Either way its counter grows."""
     await connection.execute(
         update(devices)
-        .where(devices.c.id == device)
-        .values(counter=devices.c.counter + 1, target=target, assigned_at=now)
+        .where(devices.c.id == bindparam("device"))
+        .values(counter=devices.c.counter + 1, target=bindparam("told"), assigned_at=now),
+        [{"device": device, "told": target} for device, target in told.items()],
     )
 
 

@@ -127,13 +127,14 @@ async def resume(connection: AsyncConnection, rollout: int, now: float) -> None:
     _require(record, "paused")
     seen = await view(connection, record)
     failures = engine.excusable(seen, now)
+    before = await _audits(connection, record.rollout.release)
     for device in seen.devices:
         if device.member is not None:
-            before = await _audits(connection, device.id, record.rollout.release)
+            audits, agreed = before.get(device.id, (0, 0))
             await connection.execute(
                 update(members)
                 .where(members.c.rollout_id == rollout, members.c.device_id == device.id)
-                .values(excused=failures.get(device.id, ""), audits_before=before[0], agreed_before=before[1])
+                .values(excused=failures.get(device.id, ""), audits_before=audits, agreed_before=agreed)
             )
     await _set(connection, rollout, now, state="running", reason="")
 
@@ -155,6 +156,9 @@ async def advance(connection: AsyncConnection, now: float) -> set[str]:
     for record in await _with_work(connection):
         present = record
         while actions := engine.decide(await view(connection, present), now):
+            chosen = {one.device: one.target for one in actions if isinstance(one, engine.Assign)}
+            await _join(connection, present, chosen, now)
+            changed |= chosen.keys()
             for action in actions:
                 changed |= await _apply(connection, present, action, now)
             present = await find(connection, record.id)
@@ -276,11 +280,10 @@ async def _with_work(connection: AsyncConnection) -> list[Record]:
 
 async def _apply(connection: AsyncConnection, record: Record, action: engine.Action, now: float) -> set[str]:
     match action:
-        case engine.Assign(device, target):
-            await _join(connection, record, device, target, now)
-            return {device}
+        case engine.Assign():
+            pass  # `_join` takes all of them together: a large stage is three statements, not three for each device
         case engine.RollBack(device, target):
-            await registry.assign(connection, device, target, now)
+            await registry.assign(connection, {device: target}, now)
             await connection.execute(
                 update(members)
                 .where(members.c.rollout_id == record.id, members.c.device_id == device)
@@ -298,32 +301,35 @@ async def _apply(connection: AsyncConnection, record: Record, action: engine.Act
     return set()
 
 
-async def _join(connection: AsyncConnection, record: Record, device: str, target: str, now: float) -> None:
-    audits, agreed = await _audits(connection, device, record.rollout.release)
-    await registry.assign(connection, device, target, now)
+async def _join(connection: AsyncConnection, record: Record, chosen: Mapping[str, str], now: float) -> None:
+    """Makes members of these devices (device -> target) and assigns the release to them."""
+    if not chosen:
+        return
+    before = await _audits(connection, record.rollout.release)
+    await registry.assign(connection, chosen, now)
     await connection.execute(
-        insert(members).values(
-            rollout_id=record.id,
-            device_id=device,
-            target=target,
-            state="assigned",
-            assigned_at=now,
-            audits_before=audits,
-            agreed_before=agreed,
-        )
+        insert(members),
+        [
+            {
+                "rollout_id": record.id,
+                "device_id": device,
+                "target": target,
+                "state": "assigned",
+                "assigned_at": now,
+                "audits_before": before.get(device, (0, 0))[0],
+                "agreed_before": before.get(device, (0, 0))[1],
+            }
+            for device, target in chosen.items()
+        ],
     )
 
 
-async def _audits(connection: AsyncConnection, device: str, release: str) -> tuple[int, int]:
-    """All audits and agreements ever counted for this device and release."""
-    row = (
-        await connection.execute(
-            select(health.c.audits, health.c.agreed).where(
-                health.c.device_id == device, health.c.release == release
-            )
-        )
-    ).first()
-    return (0, 0) if row is None else (row.audits, row.agreed)
+async def _audits(connection: AsyncConnection, release: str) -> dict[str, tuple[int, int]]:
+    """All audits and agreements ever counted for this release, by device."""
+    rows = await connection.execute(
+        select(health.c.device_id, health.c.audits, health.c.agreed).where(health.c.release == release)
+    )
+    return {row.device_id: (row.audits, row.agreed) for row in rows}
 
 
 async def _held(connection: AsyncConnection, rollout: int) -> frozenset[str]:

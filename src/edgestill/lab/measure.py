@@ -77,3 +77,69 @@ def mean_figure(values: NDArray[np.float64], groups: NDArray[np.int64], *, seed:
         drawn = np.random.default_rng(seed).integers(0, len(names), (_DRAWS, len(names)))
         low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975)).tolist()
     return Figure(value=float(values.mean()), n=len(values), groups=len(names), low=low, high=high)
+
+
+def recovered_share(
+    before: NDArray[np.float64],
+    shifted: NDArray[np.float64],
+    after: NDArray[np.float64],
+    *,
+    groups_before: NDArray[np.int64],
+    groups_after: NDArray[np.int64],
+    seed: int = 0,
+) -> Figure:
+    """How much of a loss was won back: `(after - shifted) / (before - shifted)`, as means.
+
+    Args:
+        before: `[N]` of 0 and 1, right or wrong before the change.
+        shifted: `[M]`, the same model after it.
+        after: `[M]`, the next model.
+        groups_before: `[N]`.
+        groups_after: `[M]`, the same groups.
+        seed: of the resampling of groups.
+
+    Raises:
+        DataError: different groups before and after, or nothing was lost.
+    """
+    names = np.unique(groups_before)
+    if not np.array_equal(names, np.unique(groups_after)):
+        raise DataError(
+            "a loss needs the same groups before and after",
+            expected=names[:8],
+            got=np.unique(groups_after)[:8],
+        )
+    parts = [
+        _sums(values, groups)
+        for values, groups in ((before, groups_before), (shifted, groups_after), (after, groups_after))
+    ]
+    whole = np.arange(len(names))[None]
+    value = float(_won_back(parts, whole)[0])
+    if not np.isfinite(value):
+        raise DataError(
+            "nothing was lost", where="shifted", expected="less than before", got=float(shifted.mean())
+        )
+    drawn = np.random.default_rng(seed).integers(0, len(names), (_DRAWS, len(names)))
+    shares = _won_back(parts, drawn)
+    low, high = (
+        np.nanquantile(shares, (0.025, 0.975)).tolist() if len(names) > 1 else (float("-inf"), float("inf"))
+    )
+    return Figure(value=value, n=len(shifted), groups=len(names), low=low, high=high)
+
+
+def _sums(
+    values: NDArray[np.float64], groups: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    index = np.unique(groups, return_inverse=True)[1]
+    return np.bincount(index, weights=values).astype(np.float64), np.bincount(index).astype(np.int64)
+
+
+def _won_back(
+    parts: list[tuple[NDArray[np.float64], NDArray[np.int64]]], drawn: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The share for each row of drawn groups; NaN where nothing was lost."""
+    before, shifted, after = (sums[drawn].sum(1) / counts[drawn].sum(1) for sums, counts in parts)
+    lost = before - shifted
+    shares: NDArray[np.float64] = np.where(
+        lost > 0, (after - shifted) / np.where(lost > 0, lost, 1.0), np.nan
+    )
+    return shares

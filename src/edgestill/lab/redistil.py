@@ -59,7 +59,9 @@ class Evidence:
                 got=(self.inputs.shape[1:], self.inputs.dtype),
             )
         if self.teacher.shape[1] != replay.classes:
-            raise EvidenceError("evidence of other classes", expected=replay.classes, got=self.teacher.shape[1])
+            raise EvidenceError(
+                "evidence of other classes", expected=replay.classes, got=self.teacher.shape[1]
+            )
         names = {name: index for index, name in enumerate(sorted(set(self.devices)))}
         first = int(replay.groups.max()) + 1
         groups = np.array([first + names[name] for name in self.devices], dtype=np.int64)

@@ -1,0 +1,54 @@
+"""The verbs, put together; how errors end a program."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Final
+
+import typer
+
+from edgestill import __version__
+from edgestill.cli import bundle, demo, predict
+from edgestill.core.errors import EdgestillError
+
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="edgestill",
+    help="Distil a large model, deliver it to a fleet, let both answer together, learn from what devices see.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("predict")(predict.predict)
+app.add_typer(bundle.app, name="bundle")
+
+
+@app.callback(invoke_without_command=True)
+def _version(*, version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def run() -> None:
+    """Runs the command line on `sys.argv`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except EdgestillError as error:
+        if "--json" in sys.argv:
+            sys.stdout.write(json.dumps({"error": error.as_json()}) + "\n")
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; every process that was started has ended\n")
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,88 @@
+"""`edgestill bundle`: look into a bundle, check it, make and apply patches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgestill.core.bundle import Bundle, replace
+from edgestill.core.digest import Digest
+from edgestill.core.errors import PathError
+from edgestill.core.extras import require
+from edgestill.core.units import format_size
+
+app = typer.Typer(help="Inspect, verify, diff and patch bundles.", no_args_is_help=True)
+
+Esb = Annotated[Path, typer.Argument(help="A bundle: NAME.esb or a folder.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+
+@app.command()
+def inspect(bundle: Esb, *, as_json: Json = False) -> None:
+    """Show what a bundle is made of."""
+    opened = Bundle.open(bundle)
+    head = opened.manifest
+    if as_json:
+        typer.echo(json.dumps({"digest": str(head.digest)} | json.loads(head.to_bytes())))
+        return
+    typer.echo(f"{head.name} {head.version} for {head.hardware_class}, {format_size(head.size)}")
+    typer.echo(str(head.digest))
+    for name, ref in head.blobs.items():
+        typer.echo(f"  {name:<16} {format_size(ref.size):>8}  {ref.digest}")
+    typer.echo("\n" + opened.read("card.md").decode(errors="replace"))
+
+
+@app.command()
+def verify(bundle: Esb, *, as_json: Json = False) -> None:
+    """Check every byte of a bundle against its manifest."""
+    opened = Bundle.open(bundle)
+    opened.verify()
+    said = {"digest": str(opened.manifest.digest), "blobs": len(opened.manifest.blobs), "verified": True}
+    typer.echo(json.dumps(said) if as_json else f"every byte is as the manifest says: {said['digest']}")
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The bundle a device has (.esb).")],
+    new: Annotated[Path, typer.Argument(help="The bundle it shall get (.esb).")],
+    patch: Annotated[Path, typer.Argument(help="Where the patch goes.")],
+) -> None:
+    """Make the patch from one bundle to another."""
+    require("zstandard", extra="agent", purpose="to make patches")
+    from edgestill.delta.codec import diff as make
+
+    target = _read(new)
+    made = make(_read(old), target)
+    replace(patch, made)
+    typer.echo(f"{format_size(len(made))}, {len(made) / len(target):.1%} of the new file")
+
+
+@app.command()
+def apply(
+    old: Annotated[Path, typer.Argument(help="The bundle a device has (.esb).")],
+    patch: Annotated[Path, typer.Argument(help="The patch.")],
+    new: Annotated[Path, typer.Argument(help="Where the new bundle goes.")],
+) -> None:
+    """Apply a patch; the result is checked before it gets its name."""
+    require("zstandard", extra="agent", purpose="to apply patches")
+    import io
+
+    from edgestill.delta.codec import Header
+    from edgestill.delta.codec import apply as make
+
+    given, out = io.BytesIO(_read(patch)), io.BytesIO()
+    head = Header.read(given)
+    given.seek(0)
+    make(io.BytesIO(_read(old)), given, out, expected=head.new, max_size=head.size)
+    replace(new, out.getvalue())
+    typer.echo(str(Digest.of(out.getvalue())))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PathError("cannot read", where=path, got=error.strerror, fix="check the path") from error

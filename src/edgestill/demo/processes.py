@@ -1,0 +1,117 @@
+"""Processes that end when the demonstration does, however it ends.
+
+Each gets a session of its own, so that Ctrl-C in the terminal reaches the demonstration alone, which then ends the
+others in order: SIGTERM, some seconds of grace, SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final, Self, final
+
+from edgestill.core.errors import DemoError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from edgestill.core.protocols import Clock
+
+GRACE: Final = 8.0
+LOOK: Final = 0.05
+
+
+@final
+class Processes:
+    """The running ones.
+
+    Args:
+        logs: folder for what they print; it exists.
+        clock: for deadlines.
+        pause: lets some seconds pass.
+    """
+
+    def __init__(self, logs: Path, *, clock: Clock, pause: Callable[[float], None]) -> None:
+        self._logs, self._clock, self._pause = logs, clock, pause
+        self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def run(self, name: str, module: str, arguments: Sequence[str]) -> str:
+        """Runs `python -m module` to its end; what it printed.
+
+        Raises:
+            DemoError: it failed; the text ends with what it said.
+        """
+        done = subprocess.run(  # noqa: S603  # our own modules, with arguments we made
+            [sys.executable, "-m", module, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode != 0:
+            raise DemoError(f"{name} failed", where=module, expected="exit status 0", got=done.stderr[-300:])
+        return done.stdout
+
+    def start(self, name: str, module: str, arguments: Sequence[str], *, ready: Path) -> None:
+        """Starts `python -m module` in the background; `wait_for` its ready file before using it."""
+        ready.unlink(missing_ok=True)
+        with (self._logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        self._running.append((name, process))
+
+    def wait_for(self, what: str, holds: Callable[[], bool], *, within: float) -> None:
+        """Looks until `holds`, and whether all processes still run.
+
+        Raises:
+            DemoError: a process ended, or the time is up; the text names the log.
+        """
+        until = self._clock.monotonic() + within
+        while not holds():
+            for name, process in self._running:
+                if process.poll() is not None:
+                    log = self._logs / f"{name}.log"
+                    said = log.read_text(errors="replace").strip()[-300:]
+                    raise DemoError(
+                        f"{name} ended while waiting for {what}", where=log, got=said or "nothing said"
+                    )
+            if self._clock.monotonic() > until:
+                raise DemoError(
+                    f"waited in vain for {what}", where=self._logs, expected=f"within {within:g} s"
+                )
+            self._pause(LOOK)
+
+    def end(self) -> None:
+        """Ends all: asks, waits, kills."""
+        for _, process in reversed(self._running):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        until = self._clock.monotonic() + GRACE
+        for _, process in reversed(self._running):
+            try:
+                process.wait(max(0.1, until - self._clock.monotonic()))
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._running.clear()

@@ -1,0 +1,394 @@
+"""The whole route, walked once by real processes.
+
+teacher -> student -> bundle -> hub -> devices -> escalation -> the world changes -> evidence -> next student -> update.
+Nothing here decides anything: the lab makes models, the hub rolls out, the devices answer, ask, learn and report.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+import torch
+
+from edgestill.core.bundle import archive_bytes, write_archive
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import EvidenceError, NotFoundError, PathError
+from edgestill.demo.fleet import Fleet
+from edgestill.demo.processes import Processes
+from edgestill.demo.rehearse import Outcome, compare, right
+from edgestill.demo.story import Absorption, Live, Row, Story
+from edgestill.demo.workshop import engine_of, learn, next_student, teach
+from edgestill.lab.absorb import absorb
+from edgestill.lab.measure import mean_figure, run_model
+from edgestill.lab.pack import REFERENCE, backbone_id
+from edgestill.lab.views import answers
+from edgestill.learn.statistics import Statistics, solve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.demo.fleet import Said
+    from edgestill.demo.scenario import Scenario, Stream
+    from edgestill.demo.workshop import Workshop
+    from edgestill.lab.pack import Packed
+    from edgestill.lab.samples import Samples
+
+_RIDGE: Final = 1e-2
+_NOTICE: Final = 6.0
+
+
+class View(Protocol):
+    """Shows how far it is."""
+
+    def begin(self, step: str) -> None:
+        """A step begins."""
+        ...
+
+    def advance(self, done: int, of: int, note: str) -> None:
+        """So far within the step."""
+        ...
+
+    def end(self, note: str) -> None:
+        """The step is done; what came of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Walked:
+    """What the devices said at each stage, by device."""
+
+    before: dict[str, Said]
+    shifted: dict[str, Said]
+    later: dict[str, Said]
+    updated: dict[str, Said]
+
+
+class Route:
+    """One walk.
+
+    Args:
+        scenario: the data and networks.
+        out: folder for bundles and logs; made here.
+        view: shows the steps.
+
+    Raises:
+        PathError: the folder cannot be made.
+    """
+
+    def __init__(self, scenario: Scenario, out: Path, view: View) -> None:
+        self.scenario, self.out, self.view = scenario, out, view
+        self.steps: dict[str, float] = {}
+        self.clock = SystemClock()
+        try:
+            (out / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PathError(
+                "cannot write the report's folder",
+                where=out,
+                expected="a writable folder",
+                got=error.strerror,
+                fix="give another one with --out",
+            ) from error
+
+    def walk(self, rehearsed: Callable[[], list[Outcome]]) -> Story:
+        """All steps.
+
+        Args:
+            rehearsed: gives the outcomes of the other folds; called when the live fleet is done.
+
+        Raises:
+            DemoError: a step did not come to its end. Any other coded error of the rooms.
+        """
+        start = self.clock.monotonic()
+        workshop = self._make()
+        with tempfile.TemporaryDirectory(prefix="edgestill-") as name:
+            processes = Processes(self.out / "logs", clock=self.clock, pause=time.sleep)
+            with processes:
+                with self._step("found a hub, enrol the devices") as done:
+                    fleet = Fleet.found(Path(name), workshop.teacher_onnx, processes, clock=self.clock)
+                    for index, stream in enumerate(self.scenario.streams):
+                        fleet.join(stream.device, shares=stream.shares)
+                        self.view.advance(index + 1, len(self.scenario.streams), stream.device)
+                    done(f"{len(self.scenario.streams)} devices, each a process of its own, at {fleet.url}")
+                try:
+                    outcome, live = self._live(fleet, workshop)
+                finally:
+                    fleet.close()
+        with self._step("compare over all people") as done:
+            outcomes = [outcome, *rehearsed()]
+            absorption = self._absorb(workshop)
+            done(f"{sum(len(np.unique(one.before)) for one in outcomes)} people or images measured")
+        evidence = workshop.packed.policy.evidence
+        return Story(
+            scenario=self.scenario.name,
+            told=(self.scenario.story, self.scenario.change),
+            outcomes=outcomes,
+            live=live,
+            absorption=absorption,
+            alpha=workshop.packed.policy.alpha,
+            promise=_promise(evidence),
+            size_ratio=workshop.size_ratio,
+            wall_s=self.clock.monotonic() - start,
+            steps=self.steps,
+        )
+
+    def _make(self) -> Workshop:
+        with self._step("train the teacher on all data") as done:
+            teacher = teach(self.scenario, progress=self._epochs)
+            done(f"{_count(teacher):,} parameters, {len(self.scenario.teach)} samples of both worlds")
+        with self._step("inherit and distil the student") as done:
+            workshop = learn(self.scenario, teacher, progress=self._epochs)
+            self._keep(workshop.packed)
+            done(
+                f"{_count(workshop.run.student):,} parameters, {len(self.scenario.limited)} samples of one world; "
+                f"int8 file {workshop.size_ratio:.0f} times smaller"
+            )
+        return workshop
+
+    def _live(self, fleet: Fleet, workshop: Workshop) -> tuple[Outcome, Live]:
+        with self._step("roll out version 1.0.0") as done:
+            first = fleet.publish(workshop.packed)
+            fleet.roll_out(first, heard=self._rollout)
+            done("signed, staged, probed and confirmed on every device")
+        before = self._feed(fleet, "answer, ask and fuse", lambda stream: stream.before)
+        shifted = self._feed(fleet, self.scenario.change, lambda stream: stream.after)
+        noticed = self._notice(fleet)
+        with self._step("gather the evidence") as done:
+            evidence = fleet.evidence()
+            head, message = self._shared_head(fleet, workshop)
+            done(f"{len(evidence)} answers the teacher was asked for, and sums of {message} bytes a device")
+        with self._step("what each device learned by itself") as done:
+            later = {one.device: fleet.feed(one.device, one.later) for one in self._sharing if one.later}
+            states = {one.device: fleet.status(one.device) for one in self.scenario.streams}
+            done(_learned(states))
+        with self._step("make version 1.1.0 from the evidence, and a control without") as done:
+            parent = workshop.packed.manifest.digest
+            following = next_student(workshop, evidence, version="1.1.0", parent=parent)
+            control = next_student(workshop, None, version="1.1.0", parent=parent)
+            self._keep(following)
+            done(f"{len(evidence)} new samples beside {len(self.scenario.limited)} old ones")
+        health = fleet.health()
+        with self._step("roll out version 1.1.0") as done:
+            second = fleet.publish(following)
+            fleet.roll_out(second, heard=self._rollout)
+            patch = fleet.patch_size(first, second)
+            done("on every device" if patch is None else f"on every device, as a patch of {patch} bytes")
+        updated = self._feed(fleet, "answer again", lambda stream: stream.later or stream.after)
+        walked = Walked(before=before, shifted=shifted, later=later, updated=updated)
+        rows = [
+            self._row(
+                stream,
+                walked,
+                bytes_up=health[stream.device].integer("bytes_up"),
+                states=states,
+                drift=noticed,
+            )
+            for stream in self.scenario.streams
+        ]
+        live = self._told(walked, rows, workshop, following)
+        outcome = self._measured(walked, compare(workshop, engine_of(following), engine_of(control)))
+        live = replace(
+            live, evidence=len(evidence), statistics_bytes=message, head_accuracy=head, patch_bytes=patch
+        )
+        return outcome, live
+
+    @property
+    def _sharing(self) -> list[Stream]:
+        return [stream for stream in self.scenario.streams if stream.shares]
+
+    @property
+    def _quiet(self) -> list[Stream]:
+        return [stream for stream in self.scenario.streams if not stream.shares]
+
+    def _feed(self, fleet: Fleet, step: str, part: Callable[[Stream], Samples]) -> dict[str, Said]:
+        said = {}
+        with self._step(step) as done:
+            for index, stream in enumerate(self.scenario.streams):
+                said[stream.device] = fleet.feed(stream.device, part(stream))
+                self.view.advance(index + 1, len(self.scenario.streams), stream.device)
+            quiet = [(said[one.device].answers == part(one).labels) for one in self._quiet]
+            asked = np.concatenate([said[one.device].asked for one in self._sharing])
+            done(
+                f"accuracy {np.concatenate(quiet).mean():.1%} on devices that learn nothing; "
+                f"the others asked about {asked.mean():.0%}"
+            )
+        return said
+
+    def _notice(self, fleet: Fleet) -> dict[str, str]:
+        """What the devices report of the change; they are given some seconds to say so."""
+        with self._step("notice") as done:
+            until = self.clock.monotonic() + _NOTICE
+            found: dict[str, str] = {}
+
+            def noticed() -> bool:
+                found.update({name: health.text("drift") for name, health in fleet.health().items()})
+                return all(one == "confirmed" for one in found.values()) or self.clock.monotonic() > until
+
+            fleet.wait_for("health reports", noticed)
+            sure = sorted(name for name, verdict in found.items() if verdict == "confirmed")
+            done(f"{len(sure)} of {len(found)} devices report that the world has changed")
+        return found
+
+    def _shared_head(self, fleet: Fleet, workshop: Workshop) -> tuple[float | None, int]:
+        """Accuracy of a head solved from the devices' sums, where nothing was shared; bytes of one message."""
+        try:
+            total = fleet.statistics(backbone_id(workshop.run.student))
+        except (NotFoundError, EvidenceError):
+            return None, 0
+        reference = Statistics.from_bytes(workshop.packed.blobs[REFERENCE])
+        both = total + reference.scaled(min(1.0, total.weight / reference.weight))
+        head = solve(both, ridge=_RIDGE * float(both.matrix.diagonal().mean()))
+        engine, hits = engine_of(workshop.packed), []
+        for stream in self._quiet:
+            scores = run_model(engine, stream.after.inputs)[1] @ head.weight + head.bias
+            hits.append(scores.argmax(1) == stream.after.labels)
+        return float(np.concatenate(hits).mean()), len(total.to_bytes())
+
+    def _measured(self, walked: Walked, outcome: Outcome) -> Outcome:
+        """The outcome with the int8 figures as the devices gave them, not as the lab would."""
+        names = [stream.device for stream in self._quiet]
+        parts = (
+            (walked.before, [one.before for one in self._quiet]),
+            (walked.shifted, [one.after for one in self._quiet]),
+            (walked.updated, [one.after for one in self._quiet]),
+        )
+        student, shifted, recovered = (
+            np.concatenate([said[name].answers == one.labels for name, one in zip(names, data, strict=True)])
+            for said, data in parts
+        )
+        return replace(
+            outcome,
+            student=student.astype(np.float64),
+            shifted=shifted.astype(np.float64),
+            recovered=recovered.astype(np.float64),
+        )
+
+    def _row(
+        self,
+        stream: Stream,
+        walked: Walked,
+        *,
+        bytes_up: int,
+        states: dict[str, JsonObject],
+        drift: dict[str, str],
+    ) -> Row:
+        name, later = stream.device, stream.later or stream.after
+        said = [walked.before[name], walked.shifted[name], walked.updated[name]]
+        alone = np.concatenate([one.seconds[~one.asked] for one in said])
+        return Row(
+            device=name,
+            shares=stream.shares,
+            answers=sum(len(one.answers) for one in said),
+            before=_share(walked.before[name].answers == stream.before.labels),
+            shifted=_share(walked.shifted[name].answers == stream.after.labels),
+            updated=_share(walked.updated[name].answers == later.labels),
+            escalated=_share(np.concatenate([one.asked for one in said])),
+            bytes_up=bytes_up,
+            drift=drift.get(name, "none"),
+            learned=_has_overlay(states[name]),
+            latency_ms=round(float(np.median(alone)) * 1000, 3),
+        )
+
+    def _told(self, walked: Walked, rows: list[Row], workshop: Workshop, following: Packed) -> Live:
+        def share(said: dict[str, Said], part: Callable[[Stream], Samples], *, alone: bool) -> float:
+            hits = [
+                (said[one.device].alone if alone else said[one.device].answers) == part(one).labels
+                for one in self._sharing
+            ]
+            return _share(np.concatenate(hits))
+
+        asked = np.concatenate([walked.shifted[one.device].asked for one in self._sharing])
+        groups = np.concatenate([np.full(len(one.after), index) for index, one in enumerate(self._sharing)])
+        own = [one for one in self._sharing if one.later]
+        engine = engine_of(workshop.packed)
+        without = np.concatenate([right(engine, one.later) for one in own if one.later])
+        personal = np.concatenate(
+            [walked.later[one.device].alone == one.later.labels for one in own if one.later]
+        )
+        return Live(
+            rows=tuple(rows),
+            escalated=mean_figure(asked.astype(np.float64), groups),
+            fused_before=share(walked.before, lambda one: one.before, alone=False),
+            alone_before=share(walked.before, lambda one: one.before, alone=True),
+            fused_shifted=share(walked.shifted, lambda one: one.after, alone=False),
+            alone_shifted=share(walked.shifted, lambda one: one.after, alone=True),
+            evidence=0,
+            statistics_bytes=0,
+            head_accuracy=None,
+            personal=_share(personal),
+            personal_without=_share(without),
+            bundle_bytes=len(archive_bytes(following.manifest, following.blobs)),
+            patch_bytes=None,
+            model_bytes=len(following.blobs["model.onnx"]),
+            teacher_bytes=len(workshop.teacher_onnx),
+        )
+
+    def _absorb(self, workshop: Workshop) -> Absorption:
+        absorbed = absorb(workshop.run, self.scenario.heldout)
+        hits: dict[str, list[NDArray[np.bool_]]] = {"before": [], "after": []}
+        for stream in self._quiet:
+            inputs = torch.from_numpy(stream.before.inputs)
+            for key, model in (("before", workshop.teacher), ("after", absorbed.teacher)):
+                hits[key].append(answers(model, inputs).argmax(1).numpy() == stream.before.labels)
+        shares = {key: _share(np.concatenate(parts)) for key, parts in hits.items()}
+        return Absorption(alpha=absorbed.alpha, before=shares["before"], after=shares["after"])
+
+    def _keep(self, packed: Packed) -> None:
+        head = packed.manifest
+        write_archive(self.out / f"{head.name}-{head.version}.esb", head, packed.blobs)
+
+    def _epochs(self, done: int, of: int, loss: float) -> None:
+        self.view.advance(done, of, f"loss {loss:.3f}")
+
+    def _rollout(self, state: JsonObject) -> None:
+        devices = state.get("devices")
+        if isinstance(devices, dict):
+            confirmed = sum(
+                isinstance(one, dict) and one.get("state") == "confirmed" for one in devices.values()
+            )
+            self.view.advance(confirmed, len(self.scenario.streams), f"stage {state.get('stage')}")
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[Callable[[str], None]]:
+        start = self.clock.monotonic()
+        notes: list[str] = []
+        self.view.begin(name)
+        yield notes.append
+        self.steps[name] = self.clock.monotonic() - start
+        self.view.end(" ".join(notes))
+
+
+def _share(hits: NDArray[np.bool_] | NDArray[np.float64]) -> float:
+    return round(float(hits.mean()), 4)
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _has_overlay(state: JsonObject) -> bool:
+    engine = state.get("engine")
+    return isinstance(engine, dict) and engine.get("learned") is not None
+
+
+def _learned(states: dict[str, JsonObject]) -> str:
+    learned = [name for name, state in states.items() if _has_overlay(state)]
+    return f"{len(learned)} of {len(states)} devices adopted a head of their own"
+
+
+def _promise(evidence: JsonObject) -> str:
+    if evidence.get("promised"):
+        return (
+            f"with probability {1 - float(str(evidence['delta'])):g} the teacher is right where the answer is wrong for "
+            f"at most {float(str(evidence['epsilon'])):.0%} of inputs (n = {evidence['n']})"
+        )
+    return f"none: {evidence.get('why', '')}"

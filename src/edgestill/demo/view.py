@@ -1,0 +1,149 @@
+"""The steps as they happen, for people (Rich) or not at all (`--json`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from edgestill.demo.story import Story
+
+
+@final
+class Silence:
+    """Shows nothing."""
+
+    def begin(self, step: str) -> None:
+        """Nothing."""
+
+    def advance(self, done: int, of: int, note: str) -> None:
+        """Nothing."""
+
+    def end(self, note: str) -> None:
+        """Nothing."""
+
+
+@final
+class Stage:
+    """One line a step, the running one with a bar.
+
+    Args:
+        console: to write to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._step = ""
+
+    def __enter__(self) -> Stage:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._progress.stop()
+
+    def begin(self, step: str) -> None:
+        """A step begins."""
+        self._step = step
+        self._task = self._progress.add_task(step, total=None, note="")
+
+    def advance(self, done: int, of: int, note: str) -> None:
+        """So far within the step."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done, total=of, note=note)
+
+    def end(self, note: str) -> None:
+        """The step is done."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        self._console.print(f"[green]done[/] [bold]{self._step}[/]  {note}", highlight=False)
+
+
+def closing_tables(story: Story) -> list[Table]:
+    """What a person reads last: accuracies with intervals, then a row a device, then bytes."""
+    return [_accuracies(story), _devices(story), _bytes(story)]
+
+
+def _accuracies(story: Story) -> Table:
+    table = Table(title="Accuracy where nothing was shared or learned", title_justify="left")
+    for name in ("", "accuracy", "95 % interval", "of"):
+        table.add_column(name, justify="left" if not name else "right")
+    named = {
+        "teacher": "teacher, before the change",
+        "student": "student, before",
+        "int8": "student as shipped (int8), before",
+        "shifted": "the same after the change",
+        "control": "next student without evidence, after",
+        "updated": "next student from evidence, after",
+        "kept": "next student, before (what it forgot)",
+    }
+    figures = story.accuracies()
+    for key, text in named.items():
+        one = figures[key]
+        table.add_row(
+            text, f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}", f"{one.n} in {one.groups} groups"
+        )
+    won, control = story.recovered(), story.recovered_by_control()
+    table.add_row("share of the loss won back", f"{won.value:.0%}", f"{won.low:.0%} to {won.high:.0%}", "")
+    table.add_row("by the control", f"{control.value:.0%}", f"{control.low:.0%} to {control.high:.0%}", "")
+    return table
+
+
+def _devices(story: Story) -> Table:
+    table = Table(title="The live fleet", title_justify="left")
+    for name in (
+        "device",
+        "shares",
+        "before",
+        "after",
+        "updated",
+        "asked",
+        "sent",
+        "noticed",
+        "own head",
+        "latency",
+    ):
+        table.add_column(name, justify="right" if name not in {"device", "noticed"} else "left")
+    for row in story.live.rows:
+        table.add_row(
+            row.device,
+            "yes" if row.shares else "no",
+            f"{row.before:.1%}",
+            f"{row.shifted:.1%}",
+            f"{row.updated:.1%}",
+            f"{row.escalated:.0%}",
+            f"{row.bytes_up / 1000:.0f} kB",
+            row.drift,
+            "yes" if row.learned else "no",
+            f"{row.latency_ms:.2f} ms",
+        )
+    return table
+
+
+def _bytes(story: Story) -> Table:
+    live = story.live
+    table = Table(title="Bytes", title_justify="left")
+    table.add_column("")
+    table.add_column("bytes", justify="right")
+    table.add_row("teacher, fp32", f"{live.teacher_bytes:,}")
+    table.add_row(f"student, int8 ({story.size_ratio:.1f} times smaller)", f"{live.model_bytes:,}")
+    table.add_row("whole bundle 1.1.0", f"{live.bundle_bytes:,}")
+    table.add_row("patch from 1.0.0", "none" if live.patch_bytes is None else f"{live.patch_bytes:,}")
+    table.add_row("summed statistics, one message", f"{live.statistics_bytes:,}")
+    return table

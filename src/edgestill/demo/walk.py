@@ -1,0 +1,82 @@
+"""`edgestill demo`: which scenario, where to, and the other folds in a process beside the live fleet."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from edgestill.core.errors import SettingError
+from edgestill.demo.images import images
+from edgestill.demo.rehearse import Outcome, rehearse
+from edgestill.demo.report import write_report
+from edgestill.demo.route import Route, View
+from edgestill.demo.watch import FOLDS, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from edgestill.demo.scenario import Scenario
+    from edgestill.demo.story import Story
+
+SCENARIOS: Final = ("watch", "images")
+
+
+def scenario_named(name: str, *, seed: int = 0, data: Path | None = None) -> Scenario:
+    """The scenario of this name.
+
+    Raises:
+        SettingError: there is none, or `data` is given for `watch`.
+    """
+    if name == "images":
+        return images(seed=seed, data=data)
+    if name != "watch":
+        raise SettingError(
+            "no such scenario", where="--scenario", expected=", ".join(SCENARIOS), got=repr(name)
+        )
+    if data is not None:
+        raise SettingError(
+            "the watch scenario brings its own data", where="--data", fix="use --scenario images"
+        )
+    return watch(seed=seed)
+
+
+def walk(scenario: Scenario, out: Path, view: View, *, seed: int = 0) -> Story:
+    """Walks the route, measures the other folds meanwhile, and writes the report into `out`.
+
+    Raises:
+        PathError: the folder cannot be written. DemoError: a step did not come to its end.
+    """
+    torch.set_num_threads(1)  # one core for the live route, one for the rehearsals
+    route = Route(scenario, out, view)
+    folds = range(1, FOLDS) if scenario.name == "watch" else range(0)
+    with _rehearsals(list(folds), seed) as rehearsed:
+        story = route.walk(rehearsed)
+    write_report(story, out)
+    return story
+
+
+@contextmanager
+def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outcome]]]:
+    """The outcomes of these folds of `watch`, made by one process beside this one; it ends with the context."""
+    if not folds:
+        yield list
+        return
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
+        yield lambda: [future.result() for future in futures]
+    finally:
+        for process in list((pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public way to stop now
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _fold(fold: int, seed: int) -> Outcome:
+    return rehearse(watch(seed=seed, fold=fold))
