@@ -73,7 +73,7 @@ def test_the_share_asked_is_the_budget_before_and_after_a_shift(
     stream = np.concatenate([rng.beta(*first, 5_000), rng.beta(*second, 5_000)])
     policy = Policy(labels=LABELS, threshold=threshold, escalation_share=budget, audit_share=0.01)
     decisions, _ = run(policy, stream.tolist())
-    assert abs(share(decisions) - budget) <= 94 / 10_000 + 0.004  # 4 deviations of the audit coin
+    assert abs(share(decisions) - budget) <= 32 / 10_000 + 0.004  # 4 deviations of the audit coin
 
 
 def test_the_share_asked_is_the_budget_on_a_stationary_stream() -> None:
@@ -89,10 +89,10 @@ def test_the_share_asked_is_the_budget_on_a_stationary_stream() -> None:
 def test_the_bound_on_the_share_holds_for_any_stream(
     stream: list[float], budget: float, threshold: float
 ) -> None:
-    """Whatever the confidences, share and target differ by at most 9.4 / (STEP * T)."""
+    """Whatever the confidences, share and target differ by at most 9.6 / (STEP * T)."""
     policy = Policy(labels=LABELS, threshold=threshold, escalation_share=budget, audit_share=0)
     decisions, _ = run(policy, stream)
-    assert abs(share(decisions) - budget) <= 9.4 / (STEP * len(stream)) + 1e-9
+    assert abs(share(decisions) - budget) <= 9.6 / (STEP * len(stream)) + 1e-9
 
 
 def test_equal_confidences_keep_the_budget_too() -> None:

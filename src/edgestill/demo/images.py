@@ -33,8 +33,8 @@ SMALL: Final = (32, 64, 32)
 LEAST: Final = 1000
 _FLEET: Final = 3
 _MEASURED: Final = 2
-_SHARES: Final = {"teach": 0.52, "heldout": 0.08, "fleet": 0.18}
-_LIMITED: Final = 0.24
+_SHARES: Final = {"teach": 0.46, "heldout": 0.1, "fleet": 0.22}
+_LIMITED: Final = 0.26
 
 
 def images(*, seed: int = 0, data: Path | None = None) -> Scenario:

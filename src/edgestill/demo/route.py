@@ -123,10 +123,10 @@ class Route:
                     outcome, live = self._live(fleet, workshop)
                 finally:
                     fleet.close()
-        with self._step("compare over all people") as done:
+        with self._step("measure the other folds, fuse parameters") as done:
             outcomes = [outcome, *rehearsed()]
             absorption = self._absorb(workshop)
-            done(f"{sum(len(np.unique(one.before)) for one in outcomes)} people or images measured")
+            done(f"{sum(len(np.unique(one.before)) for one in outcomes)} of whom nothing was learned")
         evidence = workshop.packed.policy.evidence
         return Story(
             scenario=self.scenario.name,

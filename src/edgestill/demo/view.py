@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+from rich import box
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -81,7 +82,12 @@ def closing_tables(story: Story) -> list[Table]:
 
 
 def _accuracies(story: Story) -> Table:
-    table = Table(title="Accuracy where nothing was shared or learned", title_justify="left")
+    table = Table(
+        title="Accuracy where nothing was shared or learned",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for name in ("", "accuracy", "95 % interval", "of"):
         table.add_column(name, justify="left" if not name else "right")
     named = {
@@ -106,7 +112,7 @@ def _accuracies(story: Story) -> Table:
 
 
 def _devices(story: Story) -> Table:
-    table = Table(title="The live fleet", title_justify="left")
+    table = Table(title="The live fleet", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (
         "device",
         "shares",
@@ -119,7 +125,7 @@ def _devices(story: Story) -> Table:
         "own head",
         "latency",
     ):
-        table.add_column(name, justify="right" if name not in {"device", "noticed"} else "left")
+        table.add_column(name, justify="right" if name not in {"device", "noticed"} else "left", no_wrap=True)
     for row in story.live.rows:
         table.add_row(
             row.device,
@@ -131,14 +137,14 @@ def _devices(story: Story) -> Table:
             f"{row.bytes_up / 1000:.0f} kB",
             row.drift,
             "yes" if row.learned else "no",
-            f"{row.latency_ms:.2f} ms",
+            f"{row.latency_ms:.2f}",
         )
     return table
 
 
 def _bytes(story: Story) -> Table:
     live = story.live
-    table = Table(title="Bytes", title_justify="left")
+    table = Table(title="Bytes", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     table.add_column("bytes", justify="right")
     table.add_row("teacher, fp32", f"{live.teacher_bytes:,}")

@@ -52,9 +52,10 @@ def walk(scenario: Scenario, out: Path, view: View, *, seed: int = 0) -> Story:
     Raises:
         PathError: the folder cannot be written. DemoError: a step did not come to its end.
     """
-    torch.set_num_threads(1)  # one core for the live route, one for the rehearsals
-    route = Route(scenario, out, view)
     folds = range(1, FOLDS) if scenario.name == "watch" else range(0)
+    if folds:
+        torch.set_num_threads(1)  # the rehearsals have the other core
+    route = Route(scenario, out, view)
     with _rehearsals(list(folds), seed) as rehearsed:
         story = route.walk(rehearsed)
     write_report(story, out)

@@ -59,10 +59,10 @@ def watch(*, seed: int = 0, fold: int = 0) -> Scenario:
             epochs=8, batch=64, lr=2e-3, weight_decay=1e-3, label_smoothing=0.05, seed=seed
         ),
         student_recipe=Recipe(
-            epochs=24, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.7, views=8, seed=seed
+            epochs=18, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.7, views=8, seed=seed
         ),
         next_recipe=Recipe(
-            epochs=24, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.8, views=8, seed=seed + 1
+            epochs=18, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.8, views=8, seed=seed + 1
         ),
         augment=MotionJitter(),
         policy=Policy(labels=LABELS, escalation_share=0.25, audit_share=0.05),

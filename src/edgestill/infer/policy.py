@@ -27,7 +27,7 @@ MAX_LABELS: Final = 65_536
 ALWAYS: Final = 2.0
 """A threshold above every confidence: all inputs are escalated."""
 
-STEP: Final = 0.1
+STEP: Final = 0.3
 FLOOR: Final = 1e-4
 MEMORY: Final = 500
 SLACK: Final = 0.02
@@ -206,7 +206,7 @@ def decide(
     prediction" (2023), eq. 3, itself stochastic approximation after Robbins and Monro (1951) and the update of Gibbs
     and Candes, "Adaptive conformal inference under distribution shift" (2021), applied to the confidence. As q stays
     within one step of the range of l, which is 9.3 wide, the sum of the updates telescopes: after T inputs *of any
-    stream* the share asked differs from the target by at most 9.4 / (STEP * T), that is 94 / T. The logarithm spreads
+    stream* the share asked differs from the target by at most 9.6 / (STEP * T), that is 32 / T. The logarithm spreads
     the confidences near 1, where most of them lie, without changing their order.
 
     Args:
