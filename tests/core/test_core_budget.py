@@ -46,3 +46,15 @@ def test_a_quantity_that_cannot_be_read_is_refused(text: str) -> None:
     """Each side wants its own kind of quantity, with its unit."""
     with pytest.raises(UnitError):
         Budget.parse(text)
+
+
+def test_quantities_are_read_as_people_write_them() -> None:
+    """Texts with units and plain numbers give the same budget."""
+    written = Budget(size="120 kB", latency="1.5 ms", memory="8 MB", update="10 kB", escalation="20 %")
+    assert written == Budget(size=120_000, latency=0.0015, memory=8_000_000, update=10_000, escalation=0.2)
+
+
+def test_a_quantity_without_a_unit_is_refused() -> None:
+    """`Budget(size="120")` could mean anything, and says so."""
+    with pytest.raises(UnitError, match="needs a unit"):
+        Budget(size="120")

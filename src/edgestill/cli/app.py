@@ -36,8 +36,10 @@ def _version(*, version: bool = typer.Option(False, "--version", help="Print the
 
 
 def run() -> None:
-    """Runs the command line on `sys.argv`."""
+    """Runs the command line on `sys.argv`; a closed terminal or SIGTERM ends it as Ctrl-C does, in order."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         app()
     except EdgestillError as error:
@@ -45,9 +47,10 @@ def run() -> None:
             sys.stdout.write(json.dumps({"error": error.as_json()}) + "\n")
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; every process that was started has ended\n")
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # Typer has made this of a KeyboardInterrupt
+            sys.stderr.write("interrupted; every process that was started has ended\n")
+        raise
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

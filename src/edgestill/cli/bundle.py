@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from edgestill.cli.terminal import plain
 from edgestill.core.bundle import Bundle, replace
 from edgestill.core.digest import Digest
 from edgestill.core.errors import PathError
 from edgestill.core.extras import require
 from edgestill.core.units import format_size
+
+MAX_NEW_BYTES: Final = 2**30
+"""Of what a patch may yield: nobody signed the size it names."""
 
 app = typer.Typer(help="Inspect, verify, diff and patch bundles.", no_args_is_help=True)
 
@@ -32,7 +36,7 @@ def inspect(bundle: Esb, *, as_json: Json = False) -> None:
     typer.echo(str(head.digest))
     for name, ref in head.blobs.items():
         typer.echo(f"  {name:<16} {format_size(ref.size):>8}  {ref.digest}")
-    typer.echo("\n" + opened.read("card.md").decode(errors="replace"))
+    typer.echo("\n" + plain(opened.read("card.md").decode(errors="replace")))
 
 
 @app.command()
@@ -57,7 +61,7 @@ def diff(
     target = _read(new)
     made = make(_read(old), target)
     replace(patch, made)
-    typer.echo(f"{format_size(len(made))}, {len(made) / len(target):.1%} of the new file")
+    typer.echo(f"{format_size(len(made))}, {len(made) / max(1, len(target)):.1%} of the new file")
 
 
 @app.command()
@@ -76,7 +80,7 @@ def apply(
     given, out = io.BytesIO(_read(patch)), io.BytesIO()
     head = Header.read(given)
     given.seek(0)
-    make(io.BytesIO(_read(old)), given, out, expected=head.new, max_size=head.size)
+    make(io.BytesIO(_read(old)), given, out, expected=head.new, max_size=MAX_NEW_BYTES)
     replace(new, out.getvalue())
     typer.echo(str(Digest.of(out.getvalue())))
 

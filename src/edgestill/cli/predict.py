@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated
+from zipfile import BadZipFile
 
 import typer
 
+from edgestill.cli.terminal import plain
 from edgestill.core.errors import DataError, PathError
 from edgestill.core.extras import require
 
@@ -31,8 +33,11 @@ def predict(
         batch = np.load(inputs, allow_pickle=False)
     except OSError as error:
         raise PathError("cannot read the input", where=inputs, got=error.strerror or error) from error
-    except ValueError as error:
+    except (ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise DataError("not an npy file of plain numbers", where=inputs, got=error) from error
+    if not isinstance(batch, np.ndarray):
+        batch.close()
+        raise DataError("several arrays", where=inputs, expected="an npy file, one array", got="an npz file")
     answer = model.predict(batch)
     rows = [
         {"label": model.policy.labels[int(one.argmax())], "confidence": round(float(sure), 4)}
@@ -42,4 +47,4 @@ def predict(
         typer.echo(json.dumps({"answers": rows, "latency_ms": round(answer.latency * 1000, 3)}))
         return
     for row in rows:
-        typer.echo(f"{row['confidence']:.3f}  {row['label']}")
+        typer.echo(f"{row['confidence']:.3f}  {plain(str(row['label']))}")

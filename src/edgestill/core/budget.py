@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Budget:
     """Upper bounds a student must keep; `None` leaves that side open.
+
+    Each is given as a number in the unit below, or as people write it: `Budget(size="120 kB", latency="1.5 ms")`.
 
     Attributes:
         size: bytes of the bundle without `train.onnx`.
@@ -24,13 +26,32 @@ class Budget:
         memory: bytes of memory while answering.
         update: bytes of a patch from one version to the next.
         escalation: share of inputs that may be passed to a larger model, in [0, 1].
+
+    Raises:
+        UnitError: a quantity that cannot be read.
     """
 
-    size: int | None = None
-    latency: float | None = None
-    memory: int | None = None
-    update: int | None = None
-    escalation: float | None = None
+    size: int | None
+    latency: float | None
+    memory: int | None
+    update: int | None
+    escalation: float | None
+
+    def __init__(
+        self,
+        *,
+        size: int | str | None = None,
+        latency: float | str | None = None,
+        memory: int | str | None = None,
+        update: int | str | None = None,
+        escalation: float | str | None = None,
+    ) -> None:
+        # a frozen value is written past its own guard, once, here
+        object.__setattr__(self, "size", _read(parse_size, size))
+        object.__setattr__(self, "latency", _read(parse_duration, latency))
+        object.__setattr__(self, "memory", _read(parse_size, memory))
+        object.__setattr__(self, "update", _read(parse_size, update))
+        object.__setattr__(self, "escalation", _read(parse_share, escalation))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -51,14 +72,8 @@ class Budget:
                     expected=f"NAME=VALUE, each once, of {', '.join(known)}",
                 )
             values[name] = value
-        return cls(
-            size=_maybe(parse_size, values.get("size")),
-            latency=_maybe(parse_duration, values.get("latency")),
-            memory=_maybe(parse_size, values.get("memory")),
-            update=_maybe(parse_size, values.get("update")),
-            escalation=_maybe(parse_share, values.get("escalation")),
-        )
+        return cls(**values)
 
 
-def _maybe(parse: Callable[[str], T], text: str | None) -> T | None:
-    return None if text is None else parse(text)
+def _read(parse: Callable[[str], T], value: T | str | None) -> T | None:
+    return parse(value) if isinstance(value, str) else value

@@ -9,19 +9,30 @@ from __future__ import annotations
 import gzip
 import importlib.metadata
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import DataError, DtypeError, MissingExtraError, PathError, ShapeError
+from edgestill.core.errors import (
+    ClassCountError,
+    DataError,
+    DtypeError,
+    MissingExtraError,
+    PathError,
+    ShapeError,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDE: Final = 24
 DIGEST: Final = "sha256:846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+MOST_CLASSES: Final = 1000
+# What numpy and zipfile raise for files that are empty, cut off, damaged, encrypted, pickled, or a single array.
+_NOT_NPZ: Final = (ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Labelled = tuple["NDArray[np.uint8]", "NDArray[np.int64]"]
 
@@ -51,20 +62,20 @@ def load_file(path: Path) -> Labelled:
 
     Raises:
         PathError: it cannot be read. DataError: not such a file, or arrays missing.
-        ShapeError, DtypeError: the arrays are no images.
+        ShapeError, DtypeError: the arrays are no images, or no labels. ClassCountError: a label outside 0 to 999.
     """
     try:
         with np.load(path, allow_pickle=False) as found:
             kept = {name: found[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in found}
     except OSError as error:
         raise PathError("cannot read the images", where=path, got=error.strerror or error) from error
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (*_NOT_NPZ, MemoryError) as error:
         raise DataError("not an npz file of plain arrays", where=path, got=error) from error
     if not {"x_train", "y_train"} <= kept.keys():
         raise DataError("arrays are missing", where=path, expected="x_train and y_train", got=sorted(kept))
     parts = [("x_train", "y_train")] + ([("x_test", "y_test")] if {"x_test", "y_test"} <= kept.keys() else [])
     images = np.concatenate([fit(kept[x]) for x, _ in parts])
-    return images, np.concatenate([kept[y].ravel() for _, y in parts]).astype(np.int64)
+    return images, np.concatenate([_classes(kept[y], y) for _, y in parts])
 
 
 def fit(images: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -83,6 +94,19 @@ def fit(images: NDArray[np.generic]) -> NDArray[np.uint8]:
     top, left = (large.shape[1] - SIDE) // 2, (large.shape[2] - SIDE) // 2
     cut = large[:, top : top + SIDE, left : left + SIDE]
     return np.ascontiguousarray(np.broadcast_to(cut, (*cut.shape[:3], 3)).astype(np.uint8))
+
+
+def _classes(labels: NDArray[np.generic], name: str) -> NDArray[np.int64]:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DtypeError("labels of another type", where=name, expected="whole numbers", got=labels.dtype)
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        raise ClassCountError(
+            "a label outside the classes",
+            where=name,
+            expected=f"0 to {MOST_CLASSES - 1}",
+            got=f"{labels.min()} to {labels.max()}",
+        )
+    return labels.ravel().astype(np.int64)
 
 
 def turned(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LARGE: Final = (64, 128, 512)
 SMALL: Final = (32, 64, 32)
 LEAST: Final = 1000
-_FLEET: Final = 3
+_FLEET: Final = 2
 _MEASURED: Final = 2
 _SHARES: Final = {"teach": 0.46, "heldout": 0.1, "fleet": 0.22}
 _LIMITED: Final = 0.26
@@ -107,7 +107,7 @@ def _streams(whole: Samples, fleet: NDArray[np.int64], measured: NDArray[np.int6
     """Each device its own images; no image is met twice, neither by two devices nor before and after."""
     streams = []
     for index, own in enumerate(np.array_split(fleet, _FLEET)):
-        before, after, later = np.split(own, [round(0.3 * len(own)), round(0.8 * len(own))])
+        before, after, later = np.split(own, [round(0.38 * len(own)), round(0.9 * len(own))])
         streams.append(
             Stream(
                 device=f"camera-{index + 1}",

@@ -34,9 +34,13 @@ class Processes:
         logs: folder for what they print; it exists.
         clock: for deadlines.
         pause: lets some seconds pass.
+        longest: seconds that one run to its end may take.
     """
 
-    def __init__(self, logs: Path, *, clock: Clock, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, logs: Path, *, clock: Clock, pause: Callable[[float], None], longest: float = 120.0
+    ) -> None:
+        self._longest = longest
         self._logs, self._clock, self._pause = logs, clock, pause
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
@@ -52,16 +56,21 @@ class Processes:
         """Runs `python -m module` to its end; what it printed.
 
         Raises:
-            DemoError: it failed; the text ends with what it said.
+            DemoError: it failed, or did not end in time; the text ends with what it said.
         """
-        done = subprocess.run(  # noqa: S603  # our own modules, with arguments we made
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            stdin=subprocess.DEVNULL,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603  # our own modules, with arguments we made
+                [sys.executable, "-m", module, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=self._longest,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DemoError(
+                f"{name} did not end", where=module, expected=f"within {error.timeout:g} s"
+            ) from error
         if done.returncode != 0:
             raise DemoError(f"{name} failed", where=module, expected="exit status 0", got=done.stderr[-300:])
         return done.stdout
@@ -102,16 +111,17 @@ class Processes:
             self._pause(LOOK)
 
     def end(self) -> None:
-        """Ends all: asks, waits, kills."""
-        for _, process in reversed(self._running):
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+        """Ends all: asks, waits, kills; a second Ctrl-C meanwhile only ends the waiting."""
         until = self._clock.monotonic() + GRACE
-        for _, process in reversed(self._running):
-            try:
-                process.wait(max(0.1, until - self._clock.monotonic()))
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+        try:
+            for _, process in reversed(self._running):
+                process.send_signal(signal.SIGTERM)
+            for _, process in reversed(self._running):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.1, until - self._clock.monotonic()))
+        finally:
+            for _, process in reversed(self._running):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)  # what it has left in its session, too
                 process.wait()
-        self._running.clear()
+            self._running.clear()

@@ -72,7 +72,7 @@ def compare(workshop: Workshop, following: Engine, control: Engine) -> Outcome:
     before, after = quiet[0].before, quiet[0].after
     for stream in quiet[1:]:
         before, after = before + stream.before, after + stream.after
-    fp32 = OnnxEngine(workshop.student_onnx)
+    fp32 = OnnxEngine(workshop.packed.model_fp32)
     student = engine_of(workshop.packed)
     return Outcome(
         teacher=right(OnnxEngine(workshop.teacher_onnx), before),

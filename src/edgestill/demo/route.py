@@ -224,14 +224,16 @@ class Route:
         return said
 
     def _notice(self, fleet: Fleet) -> dict[str, str]:
-        """What the devices report of the change; they are given some seconds to say so."""
+        """What the devices report of the change: each has reported, and all were given some seconds to be sure."""
         with self._step("notice") as done:
             until = self.clock.monotonic() + _NOTICE
             found: dict[str, str] = {}
 
             def noticed() -> bool:
                 found.update({name: health.text("drift") for name, health in fleet.health().items()})
-                return all(one == "confirmed" for one in found.values()) or self.clock.monotonic() > until
+                sure = all(one == "confirmed" for one in found.values())
+                heard = len(found) == len(self.scenario.streams)
+                return heard and (sure or self.clock.monotonic() > until)
 
             fleet.wait_for("health reports", noticed)
             sure = sorted(name for name, verdict in found.items() if verdict == "confirmed")

@@ -93,11 +93,11 @@ def _accuracies(story: Story) -> Table:
     named = {
         "teacher": "teacher, before the change",
         "student": "student, before",
-        "int8": "student as shipped (int8), before",
+        "int8": "shipped as int8, before",
         "shifted": "the same after the change",
-        "control": "next student without evidence, after",
-        "updated": "next student from evidence, after",
-        "kept": "next student, before (what it forgot)",
+        "control": "next without evidence, after",
+        "updated": "next from evidence, after",
+        "kept": "next from evidence, before",
     }
     figures = story.accuracies()
     for key, text in named.items():
@@ -113,31 +113,20 @@ def _accuracies(story: Story) -> Table:
 
 def _devices(story: Story) -> Table:
     table = Table(title="The live fleet", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in (
-        "device",
-        "shares",
-        "before",
-        "after",
-        "updated",
-        "asked",
-        "sent",
-        "noticed",
-        "own head",
-        "latency",
-    ):
-        table.add_column(name, justify="right" if name not in {"device", "noticed"} else "left", no_wrap=True)
+    for name in ("device", "before", "after", "updated", "asked", "sent", "noticed", "learned"):
+        table.add_column(
+            name, justify="left" if name in {"device", "noticed", "learned"} else "right", no_wrap=True
+        )
     for row in story.live.rows:
         table.add_row(
             row.device,
-            "yes" if row.shares else "no",
             f"{row.before:.1%}",
             f"{row.shifted:.1%}",
             f"{row.updated:.1%}",
             f"{row.escalated:.0%}",
-            f"{row.bytes_up / 1000:.0f} kB",
+            f"{row.bytes_up / 1000:.0f} kB" if row.shares else "shares nothing",
             row.drift,
-            "yes" if row.learned else "no",
-            f"{row.latency_ms:.2f}",
+            "a head" if row.learned else "no",
         )
     return table
 

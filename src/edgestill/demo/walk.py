@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import DemoError, SettingError
 from edgestill.demo.images import images
 from edgestill.demo.rehearse import Outcome, rehearse
 from edgestill.demo.report import write_report
@@ -69,14 +71,31 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
         yield list
         return
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_prepare)
     try:
         futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
-        yield lambda: [future.result() for future in futures]
+        yield lambda: [_result(future) for future in futures]
     finally:
         for process in list((pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public way to stop now
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare() -> None:
+    """Leaves one core to the live fleet, and Ctrl-C to the process that ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _result(future: Future[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise DemoError(
+            "the process that measures the other folds died",
+            expected="an outcome",
+            fix="is there memory enough?",
+        ) from error
 
 
 def _fold(fold: int, seed: int) -> Outcome:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FOLDS: Final = 5
 LENGTH: Final = 128
 _HOP: Final = 32
+_CLOSER_HOP: Final = 24
 _EARLY: Final = 0.6
 _PEOPLE: Final = tuple(range(1, 11))
 
@@ -56,17 +57,17 @@ def watch(*, seed: int = 0, fold: int = 0) -> Scenario:
         make_teacher=lambda: _network(teach, (48, 96, 128), seed),
         make_student=lambda: _network(teach, (12, 16, 16), seed),
         teacher_recipe=Recipe(
-            epochs=8, batch=64, lr=2e-3, weight_decay=1e-3, label_smoothing=0.05, seed=seed
+            epochs=6, batch=64, lr=3e-3, weight_decay=1e-3, label_smoothing=0.05, seed=seed
         ),
-        student_recipe=Recipe(
-            epochs=18, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.7, views=8, seed=seed
-        ),
-        next_recipe=Recipe(
-            epochs=18, batch=32, lr=4e-3, weight_decay=1e-3, soft_weight=0.8, views=8, seed=seed + 1
-        ),
+        student_recipe=_student(seed, epochs=24),
+        next_recipe=_student(seed + 1, epochs=14),
         augment=MotionJitter(),
         policy=Policy(labels=LABELS, escalation_share=0.25, audit_share=0.05),
     )
+
+
+def _student(seed: int, *, epochs: int) -> Recipe:
+    return Recipe(epochs=epochs, batch=64, lr=6e-3, weight_decay=1e-3, soft_weight=0.7, views=3, seed=seed)
 
 
 def _network(teach: Samples, widths: tuple[int, int, int], seed: int) -> MotionNet:
@@ -81,7 +82,9 @@ def _stream(recordings: list[Recording], person: int, *, shares: bool) -> Stream
         device=f"person-{person}",
         shares=shares,
         before=_samples(recordings, [person], RIGHT),
-        after=_samples(recordings, [person], LEFT, until=_EARLY if shares else 1.0),
+        after=_samples(recordings, [person], LEFT, until=_EARLY, hop=_CLOSER_HOP)
+        if shares
+        else _samples(recordings, [person], LEFT),
         later=_samples(recordings, [person], LEFT, since=_EARLY) if shares else None,
     )
 
@@ -93,6 +96,7 @@ def _samples(
     *,
     since: float = 0.0,
     until: float = 1.0,
+    hop: int = _HOP,
 ) -> Samples:
     """Windows of these people; `since` leaves a gap of one window, so that no sample is on both sides of a cut."""
     inputs, labels, groups = [], [], []
@@ -103,7 +107,7 @@ def _samples(
         part = Recording(
             one.motion[start : round(len(one.motion) * until)], one.exercise, one.person, one.side
         )
-        found = windows(part, length=LENGTH, hop=_HOP)
+        found = windows(part, length=LENGTH, hop=hop)
         inputs.append(found)
         labels.append(np.full(len(found), one.exercise))
         groups.append(np.full(len(found), one.person))

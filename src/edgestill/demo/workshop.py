@@ -35,7 +35,6 @@ class Workshop:
         scenario: whose data it was.
         teacher: trained on all data.
         teacher_onnx: the same as fp32 ONNX.
-        student_onnx: the student as fp32 ONNX, before int8.
         run: the student's distillation.
         packed: its bundle, version 1.0.0.
     """
@@ -43,7 +42,6 @@ class Workshop:
     scenario: Scenario
     teacher: nn.Module
     teacher_onnx: bytes
-    student_onnx: bytes
     run: Run
     packed: Packed
 
@@ -84,7 +82,6 @@ def learn(
         scenario=scenario,
         teacher=teacher,
         teacher_onnx=export_onnx(teacher, example),
-        student_onnx=export_onnx(run.student, example),
         run=run,
         packed=run.pack(scenario.policy, origin=origin),
     )

@@ -67,6 +67,7 @@ class Packed:
         manifest: of the bundle.
         blobs: name -> bytes.
         policy: the fitted one.
+        model_fp32: the student's ONNX before int8.
         fp32: accuracy of the exported student before int8, on the held-out data.
         int8: accuracy after.
         teacher: accuracy of the teacher there.
@@ -75,6 +76,7 @@ class Packed:
     manifest: Manifest
     blobs: dict[str, bytes]
     policy: Policy
+    model_fp32: bytes
     fp32: Figure
     int8: Figure
     teacher: Figure
@@ -137,7 +139,7 @@ def pack(
         hardware_class=where.name,
         blobs=blobs,
     )
-    return Packed(manifest=manifest, blobs=blobs, policy=fitted, **figures)
+    return Packed(manifest=manifest, blobs=blobs, policy=fitted, model_fp32=fp32, **figures)
 
 
 def reweighted(packed: Packed, **changes: object) -> Packed:

@@ -122,7 +122,7 @@ class _Run:
                 fix="lower the learning rate, or look for bad samples",
             )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
         self.optimiser.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -160,7 +160,7 @@ class _TailAverage:
 
 def _channels_last(model: nn.Module) -> nn.Module:
     if any(parameter.ndim == 4 for parameter in model.parameters()):
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's overloads leave this one out
     return model
 
 
