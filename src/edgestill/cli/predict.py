@@ -30,13 +30,13 @@ def predict(
 
     model = load(bundle)
     try:
-        batch = np.load(inputs, allow_pickle=False)
+        with inputs.open("rb") as source:
+            batch = np.load(source, allow_pickle=False)
     except OSError as error:
         raise PathError("cannot read the input", where=inputs, got=error.strerror or error) from error
     except (ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise DataError("not an npy file of plain numbers", where=inputs, got=error) from error
     if not isinstance(batch, np.ndarray):
-        batch.close()
         raise DataError("several arrays", where=inputs, expected="an npy file, one array", got="an npz file")
     answer = model.predict(batch)
     rows = [

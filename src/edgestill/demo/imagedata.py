@@ -65,7 +65,7 @@ def load_file(path: Path) -> Labelled:
         ShapeError, DtypeError: the arrays are no images, or no labels. ClassCountError: a label outside 0 to 999.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as found:
             kept = {name: found[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in found}
     except OSError as error:
         raise PathError("cannot read the images", where=path, got=error.strerror or error) from error

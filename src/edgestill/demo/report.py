@@ -23,7 +23,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .8rem; border-bottom: 1px solid #d5dde5; }
 th { text-align: left; } td + td { text-align: right; font-variant-numeric: tabular-nums; }
 svg { max-width: 100%; height: auto; } .note { color: #52616f; }
-@media (prefers-color-scheme: dark) { body { background: #f7f9fb; } }
+td:first-child { white-space: nowrap; }
 """
 _BLUE, _GREY, _ORANGE, _GREEN = "#2b6cb0", "#8795a1", "#c05621", "#2f855a"
 _STEPS: Final = (
@@ -43,8 +43,9 @@ def write_report(story: Story, folder: Path) -> tuple[Path, Path]:
         PathError: the folder cannot be written.
     """
     page, figures = folder / "report.html", folder / "report.json"
-    replace(figures, json.dumps(story.as_json(), indent=2).encode())
-    replace(page, _page(story).encode())
+    drawn, told = _page(story), json.dumps(story.as_json(), indent=2)
+    replace(figures, told.encode())
+    replace(page, drawn.encode())
     return page, figures
 
 
@@ -59,10 +60,20 @@ def _page(story: Story) -> str:
         f"accuracy lost; the same training without evidence {control.value:.0%}.</p>"
         f"<h2>Accuracy along the route</h2>{_svg(_route_plot(story))}{_accuracy_table(story)}"
         f"<h2>Device by device</h2>{_svg(_device_plot(story))}{_device_table(story)}"
+        f"<p>Devices that share answered {_fused(story)}</p>"
         f"<h2>Bytes</h2>{_bytes_table(story)}"
         f'<p class="note">Policy: alpha = {story.alpha:.2f}. Promise on the risk: {html.escape(story.promise)}. '
         f"Parameter fusion: alpha = {story.absorption.alpha:g} chosen on held-out data takes the teacher from "
         f"{story.absorption.before:.1%} to {story.absorption.after:.1%}. Wall time {story.wall_s:.0f} s.</p></html>"
+    )
+
+
+def _fused(story: Story) -> str:
+    live = story.live
+    return (
+        f"{live.fused_before:.1%} rightly before the change with the teacher's help, {live.alone_before:.1%} alone; "
+        f"after it {live.fused_shifted:.1%} and {live.alone_shifted:.1%}. On their later data, with what they had "
+        f"learned by themselves, {live.personal:.1%} alone, against {live.personal_without:.1%} as shipped."
     )
 
 
@@ -89,7 +100,8 @@ def _device_plot(story: Story) -> Plot:
         )[0]
         line.set_linewidth(1.6)
     axes.set_xticks(range(3), ["before", "after the change", "after the update"])
-    axes.legend(fontsize=8, loc="lower right")
+    for name in axes.legend(fontsize=8, loc="lower right").get_texts():
+        name.set_parse_math(False)  # a device's name is no formula
     return plot
 
 

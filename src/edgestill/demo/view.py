@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 from rich import box
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,9 +42,9 @@ class Stage:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -73,7 +74,8 @@ class Stage:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        self._console.print(f"[green]done[/] [bold]{self._step}[/]  {note}", highlight=False)
+        line = Text.assemble(("done ", "green"), (self._step, "bold"), f"  {note}")
+        self._console.print(line, highlight=False)
 
 
 def closing_tables(story: Story) -> list[Table]:
@@ -119,13 +121,13 @@ def _devices(story: Story) -> Table:
         )
     for row in story.live.rows:
         table.add_row(
-            row.device,
+            Text(row.device),
             f"{row.before:.1%}",
             f"{row.shifted:.1%}",
             f"{row.updated:.1%}",
             f"{row.escalated:.0%}",
             f"{row.bytes_up / 1000:.0f} kB" if row.shares else "shares nothing",
-            row.drift,
+            Text(row.drift),
             "a head" if row.learned else "no",
         )
     return table

@@ -71,9 +71,10 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
         yield list
         return
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_prepare)
+    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
+        with _no_interrupts():
+            futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
         yield lambda: [_result(future) for future in futures]
     finally:
         for process in list((pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public way to stop now
@@ -81,10 +82,14 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare() -> None:
-    """Leaves one core to the live fleet, and Ctrl-C to the process that ends this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C: whoever started them ends them. Here it is only put off."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _result(future: Future[Outcome]) -> Outcome:

@@ -77,9 +77,10 @@ def load_recordings() -> list[Recording]:
 
 
 def windows(recording: Recording, *, length: int, hop: int) -> NDArray[np.float32]:
-    """Windows `[N, length, 6]` that begin every `hop` samples."""
+    """Windows `[N, length, 6]` that begin every `hop` samples; none of a recording shorter than one."""
     starts = range(0, len(recording.motion) - length + 1, hop)
-    return np.stack([recording.motion[start : start + length] for start in starts])
+    found = [recording.motion[start : start + length] for start in starts]
+    return np.stack(found) if found else np.empty((0, length, recording.motion.shape[1]), np.float32)
 
 
 def _path() -> Path:

@@ -91,16 +91,17 @@ def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
     )
     student, teacher = _probabilities(policy, fit)
     policy = replace(policy, alpha=fit_alpha(teacher, student, fit.labels))
-    policy, promise = _with_threshold(policy, choose)
+    groups = len(np.unique(heldout.groups))
+    policy, promise = _with_threshold(policy, choose, independent=groups == len(heldout.labels))
     return replace(policy, evidence=promise | {"report": _report(policy, report)})
 
 
-def _with_threshold(policy: Policy, part: Heldout) -> tuple[Policy, JsonObject]:
+def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tuple[Policy, JsonObject]:
     student, teacher = _probabilities(policy, part)
     confidence = confidence_of(student, policy.measure)
     threshold = threshold_for_share(confidence, policy.escalation_share)
-    groups = len(np.unique(part.groups))
-    if groups < len(part.labels):
+    if not independent:
+        groups = len(np.unique(part.groups))
         why = f"{len(part.labels)} samples of {groups} groups are not independent; the threshold keeps the budget only"
         return replace(policy, threshold=threshold), {"promised": False, "n": groups, "why": why}
     right = teacher.argmax(1) == part.labels

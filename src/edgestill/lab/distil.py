@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ class Run:
     budget: Budget | None = None
 
     def pack(self, policy: Policy | None = None, *, origin: Origin | None = None) -> Packed:
-        """The bundle in memory; see `lab.pack.pack`. The budget's escalation share goes into the policy.
+        """The bundle in memory; see `lab.pack.pack`. The budget's escalation share bounds the policy's.
 
         Raises:
             SettingError: the bundle is larger than the budget allows.
@@ -61,7 +61,7 @@ class Run:
             self.teacher,
             train=self.train,
             heldout=self.validation,
-            policy=policy or self._policy(),
+            policy=self._policy(policy),
             origin=origin
             or Origin(name="student", version="1.0.0", recipe=self.recipe.as_json(), seed=self.recipe.seed),
         )
@@ -89,12 +89,15 @@ class Run:
         write_archive(path, packed.manifest, packed.blobs)
         return path
 
-    def _policy(self) -> Policy:
-        labels = tuple(f"class {index}" for index in range(self.validation.classes))
-        if self.budget is None or self.budget.escalation is None:
-            return Policy(labels=labels)
-        share = self.budget.escalation
-        return Policy(labels=labels, escalation_share=share, audit_share=min(0.01, share))
+    def _policy(self, wanted: Policy | None) -> Policy:
+        bound = None if self.budget is None else self.budget.escalation
+        if wanted is None:
+            labels = tuple(f"class {index}" for index in range(self.validation.classes))
+            wanted = Policy(labels=labels)
+            share = wanted.escalation_share if bound is None else bound
+        else:
+            share = wanted.escalation_share if bound is None else min(bound, wanted.escalation_share)
+        return replace(wanted, escalation_share=share, audit_share=min(wanted.audit_share, share))
 
 
 def distill(
@@ -132,6 +135,14 @@ def distill(
     recipe = recipe or Recipe(epochs=30, soft_weight=0.7)
     example = torch.from_numpy(train.inputs[:2])
     _check_classes(teacher, student, train, example)
+    if validation.classes != train.classes:
+        raise ClassCountError(
+            "training and held-out data disagree on the classes",
+            where="validation",
+            expected=f"{train.classes} (the training data's)",
+            got=validation.classes,
+            fix="say `classes=` when reading the data",
+        )
     index_map = None
     if inherit:
         index_map = inherit_(student, teacher, example[:1], selection=recipe.inherit, seed=recipe.seed)

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -57,10 +59,8 @@ class IndexMap:
 
 @dataclass(slots=True)
 class _Group:
-    """Dimensions that must be cut together: root unit -> positions in each layer's side."""
+    """Dimensions that must be cut together: root unit -> positions in each layer's side, the root layer's first."""
 
-    root: str
-    units: int
     members: list[tuple[str, str, list[int], list[int]]] = field(default_factory=list)
 
 
@@ -84,7 +84,7 @@ def inherit_(
     """
     if selection not in get_args(Selection):
         raise SettingError("unknown selection", expected=", ".join(get_args(Selection)), got=selection)
-    sides = _choose(student, teacher, example, selection, torch.Generator().manual_seed(seed))
+    dropped = _choose(student, teacher, example, selection, torch.Generator().manual_seed(seed))
     theirs, ours = teacher.state_dict(), student.state_dict()
     if theirs.keys() != ours.keys():
         raise ModelError(
@@ -92,7 +92,7 @@ def inherit_(
             where=", ".join(sorted(theirs.keys() ^ ours.keys())[:4]),
             expected="the same layer names in both",
         )
-    index_map = IndexMap({name: _axes(name, tensor, sides) for name, tensor in theirs.items()})
+    index_map = IndexMap({name: _axes(name, tensor, dropped) for name, tensor in theirs.items()})
     part = {}
     for name, tensor in theirs.items():
         part[name] = index_map.select(name, tensor)
@@ -129,33 +129,43 @@ def fuse_parameters_(teacher: nn.Module, student: nn.Module, index_map: IndexMap
 
 def _choose(
     student: nn.Module, teacher: nn.Module, example: Tensor, selection: Selection, random: torch.Generator
-) -> dict[tuple[str, str], Tensor]:
-    """(layer, side) -> indices kept there, for every side that shrinks."""
-    ours = dict(student.named_modules())
-    sides: dict[tuple[str, str], Tensor] = {}
+) -> dict[tuple[str, str], set[int]]:
+    """(layer, side) -> indices dropped there; several groups may meet in one side, behind a concatenation."""
+    ours, theirs = dict(student.named_modules()), dict(teacher.named_modules())
+    dropped: dict[tuple[str, str], set[int]] = defaultdict(set)
     for group in _groups(teacher, example):
-        wanted = _width(ours.get(group.root), group.root)
-        if wanted > group.units:
-            raise ModelError(
-                "a student layer is wider than its teacher's",
-                where=group.root,
-                expected=f"<= {group.units}",
-                got=wanted,
-            )
-        if wanted == group.units:
-            continue
-        units = set(_units(group, teacher, wanted, selection, random).tolist())
+        kept: set[int] = set()
+        decided: set[int] = set()
+        # Where a group spans a concatenation, each branch has its own width: the narrowest layers decide first.
+        for layer, side, positions, roots in sorted(group.members, key=lambda member: len(member[3])):
+            free = {root: at for at, root in zip(positions, roots, strict=True) if root not in decided}
+            if side == _IN or not free or not isinstance(theirs[layer], _COUPLED):
+                continue
+            wanted = _width(ours.get(layer), layer) - len(kept & set(roots))
+            if wanted > len(free):
+                raise ModelError(
+                    "a student layer is wider than its teacher's",
+                    where=layer,
+                    expected=f"<= {len(free)}",
+                    got=wanted,
+                )
+            among = _norms(theirs[layer])[list(free.values())]
+            chosen = _units(among, max(wanted, 0), selection, random)
+            kept |= {list(free)[unit] for unit in chosen}
+            decided |= set(roots)
         for layer, side, positions, roots in group.members:
-            kept = [position for position, root in zip(positions, roots, strict=True) if root in units]
-            sides[layer, side] = torch.tensor(sorted(kept), dtype=torch.int64)
-    return sides
+            dropped[layer, side] |= {
+                at for at, root in zip(positions, roots, strict=True) if root not in kept
+            }
+    return dropped
 
 
 def _groups(teacher: nn.Module, example: Tensor) -> Iterator[_Group]:
     names = {module: name for name, module in teacher.named_modules()}
     try:
-        graph = torch_pruning.DependencyGraph().build_dependency(teacher, example_inputs=example)
-        groups = list(graph.get_all_groups(root_module_types=list(_COUPLED)))
+        with _traceable(teacher):
+            graph = torch_pruning.DependencyGraph().build_dependency(teacher, example_inputs=example)
+            groups = list(graph.get_all_groups(root_module_types=list(_COUPLED)))
     except Exception as error:
         raise ModelError(
             "the teacher's layers cannot be coupled",
@@ -163,14 +173,29 @@ def _groups(teacher: nn.Module, example: Tensor) -> Iterator[_Group]:
             got=f"{type(error).__name__}: {error}",
         ) from error
     for found in groups:
-        root = names[found[0].dep.target.module]
-        group = _Group(root, units=len(found[0].idxs))
+        group = _Group()
         for item in found:
             layer = names.get(item.dep.target.module)
             if layer is not None:
                 side = _IN if item.dep.handler.__name__.endswith("in_channels") else _OUT
                 group.members.append((layer, side, list(item.idxs), list(item.root_idxs)))
         yield group
+
+
+@contextmanager
+def _traceable(model: nn.Module) -> Iterator[None]:
+    """The graph is read off autograd in evaluation mode; a frozen or a training model is put back as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(requires_grad=True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def _width(layer: nn.Module | None, name: str) -> int:
@@ -181,28 +206,37 @@ def _width(layer: nn.Module | None, name: str) -> int:
     raise ModelError("the student lacks a layer of its teacher", where=name, got=type(layer).__name__)
 
 
-def _units(
-    group: _Group, teacher: nn.Module, wanted: int, selection: Selection, random: torch.Generator
-) -> Tensor:
-    if selection == "first":
-        return torch.arange(wanted)
+def _norms(layer: nn.Module) -> Tensor:
+    """L2 norm of each output unit's weights."""
+    assert isinstance(layer.weight, Tensor)
+    norms: Tensor = torch.linalg.vector_norm(layer.weight.detach().flatten(1), dim=1)
+    return norms
+
+
+def _units(norms: Tensor, wanted: int, selection: Selection, random: torch.Generator) -> list[int]:
+    """Which of the units with these norms stay."""
+    units = len(norms)
+    if wanted == units or selection == "first":
+        return list(range(wanted))
     if selection == "uniform":
-        return (torch.arange(wanted) * group.units) // wanted
+        return [(at * units) // wanted for at in range(wanted)]
     if selection == "random":
-        drawn: Tensor = torch.randperm(group.units, generator=random)[:wanted].sort().values
-        return drawn
-    weight = teacher.get_submodule(group.root).weight
-    assert isinstance(weight, Tensor)
-    norms = torch.linalg.vector_norm(weight.detach().flatten(1), dim=1)
-    chosen: Tensor = norms.topk(wanted).indices.sort().values
-    return chosen
+        return torch.randperm(units, generator=random)[:wanted].tolist()
+    return norms.topk(wanted).indices.tolist()
 
 
-def _axes(name: str, tensor: Tensor, sides: dict[tuple[str, str], Tensor]) -> tuple[Tensor | None, ...]:
+def _axes(name: str, tensor: Tensor, dropped: dict[tuple[str, str], set[int]]) -> tuple[Tensor | None, ...]:
     """Index per dimension: weights are [out, in, ...], everything else of a layer is [out]."""
     layer = name.rpartition(".")[0]
+
+    def index(side: str, dim: int) -> Tensor | None:
+        gone = dropped.get((layer, side))
+        if not gone:
+            return None
+        return torch.tensor([at for at in range(tensor.shape[dim]) if at not in gone], dtype=torch.int64)
+
     if tensor.ndim == 0:
         return ()
     if tensor.ndim == 1:
-        return (sides.get((layer, _OUT)),)
-    return (sides.get((layer, _OUT)), sides.get((layer, _IN)), *([None] * (tensor.ndim - 2)))
+        return (index(_OUT, 0),)
+    return (index(_OUT, 0), index(_IN, 1), *([None] * (tensor.ndim - 2)))

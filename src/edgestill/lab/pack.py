@@ -12,7 +12,7 @@ from edgestill import __version__
 from edgestill.core import manifest as names
 from edgestill.core.bundle import build
 from edgestill.core.digest import Digest
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import ClassCountError, SettingError
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import JsonObject, canonical
 from edgestill.core.units import format_size
@@ -104,7 +104,8 @@ def pack(
         hardware_class: where it will run; by default this machine's.
 
     Raises:
-        ModelError: not exportable or quantisable. ClassCountError: labels and heads disagree. DataError: too little data.
+        SettingError: not one label name a class. ModelError: not exportable or quantisable.
+        ClassCountError: data, student and teacher disagree on the classes. DataError: too little data.
     """
     if len(policy.labels) != heldout.classes:
         raise SettingError(
@@ -115,6 +116,13 @@ def pack(
     model = quantise(fp32, train.inputs[_spread(len(train), 512)], where)
     engine = OnnxEngine(model)
     logits, _ = run_model(engine, heldout.inputs)
+    if logits.shape[1] != heldout.classes:
+        raise ClassCountError(
+            "the student and the held-out data disagree on the classes",
+            expected=f"{heldout.classes} (the data's)",
+            got=f"{logits.shape[1]} (the student's)",
+            fix="say `classes=` when reading the data",
+        )
     teacher_logits = answers(teacher, torch.from_numpy(heldout.inputs)).numpy()
     said = Heldout(student=logits, teacher=teacher_logits, labels=heldout.labels, groups=heldout.groups)
     fitted = calibrate(said, policy, seed=origin.seed)
@@ -132,7 +140,7 @@ def pack(
         ),
         REFERENCE: _reference(engine, student, teacher, train).to_bytes(),
     }
-    blobs[names.CARD] = _card(origin, figures, fitted, len(model)).encode()
+    blobs[names.CARD] = _card(f"{origin.name} {origin.version}", figures, fitted, len(model)).encode()
     manifest, blobs = build(
         name=origin.name,
         version=origin.version,
@@ -145,8 +153,10 @@ def pack(
 def reweighted(packed: Packed, **changes: object) -> Packed:
     """The same bundle with other policy values, such as a budget the operator chose."""
     policy = replace(packed.policy, **changes)  # type: ignore[arg-type]  # the policy checks every value itself
-    blobs = packed.blobs | {names.POLICY: policy.to_bytes()}
     head = packed.manifest
+    figures = {"fp32": packed.fp32, "int8": packed.int8, "teacher": packed.teacher}
+    card = _card(f"{head.name} {head.version}", figures, policy, len(packed.blobs[names.MODEL]))
+    blobs = packed.blobs | {names.POLICY: policy.to_bytes(), names.CARD: card.encode()}
     manifest, blobs = build(
         name=head.name, version=head.version, hardware_class=head.hardware_class, blobs=blobs
     )
@@ -208,14 +218,14 @@ def _lineage(
     }
 
 
-def _card(origin: Origin, figures: dict[str, Figure], policy: Policy, size: int) -> str:
+def _card(title: str, figures: dict[str, Figure], policy: Policy, size: int) -> str:
     promise = policy.evidence
     said = "a promise holds" if promise.get("promised") else f"no promise is made: {promise.get('why', '')}"
     rows = "\n".join(
         f"| {name} | {one} | {one.n} samples of {one.groups} groups |" for name, one in figures.items()
     )
     return (
-        f"# {origin.name} {origin.version}\n\n"
+        f"# {title}\n\n"
         f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(size)}.\n\n"
         "Accuracy on held-out data, with 95 % intervals over groups:\n\n"
         f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n"

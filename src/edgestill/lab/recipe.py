@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import TYPE_CHECKING, Literal, Self, get_args, get_type_hints
 
 from edgestill.core.digest import Digest
@@ -41,7 +42,7 @@ class Recipe:
         soft_weight: weight of the soft labels in the loss, in [0, 1]; 0 is plain training, 1 needs no labels.
         views: different augmented views of the data kept for soft labels; epochs go round them.
         inherit: how the student's first weights are chosen from the teacher's.
-        seed: of everything random.
+        seed: of everything random, from 0 to 2^32 - 1.
     """
 
     epochs: int = 10
@@ -63,14 +64,15 @@ class Recipe:
         for name, holds, expected in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch", self.batch >= 1, "at least 1"),
-            ("lr", self.lr > 0, "more than 0"),
+            ("lr", 0 < self.lr < inf, "more than 0, finite"),
             ("momentum", 0 <= self.momentum < 1, "at least 0, less than 1"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("weight_decay", 0 <= self.weight_decay < inf, "at least 0, finite"),
             ("average_tail", 0 <= self.average_tail <= 1, "0 to 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0, less than 1"),
-            ("tau", self.tau > 0, "more than 0"),
+            ("tau", 0 < self.tau < inf, "more than 0, finite"),
             ("soft_weight", 0 <= self.soft_weight <= 1, "0 to 1"),
             ("views", self.views >= 1, "at least 1"),
+            ("seed", 0 <= self.seed < 2**32, "0 to 2^32 - 1"),
             ("optimiser", self.optimiser in get_args(Optimiser), ", ".join(get_args(Optimiser))),
             ("schedule", self.schedule in get_args(Schedule), ", ".join(get_args(Schedule))),
             ("inherit", self.inherit in get_args(Selection), ", ".join(get_args(Selection))),
@@ -85,14 +87,16 @@ class Recipe:
         """Reads the `[recipe]` table of a TOML file.
 
         Raises:
-            PathError: it cannot be read. SettingError: not TOML, an unknown key, or a value out of range.
+            PathError: it cannot be read. SettingError: not TOML, no such table, an unknown key, or a value out of range.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("recipe", {})
+            table = tomllib.loads(path.read_text(encoding="utf-8")).get("recipe")
         except OSError as error:
             raise PathError("cannot read a recipe", where=path, got=error.strerror) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingError("not a TOML file", where=path, got=error) from error
+        if not isinstance(table, dict):  # a file without the table would otherwise be the defaults, unasked
+            raise SettingError("no recipe in this file", where=path, expected="a [recipe] table")
         return cls.from_mapping(table, where=str(path))
 
     @classmethod

@@ -8,7 +8,7 @@ can be told from more training.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,8 +44,18 @@ class Evidence:
         n = len(self.inputs)
         if not len(self.teacher) == len(self.audit) == len(self.devices) == n:
             raise EvidenceError("evidence whose parts do not belong together", expected=f"{n} of each")
+        if self.teacher.ndim != 2:
+            raise EvidenceError("answers that are no logits", expected="[N, C]", got=self.teacher.shape)
         if not np.isfinite(self.teacher).all():
             raise EvidenceError("evidence with answers that are not finite", where="teacher")
+        if np.issubdtype(self.inputs.dtype, np.floating) and not np.isfinite(self.inputs).all():
+            rows = np.flatnonzero(~np.isfinite(self.inputs.reshape(n, -1)).all(axis=1))
+            raise EvidenceError(
+                "evidence with inputs that are not finite",
+                where=f"sample {rows[0]} of {self.devices[rows[0]]}",
+                got=f"{len(rows)} of {n} samples",
+                fix="leave these samples out",
+            )
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -87,7 +97,7 @@ def redistil(
         if len(evidence) == 0:
             raise EvidenceError("no evidence yet", expected="at least one escalated answer", got=0)
         train = train + evidence.labelled(train)
-    return distill(
+    run = distill(
         parent.teacher,
         train,
         validation=parent.validation,
@@ -97,3 +107,6 @@ def redistil(
         inherit=False,
         budget=parent.budget,
     )
+    return replace(
+        run, index_map=parent.index_map
+    )  # the same units of the same teacher, so it can still absorb

@@ -81,6 +81,8 @@ class Samples:
         g = np.arange(len(x)) if groups is None else np.asarray(groups)
         if g.shape != y.shape:
             raise ShapeError("one group a sample", where="groups", expected=y.shape, got=g.shape)
+        if not np.issubdtype(g.dtype, np.integer):
+            raise DataError("groups are not whole numbers", where="groups", expected="integers", got=g.dtype)
         return cls(x, y.astype(np.int64), g.astype(np.int64), count)
 
     def __len__(self) -> int:

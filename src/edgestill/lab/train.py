@@ -56,11 +56,20 @@ def train_(
         progress: called after each epoch with (epochs done, epochs, mean loss).
 
     Raises:
-        SettingError: soft labels are asked for and missing. TrainingError: the loss is not finite.
+        SettingError: soft labels are asked for and missing, or an average over weights with BatchNorm.
+        TrainingError: the loss is not finite.
     """
     if recipe.soft_weight > 0 and lesson.soft is None:
         raise SettingError(
             "a recipe with soft labels needs a teacher", where="soft_weight", got=recipe.soft_weight
+        )
+    moving = any(name.endswith("running_mean") for name, _ in model.named_buffers())
+    if recipe.average_tail > 0 and moving:
+        raise SettingError(
+            "averaged weights would not fit the statistics of BatchNorm",
+            where="average_tail",
+            expected="0 for this network",
+            got=recipe.average_tail,
         )
     torch.manual_seed(recipe.seed)
     run = _Run(model, lesson, recipe)
@@ -183,4 +192,9 @@ def _schedule(
         return None
     if recipe.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    return torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=steps + 1)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        recipe.lr,
+        total_steps=steps + 1,
+        cycle_momentum=recipe.optimiser == "adamw",  # SGD keeps the recipe's momentum
+    )

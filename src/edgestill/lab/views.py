@@ -15,7 +15,7 @@ import torch
 
 from edgestill.core.bundle import replace
 from edgestill.core.digest import Digest
-from edgestill.core.errors import DataError
+from edgestill.core.errors import DataError, NotFiniteError
 from edgestill.core.jsonio import Fields, canonical, parse_object
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ def view(inputs: Tensor, augment: Augment | None, seed: int) -> Tensor:
 
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:
     """The model's logits `[N, C]`, in evaluation mode and without gradients; its mode is restored."""
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.inference_mode():
             return torch.cat([model(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)]).clone()
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def weights_digest(model: nn.Module) -> Digest:
@@ -106,7 +107,8 @@ class SoftLabels:
             seed: of the first view.
 
         Raises:
-            DataError: the folder holds the cache of another teacher, data set or augmentation.
+            DataError: the folder holds the cache of another teacher, data set or augmentation, or a damaged one.
+            NotFiniteError: the teacher answers with what float16 cannot hold.
         """
         inputs = torch.from_numpy(samples.inputs)
         seeds = tuple(range(seed, seed + (views if augment is not None else 1)))
@@ -116,17 +118,44 @@ class SoftLabels:
             _check_key(head, key)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            logits = np.stack(
-                [answers(teacher, view(inputs, augment, one)).numpy().astype(np.float16) for one in seeds]
-            )
+            logits = np.stack([_halved(answers(teacher, view(inputs, augment, one))) for one in seeds])
             np.save(body, logits, allow_pickle=False)
             replace(head, canonical({"key": str(key)}))
-        return cls(np.load(body, mmap_mode="r", allow_pickle=False), seeds)
+        return cls(_open(body, (len(seeds), len(samples))), seeds)
 
 
 def _key(teacher: nn.Module, samples: Samples, canaries: Tensor, seeds: tuple[int, ...]) -> Digest:
     parts = (weights_digest(teacher), samples.digest, Digest.of(canaries.numpy().tobytes()), seeds)
     return Digest.of("|".join(map(str, parts)).encode())
+
+
+def _halved(logits: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+    half = logits.half()
+    if not torch.isfinite(half).all():
+        raise NotFiniteError(
+            "the teacher's answers cannot be kept",
+            expected=f"finite logits up to {np.finfo(np.float16).max:g}",
+            got=f"{float(logits.abs().max()):g}",
+        )
+    return half.numpy()
+
+
+def _open(body: Path, shape: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+    fix = "delete this folder; it will be filled again"
+    try:
+        logits = np.load(body, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError("soft labels that cannot be read", where=body, got=error, fix=fix) from error
+    if logits.dtype != np.float16 or logits.ndim != 3 or logits.shape[:2] != shape:
+        raise DataError(
+            "soft labels of another shape",
+            where=body,
+            expected=f"float16 [{shape[0]}, {shape[1]}, C]",
+            got=(logits.dtype, logits.shape),
+            fix=fix,
+        )
+    found: np.ndarray[tuple[int, ...], np.dtype[np.float16]] = logits
+    return found
 
 
 def _check_key(head: Path, key: Digest) -> None:

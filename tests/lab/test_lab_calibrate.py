@@ -1,0 +1,130 @@
+"""The fitted policy promises what the data allows, and says why where it promises nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgestill.core.errors import ClassCountError, DataError
+from edgestill.infer.policy import Policy
+from edgestill.lab.calibrate import DELTA, EPSILON, Heldout, calibrate
+
+WANTED = Policy(
+    labels=("a", "b", "c"), escalation_share=0.3, audit_share=0.02, measure="margin", leaves="raw"
+)
+
+
+def heldout(
+    n: int, *, student: float = 1.5, teacher: float = 5.0, per_group: int = 1, seed: int = 0
+) -> Heldout:
+    """Logits of two voices, each right as often as its strength lets it beat unit noise."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, n)
+    right = np.eye(3)[labels]
+    return Heldout(
+        student=(student * right + random.normal(size=(n, 3))).astype(np.float32),
+        teacher=(teacher * right + random.normal(size=(n, 3))).astype(np.float32),
+        labels=labels,
+        groups=np.arange(n) // per_group,
+    )
+
+
+def report(policy: Policy) -> dict[str, Any]:
+    """What the third part said."""
+    found = policy.evidence["report"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_independent_samples_give_a_promise() -> None:
+    """With 900 samples and a good teacher the threshold carries its promise with n, epsilon, delta and losses."""
+    policy = calibrate(heldout(900), WANTED)
+    evidence = policy.evidence
+    assert policy.promised
+    assert (evidence["n"], evidence["epsilon"], evidence["delta"]) == (300, EPSILON, DELTA)
+    assert evidence["threshold"] == policy.threshold
+    assert evidence["why"] == ""
+
+
+def test_grouped_samples_give_none_and_the_reason() -> None:
+    """Windows of one person are not independent: the threshold keeps the budget, and the policy says why."""
+    policy = calibrate(heldout(900, per_group=10), WANTED)
+    assert policy.evidence["promised"] is False
+    why = policy.evidence["why"]
+    assert isinstance(why, str)
+    assert why.startswith("300 samples of ")
+    assert "not independent; the threshold keeps the budget only" in why
+    assert 0 < policy.threshold < 1
+
+
+def test_groups_that_the_split_happens_to_part_are_still_groups() -> None:
+    """Pairs whose halves fall into different thirds do not become independent by that."""
+    for seed in range(20):
+        assert calibrate(heldout(30, per_group=2), WANTED, seed=seed).evidence["promised"] is False
+        assert "groups are not independent" in str(
+            calibrate(heldout(30, per_group=2), WANTED, seed=seed).evidence["why"]
+        )
+
+
+def test_too_few_independent_samples_promise_nothing_and_say_how_many_would() -> None:
+    """Thirty samples leave ten to choose by: the reason names the least number."""
+    policy = calibrate(heldout(30), WANTED)
+    assert not policy.promised
+    assert "10 samples are too few: epsilon=0.05 and delta=0.1 need at least 45" in str(
+        policy.evidence["why"]
+    )
+
+
+@pytest.mark.parametrize("n", [0, 29])
+def test_too_little_data_is_refused(n: int) -> None:
+    """Below thirty samples nothing is fitted."""
+    with pytest.raises(DataError, match=rf"too little held-out data .*at least 30 samples; got {n}"):
+        calibrate(heldout(n), WANTED)
+
+
+def test_voices_of_different_classes_are_refused() -> None:
+    """Teacher and student must answer the same question."""
+    one = heldout(30)
+    with pytest.raises(ClassCountError, match=r"expected \(30, 2\); got \(30, 3\)"):
+        Heldout(student=one.student, teacher=one.teacher[:, :2], labels=one.labels, groups=one.groups)
+
+
+def test_alpha_leans_to_the_better_voice() -> None:
+    """Near 1 for a teacher that knows and a student that guesses, near 0 the other way, between for equals."""
+    teacher = calibrate(heldout(600, student=0.0, teacher=6.0), WANTED).alpha
+    student = calibrate(heldout(600, student=6.0, teacher=0.0), WANTED).alpha
+    equals = calibrate(heldout(6000, student=2.0, teacher=2.0), WANTED).alpha
+    assert teacher > 0.95
+    assert student < 0.05
+    assert 0.3 < equals < 0.7
+
+
+def test_temperatures_undo_overconfidence() -> None:
+    """Logits that were multiplied by four get four times the temperature, each voice its own."""
+    one = heldout(600)
+    loud = Heldout(student=one.student * 4, teacher=one.teacher, labels=one.labels, groups=one.groups)
+    before, after = calibrate(one, WANTED), calibrate(loud, WANTED)
+    assert after.temperature == pytest.approx(4 * before.temperature, rel=1e-3)
+    assert after.teacher_temperature == before.teacher_temperature
+    assert report(after)["student"]["ece"] < 0.12
+
+
+def test_the_report_is_of_a_part_nothing_was_fitted_on() -> None:
+    """The last third reports accuracy, NLL and ECE of both voices and of the fused one."""
+    found = report(calibrate(heldout(601), WANTED))
+    assert found["n"] == 200
+    assert {"student", "teacher", "fused"} <= found.keys()
+    assert found["fused"]["nll"] <= found["student"]["nll"]
+    assert found["teacher"]["accuracy"] > 0.95 > found["student"]["accuracy"]
+
+
+def test_what_was_wanted_is_kept_and_the_seed_decides_the_split() -> None:
+    """Labels, measure, budgets and what may leave are the caller's; the same seed fits the same policy."""
+    policy = calibrate(heldout(300), WANTED, seed=4)
+    for name in ("labels", "measure", "escalation_share", "audit_share", "leaves", "bytes_per_day"):
+        assert getattr(policy, name) == getattr(WANTED, name)
+    assert calibrate(heldout(300), WANTED, seed=4).to_bytes() == policy.to_bytes()
+    assert calibrate(heldout(300), WANTED, seed=5).to_bytes() != policy.to_bytes()
+    assert Policy.from_bytes(policy.to_bytes()) == policy

@@ -1,0 +1,112 @@
+"""Recipes: nothing misspelt, mistyped or out of range becomes a silent default."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, nan
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edgestill.core.errors import PathError, SettingError
+from edgestill.core.jsonio import canonical, parse_object
+from edgestill.lab.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read(tmp_path: Path, text: str) -> Recipe:
+    """The recipe of a TOML file with this text."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(text)
+    return Recipe.from_toml(file)
+
+
+def test_a_toml_table_becomes_a_recipe(tmp_path: Path) -> None:
+    """Named values are taken, whole numbers serve as floats, the rest has its defaults; other tables are not ours."""
+    found = read(tmp_path, '[recipe]\nlr = 1\nepochs = 3\noptimiser = "sgd"\n[other]\nx = 1\n')
+    assert found == Recipe(lr=1.0, epochs=3, optimiser="sgd")
+    assert isinstance(found.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "near"), [("lrr", "lr"), ("epoch", "epochs"), ("softweight", "soft_weight"), ("Tau", "tau")]
+)
+def test_an_unknown_key_names_the_nearest(tmp_path: Path, key: str, near: str) -> None:
+    """A misspelt key is refused with the name that was probably meant."""
+    with pytest.raises(SettingError, match=r"\[setting-invalid\] unknown key in a recipe") as caught:
+        read(tmp_path, f"[recipe]\n{key} = 1\n")
+    assert caught.value.fix == f"did you mean {near!r}?"
+    assert str(caught.value.where).endswith(f"recipe.toml: {key}")
+
+
+def test_a_key_like_no_other_lists_all(tmp_path: Path) -> None:
+    """Where nothing is near, the known keys are listed."""
+    with pytest.raises(SettingError, match="known keys: epochs, batch, optimiser"):
+        read(tmp_path, "[recipe]\nzzzzzz = 1\n")
+
+
+@pytest.mark.parametrize("text", ["", "lr = 1\n", "[recipee]\nlr = 1\n", "recipe = 3\n"])
+def test_a_file_without_the_table_is_refused(tmp_path: Path, text: str) -> None:
+    """A misspelt or forgotten table must not be the defaults."""
+    with pytest.raises(SettingError, match=r"no recipe in this file; .*expected a \[recipe\] table"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", 0, "at least 1"),
+        ("batch", 0, "at least 1"),
+        ("lr", 0.0, "more than 0, finite"),
+        ("lr", nan, "more than 0, finite"),
+        ("lr", inf, "more than 0, finite"),
+        ("momentum", 1.0, "at least 0, less than 1"),
+        ("weight_decay", -1e-9, "at least 0, finite"),
+        ("average_tail", 1.1, "0 to 1"),
+        ("label_smoothing", 1.0, "at least 0, less than 1"),
+        ("tau", 0.0, "more than 0, finite"),
+        ("soft_weight", 1.01, "0 to 1"),
+        ("views", 0, "at least 1"),
+        ("seed", -1, "0 to 2^32 - 1"),
+        ("optimiser", "adam", "sgd, adamw"),
+        ("schedule", "linear", "constant, cosine, one-cycle"),
+        ("inherit", "last", "random, uniform, first, magnitude"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name: str, value: object, expected: str) -> None:
+    """Each field names itself, what it takes and what it got."""
+    with pytest.raises(SettingError, match="a recipe's value is out of range") as caught:
+        Recipe(**{name: value})  # type: ignore[arg-type]  # wrong on purpose
+    assert (caught.value.where, caught.value.expected, caught.value.got) == (name, expected, caught.value.got)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [("epochs = 2.0", "int"), ('lr = "1"', "float"), ("epochs = true", "int"), ("optimiser = 1", "text")],
+)
+def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, line: str, kind: str) -> None:
+    """Nothing is converted except a whole number to a float."""
+    with pytest.raises(SettingError, match=f"a recipe's value has the wrong type; .*expected {kind}"):
+        read(tmp_path, f"[recipe]\n{line}\n")
+
+
+def test_a_file_that_is_absent_or_no_toml_is_told_apart(tmp_path: Path) -> None:
+    """Absent is a path error, damaged a setting error, each with the file's name."""
+    with pytest.raises(PathError, match=r"cannot read a recipe.*No such file"):
+        Recipe.from_toml(tmp_path / "absent.toml")
+    with pytest.raises(SettingError, match="not a TOML file"):
+        read(tmp_path, "[recipe\n")
+    (tmp_path / "recipe.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingError, match="not a TOML file"):
+        Recipe.from_toml(tmp_path / "recipe.toml")
+
+
+def test_the_digest_names_every_value() -> None:
+    """Equal recipes have one digest; any other value has another; the JSON reads back as the same recipe."""
+    recipe = Recipe(epochs=3)
+    assert recipe.digest == Recipe(epochs=3).digest
+    assert recipe.digest != replace(recipe, seed=1).digest
+    read_back = parse_object(canonical(recipe.as_json()), where="here")
+    assert Recipe.from_mapping(dict(read_back), where="here") == recipe

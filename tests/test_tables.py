@@ -1,0 +1,44 @@
+"""The figures in the docs are those of `bench/results`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMED = ("teacher", "student", "int8", "shifted")
+
+
+def test_the_tables_of_the_docs_are_what_the_results_say() -> None:
+    """`tools/tables.py --check` finds no stale page."""
+    command = [sys.executable, str(ROOT / "tools" / "tables.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("scenario", ["watch", "images"])
+def test_the_kept_results_reach_what_was_asked_of_them(scenario: str) -> None:
+    """The figures that the docs show keep the bounds set for the demonstration."""
+    figures = json.loads((ROOT / "bench" / "results" / f"demo_{scenario}.json").read_text())["figures"]
+    for name in NAMED:
+        low, high = figures[f"{name}_accuracy_ci95"]
+        assert 0 <= low <= figures[f"{name}_accuracy"] <= high <= 1
+        assert figures[f"{name}_accuracy_n"] > 0
+    assert figures["size_ratio"] >= 5
+    assert abs(figures["int8_accuracy"] - figures["student_accuracy"]) <= 0.005
+    assert figures["recovered_share"] >= 0.5 > figures["control_recovered_share"]
+    assert figures["wall_s"] <= 180
+
+
+def test_the_students_keep_up_with_their_teachers() -> None:
+    """The images student is within 2 points of its teacher, the watch student at 92 % of it or better."""
+    results = {
+        scenario: json.loads((ROOT / "bench" / "results" / f"demo_{scenario}.json").read_text())["figures"]
+        for scenario in ("watch", "images")
+    }
+    assert results["images"]["student_accuracy"] >= results["images"]["teacher_accuracy"] - 0.02
+    assert results["watch"]["student_accuracy"] >= 0.92 * results["watch"]["teacher_accuracy"]
