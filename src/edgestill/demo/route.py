@@ -110,6 +110,9 @@ class Route:
         """
         start = self.clock.monotonic()
         workshop = self._make()
+        torch.set_num_threads(
+            1
+        )  # from now on the fleet runs too; threads that wait for a shared core are slower than one
         with tempfile.TemporaryDirectory(prefix="edgestill-") as name:
             processes = Processes(self.out / "logs", clock=self.clock, pause=time.sleep)
             with processes:
