@@ -1,0 +1,77 @@
+"""Asking a model without changing it: evaluation mode, no gradients, and its mode put back afterwards."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from edgestill.lab.source import Inputs
+
+_BATCH: Final = 256
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients within; each module's own mode is restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Tensor:
+    """The model's outputs `[N, C]`, whatever `inputs` are and however they come wrapped.
+
+    Raises:
+        ModelError: the model gives neither a tensor, nor a tuple that begins with one, nor an object with `logits`.
+    """
+    if isinstance(inputs, Tensor):
+        given = model(inputs)
+    elif isinstance(inputs, tuple):
+        given = model(*inputs)
+    else:
+        given = model(**inputs)
+    if isinstance(given, Tensor):
+        return given
+    found = given[0] if isinstance(given, tuple | list) and given else getattr(given, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    raise ModelError(
+        "a model whose outputs cannot be told",
+        where=type(model).__name__,
+        expected="a tensor [N, C], a tuple that begins with one, or an object with `logits`",
+        got=type(given).__name__,
+    )
+
+
+def answers(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The model's logits `[N, C]`, in evaluation mode and without gradients; its mode is restored."""
+    with evaluating(model):
+        return torch.cat([
+            forward(model, inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)
+        ]).clone()
+
+
+def weights_digest(model: nn.Module) -> Digest:
+    """Of all parameters and buffers, with their names."""
+    state = model.state_dict()
+    return Digest.of_chunks(
+        part
+        for name in sorted(state)
+        for part in (name.encode(), state[name].detach().cpu().contiguous().numpy().tobytes())
+    )
