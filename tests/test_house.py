@@ -51,7 +51,17 @@ LIBRARIES: dict[str, set[str]] = {
     "testing": {"numpy", "tuf", "securesystemslib", "cryptography", "pytest", "hypothesis"},
     "demo": {"numpy", "torch", "matplotlib", "rich"},
     # a verb asks for what it needs before it begins, so that a missing extra is one sentence
-    "cli": {"typer", "rich", "numpy", "onnxruntime", "zstandard", "torch", "starlette", "matplotlib", "lightning_fabric"},
+    "cli": {
+        "typer",
+        "rich",
+        "numpy",
+        "onnxruntime",
+        "zstandard",
+        "torch",
+        "starlette",
+        "matplotlib",
+        "lightning_fabric",
+    },
 }
 # ... and which module may load one that its room may not.
 EXCEPTIONS: dict[str, set[str]] = {

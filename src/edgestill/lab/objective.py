@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Literal, final, get_args
 
 from edgestill.core.errors import SettingError
 from edgestill.lab import losses
+from edgestill.lab.source import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Task = Literal["classes", "multi-label", "regression"]
 Method = Literal["kd", "dkd", "dist"]
 
 
