@@ -118,7 +118,7 @@ class Rows(Dataset[object]):
         return self.samples
 
     def __getitem__(self, index: int) -> object:
-        import random  # noqa: PLC0415
+        import random
 
         drawn = torch.tensor([index, random.random(), np.random.rand(), float(torch.rand(()))])  # noqa: NPY002
         return (drawn, index % 3) if self.labelled else drawn
