@@ -28,6 +28,7 @@ from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, Se
 from edgestill.lab import cache as module
 from edgestill.lab.dataset import DatasetSource
 from edgestill.lab.guide import LiveGuide
+from edgestill.lab.records import Layout
 from edgestill.lab.source import ArraySource, Ask
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ if TYPE_CHECKING:
     from edgestill.lab.source import Source
 
 ALL = np.arange(SAMPLES)
-NEAR = {"rtol": 1e-3, "atol": 1e-3}
+
+
+def assert_near(found: torch.Tensor, wanted: torch.Tensor | None, tolerance: float = 1e-3) -> None:
+    """To about half precision."""
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
 def live(source: Source, ask: Ask, **changes: Any) -> Answer:
@@ -63,7 +68,7 @@ def test_the_cache_says_what_the_teacher_says(
     for view in range(views):
         index = data.draw(st.lists(st.integers(0, samples - 1), min_size=1, max_size=25))
         ask = ask_of(index, view)
-        torch.testing.assert_close(said(guide, ask), live(source, ask).logits, **NEAR)
+        assert_near(said(guide, ask), live(source, ask).logits)
 
 
 def test_a_view_too_large_to_be_joined_is_read_file_by_file(
@@ -113,9 +118,7 @@ def test_more_views_are_added_and_fewer_are_used(tmp_path: Path) -> None:
         guide = open_cache(tmp_path, views=views, teacher=teacher)
         assert guide.views == views
         assert sorted({view for view, _ in teacher.asked[8:]}) == new
-        torch.testing.assert_close(
-            said(guide, ask_of(ALL, views - 1)), live(array_source(), ask_of(ALL, views - 1)).logits, **NEAR
-        )
+        assert_near(said(guide, ask_of(ALL, views - 1)), live(array_source(), ask_of(ALL, views - 1)).logits)
 
 
 def test_without_an_augmentation_there_is_one_view(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_without_an_augmentation_there_is_one_view(tmp_path: Path) -> None:
     guide = open_cache(tmp_path, source=source, views=5)
     assert guide.views == 1
     plain = said(guide, Ask(ALL))
-    torch.testing.assert_close(plain, live(source, Ask(ALL)).logits, **NEAR)
+    assert_near(plain, live(source, Ask(ALL)).logits)
     assert torch.equal(said(guide, ask_of(ALL)), plain)
 
 
@@ -372,7 +375,7 @@ def test_a_hints_features_are_kept(tmp_path: Path) -> None:
     wanted = LiveGuide(net(), hint="hidden").answer(ask_of(ALL, 1), inputs).features
     assert found is not None
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, wanted, **NEAR)
+    assert_near(found, wanted)
 
 
 def test_the_largest_logits_are_enough(tmp_path: Path) -> None:
@@ -380,7 +383,7 @@ def test_the_largest_logits_are_enough(tmp_path: Path) -> None:
     guide, ask = open_cache(tmp_path, top_k=2), ask_of(ALL, 1)
     found, wanted = said(guide, ask).softmax(1), live(array_source(), ask).logits.softmax(1)
     top = wanted.topk(2, 1)
-    torch.testing.assert_close(found.gather(1, top.indices), top.values, rtol=1e-2, atol=1e-3)
+    assert_near(found.gather(1, top.indices), top.values, 1e-2)
 
 
 def test_progress_is_told_by_samples(tmp_path: Path) -> None:
@@ -426,7 +429,7 @@ def test_by_default_a_file_holds_4096_records_or_32_mib(tmp_path: Path) -> None:
     """Few classes fill 4096; wide features fewer, so that little is lost when a fill is stopped."""
     open_cache(tmp_path / "few", shard=None)
     assert json.loads((tmp_path / "few" / "cache.json").read_text())["shard"] == 4096
-    layout = module.Layout(outputs=5, features=(30_000, 100))
+    layout = Layout(outputs=5, features=(30_000, 100))
     head = module._head(Counting(), array_source(), seed=0, layout=layout, shard=None)
     assert head.shard == 8
-    assert 2**20 < layout.dtype.itemsize
+    assert layout.dtype.itemsize > 2**20
