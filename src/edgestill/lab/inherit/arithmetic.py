@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgestill.lab.inherit.axes import Dim, freeze, fresh, mark_units
+from edgestill.lab.inherit.axes import Dim, freeze, fresh, mark_units, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,8 @@ def pointwise(op: Context) -> None:
                     op.equal(found[-back], dim)
                 elif dim and back <= out.ndim:
                     found[-back] = dim
+        if [size(dim) for dim in found] != list(out.shape):  # a scratch tensor beside the result
+            found = [fresh(length, frozen=op.why) for length in out.shape]
         op.book.put(out, found)
 
 
@@ -81,11 +83,11 @@ def vector(op: Context) -> None:
 def convolve(op: Context) -> None:
     """`[N, I, ...]` with `[O, I / groups, ...]`; transposed with `[I, O / groups, ...]`."""
     inputs, weight = op.dims("input"), op.dims("weight")
-    groups = op.get("groups", 1)
+    groups = op.number("groups", 1)
     for dim in weight[2:]:
         freeze(dim, f"the kernel of {op.why}")
     channels, first = inputs[1], weight[0]
-    if op.get("transposed", False):  # noqa: FBT003  # the schema's own default
+    if op.flag("transposed"):
         op.equal(channels, first)
         found = weight[1]
         if groups > 1:
@@ -124,7 +126,7 @@ def normalise_layer(op: Context) -> None:
 def normalise_group(op: Context) -> None:
     """Over each group of the channels of `[N, C, ...]`."""
     inputs = op.dims("input")
-    op.book.groups(op.split(inputs[1], op.get("group", 1))[0])
+    op.book.groups(op.split(inputs[1], op.number("group", 1))[0])
     _along(op, inputs[1], "weight", "bias")
     op.put(*inputs)
 
@@ -143,7 +145,7 @@ def look_up(op: Context) -> None:
 def gate(op: Context) -> None:
     """One half multiplies the other."""
     dims = op.dims("self")
-    at = op.get("dim", -1) % len(dims)
+    at = op.number("dim", -1) % len(dims)
     value, gates = op.cut(dims[at], op.outs()[0].shape[at])
     op.equal(value, gates)
     dims[at] = value
@@ -153,7 +155,9 @@ def gate(op: Context) -> None:
 def spatial(op: Context) -> None:
     """Pooling, resizing, padding of the last dimensions; their number is in the operation's name."""
     name = op.name
-    rank = next(int(name[at - 1]) for at in range(len(name), 0, -1) if name[at - 1 : at + 1] in {"1d", "2d", "3d"})
+    rank = next(
+        int(name[at - 1]) for at in range(len(name), 0, -1) if name[at - 1 : at + 1] in {"1d", "2d", "3d"}
+    )
     dims = op.dims("self") or op.dims("input")
     out = op.outs()[0]
     for dim in dims[len(dims) - rank :]:
@@ -164,9 +168,8 @@ def spatial(op: Context) -> None:
 def reduce(op: Context) -> None:
     """Sums, means, largest values over some dimensions."""
     dims = op.dims("self")
-    given = op.get("dim", list(range(len(dims))))
-    over = {one % max(len(dims), 1) for one in ([given] if isinstance(given, int) else given or range(len(dims)))}
-    if op.get("keepdim", False):  # noqa: FBT003  # the schema's own default
+    over = {at % max(len(dims), 1) for at in op.numbers("dim", range(len(dims)))}
+    if op.flag("keepdim"):
         op.put(*[() if at in over else dim for at, dim in enumerate(dims)])
     else:
         op.put(*[dim for at, dim in enumerate(dims) if at not in over])
@@ -175,9 +178,8 @@ def reduce(op: Context) -> None:
 def reduce_by_position(op: Context) -> None:
     """Which one is the largest: a question about positions."""
     dims = op.dims("self")
-    given = op.get("dim", -1)
-    for dim in [dims[given]] if op.has("dim") else dims:
-        op.freeze(dim)
+    for at in op.numbers("dim", range(len(dims))):
+        op.freeze(dims[at])
     reduce(op)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -10,13 +10,11 @@ from torch.utils._pytree import tree_leaves
 from edgestill.lab.inherit.axes import Dim, cut, freeze, fresh, size, split, unify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch._ops import OpOverload
 
     Rule: TypeAlias = "Callable[[Context], None]"
-
-T = TypeVar("T")
 
 
 class Book(Protocol):
@@ -51,16 +49,26 @@ class Context:
         self._given = {**dict(zip(names, call[0], strict=False)), **call[1]}
         self._tree = call
 
-    def get(self, name: str, default: T) -> T:
-        """An argument, or what it is when left out."""
+    def number(self, name: str, default: int) -> int:
+        """A whole number among the arguments."""
         value = self._given.get(name)
-        return default if value is None else value  # type: ignore[return-value]  # the schema types it
+        return value if isinstance(value, int) else default
 
-    def tensor(self, name: str) -> Tensor:
-        """A tensor argument that must be there."""
-        value = self._given[name]
-        assert isinstance(value, Tensor)
-        return value
+    def numbers(self, name: str, default: Sequence[int]) -> list[int]:
+        """Whole numbers, given as a list or as one."""
+        value = self._given.get(name)
+        if isinstance(value, int):
+            return [value]
+        return list(value) if isinstance(value, list | tuple) and value else list(default)
+
+    def flag(self, name: str) -> bool:
+        """Whether an argument that is no by default was yes."""
+        return bool(self._given.get(name))
+
+    def chosen(self, name: str) -> list[bool]:
+        """For each entry of a list of tensors whether it is there."""
+        value = self._given.get(name)
+        return [one is not None for one in value] if isinstance(value, list | tuple) else []
 
     def dims(self, name: str) -> list[Dim]:
         """The dimensions of a tensor argument; none where it was left out."""
@@ -88,16 +96,16 @@ class Context:
         return fresh(length, frozen=f"positions of {self.why}")
 
     def put(self, *dims: Dim) -> None:
-        """What each tensor that came out is; those of other ranks are unknown."""
+        """What each tensor that came out is; those of another shape are unknown."""
         for tensor in self.outs():
-            if tensor.ndim == len(dims):
+            if list(tensor.shape) == [size(dim) for dim in dims]:
                 self.book.put(tensor, list(dims))
             else:
                 self.book.put(tensor, [self.position(length) for length in tensor.shape])
 
     def axis(self, name: str, rank: int) -> int:
         """An argument that counts dimensions, from the left."""
-        return self.get(name, 0) % rank
+        return self.number(name, 0) % rank
 
     @property
     def name(self) -> str:

@@ -125,7 +125,7 @@ def _difference(trace: Trace, ours: Trace, wanted: dict[Axis, int]) -> str | Non
         return "the output"
     for name, dims in trace.tensors.items():
         for theirs, mine in zip(dims, ours.tensors[name], strict=True):
-            pairs = matched(theirs, mine)
+            pairs = matched(theirs, mine, wanted)
             if pairs is None or any(wanted[axis] != width for axis, width in pairs):
                 return name
     return None

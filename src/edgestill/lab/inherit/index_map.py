@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
@@ -86,11 +87,15 @@ class IndexMap:
         if len(data) > MAX_BYTES:
             raise DataError("an index map is too long", expected=f"<= {MAX_BYTES} bytes", got=len(data))
         if not data.startswith(_MAGIC):
-            raise DataError("not an index map", expected=f"the first bytes {_MAGIC!r}", got=data[: len(_MAGIC)])
+            raise DataError(
+                "not an index map", expected=f"the first bytes {_MAGIC!r}", got=data[: len(_MAGIC)]
+            )
         start = len(_MAGIC) + 8
         length = int.from_bytes(data[len(_MAGIC) : start], "little")
         if length > min(_MAX_HEADER, len(data) - start):
-            raise DataError("an index map is cut off", expected=f"{length} bytes of header", got=len(data) - start)
+            raise DataError(
+                "an index map is cut off", expected=f"{length} bytes of header", got=len(data) - start
+            )
         try:
             return _read(json.loads(data[start : start + length]), data[start + length :])
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
@@ -117,7 +122,9 @@ def fuse_parameters_(teacher: nn.Module, student: nn.Module, index_map: IndexMap
     done: set[int] = set()
     with torch.no_grad():
         for name, mine, tensor in pairs:
-            if not tensor.is_floating_point() or tensor.data_ptr() in done:  # a shared weight is mixed in once
+            if (
+                not tensor.is_floating_point() or tensor.data_ptr() in done
+            ):  # a shared weight is mixed in once
                 continue
             done.add(tensor.data_ptr())
             grid = index_map.grid(name, tensor)
@@ -149,20 +156,19 @@ def _fits(indices: tuple[Tensor | None, ...], mine: Tensor, tensor: Tensor) -> b
 
 
 def _read(header: dict[str, object], body: bytes) -> IndexMap:
-    lengths = _typed(header["arrays"], list)
-    if not all(type(one) is int and one > 0 for one in lengths) or sum(lengths) * 4 != len(body):
+    lengths = [_number(one, MAX_BYTES) for one in _list(header["arrays"])]
+    if 0 in lengths or sum(lengths) * 4 != len(body):
         raise ValueError(f"{len(body)} bytes of indices")
-    arrays = [_ascending(one) for one in np.split(np.frombuffer(body, "<u4"), np.cumsum(lengths)[:-1])]
-    kept = {}
-    for name, axes in _typed(header["axes"], dict).items():
-        numbers = _typed(axes, list)
-        if not all(one is None or (type(one) is int and 0 <= one < len(arrays)) for one in numbers):
-            raise ValueError(f"axes of {name}")
-        kept[name] = tuple(None if one is None else arrays[one] for one in numbers)
-    sources = _typed(header["sources"], dict)
-    if not all(name in kept and isinstance(source, str) for name, source in sources.items()):
-        raise ValueError("sources")
-    return IndexMap(kept, sources)
+    starts = list(accumulate(lengths))[:-1]
+    arrays = [_ascending(one) for one in np.split(np.frombuffer(body, "<u4"), starts)]
+    kept = {
+        name: tuple(None if one is None else arrays[_number(one, len(arrays))] for one in _list(axes))
+        for name, axes in _dict(header["axes"]).items()
+    }
+    sources = _dict(header["sources"])
+    if not sources.keys() <= kept.keys():
+        raise ValueError("sources of tensors that are not there")
+    return IndexMap(kept, {name: _text(source) for name, source in sources.items()})
 
 
 def _ascending(array: np.ndarray[tuple[int, ...], np.dtype[np.uint32]]) -> Tensor:
@@ -172,7 +178,25 @@ def _ascending(array: np.ndarray[tuple[int, ...], np.dtype[np.uint32]]) -> Tenso
     return torch.from_numpy(wide)
 
 
-def _typed(value: object, kind: type) -> object:
-    if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} in place of {kind.__name__}")
+def _number(value: object, below: int) -> int:
+    if type(value) is not int or not 0 <= value < below:
+        raise ValueError("a number out of range")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError("no list")
+    return value
+
+
+def _dict(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError("no mapping")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
     return value

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from edgestill.core.errors import ClassCountError, ModelError, SettingError
-from edgestill.lab.inherit.axes import Axis, size
+from edgestill.lab.inherit.axes import Axis, Dim, size
 from edgestill.lab.inherit.index_map import IndexMap
-from edgestill.lab.inherit.match import matched
+from edgestill.lab.inherit.match import is_plain, matched
 from edgestill.lab.inherit.pairing import Blocks, paired
 from edgestill.lab.inherit.select import check_consistent, chosen, indices
 from edgestill.lab.inherit.trace import Example, Trace, traced
@@ -86,28 +86,32 @@ def _check_classes(theirs: Trace, ours: Trace) -> None:
 def _widths(theirs: Trace, ours: Trace, pairs: dict[str, str]) -> dict[Axis, int]:
     """How many units of each of the teacher's axes the student has."""
     found: dict[Axis, tuple[int, str]] = {}
+    together: list[tuple[str, Dim, Dim]] = []
     for name, source in pairs.items():
         wide, narrow = theirs.tensors[source], ours.tensors[name]
-        for one, other in zip(wide, narrow, strict=len(wide) == len(narrow)):
-            pair = matched(one, other)
-            if pair is None:
-                raise _misfit(name, "its units are grouped in another way", theirs, ours, pairs)
-            for axis, width in pair:
-                _check_width(axis, width, name, (theirs, ours, pairs))
-                before, first = found.setdefault(axis, (width, name))
-                if before != width:
-                    raise ModelError(
-                        "two of the student's layers differ in a width that is one in the teacher",
-                        where=name,
-                        expected=f"{before} (as in {first})",
-                        got=width,
-                    )
-    return {axis: found.get(axis, (axis.size, ""))[0] for axis in theirs.axes()}
+        if len(wide) != len(narrow):
+            raise _misfit(name, "it has another number of dimensions", theirs, ours, pairs)
+        together += [(name, one, other) for one, other in zip(wide, narrow, strict=True)]
+    for name, one, other in sorted(together, key=lambda entry: not is_plain(*entry[1:])):
+        pair = matched(one, other, {axis: width for axis, (width, _) in found.items()})
+        if pair is None:
+            raise _misfit(name, "its units are grouped in another way", theirs, ours, pairs)
+        for axis, width in pair:
+            _check_width(axis, width, name, (theirs, ours, pairs))
+            before, first = found.setdefault(axis, (width, name))
+            if before != width:
+                raise ModelError(
+                    "two of the student's layers differ in a width that is one in the teacher",
+                    where=name,
+                    expected=f"{before} (as in {first})",
+                    got=width,
+                )
+    return {axis: found[axis][0] if axis in found else axis.size for axis in theirs.axes()}
 
 
 def _check_width(axis: Axis, width: int, name: str, where: tuple[Trace, Trace, dict[str, str]]) -> None:
     if axis.frozen is not None and width != axis.size:
-        raise _misfit(name, axis.frozen, *where)
+        raise _misfit(name, f"a dimension stays whole, {axis.frozen}", *where)
     if width > axis.size:
         raise ModelError(
             "a student layer is wider than its teacher's",
@@ -125,7 +129,7 @@ def _misfit(name: str, why: str, theirs: Trace, ours: Trace, pairs: dict[str, st
         "a layer does not fit its teacher's",
         where=name,
         expected=f"{narrow} (the student's)",
-        got=f"{wide}, of which a dimension stays whole: {why}",
+        got=f"{wide}: {why}",
         fix="build the student with the teacher's size there",
     )
 

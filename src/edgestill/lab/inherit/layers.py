@@ -63,26 +63,16 @@ def resize_layers_(student: nn.Module, groups: Mapping[str, int]) -> None:
     """
     for name, module in student.named_modules():
         if isinstance(module, _ConvNd):
-            module.groups = groups.get(name, module.groups)
-            ends = module.weight.shape[0], module.weight.shape[1] * module.groups
-            module.in_channels, module.out_channels = ends if module.transposed else ends[::-1]
+            _resize_convolution_(module, groups.get(name, module.groups))
         elif isinstance(module, nn.GroupNorm):
             module.num_groups = groups.get(name, module.num_groups)
             module.num_channels = len(module.weight) if module.affine else module.num_channels
-        elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = module.weight.shape
-        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            module.embedding_dim = module.weight.shape[1]
-        elif isinstance(module, nn.PReLU):
-            module.num_parameters = len(module.weight)
-        elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.elementwise_affine:
-            module.normalized_shape = tuple(module.weight.shape)
-        elif isinstance(module, _NormBase) and (own := module.weight if module.affine else module.running_mean) is not None:
-            module.num_features = len(own)
         elif isinstance(module, nn.MultiheadAttention):
             _resize_attention_(module)
         elif isinstance(module, nn.RNNBase):
             _resize_recurrent_(module)
+        else:
+            _resize_simple_(module)
 
 
 def attribute_choices(student: nn.Module, trace: Trace, resized: Resized) -> Iterator[list[Setting]]:
@@ -135,7 +125,10 @@ def _attributes(module: nn.Module, facts: Mapping[int, list[int]]) -> Iterator[t
             yield name, list(facts[value])
         elif isinstance(value, tuple | list) and value and all(type(one) is int for one in value):
             ways = [facts.get(one, [one]) for one in value]
-            if any(way != [one] for way, one in zip(ways, value, strict=True)) and prod(map(len, ways)) <= _MOST_TRIES:
+            if (
+                any(way != [one] for way, one in zip(ways, value, strict=True))
+                and prod(map(len, ways)) <= _MOST_TRIES
+            ):
                 yield name, [type(value)(way) for way in product(*ways)]
 
 
@@ -144,7 +137,30 @@ def _is_ours(module: nn.Module, name: str) -> bool:
     if type(module).__module__.startswith("torch."):
         bare = not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False))
         return bare and any(isinstance(module, kind) and name in names for kind, names in _SIZED.items())
-    return not isinstance(module, _ConvNd | nn.Linear | _NormBase | nn.Embedding | nn.MultiheadAttention | nn.RNNBase)
+    return not isinstance(
+        module, _ConvNd | nn.Linear | _NormBase | nn.Embedding | nn.MultiheadAttention | nn.RNNBase
+    )
+
+
+def _resize_simple_(module: nn.Module) -> None:
+    """Layers whose weight's shape says it all."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.elementwise_affine:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, _NormBase):
+        own = module.weight if module.affine else module.running_mean
+        module.num_features = module.num_features if own is None else len(own)
+
+
+def _resize_convolution_(module: _ConvNd, groups: int) -> None:
+    module.groups = groups
+    ends = module.weight.shape[0], module.weight.shape[1] * groups
+    module.in_channels, module.out_channels = ends if module.transposed else ends[::-1]
 
 
 def _resize_attention_(module: nn.MultiheadAttention) -> None:
@@ -158,12 +174,8 @@ def _resize_attention_(module: nn.MultiheadAttention) -> None:
 
 
 def _resize_recurrent_(module: nn.RNNBase) -> None:
-    module.input_size = module.weight_ih_l0.shape[1]
-    module.hidden_size = module.weight_ih_l0.shape[0] // _gates(module)
+    rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+    module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     if module.proj_size:
-        module.proj_size = module.weight_hr_l0.shape[0]
+        module.proj_size = len(module.get_parameter("weight_hr_l0"))
     module._init_flat_weights()  # noqa: SLF001  # it holds references to the old weights
-
-
-def _gates(module: nn.RNNBase) -> int:
-    return {"LSTM": 4, "GRU": 3}.get(module.mode, 1)

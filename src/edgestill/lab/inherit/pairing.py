@@ -27,7 +27,9 @@ def paired(student: Collection[str], teacher: Collection[str], blocks: Blocks) -
     pairs = {name: _source(name, ours, theirs) if blocks == "uniform" else name for name in student}
     strange = {name for name, source in pairs.items() if source not in teacher}
     used = set(pairs.values())
-    strange |= {name for name in teacher if name not in used and not _in_a_left_out_block(name, ours, theirs, used)}
+    strange |= {
+        name for name in teacher if name not in used and not _in_a_left_out_block(name, ours, theirs, used)
+    }
     if strange:
         raise ModelError(
             "teacher and student are not of one family",
@@ -60,7 +62,9 @@ def _source(name: str, ours: dict[str, set[str]], theirs: dict[str, set[str]]) -
     return ".".join(source)
 
 
-def _in_a_left_out_block(name: str, ours: dict[str, set[str]], theirs: dict[str, set[str]], used: set[str]) -> bool:
+def _in_a_left_out_block(
+    name: str, ours: dict[str, set[str]], theirs: dict[str, set[str]], used: set[str]
+) -> bool:
     """Whether a numbered block above this tensor gave nothing to the student, while the student has others of its kind."""
     parts = name.split(".")
     for at, part in enumerate(parts):

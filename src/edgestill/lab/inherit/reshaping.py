@@ -23,14 +23,14 @@ def view(op: Context) -> None:
 def permute(op: Context) -> None:
     """In another order."""
     dims = op.dims("self")
-    op.put(*[dims[at] for at in op.get("dims", [0])])
+    op.put(*[dims[at] for at in op.numbers("dims", [])])
 
 
 def transpose(op: Context) -> None:
     """Two change places; `t` of a vector changes nothing."""
     dims = op.dims("self")
     if len(dims) > 1:
-        one, other = op.get("dim0", 0), op.get("dim1", 1)
+        one, other = op.number("dim0", 0), op.number("dim1", 1)
         dims[one], dims[other] = dims[other], dims[one]
     op.put(*dims)
 
@@ -38,8 +38,7 @@ def transpose(op: Context) -> None:
 def squeeze(op: Context) -> None:
     """Dimensions of size 1 go, those named or all."""
     dims = op.dims("self")
-    given = op.get("dim", list(range(len(dims))))
-    named = {at % max(len(dims), 1) for at in ([given] if isinstance(given, int) else given)}
+    named = {at % max(len(dims), 1) for at in op.numbers("dim", range(len(dims)))}
     op.put(*[dim for at, dim in enumerate(dims) if at not in named or size(dim) > 1])
 
 
@@ -61,7 +60,7 @@ def expand(op: Context) -> None:
 def repeat(op: Context) -> None:
     """The whole stands several times one after the other."""
     dims = op.dims("self")
-    times = op.get("repeats", [1])
+    times = op.numbers("repeats", [])
     dims = [()] * (len(times) - len(dims)) + dims
     op.put(*[(*fresh(many), *dim) for dim, many in zip(dims, times, strict=True)])
 
@@ -70,9 +69,9 @@ def slice_(op: Context) -> None:
     """A run of a dimension; every second entry is a question about positions."""
     dims, length = op.dims("self"), op.outs()[0]
     at = op.axis("dim", len(dims))
-    full, taken, start = size(dims[at]), length.shape[at], op.get("start", 0)
+    full, taken, start = size(dims[at]), length.shape[at], op.number("start", 0)
     start = min(max(start + full if start < 0 else start, 0), full)
-    if op.get("step", 1) != 1 or taken == 0:
+    if op.number("step", 1) != 1 or taken == 0:
         op.freeze(dims[at])
         dims[at] = op.position(taken)
     elif taken < full:
@@ -132,7 +131,7 @@ def stack(op: Context) -> None:
 def pad(op: Context) -> None:
     """A constant before and after, from the last dimension on."""
     dims = op.dims("self")
-    widths = op.get("pad", [0])
+    widths = op.numbers("pad", [])
     for back, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True), 1):
         dim = dims[-back]
         if min(before, after) < 0:
@@ -147,28 +146,22 @@ def pad(op: Context) -> None:
 
 def pick(op: Context) -> None:
     """Entries by their positions, along each dimension that is indexed."""
-    dims, indices = op.dims("self"), op.get("indices", [None])
-    indices = [*indices, *[None] * (len(dims) - len(indices))]
-    at = [place for place, index in enumerate(indices) if index is not None]
-    plain = [dim for dim, index in zip(dims, indices, strict=True) if index is None]
+    dims, out = op.dims("self"), op.outs()[0]
+    given = op.chosen("indices")
+    at = [place for place, there in enumerate(given) if there]
+    new = [op.position(length) for length in out.shape]
+    if at != list(range(at[0], at[-1] + 1)):  # the new dimensions then come first; rare enough to keep all
+        at = list(range(len(dims)))
     for place in at:
         op.freeze(dims[place])
-    out = op.outs()[0]
-    new = [op.position(length) for length in out.shape]
-    if len(dims) != len(indices) or at != list(range(at[0], at[-1] + 1)):
-        for dim in dims:
-            op.freeze(dim)
-        op.put(*new)
-    else:
-        count = out.ndim - len(plain)
-        op.put(*dims[: at[0]], *new[at[0] : at[0] + count], *plain[at[0] :])
+    before, after = dims[: at[0]], dims[at[-1] + 1 :]
+    op.put(*before, *new[len(before) : len(new) - len(after)], *after)
 
 
 def by_position(op: Context) -> None:
     """Some dimensions are picked from, turned or shifted by position."""
     dims = op.dims("self")
-    given = op.get("dims", [op.get("dim", 0)])
-    for at in given:
+    for at in op.numbers("dims", [op.number("dim", 0)]):
         op.freeze(dims[at])
         dims[at] = op.position(op.outs()[0].shape[at])
     op.put(*dims)
@@ -177,7 +170,7 @@ def by_position(op: Context) -> None:
 def shuffle_pixels(op: Context) -> None:
     """`[N, C r r, H, W]` to `[N, C, H r, W r]`."""
     *before, channels, high, wide = op.dims("self")
-    factor = op.get("upscale_factor", 1)
+    factor = op.number("upscale_factor", 1)
     outer, inner = op.split(channels, size(channels) // factor**2)
     for dim in (inner, high, wide):
         op.freeze(dim)
@@ -187,7 +180,7 @@ def shuffle_pixels(op: Context) -> None:
 def shuffle_channels(op: Context) -> None:
     """The groups of the channels are interleaved."""
     dims = op.dims("self")
-    outer, inner = op.split(dims[1], op.get("groups", 1))
+    outer, inner = op.split(dims[1], op.number("groups", 1))
     op.freeze(outer)
     dims[1] = (*inner, *outer)
     op.put(*dims)
@@ -212,7 +205,8 @@ def _regrouped(dims: list[Dim], wanted: list[int], why: str) -> list[Dim]:
     found: list[Dim] = []
     at, todo = 0, list(wanted)
     while todo:
-        lengths, taken = [todo.pop(0)], []
+        lengths = [todo.pop(0)]
+        taken: list[Dim] = []
         while True:
             have, need = prod(map(size, taken)), prod(lengths)
             if have == need and (taken or need == 1):

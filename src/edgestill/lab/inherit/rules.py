@@ -15,7 +15,7 @@ _NAMES: Final[dict[Callable[[Context], None], str]] = {
     arithmetic.same: "clone detach alias _to_copy lift_fresh contiguous _softmax _log_softmax _safe_softmax cumsum"
     " hardswish zeros_like ones_like full_like empty_like fill zero",
     arithmetic.made: "zeros ones full empty new_zeros new_ones new_full new_empty",
-    arithmetic.pointwise: "copy where masked_fill",
+    arithmetic.pointwise: "copy _prelu_kernel log_sigmoid_forward native_dropout bernoulli rrelu_with_noise",
     arithmetic.contract: "mm bmm addmm baddbmm",
     arithmetic.vector: "mv dot",
     arithmetic.convolve: "convolution",

@@ -83,7 +83,9 @@ def _read_back(dim: Dim, positions: Sequence[int], name: str) -> Iterator[tuple[
         else:
             yield from _read_back_run(factor, units, name)
     if product != len(positions):
-        raise ModelError("units are kept in part", where=name, expected=f"{product} positions", got=len(positions))
+        raise ModelError(
+            "units are kept in part", where=name, expected=f"{product} positions", got=len(positions)
+        )
 
 
 def _read_back_run(of: Run, units: Sequence[int], name: str) -> Iterator[tuple[Axis, list[int]]]:
@@ -116,7 +118,11 @@ def _norms(model: nn.Module, trace: Trace) -> dict[Axis, Tensor]:
         if tensor.ndim < 2:
             continue
         layer = model.get_submodule(name.rpartition(".")[0])
-        out = 1 if isinstance(layer, nn.Embedding | nn.EmbeddingBag) or getattr(layer, "transposed", False) else 0
+        out = (
+            1
+            if isinstance(layer, nn.Embedding | nn.EmbeddingBag) or getattr(layer, "transposed", False)
+            else 0
+        )
         squares = tensor.detach().double().square().movedim(out, 0).flatten(1).sum(1)
         for axis, values in _spread(trace.tensors[name][out], squares.cpu()):
             found[axis] = found[axis] + values if axis in found else values
@@ -133,5 +139,7 @@ def _spread(dim: Dim, values: Tensor) -> Iterator[tuple[Axis, Tensor]]:
         if isinstance(factor, Axis):
             yield factor, line
         else:
-            for segment, piece in zip(factor.segments, line.split([size(one) for one in factor.segments]), strict=True):
+            for segment, piece in zip(
+                factor.segments, torch.split(line, [size(one) for one in factor.segments]), strict=True
+            ):
                 yield from _spread(segment, piece)

@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgestill.core.errors import ModelError
-from edgestill.lab.inherit.axes import Axis, Dim, axes, freeze, fresh, size
 from edgestill.lab.inherit.arithmetic import unknown
+from edgestill.lab.inherit.axes import Axis, Dim, axes, freeze, fresh, size
 from edgestill.lab.inherit.calls import Context
 from edgestill.lab.inherit.rules import RULES
 
@@ -60,11 +60,6 @@ class Trace:
         found = (axis for dims in self.tensors.values() for dim in dims for axis in axes(dim))
         return list(dict.fromkeys(found))
 
-    def where(self, axis: Axis) -> str:
-        """The first tensor that has this axis."""
-        names = (name for name, dims in self.tensors.items() for dim in dims if axis in set(axes(dim)))
-        return next(names, "an activation")
-
 
 def traced(model: nn.Module, example: Example, *, who: str) -> Trace:
     """Runs the network once and reads off its dimensions.
@@ -99,11 +94,11 @@ def _call(model: nn.Module, example: Example) -> object:
     return model(*example) if isinstance(example, tuple) else model(**example)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's own hooks are untyped
     """Sees every operation and applies its rule."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in PyTorch
         self.trace = Trace()
         self.stack: list[str] = []
         self._dims: dict[int, tuple[Dim, ...]] = {}
@@ -117,7 +112,11 @@ class _Watch(TorchDispatchMode):
             self.trace.tensors[name] = self._dims[id(tensor)]
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
         """Runs the operation, then reads it."""
         out = func(*args, **(kwargs or {}))

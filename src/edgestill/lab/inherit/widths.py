@@ -39,7 +39,9 @@ class Wish:
     def __post_init__(self) -> None:
         for name, share in (("ratio", self.ratio), ("probability", self.probability)):
             if share is not None and not 0 < share <= 1:
-                raise SettingError("a share is out of range", where=name, expected="more than 0, at most 1", got=share)
+                raise SettingError(
+                    "a share is out of range", where=name, expected="more than 0, at most 1", got=share
+                )
         for name, width in self.widths.items():
             if not (0 < width <= 1 or (type(width) is int and width >= 1)):
                 raise SettingError(
@@ -78,7 +80,9 @@ def decided(model: nn.Module, trace: Trace, wish: Wish, seed: int) -> dict[Axis,
             freeze(dim, f"{name} was to keep its width")
     _hold_fixed_attention(model, trace)
     plan = _Plan()
-    everything = [dim for dims in trace.tensors.values() for dim in dims] + [d for ds in trace.seen.values() for d in ds]
+    everything = [dim for dims in trace.tensors.values() for dim in dims] + [
+        d for ds in trace.seen.values() for d in ds
+    ]
     _find_cuttable(everything, plan)
     random = torch.Generator().manual_seed(seed)
     for axis in trace.axes():
@@ -159,28 +163,36 @@ def _ask(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
             plan.asked.add(axis)
     found = shrunk(dim, {axis: plan.widths.get(axis, axis.size) for axis in axes(dim)})
     if type(width) is int and found != width:
-        raise SettingError("a module cannot have this width", where=name, expected=f"for instance {found}", got=width)
+        raise SettingError(
+            "a module cannot have this width", where=name, expected=f"for instance {found}", got=width
+        )
 
 
 def _recurrent(model: nn.Module, trace: Trace) -> Iterator[list[Dim]]:
     """Hidden widths, and projected ones, of all layers and directions of each recurrent module."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase):
-            own = {one.rpartition(".")[2]: dims for one, dims in trace.tensors.items() if one.rpartition(".")[0] == name}
+            own = {
+                one.rpartition(".")[2]: dims
+                for one, dims in trace.tensors.items()
+                if one.rpartition(".")[0] == name
+            }
             yield [dims[0] for one, dims in own.items() if one.startswith("weight_hr")]
-            yield [(resolve(dims[0]) and _gate(dims[0])) or () for one, dims in own.items() if one.startswith("weight_hh")]
+            yield [_gate(dims[0]) for one, dims in own.items() if one.startswith("weight_hh")]
 
 
 def _gate(dim: Dim) -> Dim:
     """One of the gates that stand one after the other."""
-    first, *others = resolve(dim)
-    return first.segments[0] if isinstance(first, Run) and not others else (first, *others)
+    known = resolve(dim)
+    return known[0].segments[0] if len(known) == 1 and isinstance(known[0], Run) else known
 
 
 def _make_equal(dims: list[Dim], plan: _Plan) -> None:
     """The same number of units in each; whole, where one of them is not a free axis."""
     group = [axis for dim in dims for axis in axes(dim)]
-    if not all(len(resolve(dim)) == 1 and axis in plan.widths for dim, axis in zip(dims, group, strict=False)):
+    if not all(
+        len(resolve(dim)) == 1 and axis in plan.widths for dim, axis in zip(dims, group, strict=False)
+    ):
         for axis in group:
             plan.widths.pop(axis, None)
         return
@@ -196,7 +208,12 @@ def _couple_heads(trace: Trace, plan: _Plan) -> None:
             continue
         for heads, around in (dims, dims[::-1]):
             product, single = resolve(heads), resolve(around)
-            if len(product) < 2 or len(single) != 1 or product[0] not in plan.widths or single[0] not in plan.widths:
+            if (
+                len(product) < 2
+                or len(single) != 1
+                or product[0] not in plan.widths
+                or single[0] not in plan.widths
+            ):
                 continue
             assert isinstance(product[0], Axis)
             assert isinstance(single[0], Axis)
