@@ -159,8 +159,9 @@ def _read(header: dict[str, object], body: bytes) -> IndexMap:
     lengths = [_number(one, MAX_BYTES) for one in _list(header["arrays"])]
     if 0 in lengths or sum(lengths) * 4 != len(body):
         raise ValueError(f"{len(body)} bytes of indices")
-    starts = list(accumulate(lengths))[:-1]
-    arrays = [_ascending(one) for one in np.split(np.frombuffer(body, "<u4"), starts)]
+    ends = list(accumulate(lengths))
+    table = np.frombuffer(body, "<u4")
+    arrays = [_ascending(table[end - many : end]) for many, end in zip(lengths, ends, strict=True)]
     kept = {
         name: tuple(None if one is None else arrays[_number(one, len(arrays))] for one in _list(axes))
         for name, axes in _dict(header["axes"]).items()

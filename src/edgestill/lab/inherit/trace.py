@@ -111,6 +111,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's o
             self._named[id(tensor)] = tensor
             self.trace.tensors[name] = self._dims[id(tensor)]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: skipping would load PyTorch's compiler, which takes seconds, only to leave it out."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: OpOverload,
