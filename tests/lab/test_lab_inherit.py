@@ -168,7 +168,7 @@ def test_a_student_that_lacks_a_layer_is_refused() -> None:
     """A missing layer that is no numbered block is named."""
     narrow = motion_net(2, 2, 2)
     narrow.norm3 = nn.Identity()  # type: ignore[assignment]  # another layer on purpose
-    with pytest.raises(ModelError, match="not of one family; at norm3.bias, norm3.num_batches_tracked"):
+    with pytest.raises(ModelError, match=r"not of one family; at norm3.bias, norm3.num_batches_tracked"):
         inherit_(narrow, motion_net(4, 4, 4), MOTIONS[:1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,11 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError, SettingError
 from edgestill.lab.inherit import carve
+
+
+def part(model: nn.Module, name: str) -> Any:
+    """A module by its name, whatever it is."""
+    return model.get_submodule(name)
 
 
 def chain(*layers: nn.Module) -> nn.Sequential:
@@ -68,10 +74,15 @@ def test_at_least_one_unit_stays() -> None:
 def test_a_probability_keeps_each_unit_by_itself() -> None:
     """Counts vary as tosses of a coin do, round their mean."""
     net = chain(nn.Linear(2, 400), nn.ReLU(), nn.Linear(400, 3))
-    counts = [carve(net, tensor(1, 2), probability=0.25, seed=seed)[0][0].out_features for seed in range(6)]
+    counts = [
+        carve(net, tensor(1, 2), probability=0.25, seed=seed)[0].get_parameter("2.weight").shape[1]
+        for seed in range(6)
+    ]
     assert len(set(counts)) > 3
     assert all(60 < count < 140 for count in counts)
-    assert carve(net, tensor(1, 2), probability=0.25, seed=2)[0][0].out_features == counts[2]
+    assert (
+        carve(net, tensor(1, 2), probability=0.25, seed=2)[0].get_parameter("2.weight").shape[1] == counts[2]
+    )
 
 
 def test_widths_may_be_named() -> None:
@@ -80,7 +91,7 @@ def test_widths_may_be_named() -> None:
         ResNet(8, 6, 12), PICTURES, ratio=0.5, keep=("layer2",), widths={"conv": 5, "layer1.0.conv1": 1.0}
     )
     assert student.conv.out_channels == 5
-    assert [block.conv1.out_channels for block in student.layer1] == [6, 3]
+    assert [part(student, f"layer1.{at}.conv1").out_channels for at in range(2)] == [6, 3]
     assert student.fc.in_features == 12
 
 
@@ -97,7 +108,7 @@ def test_widths_are_rounded_to_a_multiple() -> None:
 def test_heads_are_dropped_whole_and_the_width_follows() -> None:
     """Three heads of four in a width of twelve become two in eight."""
     student, index_map = carve(ViT(12, 3, 4, 10), PICTURES, ratio=0.6)
-    attention = student.blocks[0].attn
+    attention = part(student, "blocks.0.attn")
     assert (attention.num_heads, attention.head_dim) == (2, 4)
     assert shapes(student, "blocks.0.attn.qkv.weight", "pos_embed", "cls_token", "blocks.0.gamma") == [
         (24, 8),
@@ -113,30 +124,39 @@ def test_heads_are_dropped_whole_and_the_width_follows() -> None:
 def test_modules_know_their_new_sizes() -> None:
     """Attributes of PyTorch's layers and of hand-written ones, whatever they are called."""
     bert, _ = carve(Bert(12, 3, 4, 10), WORLDS["bert"].example, ratio=0.7)
-    attention = bert.layer[0].attention
+    attention = part(bert, "layer.0.attention")
     assert (attention.num_attention_heads, attention.attention_head_size, attention.all_head_size) == (
         2,
         4,
         8,
     )
-    assert (bert.words.embedding_dim, bert.norm.normalized_shape) == (8, (8,))
+    assert (bert.words.embedding_dim, part(bert, "norm").normalized_shape) == (8, (8,))
     mobile, _ = carve(Mobile(6, 10, 4, 8), PICTURES)
-    depthwise = mobile.one.body[3]
+    depthwise = part(mobile, "one.body.3")
     assert (depthwise.in_channels, depthwise.out_channels, depthwise.groups) == (5, 5, 5)
-    assert mobile.one.body[4].num_features == 5
+    assert part(mobile, "one.body.4").num_features == 5
     wave, _ = carve(Wave(8, 12, 4), tensor(2, 2, 20))
-    assert [(wave.body[1].num_groups, wave.body[1].num_channels), wave.body[2].num_parameters] == [(2, 4), 4]
-    assert (wave.body[3].groups, wave.body[3].in_channels, wave.body[3].out_channels) == (2, 4, 6)
+    assert [
+        (part(wave, "body.1").num_groups, part(wave, "body.1").num_channels),
+        part(wave, "body.2").num_parameters,
+    ] == [(2, 4), 4]
+    assert (
+        part(wave, "body.3").groups,
+        part(wave, "body.3").in_channels,
+        part(wave, "body.3").out_channels,
+    ) == (2, 4, 6)
     lstm, _ = carve(Recurrent(6, 8), TOKENS)
-    assert (lstm.rnn.input_size, lstm.rnn.hidden_size, lstm.head.in_features) == (3, 4, 8)
+    rnn = part(lstm, "rnn")
+    assert (rnn.input_size, rnn.hidden_size, lstm.head.in_features) == (3, 4, 8)
     encoder, _ = carve(Encoder(12, 3, 10), SERIES, ratio=0.7)
-    own = encoder.layers.layers[0].self_attn
+    own = part(encoder, "layers.layers.0.self_attn")
     assert (own.embed_dim, own.num_heads, own.head_dim, own.kdim) == (8, 2, 4, 8)
 
 
 def test_a_teacher_is_left_as_it_was() -> None:
     """Modes, flags, weights, sizes and gradients; the student has the modes and flags, and no gradients."""
-    teacher = stir_(ResNet()).train()
+    teacher = ResNet().train()
+    stir_(teacher).train()
     teacher.bn.eval()
     teacher.requires_grad_(requires_grad=False)
     teacher.fc.weight.requires_grad_()
@@ -179,7 +199,7 @@ def test_a_student_of_a_student_is_carved() -> None:
     """What came out can go in again."""
     first, _ = carve(ViT(16, 4, 4, 12), PICTURES)
     second, _ = carve(first, PICTURES)
-    assert second.blocks[0].attn.num_heads == 1
+    assert part(second, "blocks.0.attn").num_heads == 1
     assert second.head.in_features == 4
 
 
@@ -262,11 +282,31 @@ def test_a_width_that_would_split_a_head_is_refused() -> None:
         carve(ViT(12, 3, 4, 10), PICTURES, widths={"blocks.0.attn.qkv": 20})
 
 
+def test_all_attention_in_one_width_has_as_many_heads() -> None:
+    """PyTorch's layers share the residual's width, so that a coin tossed for one of them serves all."""
+    for seed in range(8):
+        student, _ = carve(Encoder(12, 3, 10), SERIES, probability=0.5, seed=seed)
+        heads = [part(student, f"layers.layers.{at}.self_attn").num_heads for at in range(2)]
+        assert [4 * many for many in heads] == [student.head.in_features] * 2
+
+
+def test_the_width_round_attention_may_be_named() -> None:
+    """The heads follow."""
+    student, _ = carve(Encoder(12, 3, 10), SERIES, widths={"embed": 8})
+    assert part(student, "layers.layers.0.self_attn").num_heads == 2
+    student, _ = carve(Encoder(12, 3, 10), SERIES, ratio=0.9, widths={"layers.layers.1.self_attn": 4})
+    assert student.head.in_features == 4
+    with pytest.raises(
+        SettingError, match="cannot have this width; at embed; expected for instance 8; got 7"
+    ):
+        carve(Encoder(12, 3, 10), SERIES, widths={"embed": 7})
+
+
 def test_attention_in_a_width_that_stays_keeps_its_heads() -> None:
     """PyTorch's attention needs its heads to fill the width it takes."""
     student, _ = carve(Encoder(12, 3, 10), SERIES, keep=("embed",))
-    assert student.layers.layers[0].self_attn.num_heads == 3
-    assert student.layers.layers[0].linear1.out_features == 5
+    assert part(student, "layers.layers.0.self_attn").num_heads == 3
+    assert part(student, "layers.layers.0.linear1").out_features == 5
 
 
 def test_an_unknown_operation_keeps_what_it_touches() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
@@ -62,10 +63,8 @@ def test_a_map_comes_back_as_it_went(
 def test_bytes_of_a_stranger_are_refused(data: bytes) -> None:
     """Whatever follows the first bytes, it is a map or a coded error."""
     for one in (data, MAGIC + data, packed({"arrays": [], "axes": {}, "sources": {}})[: len(data)]):
-        try:
+        with suppress(DataError):
             IndexMap.from_bytes(one)
-        except DataError:
-            pass
 
 
 @pytest.mark.parametrize(
@@ -148,6 +147,6 @@ def test_an_inconsistent_map_is_found_and_named() -> None:
     trace = traced(vit, WORLDS["vit"].example, who="teacher")
     part = torch.tensor([0, 1, 2, 3, 4])  # one head of four, and a quarter of the next
     with pytest.raises(
-        ModelError, match="kept in part; at blocks.0.attn.proj.weight; expected 8 positions; got 5"
+        ModelError, match=r"kept in part; at blocks.0.attn.proj.weight; expected 8 positions; got 5"
     ):
         check_consistent(trace, {"blocks.0.attn.proj.weight": (None, part)})

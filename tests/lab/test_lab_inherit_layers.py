@@ -169,7 +169,7 @@ KINDS = {
         {"layers.2.weight": (3, 8)},
     ),
     "halves": Kind(
-        lambda: Through(lambda x, a, b: b(F.glu(a(x)) * torch.relu(a(x)[..., 6:])), *double(12, 6)),
+        lambda: Through(lambda x, a, b: b(F.glu(a(x)) * torch.relu(a(x).chunk(2, -1)[1])), *double(12, 6)),
         ROWS,
         {"layers.0.weight": (6, 4), "layers.1.weight": (3, 3)},
     ),
@@ -322,6 +322,7 @@ KINDS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_a_kind_of_layer_is_cut_as_it_can_be(name: str) -> None:
     """Shapes are those expected, and the student answers as the teacher whose dropped units are silent."""

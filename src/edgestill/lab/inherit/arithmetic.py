@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgestill.lab.inherit.axes import Dim, freeze, fresh, mark_units, size
+from edgestill.lab.inherit.axes import Dim, freeze, fresh, mark_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,28 +21,22 @@ if TYPE_CHECKING:
 def unknown(op: Context) -> None:
     """Elementwise by its tag, or kept whole."""
     if torch.Tag.pointwise in op.func.tags:
-        return pointwise(op)
-    for tensor in op.tensors():
-        for dim in op.book.dims(tensor):
-            op.freeze(dim)
-    for tensor in op.outs():
-        op.book.put(tensor, [fresh(length, frozen=op.why) for length in tensor.shape])
-    return None
+        pointwise(op)
+    else:
+        op.keep_whole()
 
 
 def pointwise(op: Context) -> None:
     """Aligned from the right; size 1 is repeated."""
-    for out in op.outs():
-        found: list[Dim] = [()] * out.ndim
-        for tensor in op.tensors():
-            for back, dim in enumerate(reversed(op.book.dims(tensor)), 1):
-                if dim and back <= out.ndim and found[-back]:
-                    op.equal(found[-back], dim)
-                elif dim and back <= out.ndim:
-                    found[-back] = dim
-        if [size(dim) for dim in found] != list(out.shape):  # a scratch tensor beside the result
-            found = [fresh(length, frozen=op.why) for length in out.shape]
-        op.book.put(out, found)
+    rank = op.outs()[0].ndim
+    found: list[Dim] = [()] * rank
+    for tensor in op.tensors():
+        for back, dim in enumerate(reversed(op.book.dims(tensor)), 1):
+            if dim and back <= rank and found[-back]:
+                op.equal(found[-back], dim)
+            elif dim and back <= rank:
+                found[-back] = dim
+    op.put(*found)
 
 
 def same(op: Context) -> None:

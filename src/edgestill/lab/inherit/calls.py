@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     Rule: TypeAlias = "Callable[[Context], None]"
 
 
+class NotReadableError(Exception):
+    """A call that a rule does not understand; it never leaves the package."""
+
+
 class Book(Protocol):
     """Where the dimensions of tensors are kept."""
 
@@ -96,12 +100,22 @@ class Context:
         return fresh(length, frozen=f"positions of {self.why}")
 
     def put(self, *dims: Dim) -> None:
-        """What each tensor that came out is; those of another shape are unknown."""
-        for tensor in self.outs():
+        """What the tensor that came out is; what came out beside it, of another shape, is unknown."""
+        for at, tensor in enumerate(self.outs()):
             if list(tensor.shape) == [size(dim) for dim in dims]:
                 self.book.put(tensor, list(dims))
-            else:
+            elif at:
                 self.book.put(tensor, [self.position(length) for length in tensor.shape])
+            else:
+                raise NotReadableError(self.why)
+
+    def keep_whole(self) -> None:
+        """Nothing is known of the call: whatever it touches stays."""
+        for tensor in self.tensors():
+            for dim in self.book.dims(tensor):
+                self.freeze(dim)
+        for tensor in self.outs():
+            self.book.put(tensor, [fresh(length, frozen=self.why) for length in tensor.shape])
 
     def axis(self, name: str, rank: int) -> int:
         """An argument that counts dimensions, from the left."""

@@ -19,7 +19,8 @@ _NAMES: Final[dict[Callable[[Context], None], str]] = {
     arithmetic.contract: "mm bmm addmm baddbmm",
     arithmetic.vector: "mv dot",
     arithmetic.convolve: "convolution",
-    arithmetic.normalise_batch: "native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit",
+    arithmetic.normalise_batch: "native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit"
+    " _batch_norm_no_update _batch_norm_with_update cudnn_batch_norm miopen_batch_norm",
     arithmetic.normalise_layer: "native_layer_norm _fused_rms_norm",
     arithmetic.normalise_group: "native_group_norm",
     arithmetic.look_up: "embedding _embedding_bag _embedding_bag_forward_only",

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from edgestill.core.errors import ModelError
 from edgestill.lab.inherit.arithmetic import unknown
 from edgestill.lab.inherit.axes import Axis, Dim, axes, freeze, fresh, size
-from edgestill.lab.inherit.calls import Context
+from edgestill.lab.inherit.calls import Context, NotReadableError
 from edgestill.lab.inherit.rules import RULES
 
 if TYPE_CHECKING:
@@ -128,7 +128,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's o
         name = func.overloadpacket.__name__
         where = self.stack[-1] if self.stack else "the network itself"
         context = Context(self, func, (args, kwargs or {}), out, f"{name} in {where}")
-        (RULES.get(name) or RULES.get(name.removesuffix("_")) or unknown)(context)
+        try:
+            (RULES.get(name) or RULES.get(name.removesuffix("_")) or unknown)(context)
+        except (NotReadableError, IndexError, ValueError):  # a form of the call that its rule does not know
+            context.keep_whole()
         here = self.trace.seen.setdefault(self.stack[-1] if self.stack else "", [])
         here += [dim for tensor in _leaves((args, kwargs, out)) for dim in self.dims(tensor) if dim]
         return out
@@ -206,7 +209,7 @@ def _quiet(model: nn.Module) -> Iterator[None]:
         model.eval()
         torch.backends.mha.set_fastpath_enabled(False)
         torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from math import gcd, prod
+from math import gcd, lcm, prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,7 +92,9 @@ def decided(model: nn.Module, trace: Trace, wish: Wish, seed: int) -> dict[Axis,
         _ask(name, width, _output(model, trace, name), plan)
     for alike in _recurrent(model, trace):
         _make_equal(alike, plan)
-    _couple_heads(trace, plan)
+    _couple_heads(model, trace, plan)
+    for name, width in wish.widths.items():
+        _check_granted(name, width, _output(model, trace, name), plan)
     return {axis: plan.widths.get(axis, axis.size) for axis in trace.axes()} | {
         axis: plan.widths.get(axis, axis.size) for dim in everything for axis in axes(dim)
     }
@@ -168,6 +170,16 @@ def _ask(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
         )
 
 
+def _check_granted(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
+    """A number of units is had exactly, or refused."""
+    sizes = [shrunk(dim, {axis: plan.widths.get(axis, axis.size) for axis in axes(dim)}) for dim in dims]
+    if type(width) is int and width not in sizes:
+        near = min(sizes, key=lambda one: abs(one - width))
+        raise SettingError(
+            "a module cannot have this width", where=name, expected=f"for instance {near}", got=width
+        )
+
+
 def _recurrent(model: nn.Module, trace: Trace) -> Iterator[list[Dim]]:
     """Hidden widths, and projected ones, of all layers and directions of each recurrent module."""
     for name, module in model.named_modules():
@@ -201,26 +213,40 @@ def _make_equal(dims: list[Dim], plan: _Plan) -> None:
         plan.widths[axis] = plan.widths[asked[0]]
 
 
-def _couple_heads(trace: Trace, plan: _Plan) -> None:
-    """Where a matrix leads from heads to a width as large as all heads together, it stays so large."""
-    for dims in trace.tensors.values():
-        if len(dims) != 2 or size(dims[0]) != size(dims[1]):
-            continue
-        for heads, around in (dims, dims[::-1]):
+def _couple_heads(model: nn.Module, trace: Trace, plan: _Plan) -> None:
+    """Where a matrix leads from heads to a width as large as all heads together, it stays so large.
+
+    Heads whose number the caller named go their own way, but for PyTorch's attention, which could not run.
+    """
+    rigid = {
+        f"{name}.out_proj.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    found: dict[Axis, dict[Axis, int]] = {}
+    for name, dims in trace.tensors.items():
+        for heads, around in (dims, dims[::-1]) if len(dims) == 2 else ():
             product, single = resolve(heads), resolve(around)
-            if (
-                len(product) < 2
-                or len(single) != 1
-                or product[0] not in plan.widths
-                or single[0] not in plan.widths
-            ):
+            if len(product) < 2 or len(single) != 1 or size(heads) != size(around):
                 continue
-            assert isinstance(product[0], Axis)
-            assert isinstance(single[0], Axis)
-            inner = size(product[1:])
-            if single[0] in plan.asked and product[0] not in plan.asked:
-                plan.widths[product[0]] = max(round(plan.widths[single[0]] / inner), 1)
-            plan.widths[single[0]] = plan.widths[product[0]] * inner
+            first, width = product[0], single[0]
+            free = (
+                isinstance(first, Axis) and isinstance(width, Axis) and {first, width} <= plan.widths.keys()
+            )
+            if free and (name in rigid or first not in plan.asked):
+                found.setdefault(width, {})[first] = size(product[1:])
+    for width, inner in found.items():
+        _make_as_wide(width, inner, plan)
+
+
+def _make_as_wide(around: Axis, inner: dict[Axis, int], plan: _Plan) -> None:
+    """The heads of every layer together are as wide as what is around them; `inner` gives the sizes of the heads."""
+    step = lcm(*inner.values())
+    heads = next((axis for axis in inner if axis in plan.asked), next(iter(inner)))
+    wanted = plan.widths[around] if around in plan.asked else plan.widths[heads] * inner[heads]
+    plan.widths[around] = min(max(round(wanted / step), 1) * step, around.size)
+    for axis, each in inner.items():
+        plan.widths[axis] = plan.widths[around] // each
 
 
 def _hold_fixed_attention(model: nn.Module, trace: Trace) -> None:
