@@ -230,10 +230,9 @@ def _couple_heads(model: nn.Module, trace: Trace, plan: _Plan) -> None:
             if len(product) < 2 or len(single) != 1 or size(heads) != size(around):
                 continue
             first, width = product[0], single[0]
-            free = (
-                isinstance(first, Axis) and isinstance(width, Axis) and {first, width} <= plan.widths.keys()
-            )
-            if free and (name in rigid or first not in plan.asked):
+            if not isinstance(first, Axis) or not isinstance(width, Axis):
+                continue
+            if {first, width} <= plan.widths.keys() and (name in rigid or first not in plan.asked):
                 found.setdefault(width, {})[first] = size(product[1:])
     for width, inner in found.items():
         _make_as_wide(width, inner, plan)
