@@ -32,6 +32,10 @@ class Book(Protocol):
         """Says what a tensor's dimensions are."""
         ...
 
+    def alike(self, pieces: list[Dim]) -> None:
+        """Notes that these stay of one size."""
+        ...
+
     def groups(self, dim: Dim) -> None:
         """Notes how many groups the running layer has."""
         ...

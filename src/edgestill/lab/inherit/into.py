@@ -63,7 +63,8 @@ def inherit_(
     index_map = IndexMap(kept, {name: source for name, source in pairs.items() if name != source})
     part = {name: index_map.select(name, weights[source]) for name, source in pairs.items()}
     _check_shapes(part, mine, weights, pairs)
-    student.load_state_dict(part)
+    mine.update(part)  # in place: it carries the versions of the modules' formats
+    student.load_state_dict(mine)
     return index_map
 
 

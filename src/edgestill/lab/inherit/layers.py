@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import combinations, islice, product
 from math import prod
 from typing import TYPE_CHECKING, Final
 
@@ -91,12 +91,21 @@ def attribute_choices(student: nn.Module, trace: Trace, resized: Resized) -> Ite
     kinds = {(type(module), attribute): 1 for module, attribute, _ in attributes}
     for module, attribute, options in attributes:
         kinds[type(module), attribute] = max(kinds[type(module), attribute], len(options))
-    for ranks in islice(product(*map(range, kinds.values())), _MOST_TRIES):
+    for ranks in islice(_nearest(list(kinds.values())), _MOST_TRIES):
         rank = dict(zip(kinds, ranks, strict=True))
         yield [
             (module, attribute, options[min(rank[type(module), attribute], len(options) - 1)])
             for module, attribute, options in attributes
         ]
+
+
+def _nearest(counts: list[int]) -> Iterator[tuple[int, ...]]:
+    """Every choice of an option for each kind, those that differ least from the first options first."""
+    for many in range(len(counts) + 1):
+        for places in combinations(range(len(counts)), many):
+            for others in product(*(range(1, counts[at]) for at in places)):
+                rank = dict(zip(places, others, strict=True))
+                yield tuple(rank.get(at, 0) for at in range(len(counts)))
 
 
 def _facts(name: str, trace: Trace, resized: Resized) -> dict[int, list[int]]:
@@ -122,9 +131,9 @@ def _attributes(module: nn.Module, facts: Mapping[int, list[int]]) -> Iterator[t
         if name.startswith("_") or not _is_ours(module, name):
             continue
         if type(value) is int and facts.get(value, [value]) != [value]:
-            yield name, list(facts[value])
+            yield name, list(dict.fromkeys([*facts[value], value]))
         elif isinstance(value, tuple | list) and value and all(type(one) is int for one in value):
-            ways = [facts.get(one, [one]) for one in value]
+            ways = [list(dict.fromkeys([*facts.get(one, []), one])) for one in value]
             if (
                 any(way != [one] for way, one in zip(ways, value, strict=True))
                 and prod(map(len, ways)) <= _MOST_TRIES

@@ -65,6 +65,17 @@ def repeat(op: Context) -> None:
     op.put(*[(*fresh(many), *dim) for dim, many in zip(dims, times, strict=True)])
 
 
+def restride(op: Context) -> None:
+    """Another layout in memory: the same tensor only where strides are those of a tensor without gaps."""
+    dims, shape = op.dims("self"), op.outs()[0].shape
+    plain = [prod(shape[at + 1 :]) for at in range(len(shape))]
+    given = op.numbers("stride", [])
+    if any(length > 1 and one != other for length, one, other in zip(shape, plain, given, strict=True)):
+        op.keep_whole()
+    else:
+        op.put(*dims)
+
+
 def slice_(op: Context) -> None:
     """A run of a dimension; every second entry is a question about positions."""
     dims, length = op.dims("self"), op.outs()[0]
@@ -100,6 +111,8 @@ def part(op: Context) -> None:
     at = op.axis("dim", len(dims))
     outs = op.outs()
     pieces = _pieces(op, dims[at], [out.shape[at] for out in outs])
+    if "with_sizes" not in op.name and len({size(piece) for piece in pieces}) == 1:
+        op.book.alike(pieces)
     for out, piece in zip(outs, pieces, strict=True):
         op.book.put(out, [*dims[:at], piece, *dims[at + 1 :]])
 

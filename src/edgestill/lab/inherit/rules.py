@@ -40,6 +40,7 @@ _NAMES: Final[dict[Callable[[Context], None], str]] = {
     reshaping.unsqueeze: "unsqueeze",
     reshaping.expand: "expand",
     reshaping.repeat: "repeat",
+    reshaping.restride: "as_strided",
     reshaping.slice_: "slice narrow",
     reshaping.select: "select",
     reshaping.part: "split split_with_sizes unsafe_split unsafe_split_with_sizes unsafe_chunk chunk",

@@ -45,6 +45,7 @@ class Trace:
         tensors: parameter or buffer, by every name it has -> its dimensions.
         groups: convolution or group norm -> the dimension that counts its groups.
         seen: module -> dimensions of the tensors that passed while it ran itself (not a part of it).
+        alike: dimensions that an operation wants of one size.
         made: module -> the last dimension of each tensor it returned.
         output: dimensions of the first tensor that the network returned.
     """
@@ -52,6 +53,7 @@ class Trace:
     tensors: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
     groups: dict[str, Dim] = field(default_factory=dict)
     seen: dict[str, list[Dim]] = field(default_factory=dict)
+    alike: list[list[Dim]] = field(default_factory=list)
     made: dict[str, list[tuple[Dim, ...]]] = field(default_factory=dict)
     output: tuple[Dim, ...] = ()
 
@@ -132,8 +134,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's o
             (RULES.get(name) or RULES.get(name.removesuffix("_")) or unknown)(context)
         except (NotReadableError, IndexError, ValueError):  # a form of the call that its rule does not know
             context.keep_whole()
-        here = self.trace.seen.setdefault(self.stack[-1] if self.stack else "", [])
-        here += [dim for tensor in _leaves((args, kwargs, out)) for dim in self.dims(tensor) if dim]
+        self._note((args, kwargs, out))
         return out
 
     def dims(self, tensor: Tensor) -> tuple[Dim, ...]:
@@ -148,6 +149,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's o
         assert [size(dim) for dim in dims] == list(tensor.shape), (dims, tensor.shape)
         self._dims[id(tensor)] = tuple(dims)
         self._alive.append(tensor)
+
+    def alike(self, pieces: list[Dim]) -> None:
+        """Notes that these stay of one size."""
+        self.trace.alike.append(pieces)
 
     def groups(self, dim: Dim) -> None:
         """Notes how many groups the running layer has."""
@@ -174,7 +179,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's o
                 freeze(dim, UNUSED)
 
     def _entering(self, name: str) -> _Hook:
-        return lambda *_: self.stack.append(name)
+        def enter(*call: object) -> None:
+            self.stack.append(name)
+            self._note(call[1:])
+
+        return enter
+
+    def _note(self, tree: object) -> None:
+        """Adds the dimensions of these tensors to those that the running module saw."""
+        here = self.trace.seen.setdefault(self.stack[-1] if self.stack else "", [])
+        here += [dim for tensor in _leaves(tree) for dim in self.dims(tensor) if dim]
 
     def _leaving(self, name: str) -> _Hook:
         def leave(*call: object) -> None:

@@ -90,7 +90,7 @@ def decided(model: nn.Module, trace: Trace, wish: Wish, seed: int) -> dict[Axis,
             plan.widths[axis] = _width(axis, wish, plan.inner[axis], random)
     for name, width in wish.widths.items():
         _ask(name, width, _output(model, trace, name), plan)
-    for alike in _recurrent(model, trace):
+    for alike in [*_recurrent(model, trace), *trace.alike]:
         _make_equal(alike, plan)
     _couple_heads(model, trace, plan)
     for name, width in wish.widths.items():
@@ -200,17 +200,20 @@ def _gate(dim: Dim) -> Dim:
 
 
 def _make_equal(dims: list[Dim], plan: _Plan) -> None:
-    """The same number of units in each; whole, where one of them is not a free axis."""
+    """One size for all; they stay whole where they differ and are not cut in one axis each."""
     group = [axis for dim in dims for axis in axes(dim)]
-    if not all(
-        len(resolve(dim)) == 1 and axis in plan.widths for dim, axis in zip(dims, group, strict=False)
-    ):
+    now = {axis: plan.widths.get(axis, axis.size) for axis in group}
+    if len({shrunk(dim, now) for dim in dims}) <= 1:
+        return
+    cuts = [[axis for axis in axes(dim) if axis in plan.widths] for dim in dims]
+    alone = all(len(cut) == 1 and cut[0] is resolve(dim)[0] for cut, dim in zip(cuts, dims, strict=True))
+    if not alone or len({cut[0].size for cut in cuts}) > 1:
         for axis in group:
             plan.widths.pop(axis, None)
         return
-    asked = [axis for axis in group if axis in plan.asked] or group
-    for axis in group:
-        plan.widths[axis] = plan.widths[asked[0]]
+    asked = [cut[0] for cut in cuts if cut[0] in plan.asked] or cuts[0]
+    for cut in cuts:
+        plan.widths[cut[0]] = plan.widths[asked[0]]
 
 
 def _couple_heads(model: nn.Module, trace: Trace, plan: _Plan) -> None:
