@@ -40,6 +40,10 @@ class Answer:
     logits: Tensor
     features: Tensor | None = None
 
+    def to(self, device: torch.device) -> Answer:
+        """The same on another device."""
+        return Answer(self.logits.to(device), None if self.features is None else self.features.to(device))
+
 
 class Guide(Protocol):
     """Answers for the teacher."""
