@@ -251,6 +251,17 @@ KINDS = {
         SEQUENCE,
         {"layers.0.weight_hh_l0": (3, 3)},
     ),
+    "cells": Kind(
+        lambda: Through(
+            lambda x, a, c, g, b: b(g(c(a(x))[0])),
+            nn.Linear(4, 6),
+            nn.LSTMCell(6, 8),
+            nn.GRUCell(8, 4),
+            nn.Linear(4, 3),
+        ),
+        ROWS,
+        {"layers.1.weight_ih": (16, 3), "layers.1.weight_hh": (16, 4), "layers.2.weight_hh": (6, 2)},
+    ),
     "a parameter that is added": Kind(
         lambda: Through(
             lambda x, a, w, b: b(torch.relu(a(x) + w())), nn.Linear(4, 6), Weights(6), nn.Linear(6, 3)
