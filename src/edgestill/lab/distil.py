@@ -159,7 +159,7 @@ def distill(
         train: the student's limited data: labelled samples of classes, or any source (other tasks, other inputs, data
             without labels).
         validation: held-out data; used to compare and by `Run.pack`, never for training.
-        student: a module of as many outputs; see `lab.inherit.carve` to have one cut out of the teacher.
+        student: a module of as many outputs; see `lab.carve` to have one cut out of the teacher.
         recipe: by default 30 epochs with soft labels at weight 0.7.
         budget: checked when the bundle is packed.
         augment: makes views of `Samples`, the same for teacher and student. A source has its own.

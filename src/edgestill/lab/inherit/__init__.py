@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from edgestill.lab.inherit.carve import carve
+from edgestill.lab.inherit.carving import carve
 from edgestill.lab.inherit.index_map import IndexMap, fuse_parameters_
 from edgestill.lab.inherit.into import inherit_
 
