@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from edgestill.core.digest import Digest
-from edgestill.lab.augment import ImageShift
-from edgestill.lab.cache import CachedGuide
+from edgestill.lab.data.augment import ImageShift
+from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.data.source import ArraySource, Ask
 from edgestill.lab.forward import evaluating
-from edgestill.lab.guide import LiveGuide
 from edgestill.lab.networks import ImageNet24
-from edgestill.lab.records import Layout, Shard
-from edgestill.lab.seeds import view_seeds
-from edgestill.lab.source import ArraySource, Ask
+from edgestill.lab.teacher.cache import CachedGuide
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.teacher.records import Layout, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable

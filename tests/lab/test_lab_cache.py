@@ -26,17 +26,17 @@ from hypothesis import strategies as st
 
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, SettingError
 from edgestill.lab import cache as module
-from edgestill.lab.dataset import DatasetSource
-from edgestill.lab.guide import LiveGuide
-from edgestill.lab.records import Layout
-from edgestill.lab.source import ArraySource, Ask
+from edgestill.lab.data.dataset import DatasetSource
+from edgestill.lab.data.source import ArraySource, Ask
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.teacher.records import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgestill.lab.cache import CachedGuide
-    from edgestill.lab.guide import Answer
-    from edgestill.lab.source import Source
+    from edgestill.lab.data.source import Source
+    from edgestill.lab.teacher.cache import CachedGuide
+    from edgestill.lab.teacher.guide import Answer
 
 ALL = np.arange(SAMPLES)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
 from edgestill.lab.forward import forward
-from edgestill.lab.guide import LiveGuide, gains_from_channels_last
+from edgestill.lab.teacher.guide import LiveGuide, gains_from_channels_last
 
 if TYPE_CHECKING:
-    from edgestill.lab.source import Inputs
+    from edgestill.lab.data.source import Inputs
 
 ASK = ask_of(list(range(30)))
 INPUTS = inputs_of()

@@ -28,7 +28,7 @@ import torch
 
 from edgestill.core.bundle import sync_folder
 from edgestill.core.errors import DataError, NotFiniteError, ShapeError
-from edgestill.lab.guide import Answer
+from edgestill.lab.teacher.guide import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import Json
-    from edgestill.lab.source import Ask
+    from edgestill.lab.data.source import Ask
 
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.void]]
 """`[N]` records."""

@@ -1,11 +1,11 @@
 """The teacher's answers, kept on disk: asked once, read in every later epoch, by every later student.
 
-- Views are functions of a sample and a seed (`lab.seeds`), so a cached answer is the answer to exactly the view that
+- Views are functions of a sample and a seed (`lab.data.seeds`), so a cached answer is the answer to exactly the view that
   the student sees ("patient and consistent", Beyer et al. 2022).
 - `cache.json` says whose answers these are: teacher, data, augmentation, seed, task and layout. Anything else is refused,
   and the text names what differs. What digests cannot see (a layer's code, the images behind a name) is asked for: some
   samples are answered anew at each opening and compared with what is kept.
-- One file a shard (`lab.records`). A fill that was killed at any moment, or met a full disk, goes on where it was; what
+- One file a shard (`lab.teacher.records`). A fill that was killed at any moment, or met a full disk, goes on where it was; what
   is there is not computed again. More views may be asked for later, and fewer.
 - Ranks share the shards among them, and processes that know nothing of each other may fill the same folder: whoever
   comes last has done work for nothing, and no harm.
@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from edgestill.core.errors import ClassCountError, DataError, SettingError
-from edgestill.lab.fill import Fill, told, writing
-from edgestill.lab.head import Head
-from edgestill.lab.records import Layout, shards_of
-from edgestill.lab.seeds import view_seeds
-from edgestill.lab.source import Ask, tensors
+from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.data.source import Ask, tensors
+from edgestill.lab.teacher.fill import Fill, told, writing
+from edgestill.lab.teacher.head import Head
+from edgestill.lab.teacher.records import Layout, shards_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import JsonObject
-    from edgestill.lab.guide import Answer, Guide
-    from edgestill.lab.records import Rows, Shard
-    from edgestill.lab.source import Inputs, Source
+    from edgestill.lab.data.source import Inputs, Source
+    from edgestill.lab.teacher.guide import Answer, Guide
+    from edgestill.lab.teacher.records import Rows, Shard
 
 _SHARD: Final = 4096
 _SHARD_BYTES: Final = 32 * 2**20
@@ -74,7 +74,7 @@ class Cost:
 
 @final
 class CachedGuide:
-    """A `lab.guide.Guide` that remembers. See `CachedGuide.open`."""
+    """A `lab.teacher.guide.Guide` that remembers. See `CachedGuide.open`."""
 
     def __init__(self, kept: _Kept, *, views: int, augmented: bool, digest: Digest, cost: Cost) -> None:
         self.views, self.digest = views, digest
