@@ -37,7 +37,7 @@ from edgestill.lab.score import scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CLASSES = "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
 
 
 class Block(nn.Module):
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, model in (("teacher", teacher), ("student", run.student)):
         size = sum(one.numel() for one in model.parameters())
         print(f"{name}: {size:,} parameters, {scores(model, test).mean():.1%} of {len(test)} test images")
-    print(f"bundle: {run.save_bundle(asked.out, Policy(labels=tuple(CLASSES))).stat().st_size:,} bytes")
+    print(f"bundle: {run.save_bundle(asked.out, Policy(labels=CLASSES)).stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     teacher = Hearing("full")
     train, heldout = tones(24 if small else 2000, 1), tones(16 if small else 300, 2)
-    student, _index_map = carve(teacher, train[:2], ratio=1 / 8, selection="magnitude")
+    student, _index_map = carve(teacher, train[:2], ratio=1 / 10, selection="magnitude")
     size = sum(one.numel() for one in student.parameters())
     print(f"carved: {size:,} parameters")
     run = distill(
