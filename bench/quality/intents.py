@@ -167,7 +167,7 @@ class FromEmbedding(nn.Module):
 
     def forward(self, _ids: Tensor, embedding: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.head(SHARPNESS * embedding.float())
+        logits: Tensor = self.head(embedding.float())
         return logits
 
 
@@ -198,7 +198,7 @@ def prepare(folder: Path, kept: Path, *, quick: bool, say: Callable[[str], None]
     encoder = Encoder()
     views = 1 if quick else VIEWS
     key = Digest.of(
-        f"{weights_digest(encoder)}{splits['train'].digest}{views}{PieceDropout().version}".encode()
+        f"{weights_digest(encoder)}{splits['train'].digest}{views}{PieceDropout()}{PieceDropout.version}{SHARPNESS}".encode()
     )
     path = kept / f"intents-{str(key)[-16:]}.pt"
     if path.exists():
@@ -228,7 +228,7 @@ def teacher_for(train: Seen, intents: int) -> FromEmbedding:
     """The head, trained on all questions as they are."""
     torch.manual_seed(0)
     head = nn.Linear(train.embeddings.shape[-1], intents)
-    samples = Samples.of(SHARPNESS * train.embeddings[0].float().numpy(), train.labels.numpy())
+    samples = Samples.of(train.embeddings[0].float().numpy(), train.labels.numpy())
     train_(head, Lesson.of(samples), Recipe(epochs=20, batch=256, lr=1e-2))
     return FromEmbedding(head)
 

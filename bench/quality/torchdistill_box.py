@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, RandomSampler
 
 if TYPE_CHECKING:
     from edgestill.lab.recipe import Recipe
@@ -71,8 +71,8 @@ def _settings(recipe: Recipe, steps: int) -> dict[str, Any]:
         "num_epochs": recipe.epochs,
         "train_data_loader": {
             "dataset_id": "train",
-            "random_sample": True,
-            "kwargs": {"batch_size": recipe.batch, "num_workers": 0, "shuffle": True},
+            "sampler": {"class_or_func": RandomSampler, "kwargs": {}},
+            "kwargs": {"batch_size": recipe.batch, "num_workers": 0},
         },
         "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False},
         "student": {"forward_proc": "forward_batch_only", "requires_grad": True},
