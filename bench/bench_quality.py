@@ -61,7 +61,7 @@ def measure(
 
         jobs = [pool.submit(digits.run, seed, quick=asked.quick) for seed in seeds]
         return digits.summed([one.result() for one in jobs])
-    folder = Path(os.environ["EDGESTILL_DATA"])
+    folder = data_folder()
     if part == "labels":
         from quality import labels
 
@@ -78,6 +78,15 @@ def measure(
             for one in intents.EACH
         }
         return intents.summed({one: [job.result() for job in jobs] for one, jobs in each.items()})
+
+
+def data_folder() -> Path:
+    """Where the real data is: as `EDGESTILL_DATA` says, or where `.ci/run` finds it, beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EDGESTILL_DATA") or beside)
+    if not folder.is_dir():
+        sys.exit(f"bench quality: needs real data, and {folder} is no folder; set EDGESTILL_DATA to it")
+    return folder
 
 
 def figures(parts: dict[str, Any]) -> dict[str, float]:
@@ -103,6 +112,7 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
+        "load": round(os.getloadavg()[2], 1),
         "versions": {name: version(name) for name in LIBRARIES},
     }
 
