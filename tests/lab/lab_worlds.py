@@ -143,7 +143,7 @@ POLICY = Policy(labels=LABELS, escalation_share=0.25, audit_share=0.05)
 def teacher() -> MotionNet:
     """A trained teacher; tests must leave it as it is."""
     network = motion_net(8, 8, 12)
-    train_(network, Lesson(samples=TRAIN), Recipe(epochs=4, batch=32, lr=1e-2))
+    train_(network, Lesson.of(TRAIN), Recipe(epochs=4, batch=32, lr=1e-2))
     return network
 
 

@@ -41,7 +41,7 @@ from edgestill.lab.pack import GOLDEN_SAMPLES, REFERENCE, Origin, backbone_id, p
 from edgestill.lab.quantise import grid_id
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.samples import Samples
-from edgestill.lab.views import answers, weights_digest
+from edgestill.lab.forward import answers, weights_digest
 from edgestill.learn.statistics import Statistics, solve
 from edgestill.testing.clock import FakeClock
 

@@ -16,7 +16,7 @@ from edgestill.lab.distil import distill
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.redistil import Evidence, redistil
 from edgestill.lab.samples import Samples
-from edgestill.lab.views import answers
+from edgestill.lab.forward import answers
 
 SEEN = motions(24, seed=9)
 NEXT = Recipe(epochs=2, batch=32, lr=5e-3, soft_weight=0.5, seed=4)

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import SettingError, TrainingError
 from edgestill.lab.augment import MotionJitter
+from edgestill.lab.guide import LiveGuide
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.samples import Samples
 from edgestill.lab.train import Lesson, train_
-from edgestill.lab.views import SoftLabels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_weights(optimiser: str, schedule: str) -> 
         torch.manual_seed(int(np.random.default_rng().integers(2**31)))
         network = nn.Sequential(motion_net(3, 3, 3), nn.Dropout(0.2))
         recipe = Recipe(epochs=2, batch=8, lr=1e-2, seed=seed, optimiser=optimiser, schedule=schedule)  # type: ignore[arg-type]  # parametrised
-        return train_(network, Lesson(samples=motions(20), augment=MotionJitter()), recipe)
+        return train_(network, Lesson.of(motions(20), MotionJitter()), recipe)
 
     assert same_weights(trained(1), trained(1))
     assert not same_weights(trained(1), trained(2))
@@ -51,19 +51,18 @@ def test_the_same_seed_gives_the_same_weights(optimiser: str, schedule: str) -> 
 
 def test_training_learns_what_can_be_learned() -> None:
     """On separable points a small network is right about all of them, and ends in evaluation mode."""
-    network = train_(straight(), Lesson(samples=SAMPLES), Recipe(epochs=40, batch=8, lr=2e-2))
+    network = train_(straight(), Lesson.of(SAMPLES), Recipe(epochs=40, batch=8, lr=2e-2))
     assert not network.training
     found = network(torch.from_numpy(SAMPLES.inputs)).argmax(1).numpy()
     assert (found == SAMPLES.labels).all()
 
 
-def test_soft_labels_alone_teach_the_teachers_classes(tmp_path: Path) -> None:
+def test_soft_labels_alone_teach_the_teachers_classes() -> None:
     """With a soft weight of 1 the labels are not looked at: wrong ones do no harm."""
-    teacher = train_(straight(), Lesson(samples=SAMPLES), Recipe(epochs=40, batch=8, lr=2e-2))
-    soft = SoftLabels.make(tmp_path, teacher=teacher, samples=SAMPLES, augment=None, views=1, seed=0)
+    teacher = train_(straight(), Lesson.of(SAMPLES), Recipe(epochs=40, batch=8, lr=2e-2))
     wrong = Samples.of(SAMPLES.inputs, (SAMPLES.labels + 1) % CLASSES)
     recipe = Recipe(epochs=60, batch=8, lr=2e-2, soft_weight=1.0)
-    student = train_(straight(seed=3, hidden=4), Lesson(samples=wrong, soft=soft), recipe)
+    student = train_(straight(seed=3, hidden=4), Lesson.of(wrong, guide=LiveGuide(teacher)), recipe)
     found = student(torch.from_numpy(SAMPLES.inputs)).argmax(1).numpy()
     assert (found == SAMPLES.labels).all()
 
@@ -72,7 +71,7 @@ def test_one_step_of_sgd_is_the_textbook_one() -> None:
     """`w - lr * gradient of the cross-entropy`, nothing else."""
     network, by_hand = straight(), straight()
     recipe = Recipe(epochs=1, batch=24, optimiser="sgd", lr=0.1, schedule="constant")
-    train_(network, Lesson(samples=SAMPLES), recipe)
+    train_(network, Lesson.of(SAMPLES), recipe)
     loss = nn.functional.cross_entropy(
         by_hand(torch.from_numpy(SAMPLES.inputs)), torch.from_numpy(SAMPLES.labels)
     )
@@ -98,8 +97,8 @@ class Bomb(Straight):
 def test_a_loss_that_is_not_finite_stops_with_its_step() -> None:
     """The fifth step of nine fails: that is what the error says, and nothing is learned from it."""
     network = Bomb(5)
-    with pytest.raises(TrainingError, match=r"\[training-diverged\] .* at step 5 of 9; got nan") as caught:
-        train_(network, Lesson(samples=SAMPLES), Recipe(epochs=3, batch=8))
+    with pytest.raises(TrainingError, match=r"\[training-diverged\] .* at step 5 of 9 .batch 2 of epoch 2.; got nan") as caught:
+        train_(network, Lesson.of(SAMPLES), Recipe(epochs=3, batch=8))
     assert caught.value.fix == "lower the learning rate, or look for bad samples"
     assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
     assert len(network.seen) == 5
@@ -123,8 +122,8 @@ def test_the_tail_average_is_the_mean_of_the_last_weights() -> None:
     """Of eight steps a tail of half averages the weights after steps five to eight."""
     plain, averaged = Diary(), Diary()
     recipe = Recipe(epochs=2, batch=6, lr=1e-2, schedule="constant")
-    train_(plain, Lesson(samples=SAMPLES), recipe)
-    train_(averaged, Lesson(samples=SAMPLES), Recipe(**(recipe.as_json() | {"average_tail": 0.5})))  # type: ignore[arg-type]  # the recipe's own values
+    train_(plain, Lesson.of(SAMPLES), recipe)
+    train_(averaged, Lesson.of(SAMPLES), Recipe(**(recipe.as_json() | {"average_tail": 0.5})))  # type: ignore[arg-type]  # the recipe's own values
     assert len(plain.weights) == 8
     after = [*plain.weights[5:], plain.first.weight.detach()]
     torch.testing.assert_close(averaged.first.weight, torch.stack(after).mean(0))
@@ -133,13 +132,13 @@ def test_the_tail_average_is_the_mean_of_the_last_weights() -> None:
 def test_a_tail_average_of_a_network_with_batchnorm_is_refused() -> None:
     """Running statistics belong to one set of weights; averaged weights would silently get the last one's."""
     with pytest.raises(SettingError, match=r"averaged weights .* BatchNorm; at average_tail; expected 0"):
-        train_(motion_net(3, 3, 3), Lesson(samples=motions(6)), Recipe(average_tail=0.1))
+        train_(motion_net(3, 3, 3), Lesson.of(motions(6)), Recipe(average_tail=0.1))
 
 
 def test_soft_weight_without_a_teacher_is_refused() -> None:
     """A recipe that asks for soft labels does not fall back to hard ones."""
     with pytest.raises(SettingError, match=r"needs a teacher; at soft_weight; got 0.5"):
-        train_(straight(), Lesson(samples=SAMPLES), Recipe(soft_weight=0.5))
+        train_(straight(), Lesson.of(SAMPLES), Recipe(soft_weight=0.5))
 
 
 def test_the_recipes_momentum_is_kept_under_every_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +151,7 @@ def test_the_recipes_momentum_is_kept_under_every_schedule(monkeypatch: pytest.M
         return step(self)
 
     monkeypatch.setattr(torch.optim.SGD, "step", watched)
-    train_(straight(), Lesson(samples=SAMPLES), Recipe(epochs=2, batch=8, optimiser="sgd", momentum=0.5))
+    train_(straight(), Lesson.of(SAMPLES), Recipe(epochs=2, batch=8, optimiser="sgd", momentum=0.5))
     assert seen == {0.5}
 
 
@@ -161,7 +160,7 @@ def test_progress_is_told_after_each_epoch_with_the_mean_loss() -> None:
     told: list[tuple[int, int, float]] = []
     train_(
         straight(),
-        Lesson(samples=SAMPLES),
+        Lesson.of(SAMPLES),
         Recipe(epochs=3, batch=8, lr=2e-2),
         progress=lambda *one: told.append(one),
     )
@@ -176,7 +175,7 @@ def test_the_last_batch_counts_by_its_size() -> None:
     network = straight()
     train_(
         copy.deepcopy(network),
-        Lesson(samples=samples),
+        Lesson.of(samples),
         Recipe(epochs=1, batch=3, lr=1e-12, optimiser="sgd", schedule="constant"),
         progress=lambda _, __, loss: told.append(loss),
     )
@@ -190,6 +189,6 @@ def test_the_last_batch_counts_by_its_size() -> None:
 def test_convolutions_become_channels_last() -> None:
     """A network with two-dimensional convolutions is kept in the faster memory order."""
     samples = Samples.of(images(6), [0, 1, 2, 3, 4, 5], classes=10)
-    network = train_(image_net(2, 2, 4), Lesson(samples=samples), Recipe(epochs=1, batch=3))
+    network = train_(image_net(2, 2, 4), Lesson.of(samples), Recipe(epochs=1, batch=3))
     weight = network.get_parameter("conv2.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)

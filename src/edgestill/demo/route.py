@@ -27,7 +27,7 @@ from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
 from edgestill.lab.measure import mean_figure, run_model
 from edgestill.lab.pack import REFERENCE, backbone_id
-from edgestill.lab.views import answers
+from edgestill.lab.forward import answers
 from edgestill.learn.statistics import Statistics, solve
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgestill.infer.policy import Policy
     from edgestill.lab.recipe import Recipe
     from edgestill.lab.samples import Samples
-    from edgestill.lab.views import Augment
+    from edgestill.lab.augment import Augment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

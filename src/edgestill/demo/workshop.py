@@ -55,7 +55,7 @@ def teach(scenario: Scenario, *, progress: Callable[[int, int, float], None] | N
     """Trains the teacher on all its data."""
     return train_(
         scenario.make_teacher(),
-        Lesson(samples=scenario.teach, augment=scenario.augment),
+        Lesson.of(scenario.teach, scenario.augment),
         scenario.teacher_recipe,
         progress=progress,
     )

@@ -10,7 +10,7 @@ import torch
 
 from edgestill.core.errors import DataError
 from edgestill.lab.inherit import fuse_parameters_
-from edgestill.lab.views import answers
+from edgestill.lab.forward import answers
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,31 +1,43 @@
-"""One call from a teacher to a student: inherit, cache the teacher's answers, train, and be ready to pack."""
+"""One call from a teacher to a student: inherit, ask the teacher once, train, and be ready to pack."""
 
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
+import numpy as np
 
 from edgestill.core.bundle import write_archive
 from edgestill.core.errors import ClassCountError, SettingError
 from edgestill.infer.policy import Policy
+from edgestill.lab.cache import CachedGuide
+from edgestill.lab.compare import Comparison, Slice, compare
+from edgestill.lab.forward import evaluating, forward
+from edgestill.lab.guide import LiveGuide
 from edgestill.lab.inherit import IndexMap, inherit_
 from edgestill.lab.pack import Origin, Packed, pack
 from edgestill.lab.recipe import Recipe
+from edgestill.lab.runtime import Runtime
+from edgestill.lab.samples import Samples
+from edgestill.lab.source import ArraySource, Ask
 from edgestill.lab.train import Lesson, train_
-from edgestill.lab.views import SoftLabels, answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lightning_fabric import Fabric
     from torch import nn
 
     from edgestill.core.budget import Budget
-    from edgestill.lab.samples import Samples
-    from edgestill.lab.views import Augment
+    from edgestill.lab.augment import Augment
+    from edgestill.lab.guide import Guide
+    from edgestill.lab.source import Inputs, Source
+
+Asking = Literal["cached", "live", "onnx"]
+"""When the teacher is asked: once for all (`cached`), at every step (`live`), or at every step as an int8 file (`onnx`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,28 +52,32 @@ class Run:
         train: what it was shown.
         validation: what neither was trained on.
         budget: what it must keep, or None.
+        comparison: with plain training on a slice, where it was asked for.
     """
 
     student: nn.Module
     teacher: nn.Module
     index_map: IndexMap | None
     recipe: Recipe
-    train: Samples
-    validation: Samples
+    train: Samples | Source
+    validation: Samples | Source
     budget: Budget | None = None
+    comparison: Comparison | None = None
 
     def pack(self, policy: Policy | None = None, *, origin: Origin | None = None) -> Packed:
         """The bundle in memory; see `lab.pack.pack`. The budget's escalation share bounds the policy's.
 
         Raises:
-            SettingError: the bundle is larger than the budget allows.
+            SettingError: the bundle is larger than the budget allows, or the data is not labelled samples of classes,
+                which is what bundles are for so far.
         """
+        train, heldout = classified(self.train, "train"), classified(self.validation, "validation")
         packed = pack(
             self.student,
             self.teacher,
-            train=self.train,
-            heldout=self.validation,
-            policy=self._policy(policy),
+            train=train,
+            heldout=heldout,
+            policy=self._policy(policy, heldout.classes),
             origin=origin
             or Origin(name="student", version="1.0.0", recipe=self.recipe.as_json(), seed=self.recipe.seed),
         )
@@ -89,75 +105,99 @@ class Run:
         write_archive(path, packed.manifest, packed.blobs)
         return path
 
-    def _policy(self, wanted: Policy | None) -> Policy:
+    def _policy(self, wanted: Policy | None, classes: int) -> Policy:
         bound = None if self.budget is None else self.budget.escalation
         if wanted is None:
-            labels = tuple(f"class {index}" for index in range(self.validation.classes))
-            wanted = Policy(labels=labels)
+            wanted = Policy(labels=tuple(f"class {index}" for index in range(classes)))
             share = wanted.escalation_share if bound is None else bound
         else:
             share = wanted.escalation_share if bound is None else min(bound, wanted.escalation_share)
         return replace(wanted, escalation_share=share, audit_share=min(wanted.audit_share, share))
 
 
+def classified(data: Samples | Source, where: str) -> Samples:
+    """The data as labelled samples of classes.
+
+    Raises:
+        SettingError: it is a source of another kind.
+    """
+    if isinstance(data, Samples):
+        return data
+    raise SettingError(
+        "a bundle is made of labelled samples of classes",
+        where=where,
+        expected="Samples",
+        got=type(data).__name__,
+        fix="pass Samples to distill(), or export the student by lab.export",
+    )
+
+
 def distill(
     teacher: nn.Module,
-    train: Samples,
+    train: Samples | Source,
     *,
-    validation: Samples,
+    validation: Samples | Source,
     student: nn.Module,
     recipe: Recipe | None = None,
     budget: Budget | None = None,
     augment: Augment | None = None,
     inherit: bool = True,
+    ask: Asking = "cached",
     cache: Path | None = None,
+    against: Slice | None = None,
+    runtime: Runtime | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Run:
     """Trains `student` in place on `train`, guided by the teacher.
 
     Args:
-        teacher: any module from a batch to logits `[N, C]`; put into evaluation mode while it is asked.
-        train: the student's limited data.
-        validation: held-out data; used by `Run.pack`, never for training.
-        student: a module of as many classes.
+        teacher: any module that takes what `train` gives; put into evaluation mode while it is asked.
+        train: the student's limited data: labelled samples of classes, or any source (other tasks, other inputs, data
+            without labels).
+        validation: held-out data; used to compare and by `Run.pack`, never for training.
+        student: a module of as many outputs; see `lab.inherit.carve` to have one cut out of the teacher.
         recipe: by default 30 epochs with soft labels at weight 0.7.
         budget: checked when the bundle is packed.
-        augment: makes views, the same for teacher and student.
+        augment: makes views of `Samples`, the same for teacher and student. A source has its own.
         inherit: whether the student begins as a part of the teacher, which must then be of its family.
-        cache: folder for the teacher's answers; by default a temporary one.
+        ask: when the teacher is asked.
+        cache: folder for the teacher's answers; by default a temporary one. Only for `cached`.
+        against: compares with plain training on a slice first; None does not.
+        runtime: where to train; by default one process on the CPU.
         progress: called after each epoch with (done, all, loss).
 
     Raises:
-        ClassCountError: teacher, student and data disagree on the classes; found before training starts.
+        ClassCountError: teacher, student and data disagree on the outputs; found before training starts.
         ModelError: the student cannot be inherited from this teacher.
+        SettingError: values that exclude each other.
+        DataError: the cache or the checkpoint is of another teacher, data set or recipe.
         TrainingError: the loss is not finite.
     """
-    recipe = recipe or Recipe(epochs=30, soft_weight=0.7)
-    example = torch.from_numpy(train.inputs[:2])
-    _check_classes(teacher, student, train, example)
-    if validation.classes != train.classes:
-        raise ClassCountError(
-            "training and held-out data disagree on the classes",
-            where="validation",
-            expected=f"{train.classes} (the training data's)",
-            got=validation.classes,
-            fix="say `classes=` when reading the data",
-        )
+    recipe, runtime = recipe or Recipe(epochs=30, soft_weight=0.7), runtime or Runtime()
+    if ask not in get_args(Asking):
+        raise SettingError("unknown way to ask", where="ask", expected=", ".join(get_args(Asking)), got=ask)
+    source = _source(train, augment, "train")
+    heldout = _source(validation, None, "validation")
+    example = next(iter(source.batches([Ask(np.arange(min(2, len(source))))]))).inputs
+    _check_outputs(teacher, student, source, heldout, example)
     index_map = None
     if inherit:
-        index_map = inherit_(student, teacher, example[:1], selection=recipe.inherit, seed=recipe.seed)
-    with tempfile.TemporaryDirectory() as temporary:
-        soft = None
-        if recipe.soft_weight > 0:
-            soft = SoftLabels.make(
-                cache or Path(temporary) / "soft",
-                teacher=teacher,
-                samples=train,
-                augment=augment,
-                views=recipe.views,
-                seed=recipe.seed,
-            )
-        train_(student, Lesson(samples=train, soft=soft, augment=augment), recipe, progress=progress)
+        one = next(iter(source.batches([Ask(np.zeros(1, np.int64))]))).inputs
+        index_map = inherit_(student, teacher, one, selection=recipe.inherit, seed=recipe.seed)
+    comparison = None
+    if against is not None and recipe.soft_weight > 0:
+        groups = validation.groups if isinstance(validation, Samples) else None
+        comparison = compare(teacher, student, source, heldout, recipe=recipe, size=against, groups=groups)
+    with ExitStack() as stack:
+        fabric, guide = runtime.open(), None
+        if recipe.soft_weight > 0 or recipe.hinted is not None:
+            if cache is None:
+                own = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgestill-"))
+                cache = Path(fabric.broadcast(own))  # all processes share the first one's
+            guide = _guide(teacher, source, recipe, ask=ask, folder=cache, fabric=fabric)
+        lesson = Lesson(source=source, guide=guide)
+        train_(student, lesson, recipe, runtime=runtime, fabric=fabric, progress=progress)
+        fabric.barrier()
     return Run(
         student=student,
         teacher=teacher,
@@ -166,20 +206,66 @@ def distill(
         train=train,
         validation=validation,
         budget=budget,
+        comparison=comparison,
     )
 
 
-def _check_classes(teacher: nn.Module, student: nn.Module, train: Samples, example: torch.Tensor) -> None:
-    widths = {
-        name: answers(model, example).shape[-1]
-        for name, model in (("teacher", teacher), ("student", student))
-    }
-    for name, width in widths.items():
-        if width != train.classes:
+def _guide(
+    teacher: nn.Module, source: Source, recipe: Recipe, *, ask: Asking, folder: Path, fabric: Fabric
+) -> Guide:
+    hint = None if recipe.hinted is None else recipe.hinted.teacher_layer
+    if ask == "onnx":
+        from edgestill.lab.onnxguide import OnnxGuide
+
+        return OnnxGuide.of(teacher, source)
+    live = LiveGuide(teacher, hint=hint)
+    if ask == "live":
+        return live
+    return CachedGuide.open(
+        folder,
+        teacher=live,
+        source=source,
+        seed=recipe.seed,
+        views=(recipe.views or recipe.epochs) if source.augmented else 1,
+        top_k=recipe.top_k or None,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        barrier=fabric.barrier,
+    )
+
+
+def _source(data: Samples | Source, augment: Augment | None, where: str) -> Source:
+    if isinstance(data, Samples):
+        return ArraySource.of(data, augment)
+    if augment is not None:
+        raise SettingError(
+            "two places for an augmentation",
+            where=where,
+            expected="augment= for Samples, or a source that makes its own views",
+            got=type(data).__name__,
+        )
+    return data
+
+
+def _check_outputs(
+    teacher: nn.Module, student: nn.Module, train: Source, heldout: Source, example: Inputs
+) -> None:
+    for name, model in (("teacher", teacher), ("student", student)):
+        with evaluating(model):
+            width = forward(model, example).shape[-1]
+        if width != train.outputs:
             raise ClassCountError(
                 f"the {name} and the data disagree on the classes",
                 where=name,
-                expected=f"{train.classes} (the data's)",
+                expected=f"{train.outputs} (the data's)",
                 got=width,
-                fix=f"give the {name} a head of {train.classes} outputs, or say `classes=` when reading the data",
+                fix=f"give the {name} a head of {train.outputs} outputs, or say `classes=` when reading the data",
             )
+    if (heldout.outputs, heldout.task) != (train.outputs, train.task):
+        raise ClassCountError(
+            "training and held-out data disagree on the classes",
+            where="validation",
+            expected=f"{train.outputs} ({train.task}, the training data's)",
+            got=f"{heldout.outputs} ({heldout.task})",
+            fix="say `classes=` when reading the data",
+        )

@@ -12,13 +12,14 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import nn
 
     from edgestill.lab.source import Inputs
 
 _BATCH: Final = 256
+_CHUNK: Final = 4 * 2**20
 
 
 @contextmanager
@@ -62,16 +63,27 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:
     """The model's logits `[N, C]`, in evaluation mode and without gradients; its mode is restored."""
     with evaluating(model):
-        return torch.cat([
-            forward(model, inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)
-        ]).clone()
+        parts = [forward(model, inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH)]
+    # joined outside of inference mode, since a loss cannot keep an inference tensor for its gradient
+    return torch.cat(parts)
 
 
 def weights_digest(model: nn.Module) -> Digest:
-    """Of all parameters and buffers, with their names."""
-    state = model.state_dict()
-    return Digest.of_chunks(
-        part
-        for name in sorted(state)
-        for part in (name.encode(), state[name].detach().cpu().contiguous().numpy().tobytes())
-    )
+    """Of all parameters and buffers, with their names, types and shapes."""
+    return Digest.of_chunks(_named_chunks(model.state_dict()))
+
+
+def byte_chunks(values: Tensor) -> Iterator[bytes]:
+    """The bytes of a tensor in row-major order, some megabytes at a time, so that large data is never copied whole."""
+    if values.ndim == 0 or len(values) == 0:
+        values = values.reshape(1, -1)
+    rows = max(1, _CHUNK // max(1, values[0].numel() * values.element_size()))
+    for part in torch.split(values.detach(), rows):
+        flat = part.cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().tobytes()  # not every type of torch has one in numpy
+
+
+def _named_chunks(state: Mapping[str, Tensor]) -> Iterator[bytes]:
+    for name in sorted(state):
+        yield f"|{name}|{state[name].dtype}|{tuple(state[name].shape)}|".encode()
+        yield from byte_chunks(state[name])

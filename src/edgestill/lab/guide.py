@@ -1,19 +1,34 @@
 """Who answers for the teacher while a student is trained.
 
 A guide is asked about a batch and gives the teacher's answers to exactly that view of it. `lab.cache` remembers them,
-`LiveGuide` asks the module itself each time, `OnnxGuide` an exported one.
+`LiveGuide` asks the module itself each time, `OnnxGuide` (`lab.onnxguide`) an exported one.
+
+- The teacher is never trained: it is asked in evaluation mode, whatever mode it was left in, so that its BatchNorm
+  statistics stay as they are, and without gradients.
+- Answers are ordinary float32 tensors that a loss may take part in, on the device the inputs came from.
 """
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import ModelError
+from edgestill.lab.forward import evaluating, forward, weights_digest
+from edgestill.lab.source import mapped, tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
 
-    from edgestill.core.digest import Digest
     from edgestill.lab.source import Ask, Inputs
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +37,7 @@ class Answer:
 
     Attributes:
         logits: float32 `[N, C]`; values where the task is regression.
-        features: what the hinted layer gives, `[N, ...]`, or None where no hint is wanted.
+        features: float32, what the hinted layer gives, `[N, ...]`, or None where no hint is wanted.
     """
 
     logits: Tensor
@@ -45,3 +60,91 @@ class Guide(Protocol):
     def answer(self, ask: Ask, inputs: Inputs) -> Answer:
         """The teacher's answers to `inputs`, which are `ask`'s view."""
         ...
+
+
+@final
+class LiveGuide:
+    """The teacher itself, asked anew each time.
+
+    Args:
+        teacher: any module; its mode is put back after each answer.
+        hint: name of the layer whose output is wanted beside the logits.
+        channels_last: whether the weights of its 2-D convolutions are laid out channels-last (the same numbers in another
+            order of memory). None does so where it has ordinary convolutions, which was faster for all we measured.
+
+    Raises:
+        ModelError: no layer of that name.
+    """
+
+    views: Final = None
+
+    def __init__(
+        self, teacher: nn.Module, *, hint: str | None = None, channels_last: bool | None = None
+    ) -> None:
+        self.teacher, self.hint = teacher, hint
+        if hint is not None and hint not in dict(teacher.named_modules()):
+            raise ModelError("no such layer in this network", where=hint, got=type(teacher).__name__)
+        if gains_from_channels_last(teacher) if channels_last is None else channels_last:
+            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave this one out
+
+    @property
+    def digest(self) -> Digest:
+        """Of all weights and buffers, the layers with their settings, and the hinted layer's name.
+
+        What a `forward` does beside its layers cannot be seen in it.
+        """
+        kind = type(self.teacher)
+        text = _ADDRESS.sub("", repr(self.teacher))  # a function among the settings is told by its name
+        head = f"live|{kind.__module__}.{kind.__qualname__}|{self.hint}|{text}"
+        return Digest.of_chunks([head.encode(), str(weights_digest(self.teacher)).encode()])
+
+    def answer(self, ask: Ask, inputs: Inputs) -> Answer:
+        """The teacher's answers to `inputs`.
+
+        Raises:
+            ModelError: its outputs cannot be told, or the hinted layer was not used.
+        """
+        del ask
+        there, here = _device_of(self.teacher), next(iter(tensors(inputs))).device
+        with evaluating(self.teacher):
+            if self.hint is None:
+                logits, features = forward(self.teacher, mapped(inputs, lambda one: one.to(there))), None
+            else:
+                with watching(self.teacher, self.hint) as watched:
+                    logits = forward(self.teacher, mapped(inputs, lambda one: one.to(there)))
+                    features = watched.tensor
+        # copied outside of inference mode, since a loss cannot keep an inference tensor for its gradient
+        return Answer(_plain(logits, here), None if features is None else _plain(features, here))
+
+
+class _Watched:
+    tensor: Tensor
+
+
+@contextmanager
+def watching(model: nn.Module, layer: str) -> Iterator[_Watched]:
+    """Keeps one layer's output until the block ends."""
+    watched = _Watched()
+
+    def take(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        watched.tensor = output
+
+    handle = model.get_submodule(layer).register_forward_hook(take)
+    try:
+        yield watched
+    finally:
+        handle.remove()
+
+
+def gains_from_channels_last(model: nn.Module) -> bool:
+    """Whether the model has a 2-D convolution that is not depthwise."""
+    return any(isinstance(layer, nn.Conv2d) and layer.groups < layer.in_channels for layer in model.modules())
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _plain(values: Tensor, device: torch.device) -> Tensor:
+    return values.to(device, torch.float32, copy=True)

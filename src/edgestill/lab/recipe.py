@@ -5,22 +5,29 @@ An unknown key is an error that names the nearest known one: a misspelt `lr` mus
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import inf
-from typing import TYPE_CHECKING, Literal, Self, get_args, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import PathError, SettingError
+from edgestill.core.errors import SettingError
 from edgestill.core.jsonio import JsonObject, canonical
+from edgestill.lab.hint import Channels, Hint
+from edgestill.lab.objective import Method, Objective
+from edgestill.lab.settings import from_table, read_toml
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    from edgestill.lab.source import Task
 
 Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
 Selection = Literal["random", "uniform", "first", "magnitude"]
+
+VERSION: Final = 1
+"""Of the recipe's keys and what they mean; a file that names another one is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +44,20 @@ class Recipe:
         schedule: of the learning rate over the steps.
         average_tail: share of the last steps whose weights are averaged into the result (Polyak and Juditsky 1992);
             0 takes the last step's. Needs a network without BatchNorm, whose statistics belong to one set of weights.
+        clip: largest norm of the gradient (Pascanu et al. 2013); 0 leaves it as it is.
         label_smoothing: of the hard labels.
+        method: how the student follows the teacher; see `lab.objective`.
         tau: the distillation temperature.
         soft_weight: weight of the soft labels in the loss, in [0, 1]; 0 is plain training, 1 needs no labels.
-        views: different augmented views of the data kept for soft labels; epochs go round them.
+        dkd_alpha, dkd_beta: weights of the target and the other classes, of method `dkd`.
+        dist_beta, dist_gamma: weights of the relations between and within classes, of method `dist`.
+        hint: `TEACHER_LAYER=STUDENT_LAYER`, layers whose outputs shall agree; empty for none.
+        hint_channels: where these layers keep their channels, `first` or `last`.
+        hint_weight: of that hint in the loss.
+        huber: for regression, the difference from which on an error counts in proportion; 0 for squared errors.
+        views: different augmented views of the data the teacher answers; epochs go round them. 0 gives every epoch a
+            view of its own.
+        top_k: of the teacher's logits that a cache keeps of each sample; 0 keeps all.
         inherit: how the student's first weights are chosen from the teacher's.
         seed: of everything random, from 0 to 2^32 - 1.
     """
@@ -53,10 +70,21 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: Schedule = "one-cycle"
     average_tail: float = 0.0
+    clip: float = 0.0
     label_smoothing: float = 0.0
+    method: Method = "kd"
     tau: float = 2.0
     soft_weight: float = 0.0
+    dkd_alpha: float = 1.0
+    dkd_beta: float = 8.0
+    dist_beta: float = 1.0
+    dist_gamma: float = 1.0
+    hint: str = ""
+    hint_channels: Channels = "first"
+    hint_weight: float = 0.0
+    huber: float = 0.0
     views: int = 1
+    top_k: int = 0
     inherit: Selection = "random"
     seed: int = 0
 
@@ -68,19 +96,21 @@ class Recipe:
             ("momentum", 0 <= self.momentum < 1, "at least 0, less than 1"),
             ("weight_decay", 0 <= self.weight_decay < inf, "at least 0, finite"),
             ("average_tail", 0 <= self.average_tail <= 1, "0 to 1"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0, less than 1"),
-            ("tau", 0 < self.tau < inf, "more than 0, finite"),
-            ("soft_weight", 0 <= self.soft_weight <= 1, "0 to 1"),
-            ("views", self.views >= 1, "at least 1"),
+            ("clip", 0 <= self.clip < inf, "at least 0, finite"),
+            ("hint", not self.hint or _is_pair(self.hint), "TEACHER_LAYER=STUDENT_LAYER, or empty"),
+            ("views", self.views >= 0, "at least 0"),
+            ("top_k", self.top_k >= 0, "at least 0"),
             ("seed", 0 <= self.seed < 2**32, "0 to 2^32 - 1"),
             ("optimiser", self.optimiser in get_args(Optimiser), ", ".join(get_args(Optimiser))),
             ("schedule", self.schedule in get_args(Schedule), ", ".join(get_args(Schedule))),
             ("inherit", self.inherit in get_args(Selection), ", ".join(get_args(Selection))),
+            ("hint_channels", self.hint_channels in get_args(Channels), ", ".join(get_args(Channels))),
         ):
             if not holds:
                 raise SettingError(
                     "a recipe's value is out of range", where=name, expected=expected, got=getattr(self, name)
                 )
+        self.objective("regression" if self.huber else "classes")  # which checks the values of the loss
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
@@ -89,32 +119,56 @@ class Recipe:
         Raises:
             PathError: it cannot be read. SettingError: not TOML, no such table, an unknown key, or a value out of range.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("recipe")
-        except OSError as error:
-            raise PathError("cannot read a recipe", where=path, got=error.strerror) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingError("not a TOML file", where=path, got=error) from error
+        table = read_toml(path).get("recipe")
         if not isinstance(table, dict):  # a file without the table would otherwise be the defaults, unasked
             raise SettingError("no recipe in this file", where=path, expected="a [recipe] table")
         return cls.from_mapping(table, where=str(path))
 
     @classmethod
-    def from_mapping(cls, table: dict[str, object], *, where: str) -> Self:
+    def from_mapping(cls, table: Mapping[str, object], *, where: str) -> Self:
         """Reads names and values; errors as `from_toml`."""
-        known = {field.name: get_type_hints(cls)[field.name] for field in fields(cls)}
-        values: dict[str, object] = {}
-        for name, value in table.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                raise SettingError("unknown key in a recipe", where=f"{where}: {name}", fix=fix)
-            values[name] = _typed(name, value, known[name], where)
-        return cls(**values)  # type: ignore[arg-type]  # every value was checked against its annotation above
+        version = table.get("version", VERSION)
+        if version != VERSION:
+            raise SettingError(
+                "a recipe of another version",
+                where=f"{where}: version",
+                expected=f"{VERSION} (this edgestill's)",
+                got=repr(version),
+            )
+        named = {name: value for name, value in table.items() if name != "version"}
+        return from_table(cls, named, where=where, what="a recipe", folder=Path())
 
     def as_json(self) -> JsonObject:
         """For the lineage."""
-        return asdict(self)
+        return {"version": VERSION, **asdict(self)}
+
+    def objective(self, task: Task) -> Objective:
+        """What a run of this recipe minimises for data of this task.
+
+        Raises:
+            SettingError: a method or a smoothing of the labels that this task does not have.
+        """
+        return Objective(
+            task=task,
+            method=self.method,
+            tau=self.tau,
+            soft_weight=self.soft_weight,
+            label_smoothing=self.label_smoothing,
+            dkd_alpha=self.dkd_alpha,
+            dkd_beta=self.dkd_beta,
+            dist_beta=self.dist_beta,
+            dist_gamma=self.dist_gamma,
+            huber=self.huber,
+            hint_weight=self.hint_weight,
+        )
+
+    @property
+    def hinted(self) -> Hint | None:
+        """The hint, where there is one and it weighs something."""
+        if not self.hint or self.hint_weight == 0:
+            return None
+        theirs, ours = self.hint.split("=")
+        return Hint(teacher_layer=theirs, student_layer=ours, channels=self.hint_channels)
 
     @property
     def digest(self) -> Digest:
@@ -122,13 +176,5 @@ class Recipe:
         return Digest.of(canonical(self.as_json()))
 
 
-def _typed(name: str, value: object, hint: object, where: str) -> object:
-    wanted = str if hint not in {int, float} else hint
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        kind = "text" if wanted is str else getattr(wanted, "__name__", "value")
-        raise SettingError(
-            "a recipe's value has the wrong type", where=f"{where}: {name}", expected=kind, got=repr(value)
-        )
-    return value
+def _is_pair(hint: str) -> bool:
+    return all(hint.split("=")) and hint.count("=") == 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.lab.recipe import Recipe
-    from edgestill.lab.views import Augment
+    from edgestill.lab.augment import Augment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

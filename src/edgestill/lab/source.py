@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
+from edgestill.lab.forward import byte_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,10 +48,12 @@ class Ask:
     Attributes:
         index: int64 `[N]`, places in the source.
         seeds: uint32 `[N]`, or None for the samples as they are.
+        view: which of the kept views `seeds` are of; only a cache looks at it.
     """
 
     index: NDArray[np.int64]
     seeds: Seeds | None = None
+    view: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +94,12 @@ class Source(Protocol):
 
     @property
     def digest(self) -> Digest:
-        """Of the data and of what the augmentation makes of some of it, with its declared version."""
+        """Of the data: inputs, targets and task."""
+        ...
+
+    @property
+    def views_digest(self) -> Digest:
+        """Of what the augmentation makes of some of it, with its declared version."""
         ...
 
     def __len__(self) -> int:
@@ -172,7 +180,7 @@ class ArraySource:
         """One batch an ask."""
         for ask in asks:
             index = torch.from_numpy(ask.index)
-            inputs = _map(self.inputs, lambda one, index=index: one[index])  # type: ignore[misc]  # mypy cannot type a bound default
+            inputs = mapped(self.inputs, lambda one, index=index: one[index])  # type: ignore[misc]  # mypy cannot type a bound default
             if self.augment is not None and ask.seeds is not None:
                 assert isinstance(inputs, Tensor)
                 inputs = self.augment(inputs, ask.seeds)
@@ -180,14 +188,23 @@ class ArraySource:
 
     @property
     def digest(self) -> Digest:
-        """Of every byte, the task, and some augmented samples."""
-        parts = [f"{self.task}|{self.outputs}".encode()]
+        """Of every byte, with names, types and shapes, and the task."""
+        return Digest.of_chunks(self._chunks())
+
+    def _chunks(self) -> Iterator[bytes]:
+        yield f"{self.task}|{self.outputs}".encode()
         for name, one in _named(self.inputs, self.targets):
-            parts += [f"{name}|{one.dtype}|{tuple(one.shape)}".encode(), one.contiguous().numpy().tobytes()]
-        if self.augment is not None:
-            parts.append(f"augment {self.augment.version}".encode())
-            parts.append(_canaries(self))
-        return Digest.of_chunks(parts)
+            yield f"|{name}|{one.dtype}|{tuple(one.shape)}|".encode()
+            yield from byte_chunks(one)
+
+    @property
+    def views_digest(self) -> Digest:
+        """Of the augmentation's version and of some samples in one view."""
+        if self.augment is None:
+            return Digest.of(b"samples as they are")
+        kind = type(self.augment)
+        name = f"{kind.__module__}.{kind.__qualname__}|{self.augment.version}|"
+        return Digest.of_chunks([name.encode(), *_canaries(self)])
 
 
 @final
@@ -245,10 +262,13 @@ class DatasetSource:
 
     @property
     def digest(self) -> Digest:
-        """Of the declared name, the length, and some samples in one view."""
-        return Digest.of_chunks(
-            [f"{self.name}|{self.task}|{self.outputs}|{len(self)}".encode(), _canaries(self)]
-        )
+        """Of the declared name, the task and the length."""
+        return Digest.of(f"{self.name}|{self.task}|{self.outputs}|{self.labelled}|{len(self)}".encode())
+
+    @property
+    def views_digest(self) -> Digest:
+        """Of some samples in one view."""
+        return Digest.of_chunks(_canaries(self))
 
 
 class _Seeded(Dataset[object]):
@@ -325,7 +345,8 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
         raise DataError("a label outside [0, 1]", where="targets", got=f"{known.min():g} to {known.max():g}")
 
 
-def _map(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
+    """The inputs with each tensor changed."""
     if isinstance(inputs, Tensor):
         return change(inputs)
     if isinstance(inputs, tuple):
@@ -352,10 +373,12 @@ def _as_inputs(got: object) -> Inputs:
     )
 
 
-def _canaries(source: Source) -> bytes:
+def _canaries(source: Source) -> Iterator[bytes]:
     index = np.unique(np.linspace(0, len(source) - 1, _CANARIES).astype(np.int64))
     batch = next(iter(source.batches([Ask(index, index.astype(np.uint32))])))
-    return b"".join(one.contiguous().numpy().tobytes() for one in tensors(batch.inputs))
+    for one in tensors(batch.inputs):
+        yield f"|{one.dtype}|{tuple(one.shape)}|".encode()
+        yield from byte_chunks(one)
 
 
 def _check_finite(values: Tensor, where: str) -> None:

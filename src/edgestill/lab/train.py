@@ -1,28 +1,45 @@
 """One training loop, for teachers and students alike.
 
-- The same seed gives the same weights: order, views and dropout come from generators seeded by the recipe.
-- A loss that is not finite stops the run at once and says at which step; nothing is patched over.
-- Convolution weights are kept channels-last, which is about twice as fast on the CPUs we measured.
+- The same recipe and data give the same weights: order, views and dropout are functions of seed and step (`lab.plan`).
+- A run that was killed goes on from its last checkpoint and ends with the same weights as if it had not been.
+- A loss that is not finite stops the run before it reaches the weights, and says in which step; nothing is patched over.
+- Networks with 2-D convolutions are kept channels-last, which is about twice as fast on the CPUs we measured.
+- Where it runs is Lightning Fabric's part (`lab.runtime`): the loop is the same on one CPU and on many nodes.
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
-from edgestill.core.errors import SettingError, TrainingError
-from edgestill.lab.losses import distillation_loss
-from edgestill.lab.views import view
+from edgestill.core.clock import SystemClock
+from edgestill.core.digest import Digest
+from edgestill.core.errors import PathError, SettingError, TrainingError
+from edgestill.lab.checkpoint import Checkpoints
+from edgestill.lab.forward import weights_digest
+from edgestill.lab.hint import hint_loss
+from edgestill.lab.learner import Learner
+from edgestill.lab.optimise import TailAverage, optimiser_for, schedule_for
+from edgestill.lab.plan import Plan
+from edgestill.lab.runtime import Runtime
+from edgestill.lab.source import ArraySource, Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lightning_fabric import Fabric
+
+    from edgestill.lab.augment import Augment
+    from edgestill.lab.guide import Answer, Guide
+    from edgestill.lab.objective import Objective
+    from edgestill.lab.plan import Share
     from edgestill.lab.recipe import Recipe
     from edgestill.lab.samples import Samples
-    from edgestill.lab.views import Augment, SoftLabels
+    from edgestill.lab.source import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,14 +47,17 @@ class Lesson:
     """What a model is shown.
 
     Attributes:
-        samples: inputs with labels.
-        soft: the teacher's answers, where the recipe's `soft_weight` is above 0.
-        augment: how views are made; the one `soft` was made with.
+        source: the samples.
+        guide: who answers for the teacher, where the recipe's `soft_weight` or `hint_weight` is above 0.
     """
 
-    samples: Samples
-    soft: SoftLabels | None = None
-    augment: Augment | None = None
+    source: Source
+    guide: Guide | None = None
+
+    @classmethod
+    def of(cls, samples: Samples, augment: Augment | None = None, guide: Guide | None = None) -> Self:
+        """Labelled samples of exclusive classes."""
+        return cls(source=ArraySource.of(samples, augment), guide=guide)
 
 
 def train_(
@@ -45,24 +65,46 @@ def train_(
     lesson: Lesson,
     recipe: Recipe,
     *,
+    runtime: Runtime | None = None,
+    fabric: Fabric | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> nn.Module:
-    """Trains the model in place and returns it in evaluation mode.
+    """Trains the model in place and returns it in evaluation mode, on the CPU.
 
     Args:
-        model: takes a batch of `lesson.samples.inputs`, gives logits `[N, C]`.
+        model: takes what `lesson.source` gives, returns outputs `[N, C]`.
         lesson: what it is shown.
         recipe: how.
-        progress: called after each epoch with (epochs done, epochs, mean loss).
+        runtime: where; by default one process on the CPU.
+        fabric: of that runtime, where it has been opened already.
+        progress: called after each epoch with (epochs done, epochs, mean loss), in the first process only.
 
     Raises:
-        SettingError: soft labels are asked for and missing, or an average over weights with BatchNorm.
-        TrainingError: the loss is not finite.
+        SettingError: a teacher is asked for and missing, an average over weights with BatchNorm, or an objective that
+            does not fit the task.
+        ClassCountError: the teacher answers with another number of outputs.
+        TrainingError: the loss is not finite; the last checkpoint is kept.
+        DataError: the checkpoint is of another run.
     """
-    if recipe.soft_weight > 0 and lesson.soft is None:
+    objective = recipe.objective(lesson.source.task)
+    _check(model, lesson, recipe, objective)
+    with torch.random.fork_rng(devices=[]):
+        runtime = runtime or Runtime()
+        run = _Run(model, lesson, recipe, objective, runtime=runtime, fabric=fabric or runtime.open())
+        while run.epoch < recipe.epochs:
+            loss = run.run_epoch()
+            if progress is not None and run.fabric.global_rank == 0:
+                progress(run.epoch, recipe.epochs, loss)
+        run.finish_()
+    return model.to("cpu").eval()
+
+
+def _check(model: nn.Module, lesson: Lesson, recipe: Recipe, objective: Objective) -> None:
+    if lesson.guide is None and (recipe.soft_weight > 0 or recipe.hinted is not None):
         raise SettingError(
             "a recipe with soft labels needs a teacher", where="soft_weight", got=recipe.soft_weight
         )
+    objective.check(outputs=lesson.source.outputs, labelled=lesson.source.labelled)
     moving = any(name.endswith("running_mean") for name, _ in model.named_buffers())
     if recipe.average_tail > 0 and moving:
         raise SettingError(
@@ -71,130 +113,184 @@ def train_(
             expected="0 for this network",
             got=recipe.average_tail,
         )
-    torch.manual_seed(recipe.seed)
-    run = _Run(model, lesson, recipe)
-    model.train()
-    for epoch in range(recipe.epochs):
-        loss = run.epoch(epoch)
-        if progress is not None:
-            progress(epoch + 1, recipe.epochs, loss)
-    run.finish_()
-    return model.eval()
 
 
 class _Run:
-    def __init__(self, model: nn.Module, lesson: Lesson, recipe: Recipe) -> None:
-        self.recipe, self.lesson = recipe, lesson
-        self.model = _channels_last(model)
-        self.inputs = torch.from_numpy(lesson.samples.inputs)
-        self.labels = torch.from_numpy(lesson.samples.labels)
-        self.order = torch.Generator().manual_seed(recipe.seed)
-        self.steps = recipe.epochs * -(-len(self.inputs) // recipe.batch)
-        self.optimiser = _optimiser(self.model, recipe)
-        self.schedule = _schedule(self.optimiser, recipe, self.steps)
-        self.average = _TailAverage(self.model, after=round(self.steps * (1 - recipe.average_tail)))
-        self.step = 0
+    def __init__(
+        self,
+        model: nn.Module,
+        lesson: Lesson,
+        recipe: Recipe,
+        objective: Objective,
+        *,
+        runtime: Runtime,
+        fabric: Fabric,
+    ) -> None:
+        self.recipe, self.lesson, self.runtime, self.objective = recipe, lesson, runtime, objective
+        self.clock, self.fabric = SystemClock(), fabric
+        guided = lesson.guide is not None and (recipe.soft_weight > 0 or recipe.hinted is not None)
+        self.guide = lesson.guide if guided else None
+        self.plan = Plan(
+            samples=len(lesson.source),
+            batch=recipe.batch,
+            seed=recipe.seed,
+            views=(self.guide.views or 0) if self.guide is not None else 0,
+            augmented=lesson.source.augmented,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+        )
+        self.step, self.epoch, self.total = 0, 0, 0.0
+        self.steps = recipe.epochs * self.plan.steps
+        run = _digest(model, lesson, recipe, self.guide)
+        self.checkpoints = None if runtime.checkpoint is None else Checkpoints(runtime.checkpoint, run)
+        self._set_up(model)
+        self._resume()
 
-    def epoch(self, epoch: int) -> float:
-        """One pass; the mean loss."""
-        seed, soft = self.recipe.seed + epoch, None
-        if self.recipe.soft_weight > 0 and self.lesson.soft is not None:
-            seed, soft = self.lesson.soft.of(epoch)
-        shown = view(self.inputs, self.lesson.augment, seed)
-        total = 0.0
-        for chosen in torch.split(torch.randperm(len(shown), generator=self.order), self.recipe.batch):
-            logits = self.model(shown[chosen])
-            loss = self._loss(logits, chosen, soft)
-            total += self._advance(loss) * len(chosen)
-        return total / len(shown)
+    def _set_up(self, model: nn.Module) -> None:
+        recipe = self.recipe
+        torch.default_generator.manual_seed(recipe.seed)
+        self.learner = self._learner(model)
+        if self.runtime.channels_last and any(one.ndim == 4 for one in model.parameters()):
+            self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave this one out
+        self.learner.train()
+        optimiser = optimiser_for(self.learner.parameters(), recipe)
+        self.schedule = schedule_for(optimiser, recipe, self.steps)
+        self.module, self.optimiser = self.fabric.setup(self.learner, optimiser)
+        self.average = TailAverage(model, after=round(self.steps * (1 - recipe.average_tail)))
 
-    def _loss(self, logits: Tensor, chosen: Tensor, soft: Tensor | None) -> Tensor:
-        labels, recipe = self.labels[chosen], self.recipe
-        if soft is None:
-            return nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        return distillation_loss(
-            logits,
-            labels,
-            soft[chosen],
-            tau=recipe.tau,
-            soft_weight=recipe.soft_weight,
-            label_smoothing=recipe.label_smoothing,
+    def _learner(self, model: nn.Module) -> Learner:
+        if self.guide is None or self.recipe.hinted is None:
+            return Learner(model)
+        ask = self.plan.epoch(0)[0].ask
+        batch = next(iter(self.lesson.source.batches([ask])))
+        return Learner.for_hint(
+            model, self.recipe.hinted, batch.inputs, self.guide.answer(ask, batch.inputs)
         )
 
-    def _advance(self, loss: Tensor) -> float:
-        value = float(loss.detach())
-        if not torch.isfinite(loss.detach()):
-            raise TrainingError(
-                "the loss is not finite",
-                where=f"step {self.step + 1} of {self.steps}",
-                got=value,
-                fix="lower the learning rate, or look for bad samples",
-            )
+    def run_epoch(self) -> float:
+        """The rest of this epoch; the mean loss of the whole."""
+        start, begun = self.clock.monotonic(), self.step
+        shares = self.plan.epoch(self.epoch)[self.step - self.epoch * self.plan.steps :]
+        batches = self.lesson.source.batches([share.ask for share in shares])
+        for share, batch in zip(shares, batches, strict=True):
+            answer = None if self.guide is None else self.guide.answer(share.ask, batch.inputs)
+            self.total += self._advance(share, batch, answer)
+            every = self.runtime.checkpoint_every
+            if every and self.step % every == 0:
+                self._keep()
+        mean = self.total / self.plan.samples
+        self.epoch, self.total = self.epoch + 1, 0.0
+        self._log(mean, (self.clock.monotonic() - start) / max(1, self.step - begun))
+        if not self.runtime.checkpoint_every or self.epoch == self.recipe.epochs:
+            self._keep()
+        return mean
+
+    def _advance(self, share: Share, batch: Batch, answer: Answer | None) -> float:
+        """One step; the whole batch's summed loss."""
+        self._reseed()
+        loss = self._loss(batch, answer) * share.weight
+        value = self._checked(loss)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+        self.fabric.backward(loss)
+        if self.recipe.clip > 0:
+            self.fabric.clip_gradients(self.module, self.optimiser, max_norm=self.recipe.clip)
         self.optimiser.step()
         if self.schedule is not None:
             self.schedule.step()
         self.step += 1
-        self.average.see(self.step)
+        self.average.see_(self.step)
+        return value * share.samples
+
+    def _reseed(self) -> None:
+        seed = self.plan.draw(self.step)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device, a hundred times slower
+        if self.fabric.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _loss(self, batch: Batch, answer: Answer | None) -> Tensor:
+        batch, answer = self.fabric.to_device((batch, answer)) if self._elsewhere else (batch, answer)
+        logits, hint = self.module(batch.inputs)
+        said = None if answer is None else answer.logits
+        loss = self.objective.loss(logits, batch.targets, said)
+        if hint is not None and answer is not None and answer.features is not None:
+            assert self.recipe.hinted is not None
+            followed = hint_loss(hint, answer.features, channels=self.recipe.hinted.channels)
+            loss = loss + self.recipe.hint_weight * followed
+        return loss
+
+    @property
+    def _elsewhere(self) -> bool:
+        return self.fabric.device.type != "cpu"
+
+    def _checked(self, loss: Tensor) -> float:
+        """The loss over all processes, before it reaches the weights."""
+        mean = loss.detach()
+        if self.plan.world > 1:
+            reduced = self.fabric.all_reduce(mean, reduce_op="mean")
+            assert isinstance(reduced, Tensor)
+            mean = reduced
+        value = float(mean)
+        if not torch.isfinite(mean):
+            within = self.step - self.epoch * self.plan.steps
+            raise TrainingError(
+                "the loss is not finite",
+                where=f"step {self.step + 1} of {self.steps} (batch {within + 1} of epoch {self.epoch + 1})",
+                got=value,
+                fix="lower the learning rate, or look for bad samples",
+            )
         return value
+
+    def _keep(self) -> None:
+        if self.checkpoints is None or self.fabric.global_rank > 0:
+            return
+        self.checkpoints.keep({
+            "step": self.step,
+            "epoch": self.epoch,
+            "total": self.total,
+            "learner": self.learner.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "average": self.average.state_dict(),
+        })
+
+    def _resume(self) -> None:
+        state = None if self.checkpoints is None else self.checkpoints.last()
+        if state is None:
+            return
+        step, epoch, total = state["step"], state["epoch"], state["total"]
+        assert isinstance(step, int)
+        assert isinstance(epoch, int)
+        assert isinstance(total, float)
+        self.step, self.epoch, self.total = step, epoch, total
+        for name, part in (
+            ("learner", self.learner),
+            ("optimiser", self.optimiser),
+            ("schedule", self.schedule),
+            ("average", self.average),
+        ):
+            if part is not None:
+                part.load_state_dict(state[name])
 
     def finish_(self) -> None:
         self.average.apply_()
 
-
-class _TailAverage:
-    """The mean of the weights after each of the last steps."""
-
-    def __init__(self, model: nn.Module, *, after: int) -> None:
-        self.parameters, self.after, self.count = list(model.parameters()), after, 0
-        self.means: list[Tensor] = []
-
-    @torch.no_grad()
-    def see(self, step: int) -> None:
-        if step <= self.after:
+    def _log(self, loss: float, seconds: float) -> None:
+        path = self.runtime.log
+        if path is None or self.fabric.global_rank > 0:
             return
-        self.count += 1
-        if self.count == 1:
-            self.means = [parameter.clone() for parameter in self.parameters]
-            return
-        for mean, parameter in zip(self.means, self.parameters, strict=True):
-            mean.lerp_(parameter, 1 / self.count)
-
-    @torch.no_grad()
-    def apply_(self) -> None:
-        for mean, parameter in zip(self.means, self.parameters, strict=False):
-            parameter.copy_(mean)
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
-    if any(parameter.ndim == 4 for parameter in model.parameters()):
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's overloads leave this one out
-    return model
+        rate = self.optimiser.param_groups[0]["lr"]
+        try:
+            fresh = not path.exists()
+            with path.open("a", newline="") as file:
+                rows = csv.writer(file)
+                if fresh:
+                    rows.writerow(["epoch", "step", "loss", "lr", "seconds_per_step"])
+                rows.writerow([self.epoch, self.step, f"{loss:.6g}", f"{rate:.6g}", f"{seconds:.6f}"])
+        except OSError as error:
+            raise PathError("cannot write the log", where=path, got=error.strerror) from error
 
 
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-    return torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-
-
-def _schedule(
-    optimiser: torch.optim.Optimizer, recipe: Recipe, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
-    if recipe.schedule == "constant":
-        return None
-    if recipe.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        recipe.lr,
-        total_steps=steps + 1,
-        cycle_momentum=recipe.optimiser == "adamw",  # SGD keeps the recipe's momentum
-    )
+def _digest(model: nn.Module, lesson: Lesson, recipe: Recipe, guide: Guide | None) -> Digest:
+    """Of everything that decides the result."""
+    parts = (weights_digest(model), lesson.source.digest, recipe.digest, None if guide is None else guide.digest)
+    return Digest.of("|".join(map(str, parts)).encode())

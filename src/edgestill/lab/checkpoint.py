@@ -1,0 +1,85 @@
+"""What allows a run to go on where it was stopped, and to end with the same weights, bit for bit.
+
+- A checkpoint is one file; its name holds the old one or the new one, never a part, whenever the process dies.
+- It knows the run it is of (recipe, data, teacher, first weights) and is refused by any other.
+- Order, views and dropout are functions of seed and step, so that no generator's state has to be kept.
+- It is read with torch's `weights_only`, which builds tensors and plain values, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import TYPE_CHECKING, Final, final
+
+import torch
+
+from edgestill.core.bundle import replace
+from edgestill.core.errors import DataError, PathError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgestill.core.digest import Digest
+
+NAME: Final = "checkpoint.pt"
+FORMAT: Final = 1
+
+State = dict[str, object]
+
+
+@final
+class Checkpoints:
+    """The newest state of one run.
+
+    Args:
+        folder: made when the first one is kept.
+        run: digest of everything that makes this run this run.
+    """
+
+    def __init__(self, folder: Path, run: Digest) -> None:
+        self.path, self.run = folder / NAME, run
+
+    def keep(self, state: Mapping[str, object]) -> None:
+        """Replaces the last one.
+
+        Raises:
+            PathError: it cannot be written; the last one is still there.
+        """
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, "run": str(self.run), **state}, buffer)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PathError(
+                "cannot make a folder for checkpoints", where=self.path.parent, got=error.strerror
+            ) from error
+        replace(self.path, buffer.getvalue())
+
+    def last(self) -> State | None:
+        """The newest one, or None.
+
+        Raises:
+            DataError: it is of another run, of another version, or damaged.
+        """
+        if not self.path.exists():
+            return None
+        fix = "name another folder, or delete this one to begin again"
+        try:
+            state: State = torch.load(self.path, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise DataError(
+                "a checkpoint that cannot be read", where=self.path, got=error, fix=fix
+            ) from error
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise DataError("a checkpoint of another version", where=self.path, expected=FORMAT, fix=fix)
+        if state.get("run") != str(self.run):
+            raise DataError(
+                "a checkpoint of another run",
+                where=self.path,
+                expected=f"{self.run} (this recipe, data, teacher and student)",
+                got=state.get("run"),
+                fix=fix,
+            )
+        return state

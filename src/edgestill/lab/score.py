@@ -1,0 +1,65 @@
+"""How well a model does on each sample of a source, whatever its task: what comparisons are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from edgestill.core.errors import DataError
+from edgestill.lab.forward import evaluating, forward
+from edgestill.lab.source import Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from edgestill.lab.source import Batch, Source, Task
+
+_BATCH: Final = 256
+
+
+def plain_batches(source: Source) -> Iterator[Batch]:
+    """Every sample once, in order, as it is."""
+    places = np.arange(len(source), dtype=np.int64)
+    yield from source.batches([Ask(places[at : at + _BATCH]) for at in range(0, len(source), _BATCH)])
+
+
+def scores(model: nn.Module, source: Source) -> NDArray[np.float64]:
+    """One number a sample, `[N]`; larger is better.
+
+    Classes: 1 where the largest logit is at the label, else 0. Multi-label: the share of known labels on whose side of
+    one half the answer is. Regression: minus the mean squared error over known values.
+
+    Raises:
+        DataError: a sample without any label.
+    """
+    found = []
+    with evaluating(model):
+        for batch in plain_batches(source):
+            if batch.targets is None:
+                raise DataError("nothing to compare answers with", expected="labelled data")
+            found.append(_scores(source.task, forward(model, batch.inputs), batch.targets))
+    whole = torch.cat(found).double().numpy()
+    if np.isnan(whole).any():
+        raise DataError(
+            "a sample without a label",
+            where=f"sample {int(np.flatnonzero(np.isnan(whole))[0])}",
+            expected="labelled data to compare on",
+        )
+    return whole
+
+
+def _scores(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
+    if task == "classes":
+        right = (outputs.argmax(1) == targets).float()
+        return torch.where(targets < 0, torch.nan, right)
+    known = ~targets.isnan()
+    if task == "multi-label":
+        each = ((outputs > 0) == (targets > 0.5)).float()
+    else:
+        each = -((outputs - targets) ** 2)
+    return torch.where(known, each, 0.0).sum(1) / known.sum(1)  # 0 / 0 is NaN

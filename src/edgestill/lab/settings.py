@@ -1,0 +1,97 @@
+"""TOML tables into frozen dataclasses: nothing misspelt or mistyped becomes a silent default.
+
+A path in a table is relative to the file it stands in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from edgestill.core.errors import PathError, SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T")
+
+Table = dict[str, object]
+
+
+def read_toml(path: Path) -> Table:
+    """The tables of a file.
+
+    Raises:
+        PathError: it cannot be read. SettingError: not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PathError("cannot read a recipe", where=path, got=error.strerror) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError("not a TOML file", where=path, got=error) from error
+
+
+def from_table(kind: type[T], table: Mapping[str, object], *, where: str, what: str, folder: Path) -> T:
+    """Builds `kind` of the values of a table.
+
+    Args:
+        kind: a dataclass.
+        table: names and values.
+        where: the file, for errors.
+        what: what it describes, such as `a recipe`, for errors.
+        folder: what paths are relative to.
+
+    Raises:
+        SettingError: an unknown, missing or mistyped key; or whatever the dataclass itself refuses.
+    """
+    hints = get_type_hints(kind)
+    known = {one.name: hints[one.name] for one in fields(kind) if one.init}  # type: ignore[arg-type]  # it is a dataclass
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in known:
+            raise SettingError(f"unknown key in {what}", where=f"{where}: {name}", fix=nearest(name, known))
+        values[name] = _typed(value, known[name], what=what, where=f"{where}: {name}", folder=folder)
+    for one in fields(kind):  # type: ignore[arg-type]
+        if one.init and one.default is MISSING and one.default_factory is MISSING and one.name not in values:
+            raise SettingError(f"a key is missing in {what}", where=where, expected=one.name)
+    return kind(**values)
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """What was probably meant."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) -> object:
+    wanted = _plain(hint)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if wanted is Path and isinstance(value, str):
+        return folder / value
+    if type(value) is not wanted:
+        raise SettingError(
+            f"{what}'s value has the wrong type",
+            where=where,
+            expected={str: "text", Path: "text", bool: "true or false", dict: "a table"}.get(
+                wanted, wanted.__name__
+            ),
+            got=repr(value),
+        )
+    return value
+
+
+def _plain(hint: object) -> type:
+    """The one type a TOML value must have: `X | None` is X, a literal is its texts', `dict[...]` is dict."""
+    if get_origin(hint) in {Union, UnionType}:
+        (hint,) = (one for one in get_args(hint) if one is not type(None))
+    if get_origin(hint) is Literal:
+        return str
+    found = get_origin(hint) or hint
+    assert isinstance(found, type)
+    return found

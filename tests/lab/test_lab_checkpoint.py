@@ -1,0 +1,248 @@
+"""A run that is killed anywhere goes on and ends with the same weights, bit for bit; another run's state is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from lab_worlds import motion_net, motions, points, same_weights, straight
+from torch import nn
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import DataError, PathError, TrainingError
+from edgestill.lab.augment import MotionJitter
+from edgestill.lab.checkpoint import NAME, Checkpoints
+from edgestill.lab.guide import LiveGuide
+from edgestill.lab.recipe import Recipe
+from edgestill.lab.runtime import Runtime
+from edgestill.lab.train import Lesson, train_
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUN = Digest.of(b"run")
+OTHER = Digest.of(b"other")
+SAMPLES = motions(21, seed=3)
+RECIPES = {
+    "adamw, one-cycle, soft": Recipe(epochs=3, batch=6, lr=1e-2, soft_weight=0.5, views=2),
+    "sgd, cosine, hint": Recipe(
+        epochs=3,
+        batch=6,
+        lr=1e-2,
+        optimiser="sgd",
+        momentum=0.9,
+        schedule="cosine",
+        soft_weight=0.5,
+        hint="0.conv3=0.conv3",
+        hint_weight=0.1,
+        clip=1.0,
+    ),
+}
+
+
+def student() -> nn.Module:
+    """A network with BatchNorm and dropout: running statistics and draws must survive too."""
+    return nn.Sequential(motion_net(3, 3, 4, seed=7), nn.Dropout(0.3))
+
+
+def lesson(recipe: Recipe) -> Lesson:
+    """Augmented samples and a live teacher."""
+    teacher = nn.Sequential(motion_net(4, 4, 6, seed=8))
+    hint = None if recipe.hinted is None else recipe.hinted.teacher_layer
+    return Lesson.of(SAMPLES, MotionJitter(), LiveGuide(teacher, hint=hint))
+
+
+def killed_at(step: str, count: int, work: Callable[[], None]) -> bool:
+    """Runs the work in a process that SIGKILLs itself at the count-th call of a system call; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        left = count
+        real = getattr(os, step)
+
+        def dying(*args: object, **named: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **named)
+
+        setattr(os, step, dying)
+        try:
+            work()
+        except BaseException:  # noqa: BLE001  # a forked child must not run the test runner's own end
+            os._exit(3)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_killed_anywhere_ends_with_the_same_weights(tmp_path: Path, name: str) -> None:
+    """Killed at every write, flush and rename of a checkpoint in turn, and resumed each time, it ends bit-identical."""
+    recipe = RECIPES[name]
+    wanted = train_(student(), lesson(recipe), recipe)
+    runtime = Runtime(checkpoint=tmp_path / "state", checkpoint_every=1)
+
+    def work() -> None:
+        train_(student(), lesson(recipe), recipe, runtime=runtime)
+
+    deaths = 0
+    for at in range(60):
+        call = ("fsync", "replace", "fdopen")[at % 3]
+        if not killed_at(call, at % 4, work):
+            break
+        deaths += 1
+    assert deaths > 5
+    found = train_(student(), lesson(recipe), recipe, runtime=runtime)
+    assert same_weights(found, wanted)
+
+
+@pytest.mark.parametrize("every", [0, 1, 4])
+def test_a_run_stopped_after_any_step_goes_on_with_the_same_weights(tmp_path: Path, every: int) -> None:
+    """Stopped by an error in step after step, with checkpoints every epoch, step, or fourth step."""
+    recipe = RECIPES["adamw, one-cycle, soft"]
+    wanted = train_(student(), lesson(recipe), recipe)
+    for stop in range(1, 12, 2):
+        folder = tmp_path / f"{every}-{stop}"
+        runtime = Runtime(checkpoint=folder, checkpoint_every=every)
+
+        class Tripping(nn.Module):
+            """Raises in its n-th forward pass."""
+
+            def __init__(self, inner: nn.Module, at: int) -> None:
+                super().__init__()
+                self.inner, self.left = inner, at
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                """Logits, or the end."""
+                self.left -= 1
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                return self.inner(x)  # type: ignore[no-any-return]
+
+        with pytest.raises(KeyboardInterrupt):
+            train_(Tripping(student(), stop), lesson(recipe), recipe, runtime=runtime)
+        network = Tripping(student(), 10_000)
+        train_(network, lesson(recipe), recipe, runtime=runtime)
+        assert same_weights(network.inner, wanted)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    """The last state is kept, so that asking again gives the same student at once."""
+    recipe, runtime = Recipe(epochs=2, batch=8, lr=1e-2), Runtime(checkpoint=tmp_path)
+    wanted = train_(straight(), Lesson.of(points(24)), recipe, runtime=runtime)
+    again = straight()
+    train_(again, Lesson.of(points(24)), recipe, runtime=runtime)
+    assert same_weights(again, wanted)
+    assert again.seen == []
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path) -> None:
+    """The run stops, and its checkpoint holds finite weights from before."""
+    recipe = Recipe(epochs=3, batch=8, lr=1e-2)
+    data = points(24)
+
+    class Bomb(nn.Module):
+        """Answers NaN from the fifth forward pass on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.passes = straight(), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Logits."""
+            self.passes += 1
+            logits: torch.Tensor = self.inner(x)
+            return logits * float("nan") if self.passes >= 5 else logits
+
+    with pytest.raises(TrainingError, match="batch 2 of epoch 2"):
+        train_(Bomb(), Lesson.of(data), recipe, runtime=Runtime(checkpoint=tmp_path, checkpoint_every=1))
+    state = torch.load(tmp_path / NAME, weights_only=True)
+    assert state["step"] == 4
+    assert all(torch.isfinite(one).all() for one in state["learner"].values())
+
+
+@pytest.mark.parametrize("change", ["recipe", "data", "student", "teacher"])
+def test_another_runs_checkpoint_is_refused(tmp_path: Path, change: str) -> None:
+    """A state of another recipe, data, student or teacher is an error, not a start."""
+    recipe = Recipe(epochs=1, batch=8, soft_weight=0.5)
+    runtime = Runtime(checkpoint=tmp_path)
+
+    def train(recipe: Recipe, data_seed: int, student_seed: int, teacher_seed: int) -> None:
+        guide = LiveGuide(straight(seed=teacher_seed))
+        train_(
+            straight(seed=student_seed),
+            Lesson.of(points(24, seed=data_seed), guide=guide),
+            recipe,
+            runtime=runtime,
+        )
+
+    train(recipe, 0, 0, 9)
+    with pytest.raises(DataError, match="a checkpoint of another run") as caught:
+        train(
+            replace(recipe, lr=1e-4) if change == "recipe" else recipe,
+            int(change == "data"),
+            int(change == "student"),
+            8 if change == "teacher" else 9,
+        )
+    assert caught.value.fix == "name another folder, or delete this one to begin again"
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes"])
+def test_a_damaged_checkpoint_is_a_coded_error(tmp_path: Path, damage: str) -> None:
+    """A file that no writer of ours leaves behind is refused with its path."""
+    checkpoints = Checkpoints(tmp_path, RUN)
+    checkpoints.keep({"step": 1})
+    whole = checkpoints.path.read_bytes()
+    checkpoints.path.write_bytes({"cut": whole[:-20], "empty": b"", "other bytes": b"x" * 500}[damage])
+    with pytest.raises(DataError, match="a checkpoint that cannot be read"):
+        checkpoints.last()
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    """A pickle with a call in it is not executed."""
+    flag = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (flag,)
+
+    checkpoints = Checkpoints(tmp_path, RUN)
+    torch.save({"format": 1, "run": str(RUN), "evil": Attack()}, checkpoints.path)
+    with pytest.raises(DataError, match="a checkpoint that cannot be read"):
+        checkpoints.last()
+    assert not flag.exists()
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    """Nothing kept, nothing found."""
+    assert Checkpoints(tmp_path / "nowhere", RUN).last() is None
+
+
+def test_what_is_kept_comes_back_for_this_run_only(tmp_path: Path) -> None:
+    """Tensors and values come back equal; another run's digest is refused."""
+    Checkpoints(tmp_path, RUN).keep({"step": 3, "weights": {"w": torch.arange(4.0)}})
+    state = Checkpoints(tmp_path, RUN).last()
+    assert state is not None
+    assert state["step"] == 3
+    with pytest.raises(DataError, match="another run"):
+        Checkpoints(tmp_path, OTHER).last()
+
+
+def test_a_folder_that_cannot_be_made_is_a_coded_error(tmp_path: Path) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PathError, match="cannot make a folder for checkpoints"):
+        Checkpoints(tmp_path / "file" / "deeper", RUN).keep({})
