@@ -5,30 +5,18 @@ They take their batches by indexing tensors in memory. A `DataLoader` would be s
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from speed.pair import LEARNING_RATE, MOMENTUM, SOFT_WEIGHT, TAU
 from torch.nn import functional
 
+from speed.pair import LEARNING_RATE, MOMENTUM, SOFT_WEIGHT, TAU
+from speed.rounds import Moment, Outcome
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from speed.pair import Pair
-    from torch import Tensor, nn
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a contestant did.
-
-    Attributes:
-        seconds: of each epoch.
-        student: as it ended, or None where it is no torch module.
-    """
-
-    seconds: list[float]
-    student: nn.Module | None
 
 
 def soft_and_hard(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -46,9 +34,9 @@ def plain(pair: Pair, epochs: int) -> Outcome:
     """The ordinary loop: float32, NCHW, the teacher asked in each step."""
     teacher, student = pair.teacher(), pair.student()
     optimiser = torch.optim.SGD(student.parameters(), LEARNING_RATE, momentum=MOMENTUM)
-    seconds = []
+    laps = []
     for epoch in range(epochs):
-        start = time.perf_counter()
+        start = Moment.now()
         for chosen in pair.order(epoch):
             x, y = pair.inputs[chosen], pair.labels[chosen]
             with torch.no_grad():
@@ -58,8 +46,8 @@ def plain(pair: Pair, epochs: int) -> Outcome:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        seconds.append(time.perf_counter() - start)
-    return Outcome(seconds, student)
+        laps.append(Moment.now() - start)
+    return Outcome(laps, student)
 
 
 def plain_channels_last(pair: Pair, epochs: int) -> Outcome:
@@ -67,9 +55,9 @@ def plain_channels_last(pair: Pair, epochs: int) -> Outcome:
     teacher = pair.teacher().to(memory_format=torch.channels_last)
     student = pair.student().to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(student.parameters(), LEARNING_RATE, momentum=MOMENTUM)
-    seconds = []
+    laps = []
     for epoch in range(epochs):
-        start = time.perf_counter()
+        start = Moment.now()
         for chosen in pair.order(epoch):
             x, y = pair.inputs[chosen].to(memory_format=torch.channels_last), pair.labels[chosen]
             with torch.no_grad():
@@ -79,8 +67,8 @@ def plain_channels_last(pair: Pair, epochs: int) -> Outcome:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        seconds.append(time.perf_counter() - start)
-    return Outcome(seconds, student)
+        laps.append(Moment.now() - start)
+    return Outcome(laps, student)
 
 
 def floor(pair: Pair, epochs: int) -> Outcome:
@@ -88,17 +76,17 @@ def floor(pair: Pair, epochs: int) -> Outcome:
     student = pair.student().to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(student.parameters(), LEARNING_RATE, momentum=MOMENTUM, fused=True)
     inputs, labels = pair.inputs, pair.labels
-    seconds = []
+    laps = []
     for epoch in range(epochs):
-        start = time.perf_counter()
+        start = Moment.now()
         for chosen in pair.order(epoch):
             loss = functional.cross_entropy(student(inputs[chosen]), labels[chosen])
             _check(loss)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-        seconds.append(time.perf_counter() - start)
-    return Outcome(seconds, student)
+        laps.append(Moment.now() - start)
+    return Outcome(laps, student)
 
 
 def _check(loss: Tensor) -> None:

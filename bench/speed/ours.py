@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-
-from speed.loops import Outcome
-from speed.networks import CLASSES
-from speed.pair import BATCH, LEARNING_RATE, MOMENTUM, SEED, SOFT_WEIGHT, TAU
 
 from edgestill.lab.cache import CachedGuide
 from edgestill.lab.guide import LiveGuide
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.source import ArraySource
 from edgestill.lab.train import Lesson, train_
+from speed.networks import CLASSES
+from speed.pair import BATCH, LEARNING_RATE, MOMENTUM, SEED, SOFT_WEIGHT, TAU
+from speed.rounds import Moment, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from speed.pair import Pair
-
     from edgestill.lab.guide import Guide
+    from speed.pair import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Cache:
     """
 
     guide: CachedGuide
-    seconds: float
+    seconds: Moment
     bytes: int
 
 
@@ -46,11 +44,11 @@ class Cache:
 def filled(pair: Pair) -> Iterator[Cache]:
     """A cache of the pair's teacher, until the block ends."""
     with TemporaryDirectory() as folder:
-        start = time.perf_counter()
+        start = Moment.now()
         guide = CachedGuide.open(
             Path(folder), teacher=LiveGuide(pair.teacher()), source=_source(pair), seed=SEED, views=1
         )
-        seconds = time.perf_counter() - start
+        seconds = Moment.now() - start
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         yield Cache(guide, seconds, size)
 
@@ -86,12 +84,12 @@ def _train(pair: Pair, epochs: int, guide: Guide | None) -> Outcome:
         soft_weight=0.0 if guide is None else SOFT_WEIGHT,
         seed=SEED,
     )
-    ends: list[float] = []
+    ends: list[Moment] = []
     student = train_(
         pair.student(),
         Lesson(source=_source(pair), guide=guide),
         recipe,
-        progress=lambda _done, _epochs, _loss: ends.append(time.perf_counter()),
+        progress=lambda _done, _epochs, _loss: ends.append(Moment.now()),
     )
     # the first epoch's beginning is not told, set-up would count in: it is left out
-    return Outcome([after - before for before, after in zip(ends, ends[1:], strict=False)], student)
+    return Outcome([after - before for before, after in pairwise(ends)], student)

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from speed.networks import CLASSES, Reference24, resnet8, resnet18
 
 from edgestill.lab.plan import Plan
+from speed.networks import CLASSES, Reference24, resnet8, resnet18
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,10 +14,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from speed.loops import Outcome
-from speed.pair import BATCH, LEARNING_RATE, MOMENTUM, SOFT_WEIGHT, TAU
 from torch import nn
 from torch.utils.data import Sampler, TensorDataset
+
+from speed.pair import BATCH, LEARNING_RATE, MOMENTUM, SOFT_WEIGHT, TAU
+from speed.rounds import Moment, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,9 +50,9 @@ def torchdistill(pair: Pair, epochs: int) -> Outcome:
     box = get_distillation_box(
         pair.teacher(), student, data, _torchdistill_settings(pair, epochs), device, None, False, 1
     )
-    seconds = []
+    laps = []
     for epoch in range(epochs):
-        start = time.perf_counter()
+        start = Moment.now()
         box.pre_epoch_process(epoch=epoch)
         meters = MetricLogger(delimiter="  ")
         meters.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
@@ -63,9 +64,9 @@ def torchdistill(pair: Pair, epochs: int) -> Outcome:
             meters.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
             meters.meters["img/s"].update(len(x) / (time.time() - begun))
         box.post_epoch_process()
-        seconds.append(time.perf_counter() - start)
+        laps.append(Moment.now() - start)
     box.clean_modules()
-    return Outcome(seconds, student)
+    return Outcome(laps, student)
 
 
 def _torchdistill_settings(pair: Pair, epochs: int) -> dict[str, Any]:
@@ -107,17 +108,17 @@ def timm(pair: Pair, epochs: int) -> Outcome:
         verbose=False,
     ).train()
     optimiser = torch.optim.SGD(student.parameters(), LEARNING_RATE, momentum=MOMENTUM)
-    seconds = []
+    laps = []
     for epoch in range(epochs):
-        start = time.perf_counter()
+        start = Moment.now()
         for chosen in pair.order(epoch):
             loss = task(pair.inputs[chosen], pair.labels[chosen])["loss"]
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             loss.item()
-        seconds.append(time.perf_counter() - start)
-    return Outcome(seconds, student)
+        laps.append(Moment.now() - start)
+    return Outcome(laps, student)
 
 
 def keras(pair: Pair, epochs: int) -> Outcome:
@@ -126,31 +127,33 @@ def keras(pair: Pair, epochs: int) -> Outcome:
     import keras as k
 
     def reference(first: int, second: int, hidden: int) -> Any:
-        return k.Sequential([
-            k.Input((24, 24, 3)),
-            k.layers.Conv2D(first, 3, padding="same", activation="relu"),
-            k.layers.MaxPooling2D(),
-            k.layers.Conv2D(second, 3, padding="same", activation="relu"),
-            k.layers.MaxPooling2D(),
-            k.layers.Flatten(),
-            k.layers.Dense(hidden, activation="relu"),
-            k.layers.Dense(10),
-        ])
+        return k.Sequential(
+            [
+                k.Input((24, 24, 3)),
+                k.layers.Conv2D(first, 3, padding="same", activation="relu"),
+                k.layers.MaxPooling2D(),
+                k.layers.Conv2D(second, 3, padding="same", activation="relu"),
+                k.layers.MaxPooling2D(),
+                k.layers.Flatten(),
+                k.layers.Dense(hidden, activation="relu"),
+                k.layers.Dense(10),
+            ]
+        )
 
     class Clock(k.callbacks.Callback):
-        """Seconds of each epoch."""
+        """Times each epoch."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.seconds: list[float] = []
+            self.laps: list[Moment] = []
 
         def on_epoch_begin(self, _epoch: int, logs: object = None) -> None:  # noqa: ARG002  # Keras names it
             """Starts."""
-            self.start = time.perf_counter()
+            self.start = Moment.now()
 
         def on_epoch_end(self, _epoch: int, logs: object = None) -> None:  # noqa: ARG002
             """Stops."""
-            self.seconds.append(time.perf_counter() - self.start)
+            self.laps.append(Moment.now() - self.start)
 
     distiller = k.distillation.Distiller(
         reference(64, 128, 512),
@@ -165,4 +168,4 @@ def keras(pair: Pair, epochs: int) -> Outcome:
     clock = Clock()
     x = pair.inputs.permute(0, 2, 3, 1).contiguous().numpy()
     distiller.fit(x, pair.labels.numpy(), BATCH, epochs=epochs, verbose=0, callbacks=[clock])
-    return Outcome(clock.seconds, None)
+    return Outcome(clock.laps, None)
