@@ -30,7 +30,9 @@ def test_processes_share_a_batch_without_gap_or_overlap(
 ) -> None:
     """Together they meet what one alone would, step by step, and their weighted means are the whole batch's mean."""
     alone = Plan(samples=samples, batch=batch, seed=seed).epoch(3)
-    parts = [Plan(samples=samples, batch=batch, seed=seed, rank=r, world=world).epoch(3) for r in range(world)]
+    parts = [
+        Plan(samples=samples, batch=batch, seed=seed, rank=r, world=world).epoch(3) for r in range(world)
+    ]
     values = np.random.default_rng(0).normal(size=samples)
     for at, whole in enumerate(alone):
         own = [one[at] for one in parts]
@@ -75,7 +77,8 @@ def test_epochs_and_seeds_differ_in_order() -> None:
     """Another epoch, another order; another seed, another order; the same again, the same."""
 
     def order(seed: int, epoch: int) -> list[int]:
-        return Plan(samples=50, batch=50, seed=seed).epoch(epoch)[0].ask.index.tolist()
+        index: list[int] = Plan(samples=50, batch=50, seed=seed).epoch(epoch)[0].ask.index.tolist()
+        return index
 
     assert order(1, 0) == order(1, 0)
     assert order(1, 0) != order(1, 1)

@@ -13,10 +13,10 @@ from lab_worlds import CLASSES, HELDOUT, TRAIN, motions, run, same_weights, teac
 from edgestill.core.errors import DataError, EvidenceError
 from edgestill.lab.absorb import ALPHAS, absorb
 from edgestill.lab.distil import distill
+from edgestill.lab.forward import answers
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.redistil import Evidence, redistil
 from edgestill.lab.samples import Samples
-from edgestill.lab.forward import answers
 
 SEEN = motions(24, seed=9)
 NEXT = Recipe(epochs=2, batch=32, lr=5e-3, soft_weight=0.5, seed=4)
@@ -48,6 +48,7 @@ def test_the_next_student_is_trained_on_old_and_new_data_and_the_parent_stays() 
     found = redistil(run(), evidence(), NEXT)
     assert same_weights(run().student, before)
     assert not same_weights(found.student, before)
+    assert isinstance(found.train, Samples)
     assert len(found.train) == len(TRAIN) + 24
     assert np.array_equal(found.train.inputs[: len(TRAIN)], TRAIN.inputs)
     assert found.validation is HELDOUT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,9 +27,6 @@ from edgestill.lab.guide import LiveGuide
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.samples import Samples
 from edgestill.lab.train import Lesson, train_
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SAMPLES = points(24)
 
@@ -97,7 +94,9 @@ class Bomb(Straight):
 def test_a_loss_that_is_not_finite_stops_with_its_step() -> None:
     """The fifth step of nine fails: that is what the error says, and nothing is learned from it."""
     network = Bomb(5)
-    with pytest.raises(TrainingError, match=r"\[training-diverged\] .* at step 5 of 9 .batch 2 of epoch 2.; got nan") as caught:
+    with pytest.raises(
+        TrainingError, match=r"\[training-diverged\] .* at step 5 of 9 .batch 2 of epoch 2.; got nan"
+    ) as caught:
         train_(network, Lesson.of(SAMPLES), Recipe(epochs=3, batch=8))
     assert caught.value.fix == "lower the learning rate, or look for bad samples"
     assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
@@ -123,7 +122,7 @@ def test_the_tail_average_is_the_mean_of_the_last_weights() -> None:
     plain, averaged = Diary(), Diary()
     recipe = Recipe(epochs=2, batch=6, lr=1e-2, schedule="constant")
     train_(plain, Lesson.of(SAMPLES), recipe)
-    train_(averaged, Lesson.of(SAMPLES), Recipe(**(recipe.as_json() | {"average_tail": 0.5})))  # type: ignore[arg-type]  # the recipe's own values
+    train_(averaged, Lesson.of(SAMPLES), replace(recipe, average_tail=0.5))
     assert len(plain.weights) == 8
     after = [*plain.weights[5:], plain.first.weight.detach()]
     torch.testing.assert_close(averaged.first.weight, torch.stack(after).mean(0))

@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from edgestill import __version__
-from edgestill.cli import bundle, demo, predict
+from edgestill.cli import bundle, demo, distill, predict
 from edgestill.core.errors import EdgestillError
 
 INTERRUPTED: Final = 130
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("demo")(demo.demo)
+app.command("distill")(distill.distill)
 app.command("predict")(predict.predict)
 app.add_typer(bundle.app, name="bundle")
 

@@ -25,9 +25,9 @@ from edgestill.demo.rehearse import Outcome, compare, right
 from edgestill.demo.story import Absorption, Live, Row, Story
 from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
+from edgestill.lab.forward import answers
 from edgestill.lab.measure import mean_figure, run_model
 from edgestill.lab.pack import REFERENCE, backbone_id
-from edgestill.lab.forward import answers
 from edgestill.learn.statistics import Statistics, solve
 
 if TYPE_CHECKING:

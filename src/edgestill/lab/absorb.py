@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from edgestill.core.errors import DataError
-from edgestill.lab.inherit import fuse_parameters_
 from edgestill.lab.forward import answers
+from edgestill.lab.inherit import fuse_parameters_
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NAME: Final = "checkpoint.pt"
 FORMAT: Final = 1
 
-State = dict[str, object]
+State = dict[str, Any]  # tensors and plain values; the digest of the run vouches for their kinds
 
 
 @final
@@ -67,7 +67,7 @@ class Checkpoints:
             return None
         fix = "name another folder, or delete this one to begin again"
         try:
-            state: State = torch.load(self.path, weights_only=True, map_location="cpu")
+            state: object = torch.load(self.path, weights_only=True, map_location="cpu")
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(
                 "a checkpoint that cannot be read", where=self.path, got=error, fix=fix

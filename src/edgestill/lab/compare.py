@@ -141,6 +141,7 @@ class Comparison:
             "gain_ci95_seeds": list(self.gain.seeds),
             "gain_ci95_samples": list(self.gain.samples),
             "verdict": self.gain.verdict,
+            "sentence": self.sentence,
         }
 
 

@@ -25,11 +25,18 @@ _CHUNK: Final = 4 * 2**20
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients within; each module's own mode is restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with keeping_mode(model):
+        model.eval()
         with torch.inference_mode():
             yield
+
+
+@contextmanager
+def keeping_mode(model: nn.Module) -> Iterator[None]:
+    """Whatever is done to the modes of its modules within is undone."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
     finally:
         for module, training in modes:
             module.training = training

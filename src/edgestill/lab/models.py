@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import pickle
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
@@ -220,8 +220,6 @@ class ImageInput(nn.Module):
         """uint8 `[N, H, W, C]` -> the model's outputs."""
         x = x.permute(0, 3, 1, 2).float() / 255
         if self.size is not None and tuple(x.shape[2:]) != self.size:
-            x = nn.functional.interpolate(
-                x, self.size, mode="bilinear", antialias=False, align_corners=False
-            )
+            x = nn.functional.interpolate(x, self.size, mode="bilinear", antialias=False, align_corners=False)
         outputs: Tensor = self.model((x - self.mean) / self.deviation)
         return outputs

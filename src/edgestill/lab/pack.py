@@ -21,9 +21,9 @@ from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.golden import Golden
 from edgestill.lab.calibrate import Heldout, calibrate
 from edgestill.lab.export import export_onnx, head_of
+from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.quantise import grid_id, quantise
-from edgestill.lab.forward import answers, weights_digest
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
-import numpy as np
-
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
@@ -62,6 +61,11 @@ class PartSource:
     def digest(self) -> Digest:
         """Of the whole's and of the places."""
         return Digest.of_chunks([str(self.whole.digest).encode(), self.index.tobytes()])
+
+    @property
+    def views_digest(self) -> Digest:
+        """The whole's: the augmentation is the same."""
+        return self.whole.views_digest
 
     def batches(self, asks: Sequence[Ask]) -> Iterator[Batch]:
         """The whole's batches at these places."""

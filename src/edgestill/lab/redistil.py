@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgestill.core.errors import EvidenceError
-from edgestill.lab.distil import Run, distill
+from edgestill.lab.distil import Run, classified, distill
 from edgestill.lab.samples import Samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgestill.lab.recipe import Recipe
     from edgestill.lab.augment import Augment
+    from edgestill.lab.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,7 +92,7 @@ def redistil(
     Raises:
         EvidenceError: evidence of another input or head, or none at all.
     """
-    train = parent.train
+    train = classified(parent.train, "train")
     if evidence is not None:
         if len(evidence) == 0:
             raise EvidenceError("no evidence yet", expected="at least one escalated answer", got=0)

@@ -58,8 +58,6 @@ def _scores(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
         right = (outputs.argmax(1) == targets).float()
         return torch.where(targets < 0, torch.nan, right)
     known = ~targets.isnan()
-    if task == "multi-label":
-        each = ((outputs > 0) == (targets > 0.5)).float()
-    else:
-        each = -((outputs - targets) ** 2)
+    right = ((outputs > 0) == (targets > 0.5)).float()
+    each = right if task == "multi-label" else -((outputs - targets) ** 2)
     return torch.where(known, each, 0.0).sum(1) / known.sum(1)  # 0 / 0 is NaN

@@ -4,12 +4,15 @@ Every augmented view is a function of one sample and one 32-bit seed. So the sam
 sample stands in, on whichever rank, before or after an interruption, and the seed is all a cache must remember of it
 (Wu et al. 2022, "TinyViT", section 3.1).
 
-Numbers come from a counter, not from a state: the n-th number of a seed is a hash of (seed, n). The hash is SplitMix64's
-finaliser (Steele, Lea and Flood 2014, figure 19), computed for whole batches at once.
+Numbers come from a counter, not from a state: the n-th number of a seed is a hash of (seed, n), computed for whole
+batches at once. The hash is SplitMix64 (Steele, Lea and Flood 2014) with the constants of Vigna's `splitmix64.c`. There
+is no logarithm or cosine in it whose last bit another library rounds otherwise: every machine gets the same numbers.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,7 +32,7 @@ def view_seeds(run: int, view: int, index: NDArray[np.int64]) -> Seeds:
     """The seeds of one view of these samples.
 
     Args:
-        run: the recipe's seed.
+        run: the recipe's seed, from 0 to 2^64 - 1.
         view: which view, from 0.
         index: `[N]`, the samples' places in the data.
     """
@@ -50,28 +53,51 @@ def uniform(seeds: Seeds, count: int, *, stream: int = 0) -> NDArray[np.float32]
 
 
 def normal(seeds: Seeds, count: int, *, stream: int = 0) -> NDArray[np.float32]:
-    """Numbers of the standard normal distribution, `[N, count]` (Box and Muller 1958); as `uniform`."""
-    words = _words(seeds, (count + 1) // 2, stream)
-    # (0, 1], so that the logarithm is finite
-    radius = np.sqrt(-2 * np.log(((words >> np.uint64(32)) + np.uint64(1)).astype(np.float32) * 2**-32))
-    angle = (words & np.uint64(0xFFFFFFFF)).astype(np.float32) * np.float32(2 * np.pi * 2**-32)
-    both: NDArray[np.float32] = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return both[:, :count].astype(np.float32, copy=False)
+    """Numbers of the standard normal distribution, `[N, count]`; as `uniform`.
+
+    Each is one of 2^16 equally likely ones, the largest 4.32: enough for noise, not for the far tails. Looking them up
+    takes a tenth of the time of Box and Muller's formula.
+    """
+    words = _words(seeds, (count + 3) // 4, stream).astype("<u8", copy=False)
+    found: NDArray[np.float32] = _quantiles()[words.view("<u2")[:, :count]]
+    return found
+
+
+@cache
+def _quantiles() -> NDArray[np.float32]:
+    """`[2^16]`, the normal quantiles at the middles of 2^16 equal shares (Wichura 1988, AS 241, as in `statistics`)."""
+    at = NormalDist().inv_cdf
+    upper = np.array([at(0.5 + (step + 0.5) / 2**16) for step in range(2**15)], np.float32)
+    return np.concatenate([-upper[::-1], upper])
 
 
 def integers(seeds: Seeds, below: int, count: int, *, stream: int = 0) -> NDArray[np.int64]:
-    """Whole numbers in `[0, below)`, `[N, count]`; as `uniform`."""
+    """Whole numbers in `[0, below)`, `[N, count]`; as `uniform`.
+
+    They are remainders of 64-bit numbers: small ones are likelier by less than `below` in 2^64, which nobody can see.
+
+    Args:
+        seeds: `[N]`.
+        below: from 1 to 2^32.
+        count: numbers a sample.
+        stream: as for `uniform`.
+    """
     return (_words(seeds, count, stream) % np.uint64(below)).astype(np.int64)
 
 
 def _words(seeds: Seeds, count: int, stream: int) -> NDArray[np.uint64]:
+    """`[N, count]`: the outputs of SplitMix64 from a start of each seed's and stream's own."""
     with np.errstate(over="ignore"):
         start = _mixed((seeds.astype(np.uint64) << np.uint64(32)) | np.uint64(stream & 0xFFFFFFFF))
         return _mixed(start[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The first output of SplitMix64 whose state is each word."""
     words = words + _GOLDEN
-    words = (words ^ (words >> np.uint64(30))) * _FIRST
-    words = (words ^ (words >> np.uint64(27))) * _SECOND
-    return words ^ (words >> np.uint64(31))
+    words ^= words >> np.uint64(30)
+    words *= _FIRST
+    words ^= words >> np.uint64(27)
+    words *= _SECOND
+    words ^= words >> np.uint64(31)
+    return words

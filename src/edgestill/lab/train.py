@@ -163,9 +163,7 @@ class _Run:
             return Learner(model)
         ask = self.plan.epoch(0)[0].ask
         batch = next(iter(self.lesson.source.batches([ask])))
-        return Learner.for_hint(
-            model, self.recipe.hinted, batch.inputs, self.guide.answer(ask, batch.inputs)
-        )
+        return Learner.for_hint(model, self.recipe.hinted, batch.inputs, self.guide.answer(ask, batch.inputs))
 
     def run_epoch(self) -> float:
         """The rest of this epoch; the mean loss of the whole."""
@@ -203,7 +201,9 @@ class _Run:
 
     def _reseed(self) -> None:
         seed = self.plan.draw(self.step)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks every kind of device, a hundred times slower
+        torch.default_generator.manual_seed(
+            seed
+        )  # torch.manual_seed asks every kind of device, a hundred times slower
         if self.fabric.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
@@ -243,25 +243,23 @@ class _Run:
     def _keep(self) -> None:
         if self.checkpoints is None or self.fabric.global_rank > 0:
             return
-        self.checkpoints.keep({
-            "step": self.step,
-            "epoch": self.epoch,
-            "total": self.total,
-            "learner": self.learner.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "average": self.average.state_dict(),
-        })
+        self.checkpoints.keep(
+            {
+                "step": self.step,
+                "epoch": self.epoch,
+                "total": self.total,
+                "learner": self.learner.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": None if self.schedule is None else self.schedule.state_dict(),
+                "average": self.average.state_dict(),
+            }
+        )
 
     def _resume(self) -> None:
         state = None if self.checkpoints is None else self.checkpoints.last()
         if state is None:
             return
-        step, epoch, total = state["step"], state["epoch"], state["total"]
-        assert isinstance(step, int)
-        assert isinstance(epoch, int)
-        assert isinstance(total, float)
-        self.step, self.epoch, self.total = step, epoch, total
+        self.step, self.epoch, self.total = state["step"], state["epoch"], state["total"]
         for name, part in (
             ("learner", self.learner),
             ("optimiser", self.optimiser),
@@ -292,5 +290,12 @@ class _Run:
 
 def _digest(model: nn.Module, lesson: Lesson, recipe: Recipe, guide: Guide | None) -> Digest:
     """Of everything that decides the result."""
-    parts = (weights_digest(model), lesson.source.digest, recipe.digest, None if guide is None else guide.digest)
+    source = lesson.source
+    parts = (
+        weights_digest(model),
+        source.digest,
+        source.views_digest,
+        recipe.digest,
+        None if guide is None else guide.digest,
+    )
     return Digest.of("|".join(map(str, parts)).encode())

@@ -1,0 +1,194 @@
+"""Samples of a torch dataset, whose own random transforms make the views.
+
+- Before sample i is fetched in view s, the generators of Python, numpy and torch are seeded with s, in whatever process
+  fetches it; so a transform may draw from any of them, and the view is the same with any number of workers. What draws
+  from a generator of its own, or reads a clock, is not repeatable; `views_digest` cannot be relied on to notice it.
+- The caller's generators are as they were after every fetch.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from edgestill.core.digest import Digest
+from edgestill.core.errors import DataError, EdgestillError, SettingError
+from edgestill.lab.source import Batch, canary_chunks, check_targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from edgestill.lab.source import Ask, Inputs, Task
+
+_PLAIN: Final = 0
+
+
+@final
+class DatasetSource:
+    """A map-style torch dataset.
+
+    Args:
+        dataset: gives `(inputs, target)`, or inputs alone; what `default_collate` can join.
+        task: what the outputs are.
+        outputs: how many.
+        labelled: whether items are `(inputs, target)`. One value a sample may come without its axis.
+        name: of data and transform, with a version: they are too large to be digested whole.
+        workers: processes that fetch ahead; 0 fetches here.
+
+    Raises:
+        DataError: no samples, or a stream of them. SettingError: fewer than 0 workers.
+    """
+
+    augmented: Final = True
+
+    def __init__(
+        self,
+        dataset: Dataset[object],
+        *,
+        task: Task = "classes",
+        outputs: int,
+        labelled: bool = True,
+        name: str,
+        workers: int = 0,
+    ) -> None:
+        self.dataset, self.task, self.outputs = dataset, task, outputs
+        self.labelled, self.name, self.workers = labelled, name, workers
+        if isinstance(dataset, IterableDataset):
+            raise DataError(
+                "a dataset that cannot be asked for a sample by its place",
+                where=name,
+                expected="a map-style dataset",
+                got=type(dataset).__name__,
+            )
+        if len(self) == 0:
+            raise DataError("no samples", where=name, expected="at least one")
+        if workers < 0:
+            raise SettingError(
+                "a source cannot be read so", where="workers", expected="at least 0", got=workers
+            )
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # a map-style dataset has a length, though its type does not say so
+
+    def batches(self, asks: Sequence[Ask]) -> Iterator[Batch]:
+        """One batch an ask, fetched ahead by the workers; without seeds, the view of seed 0.
+
+        Raises:
+            DataError: a sample cannot be fetched or joined with others; the text names it.
+            ShapeError, ClassCountError, NotFiniteError: targets that do not fit the task.
+        """
+        loader = DataLoader(
+            _Seeded(self.dataset),
+            batch_sampler=_Places(asks),
+            num_workers=self.workers if len(asks) > 1 else 0,
+            collate_fn=_joined,
+            generator=torch.Generator(),  # else the loader draws from the caller's
+        )
+        for got in loader:
+            yield self._batch(got)
+
+    def _batch(self, got: object) -> Batch:
+        if not self.labelled:
+            return Batch(_as_inputs(got), None)
+        if not isinstance(got, list | tuple) or len(got) != 2 or not isinstance(got[1], Tensor):
+            raise DataError(
+                "a labelled dataset whose items are no pairs",
+                where=self.name,
+                expected="(inputs, target), or labelled=False",
+                got=type(got).__name__,
+            )
+        inputs, targets = got
+        targets = targets if self.task == "classes" else targets.float()
+        if self.task != "classes" and targets.ndim == 1 and self.outputs == 1:
+            targets = targets[:, None]
+        check_targets(targets, self.task, self.outputs)
+        return Batch(_as_inputs(inputs), targets.long() if self.task == "classes" else targets)
+
+    @property
+    def digest(self) -> Digest:
+        """Of the declared name, the task and the length."""
+        return Digest.of(f"{self.name}|{self.task}|{self.outputs}|{self.labelled}|{len(self)}".encode())
+
+    @property
+    def views_digest(self) -> Digest:
+        """Of some samples in one view."""
+        return Digest.of_chunks(canary_chunks(self))
+
+
+class _Seeded(Dataset[object]):
+    def __init__(self, dataset: Dataset[object]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, place: tuple[int, int]) -> object:
+        index, seed = place
+        with _seeded(seed):
+            try:
+                return self.dataset[index]
+            except EdgestillError:
+                raise
+            except Exception as error:
+                raise DataError(
+                    f"sample {index} cannot be fetched: {type(error).__name__}: {error}", where="the dataset"
+                ) from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Within, the three generators start from the seed; afterwards they are as they were."""
+    torchs = torch.default_generator  # not `manual_seed`, which would seed the accelerators' as well
+    kept = random.getstate(), np.random.get_state(), torchs.get_state()  # noqa: NPY002  # transforms of others draw from it
+    try:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torchs.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torchs.set_state(kept[2])
+
+
+class _Places:
+    """A batch sampler: place and seed of each sample of each ask."""
+
+    def __init__(self, asks: Sequence[Ask]) -> None:
+        self.asks = asks
+
+    def __len__(self) -> int:
+        return len(self.asks)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for ask in self.asks:
+            seeds = [_PLAIN] * len(ask.index) if ask.seeds is None else ask.seeds.tolist()
+            yield list(zip(ask.index.tolist(), seeds, strict=True))
+
+
+def _joined(items: list[object]) -> object:
+    try:
+        return default_collate(items)
+    except Exception as error:
+        raise DataError(
+            "samples that cannot be joined to a batch",
+            expected="tensors of one shape and type",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def _as_inputs(got: object) -> Inputs:
+    if isinstance(got, Tensor):
+        return got
+    if isinstance(got, dict) and all(isinstance(one, Tensor) for one in got.values()):
+        return got
+    if isinstance(got, list | tuple) and got and all(isinstance(one, Tensor) for one in got):
+        return tuple(got)
+    raise DataError(
+        "a dataset whose items are no tensors",
+        expected="a tensor, a tuple or a dictionary of tensors",
+        got=type(got).__name__,
+    )
