@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgestill.lab.cache import CachedGuide
 from edgestill.lab.guide import LiveGuide
+from edgestill.lab.onnxguide import OnnxGuide
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.source import ArraySource
 from edgestill.lab.train import Lesson, train_
@@ -61,6 +62,16 @@ def cached(pair: Pair, epochs: int, *, guide: Guide) -> Outcome:
 def live(pair: Pair, epochs: int) -> Outcome:
     """The teacher asked in each step."""
     return _train(pair, epochs, LiveGuide(pair.teacher()))
+
+
+def exported(pair: Pair, epochs: int, *, guide: Guide) -> Outcome:
+    """The teacher as int8 ONNX, asked in each step."""
+    return _train(pair, epochs, guide)
+
+
+def int8_teacher(pair: Pair) -> OnnxGuide:
+    """Whatever it then says: a teacher that learned nothing has no clear answers to agree with."""
+    return OnnxGuide.export(pair.teacher(), pair.inputs[:BATCH], least=0.0)
 
 
 def student_only(pair: Pair, epochs: int) -> Outcome:
