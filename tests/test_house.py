@@ -34,13 +34,34 @@ LIBRARIES: dict[str, set[str]] = {
     "infer": {"numpy"},
     "learn": {"numpy"},
     "link": {"urllib3"},
-    "lab": {"numpy", "torch", "torch_pruning", "onnx", "onnxruntime", "onnxscript"},
+    "lab": {
+        "numpy",
+        "torch",
+        "torch_pruning",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "lightning_fabric",
+        "safetensors",
+        "timm",  # where the user has it
+        "transformers",
+    },
     "hub": {"numpy", "starlette", "uvicorn", "sqlalchemy", "alembic", "aiosqlite"},
     "device": {"numpy"},
     "testing": {"numpy", "tuf", "securesystemslib", "cryptography", "pytest", "hypothesis"},
     "demo": {"numpy", "torch", "matplotlib", "rich"},
     # a verb asks for what it needs before it begins, so that a missing extra is one sentence
-    "cli": {"typer", "rich", "numpy", "onnxruntime", "zstandard", "torch", "starlette", "matplotlib"},
+    "cli": {
+        "typer",
+        "rich",
+        "numpy",
+        "onnxruntime",
+        "zstandard",
+        "torch",
+        "starlette",
+        "matplotlib",
+        "lightning_fabric",
+    },
 }
 # ... and which module may load one that its room may not.
 EXCEPTIONS: dict[str, set[str]] = {

@@ -68,7 +68,17 @@ def test_a_file_without_the_table_is_refused(tmp_path: Path, text: str) -> None:
         ("label_smoothing", 1.0, "at least 0, less than 1"),
         ("tau", 0.0, "more than 0, finite"),
         ("soft_weight", 1.01, "0 to 1"),
-        ("views", 0, "at least 1"),
+        ("views", -1, "at least 0"),
+        ("top_k", -1, "at least 0"),
+        ("clip", -0.1, "at least 0, finite"),
+        ("method", "crd", "kd, dkd, dist"),
+        ("dkd_beta", -1.0, "at least 0, finite"),
+        ("dist_gamma", inf, "at least 0, finite"),
+        ("hint", "conv3", "TEACHER_LAYER=STUDENT_LAYER, or empty"),
+        ("hint", "=conv3", "TEACHER_LAYER=STUDENT_LAYER, or empty"),
+        ("hint_channels", "middle", "first, last"),
+        ("hint_weight", nan, "at least 0, finite"),
+        ("huber", -1.0, "at least 0, finite"),
         ("seed", -1, "0 to 2^32 - 1"),
         ("optimiser", "adam", "sgd, adamw"),
         ("schedule", "linear", "constant, cosine, one-cycle"),
@@ -77,7 +87,7 @@ def test_a_file_without_the_table_is_refused(tmp_path: Path, text: str) -> None:
 )
 def test_a_value_out_of_range_is_refused(name: str, value: object, expected: str) -> None:
     """Each field names itself, what it takes and what it got."""
-    with pytest.raises(SettingError, match="a recipe's value is out of range") as caught:
+    with pytest.raises(SettingError, match="value is out of range") as caught:
         Recipe(**{name: value})  # type: ignore[arg-type]  # wrong on purpose
     assert (caught.value.where, caught.value.expected, caught.value.got) == (name, expected, caught.value.got)
 
@@ -110,3 +120,27 @@ def test_the_digest_names_every_value() -> None:
     assert recipe.digest != replace(recipe, seed=1).digest
     read_back = parse_object(canonical(recipe.as_json()), where="here")
     assert Recipe.from_mapping(dict(read_back), where="here") == recipe
+
+
+def test_a_recipe_of_another_version_is_refused(tmp_path: Path) -> None:
+    """A file that says what it was written for is believed."""
+    assert read(tmp_path, "[recipe]\nversion = 1\n") == Recipe()
+    with pytest.raises(SettingError, match=r"a recipe of another version; .*expected 1 .*got 2"):
+        read(tmp_path, "[recipe]\nversion = 2\n")
+
+
+def test_a_hint_that_weighs_nothing_is_none() -> None:
+    """Two layers and a weight make a hint; a weight of 0 asks the teacher for no features."""
+    assert Recipe(hint="a.b=c").hinted is None
+    found = Recipe(hint="a.b=c", hint_weight=0.5, hint_channels="last").hinted
+    assert found is not None
+    assert (found.teacher_layer, found.student_layer, found.channels) == ("a.b", "c", "last")
+
+
+def test_a_recipe_says_what_is_minimised_for_each_task() -> None:
+    """Its values reach the objective; what a task does not have is refused before training."""
+    recipe = Recipe(soft_weight=0.3, tau=5.0, method="dkd", dkd_beta=2.0)
+    found = recipe.objective("classes")
+    assert (found.soft_weight, found.tau, found.method, found.dkd_beta) == (0.3, 5.0, "dkd", 2.0)
+    with pytest.raises(SettingError, match="exclude each other; at method"):
+        recipe.objective("regression")

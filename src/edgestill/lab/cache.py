@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, final
 
@@ -31,7 +32,7 @@ from edgestill.lab.seeds import view_seeds
 from edgestill.lab.source import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.guide import Answer, Guide
-    from edgestill.lab.records import Rows
+    from edgestill.lab.records import Rows, Shard
     from edgestill.lab.source import Inputs, Source
 
 _SHARD: Final = 4096
@@ -127,45 +128,33 @@ class CachedGuide:
         first = np.arange(min(_CANARIES, len(source), shard or _CANARIES))
         ask = Ask(first, view_seeds(seed, 0, first))
         answer = teacher.answer(ask, next(iter(source.batches([ask]))).inputs)
-        layout = _layout(answer, source, top_k)
-        head = Head(
-            teacher=teacher.digest,
-            data=source.digest,
-            augmentation=source.views_digest,
-            seed=seed,
-            samples=len(source),
-            task=source.task,
-            layout=layout,
-            shard=shard or max(1, min(_SHARD, _SHARD_BYTES // layout.dtype.itemsize)),
-        )
+        head = _head(teacher, source, seed=seed, layout=_layout(answer, source, top_k), shard=shard)
         fill = Fill(folder=folder, head=head, teacher=teacher, source=source, batch=batch)
         shards = [one for view in range(views) for one in shards_of(len(source), view, head.shard)]
-        try:
+        ours = shards[rank::world]
+        with _told(folder):
             folder.mkdir(parents=True, exist_ok=True)
             head.claim(folder)
-            lost = fill.missing(shards)
-            kept = _Kept(folder, head)
+            lost = set(fill.missing(shards))
             if shards[0] not in lost:
-                _check_canaries(kept, ask, layout.decode(layout.encode(ask, answer)))
-        except OSError as error:
-            raise PathError(
-                "cannot use a folder for a cache", where=folder, got=error.strerror or error
-            ) from error
-        ours = [one for one in shards[rank::world] if one in lost]
-        fill.check_room(lost, free)
+                _check_canaries(fill, shards[0], head.layout.encode(ask, answer))
+            fill.check_room(lost, free)
         began = clock()
-        filled = fill.run(ours, progress or (lambda _done, _total: None))
-        seconds = clock() - began if ours else 0.0
-        for one in shards[rank::world]:
-            one.check(folder, layout, head.key)
+        filled = fill.run([one for one in ours if one in lost], progress or _silent)
+        seconds = clock() - began if filled else 0.0
+        with _told(folder):
+            for one in ours:
+                one.check(folder, head.layout, head.key)
         barrier()
-        if gone := fill.missing(shards):
-            raise DataError(
-                "a shard is missing", where=gone[0].path(folder), fix="see what became of the other ranks"
-            )
-        size = sum(one.size(layout) for one in shards)
-        found = len(source) * views - sum(map(len, lost))
-        cost = Cost(size=size, seconds=seconds, filled=filled, found=found)
+        with _told(folder):
+            _check_complete(folder, fill.missing(shards))
+        cost = Cost(
+            size=sum(one.size(head.layout) for one in shards),
+            seconds=seconds,
+            filled=filled,
+            found=len(source) * views - sum(map(len, lost)),
+        )
+        kept = _Kept(folder, head)
         return cls(kept, views=views, augmented=source.augmented, digest=teacher.digest, cost=cost)
 
     def answer(self, ask: Ask, inputs: Inputs) -> Answer:
@@ -259,16 +248,59 @@ def _layout(answer: Answer, source: Source, top_k: int | None) -> Layout:
     )
 
 
-def _check_canaries(kept: _Kept, ask: Ask, now: Answer) -> None:
+def _head(teacher: Guide, source: Source, *, seed: int, layout: Layout, shard: int | None) -> Head:
+    return Head(
+        teacher=teacher.digest,
+        data=source.digest,
+        augmentation=source.views_digest,
+        seed=seed,
+        samples=len(source),
+        task=source.task,
+        layout=layout,
+        shard=shard or max(_CANARIES, min(_SHARD, _SHARD_BYTES // layout.dtype.itemsize)),
+    )
+
+
+def _check_canaries(fill: Fill, shard: Shard, now: Rows) -> None:
     """Compares what the teacher says with what it said; machines and threads may differ by far less than is allowed."""
-    then = kept.head.layout.decode(kept.rows(0, ask.index))
-    error = float((now.logits - then.logits).abs().mean())
-    spread = float((then.logits - then.logits.mean()).abs().mean())
+    layout = fill.head.layout
+    shard.check(fill.folder, layout, fill.head.key)
+    then, again = (layout.decode(rows).logits for rows in (shard.map(fill.folder, layout)[: len(now)], now))
+    error, spread = float((again - then).abs().mean()), float((then - then.mean()).abs().mean())
     if error > _TOLERANCE * spread + 1e-3:
         raise DataError(
             "the teacher does not say what the cache remembers",
-            where=f"{kept.folder}, samples 0 to {len(ask.index) - 1}",
+            where=f"{fill.folder}, samples 0 to {len(now) - 1}",
             expected=f"a mean difference of at most {_TOLERANCE:.0%} of the spread {spread:.3g}",
             got=f"{error:.3g}",
             fix="if a layer's code or the data behind its name changed: choose another folder, or delete this one",
         )
+
+
+def _check_complete(folder: Path, missing: list[Shard]) -> None:
+    if missing:
+        raise DataError(
+            "a shard is missing",
+            where=missing[0].path(folder),
+            got=f"{len(missing)} missing",
+            fix="see what became of the ranks that had to fill them, and open the cache again",
+        )
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What the disk refuses, as a coded error."""
+    try:
+        yield
+    except OSError as error:
+        where = folder if error.filename is None else error.filename
+        raise PathError(
+            "cannot use a folder for a cache",
+            where=where,
+            expected="a folder that can be written and has room",
+            got=error.strerror or error,
+        ) from error
+
+
+def _silent(_done: int, _total: int) -> None:
+    pass

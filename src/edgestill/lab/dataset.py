@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import DataError, EdgestillError, SettingError
+from edgestill.core.errors import DataError, SettingError
 from edgestill.lab.source import Batch, canary_chunks, check_targets
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class DatasetSource:
             yield self._batch(got)
 
     def _batch(self, got: object) -> Batch:
+        if isinstance(got, _Failure):
+            raise DataError(got.what, where=f"{self.name}: {got.where}", got=got.got)
         if not self.labelled:
             return Batch(_as_inputs(got), None)
         if not isinstance(got, list | tuple) or len(got) != 2 or not isinstance(got[1], Tensor):
@@ -130,12 +133,10 @@ class _Seeded(Dataset[object]):
         with _seeded(seed):
             try:
                 return self.dataset[index]
-            except EdgestillError:
-                raise
-            except Exception as error:
-                raise DataError(
-                    f"sample {index} cannot be fetched: {type(error).__name__}: {error}", where="the dataset"
-                ) from error
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is told where the batch is asked for
+                return _Failure(
+                    "a sample cannot be fetched", f"sample {index}", f"{type(error).__name__}: {error}"
+                )
 
 
 @contextmanager
@@ -169,15 +170,25 @@ class _Places:
             yield list(zip(ask.index.tolist(), seeds, strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What went wrong in whatever process: raised there, its text would be buried in a traceback."""
+
+    what: str
+    where: str
+    got: str
+
+
 def _joined(items: list[object]) -> object:
+    failure = next((one for one in items if isinstance(one, _Failure)), None)
+    if failure is not None:
+        return failure
     try:
         return default_collate(items)
-    except Exception as error:
-        raise DataError(
-            "samples that cannot be joined to a batch",
-            expected="tensors of one shape and type",
-            got=f"{type(error).__name__}: {error}",
-        ) from error
+    except Exception as error:  # noqa: BLE001
+        return _Failure(
+            "samples cannot be joined to a batch", "the dataset", f"{type(error).__name__}: {error}"
+        )
 
 
 def _as_inputs(got: object) -> Inputs:

@@ -6,9 +6,10 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
+from torch import Tensor
 
 from edgestill.core.bundle import write_archive
 from edgestill.core.errors import ClassCountError, SettingError
@@ -18,6 +19,7 @@ from edgestill.lab.compare import Comparison, Slice, compare
 from edgestill.lab.forward import evaluating, forward
 from edgestill.lab.guide import LiveGuide
 from edgestill.lab.inherit import IndexMap, inherit_
+from edgestill.lab.onnxguide import OnnxGuide
 from edgestill.lab.pack import Origin, Packed, pack
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.runtime import Runtime
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from edgestill.lab.augment import Augment
     from edgestill.lab.guide import Guide
     from edgestill.lab.source import Inputs, Source
+
+_SHOWN: Final = 512
 
 Asking = Literal["cached", "live", "onnx"]
 """When the teacher is asked: once for all (`cached`), at every step (`live`), or at every step as an int8 file (`onnx`)."""
@@ -215,9 +219,7 @@ def _guide(
 ) -> Guide:
     hint = None if recipe.hinted is None else recipe.hinted.teacher_layer
     if ask == "onnx":
-        from edgestill.lab.onnxguide import OnnxGuide
-
-        return OnnxGuide.of(teacher, source)
+        return OnnxGuide.export(teacher, _shown(source), task=source.task, hint=hint)
     live = LiveGuide(teacher, hint=hint)
     if ask == "live":
         return live
@@ -232,6 +234,20 @@ def _guide(
         world=fabric.world_size,
         barrier=fabric.barrier,
     )
+
+
+def _shown(source: Source) -> Tensor:
+    """Some inputs, spread over the data, to quantise and compare an exported teacher on."""
+    index = np.unique(np.linspace(0, len(source) - 1, min(_SHOWN, len(source))).astype(np.int64))
+    inputs = next(iter(source.batches([Ask(index)]))).inputs
+    if not isinstance(inputs, Tensor):
+        raise SettingError(
+            "a teacher of several inputs is not exported",
+            where="ask",
+            expected="cached or live",
+            got="onnx",
+        )
+    return inputs
 
 
 def _source(data: Samples | Source, augment: Augment | None, where: str) -> Source:

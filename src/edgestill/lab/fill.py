@@ -24,7 +24,7 @@ from edgestill.lab.seeds import view_seeds
 from edgestill.lab.source import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from edgestill.lab.guide import Guide
@@ -63,7 +63,7 @@ class Fill:
         key = self.head.key
         return [shard for shard in shards if not shard.is_whole(self.folder, self.head.layout, key)]
 
-    def check_room(self, shards: Sequence[Shard], free: Callable[[Path], int]) -> None:
+    def check_room(self, shards: Iterable[Shard], free: Callable[[Path], int]) -> None:
         """Refuses to begin what cannot be ended.
 
         Raises:
@@ -110,7 +110,7 @@ class Fill:
                     raise self._unwritable(error, shards[at:]) from error
         return done
 
-    def _bytes(self, shards: Sequence[Shard]) -> int:
+    def _bytes(self, shards: Iterable[Shard]) -> int:
         return sum(shard.size(self.head.layout) for shard in shards)
 
     def _unwritable(self, error: OSError, left: Sequence[Shard]) -> PathError:

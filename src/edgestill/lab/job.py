@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import numpy as np
@@ -29,8 +29,8 @@ from edgestill.core.extras import require
 from edgestill.lab.compare import Slice
 from edgestill.lab.distil import Run, distill
 from edgestill.lab.inherit import carve
-from edgestill.lab.measure import mean_figure
 from edgestill.lab.jobdata import DataName
+from edgestill.lab.measure import mean_figure
 from edgestill.lab.models import ModelName
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.runtime import Runtime
@@ -116,7 +116,9 @@ class Job:
         for name in tables:
             if name not in _TABLES:
                 raise SettingError(
-                    "unknown table in a job", where=f"{where}: {name}", fix=nearest(name, dict.fromkeys(_TABLES))
+                    "unknown table in a job",
+                    where=f"{where}: {name}",
+                    fix=nearest(name, dict.fromkeys(_TABLES)),
                 )
         folder = path.resolve().parent
         budget = _table(tables, "budget", where, wanted=False)
@@ -239,7 +241,10 @@ def _report(run: Run, bundle: Path | None, *, seconds: float) -> JsonObject:
     if source.labelled:
         for name, model in (("teacher", run.teacher), ("student", run.student)):
             figures |= _figure(name, mean_figure(scores(model, source), groups))
-    sizes = {name: sum(one.numel() for one in model.parameters()) for name, model in (("teacher", run.teacher), ("student", run.student))}
+    sizes = {
+        name: sum(one.numel() for one in model.parameters())
+        for name, model in (("teacher", run.teacher), ("student", run.student))
+    }
     return {
         "task": source.task,
         "figures": figures,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from edgestill.core.errors import DataError, PathError, SettingError
-from edgestill.lab.distil import Asking
+from edgestill.lab.distil import Asking  # noqa: TC001  # `from_table` reads the annotations
 from edgestill.lab.models import callable_named
 from edgestill.lab.samples import Samples
 
@@ -74,9 +74,7 @@ class DataName:
         return given
 
 
-def _from_file(
-    path: Path, *, classes: int | None, share: float, seed: int
-) -> tuple[Samples, Samples]:
+def _from_file(path: Path, *, classes: int | None, share: float, seed: int) -> tuple[Samples, Samples]:
     arrays = _arrays(path)
     train = _samples(arrays, "train", classes, path)
     if "x_validation" in arrays:
@@ -101,9 +99,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise DataError("not an npz file of plain arrays", where=path, got=error) from error
 
 
-def _samples(
-    arrays: dict[str, np.ndarray[Any, Any]], part: str, classes: int | None, path: Path
-) -> Samples:
+def _samples(arrays: dict[str, np.ndarray[Any, Any]], part: str, classes: int | None, path: Path) -> Samples:
     wanted = (f"x_{part}", f"y_{part}")
     if not set(wanted) <= arrays.keys():
         raise DataError(

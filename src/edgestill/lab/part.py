@@ -9,9 +9,9 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgestill.lab.source import Ask, Batch, Source, Task

@@ -120,7 +120,7 @@ class Layout:
         if self.top_k is not None:
             each = rows["rest"] - np.float32(np.log(self.outputs - self.top_k))
             dense = np.repeat(each[:, None], self.outputs, axis=1)
-            np.put_along_axis(dense, rows["place"].astype(np.int64), logits, axis=1)
+            dense[np.arange(len(rows))[:, None], rows["place"]] = logits
             logits = dense
         features = None
         if self.features is not None:
