@@ -88,7 +88,7 @@ def pairs(*, quick: bool) -> list[Pair]:
             lambda: Reference24(64, 128, 512),
             lambda: Reference24(32, 64, 32),
             side=24,
-            samples=BATCH * (2 if quick else 16),
+            samples=BATCH * (1 if quick else 8),
         ),
         Pair(
             "resnet",
@@ -96,6 +96,6 @@ def pairs(*, quick: bool) -> list[Pair]:
             resnet18,
             resnet8,
             side=32,
-            samples=BATCH * (1 if quick else 4),
+            samples=BATCH * (1 if quick else 2),
         ),
     ]

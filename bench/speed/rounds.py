@@ -3,8 +3,8 @@
 - One process, one thread. Contestants take turns, round after round, so that a slow minute meets all of them.
 - An epoch to warm up comes before each timed one and does not count.
 - Ratios are computed within a round, between neighbours in time; what is reported is their median, with the quartiles.
-- Wall time and the process's own CPU time are both kept. With one thread and all data in memory they differ only where
-  another program took the core away.
+- Two clocks are read: wall time, and the CPU time of the process. With one thread and all data in memory they differ
+  only while another program has the core; so figures are of CPU time, and wall time is kept beside it.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ class Times:
     samples: int
     rounds: list[dict[str, list[Moment]]] = field(default_factory=list)
 
-    def per_sample(self, name: str, clock: Clock = "wall") -> list[float]:
+    def per_sample(self, name: str, clock: Clock = "cpu") -> list[float]:
         """Seconds a sample, one figure a round: the median of its laps."""
         return [_median(one[name], clock) / self.samples for one in self.rounds if one.get(name)]
 
-    def ratios(self, over: str, under: str, clock: Clock = "wall") -> list[float]:
+    def ratios(self, over: str, under: str, clock: Clock = "cpu") -> list[float]:
         """`over / under`, lap by lap where both have as many in a round, else of the round's medians."""
         found = []
         for one in self.rounds:

@@ -59,7 +59,7 @@ def tried(pair: Pair) -> dict[str, object]:
         other.run(STEPS)
         laps = [(ordinary.run(STEPS), other.run(STEPS)) for _ in range(ROUNDS)]
         found[name] = {
-            "over_float32": summary([theirs.wall / ours.wall for ours, theirs in laps]),
+            "over_float32": summary([theirs.cpu / ours.cpu for ours, theirs in laps]),
             "first_step_s": round(first.wall, 2),
         }
     return found
