@@ -1,0 +1,97 @@
+"""Where a run is computed changes how long it takes, not what comes of it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lab_worlds import points, same_weights, straight
+
+from edgestill.core.errors import PathError, SettingError
+from edgestill.lab.recipe import Recipe
+from edgestill.lab.runtime import Runtime
+from edgestill.lab.train import Lesson, train_
+
+PROGRAM = Path(__file__).with_name("distributed_run.py")
+
+
+def distributed(devices: int, out: Path) -> list[dict[str, Any]]:
+    """What each process of a distillation wrote."""
+    names = ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    env = {key: value for key, value in os.environ.items() if key not in names} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROGRAM), str(devices), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [torch.load(out / f"student-{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_student_that_one_would(tmp_path: Path) -> None:
+    """Each takes half of every batch and fills half of the cache; the weights are one process's but for rounding."""
+    (alone,) = distributed(1, tmp_path)
+    first, second = distributed(2, tmp_path)
+    for name, wanted in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], wanted, rtol=1e-4, atol=1e-6)
+        assert torch.equal(first["weights"][name], second["weights"][name])
+    assert [one[:2] for one in first["told"]] == [(1, 2), (2, 2)]
+    assert second["told"] == []
+    assert first["told"][-1][2] == pytest.approx(alone["told"][-1][2], rel=1e-4)
+    one, two = ([p.name for p in sorted((tmp_path / f"cache-{n}").rglob("*.rec"))] for n in (1, 2))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("devices", 0, "at least 1"),
+        ("nodes", 0, "at least 1"),
+        ("checkpoint_every", -1, "at least 0"),
+        ("precision", "64", "32-true, 16-mixed, bf16-mixed, bf16-true"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name: str, value: object, expected: str) -> None:
+    """Each names itself, what it takes and what it got."""
+    with pytest.raises(SettingError, match="a runtime's value is out of range") as caught:
+        Runtime(**{name: value})  # type: ignore[arg-type]  # on purpose
+    assert (caught.value.where, caught.value.expected, caught.value.got) == (name, expected, value)
+
+
+def test_a_machine_without_the_accelerator_says_so() -> None:
+    """An accelerator that is not there is a coded error, not a stack of somebody else's."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(SettingError, match="training cannot be set up so"):
+        Runtime(accelerator="cuda").open()
+
+
+def test_a_log_has_a_row_an_epoch(tmp_path: Path) -> None:
+    """Epoch, step, loss, learning rate and time, appended by a run that goes on."""
+    path = tmp_path / "log.csv"
+    for epochs in (1, 3):
+        train_(straight(), Lesson.of(points(24)), Recipe(epochs=epochs, batch=8), runtime=Runtime(log=path))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("1", "3"), ("2", "6"), ("3", "9")]
+    assert all(float(row["loss"]) > 0 and float(row["seconds_per_step"]) > 0 for row in rows)
+
+
+def test_a_log_that_cannot_be_written_is_a_coded_error(tmp_path: Path) -> None:
+    """A folder stands where the file should be."""
+    with pytest.raises(PathError, match="cannot write the log"):
+        train_(straight(), Lesson.of(points(24)), Recipe(epochs=1), runtime=Runtime(log=tmp_path))
+
+
+def test_bfloat16_trains_and_gives_back_ordinary_weights() -> None:
+    """Mixed precision computes in bfloat16; the weights stay float32 and are near the exact ones."""
+    recipe = Recipe(epochs=2, batch=8, lr=1e-3)
+    exact = train_(straight(), Lesson.of(points(24)), recipe)
+    mixed = train_(straight(), Lesson.of(points(24)), recipe, runtime=Runtime(precision="bf16-mixed"))
+    assert not same_weights(exact, mixed)
+    for one, other in zip(exact.parameters(), mixed.parameters(), strict=True):
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=0)
