@@ -37,7 +37,6 @@ LIBRARIES: dict[str, set[str]] = {
     "lab": {
         "numpy",
         "torch",
-        "torch_pruning",
         "onnx",
         "onnxruntime",
         "onnxscript",

@@ -18,10 +18,10 @@ from edgestill.demo.rehearse import Outcome
 from edgestill.demo.scenario import Scenario, Stream
 from edgestill.demo.story import Absorption, Live, Row, Story
 from edgestill.infer.policy import Policy
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.measure import Figure
 from edgestill.lab.networks import MotionNet
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.samples import Samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from edgestill.lab.augment import MotionJitter
-from edgestill.lab.cache import CachedGuide
-from edgestill.lab.guide import LiveGuide
-from edgestill.lab.seeds import view_seeds
-from edgestill.lab.source import ArraySource, Ask
+from edgestill.lab.data.augment import MotionJitter
+from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.data.source import ArraySource, Ask
+from edgestill.lab.teacher.cache import CachedGuide
+from edgestill.lab.teacher.guide import LiveGuide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from edgestill.core.digest import Digest
-    from edgestill.lab.guide import Answer
-    from edgestill.lab.source import Batch, Inputs, Source, Task
+    from edgestill.lab.data.source import Batch, Inputs, Source, Task
+    from edgestill.lab.teacher.guide import Answer
 
 torch.set_num_threads(1)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from lab_worlds import HELDOUT, TRAIN, motion_net
 
-from edgestill.lab.augment import MotionJitter
+from edgestill.lab.data.augment import MotionJitter
 from edgestill.lab.distil import distill
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.runtime import Runtime
+from edgestill.lab.training.runtime import Runtime
 
 
 class Steady(torch.nn.Module):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from edgestill.core.errors import DtypeError, SettingError, ShapeError
-from edgestill.lab.augment import ImageShift, MotionJitter
-from edgestill.lab.seeds import integers, normal, view_seeds
+from edgestill.lab.data.augment import ImageShift, MotionJitter
+from edgestill.lab.data.seeds import integers, normal, view_seeds
 
 IMAGES = torch.randint(1, 256, (20, 5, 7, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 MOTIONS = torch.randn((6, 8, 6), generator=torch.Generator().manual_seed(0))

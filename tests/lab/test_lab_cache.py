@@ -26,17 +26,17 @@ from hypothesis import strategies as st
 
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, SettingError
 from edgestill.lab import cache as module
-from edgestill.lab.dataset import DatasetSource
-from edgestill.lab.guide import LiveGuide
-from edgestill.lab.records import Layout
-from edgestill.lab.source import ArraySource, Ask
+from edgestill.lab.data.dataset import DatasetSource
+from edgestill.lab.data.source import ArraySource, Ask
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.teacher.records import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgestill.lab.cache import CachedGuide
-    from edgestill.lab.guide import Answer
-    from edgestill.lab.source import Source
+    from edgestill.lab.data.source import Source
+    from edgestill.lab.teacher.cache import CachedGuide
+    from edgestill.lab.teacher.guide import Answer
 
 ALL = np.arange(SAMPLES)
 
@@ -200,6 +200,31 @@ def test_a_teacher_whose_code_changed_is_found_out(tmp_path: Path) -> None:
     changed = Relabelled(array_source(data=5), digest=inner.digest, views_digest=inner.views_digest)
     with pytest.raises(DataError, match="the teacher does not say what the cache remembers"):
         open_cache(tmp_path, source=changed)
+
+
+def test_a_transform_with_a_generator_of_its_own_is_refused(tmp_path: Path) -> None:
+    """Its views cannot be shown again; said before anything is asked or written."""
+
+    class Own(Rows):
+        generator = np.random.default_rng(0)
+
+        def __getitem__(self, index: int) -> object:
+            return torch.tensor([index, self.generator.random(), 0.0]), 0
+
+    source, teacher = DatasetSource(Own(), outputs=3, name="own"), Counting()
+    with pytest.raises(DataError, match=r"otherwise when it is asked again; at samples 0 to 7 in view 0"):
+        open_cache(tmp_path / "new", source=source, teacher=teacher)
+    assert teacher.asked == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_answers_come_to_the_inputs_device(tmp_path: Path) -> None:
+    """As those of the teacher itself do."""
+    guide = open_cache(tmp_path, teacher=Counting(hint="hidden"))
+    found = guide.answer(ask_of(ALL), torch.empty(0, device="meta"))
+    assert found.logits.device.type == "meta"
+    assert found.features is not None
+    assert found.features.device.type == "meta"
 
 
 def test_rounding_is_not_taken_for_another_teacher(tmp_path: Path) -> None:

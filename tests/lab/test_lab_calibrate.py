@@ -9,7 +9,7 @@ import pytest
 
 from edgestill.core.errors import ClassCountError, DataError
 from edgestill.infer.policy import Policy
-from edgestill.lab.calibrate import DELTA, EPSILON, Heldout, calibrate
+from edgestill.lab.packing.calibrate import DELTA, EPSILON, Heldout, calibrate
 
 WANTED = Policy(
     labels=("a", "b", "c"), escalation_share=0.3, audit_share=0.02, measure="margin", leaves="raw"

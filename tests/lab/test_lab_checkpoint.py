@@ -16,12 +16,12 @@ from torch import nn
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, PathError, TrainingError
-from edgestill.lab.augment import MotionJitter
-from edgestill.lab.checkpoint import NAME, Checkpoints
-from edgestill.lab.guide import LiveGuide
+from edgestill.lab.data.augment import MotionJitter
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.runtime import Runtime
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.training.checkpoint import NAME, Checkpoints
+from edgestill.lab.training.runtime import Runtime
+from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from collections.abc import Callable

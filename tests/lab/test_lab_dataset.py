@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from edgestill.core.errors import ClassCountError, DataError, SettingError, ShapeError
-from edgestill.lab.dataset import DatasetSource
-from edgestill.lab.source import Ask, tensors
+from edgestill.lab.data.dataset import DatasetSource
+from edgestill.lab.data.source import Ask, tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

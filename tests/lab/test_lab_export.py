@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
 from edgestill.infer.engine import OnnxEngine
-from edgestill.lab.export import OPSET, export_onnx, head_of
 from edgestill.lab.forward import answers
 from edgestill.lab.measure import run_model
+from edgestill.lab.packing.export import OPSET, export_onnx, head_of
 
 
 @cache

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
 from edgestill.lab.forward import forward
-from edgestill.lab.guide import LiveGuide, gains_from_channels_last
+from edgestill.lab.teacher.guide import LiveGuide, gains_from_channels_last
 
 if TYPE_CHECKING:
-    from edgestill.lab.source import Inputs
+    from edgestill.lab.data.source import Inputs
 
 ASK = ask_of(list(range(30)))
 INPUTS = inputs_of()
@@ -130,8 +130,8 @@ def test_the_digest_tells_teachers_apart() -> None:
     )
 
 
-def test_the_digest_is_the_same_in_another_process() -> None:
-    """Where a setting is a function, its address is not part of it."""
+def test_the_digest_does_not_know_addresses() -> None:
+    """Where a setting is an object, its place in memory is not part of it: another process has the same digest."""
 
     class Odd(nn.Module):
         def extra_repr(self) -> str:

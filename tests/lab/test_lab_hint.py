@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError, SettingError, ShapeError
-from edgestill.lab.hint import Features, Hint, hint_loss, projector_for, watching
+from edgestill.lab.loss.hint import Features, Hint, hint_loss, projector_for, watching
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgestill.core.errors import ClassCountError, DtypeError, ShapeError
-from edgestill.lab.losses import (
+from edgestill.lab.loss.losses import (
     IGNORE,
     decoupled_loss,
     distillation_loss,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgestill.lab.losses import (
+from edgestill.lab.loss.losses import (
     decoupled_loss,
     hard_loss,
     multilabel_hard_loss,

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.lab.losses import decoupled_loss, distillation_loss, multilabel_soft_loss, soft_loss
-from edgestill.lab.objective import Objective
+from edgestill.lab.loss.losses import decoupled_loss, distillation_loss, multilabel_soft_loss, soft_loss
+from edgestill.lab.loss.objective import Objective
 
 torch.set_num_threads(1)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from edgestill.core.errors import ClassCountError, SettingError
-from edgestill.lab.losses import IGNORE, distillation_loss
-from edgestill.lab.objective import Objective
+from edgestill.lab.loss.losses import IGNORE, distillation_loss
+from edgestill.lab.loss.objective import Objective
 
 torch.set_num_threads(1)
 

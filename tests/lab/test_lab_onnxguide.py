@@ -13,8 +13,8 @@ from lab_worlds import TRAIN, motions, same_weights, teacher
 from torch import Tensor, nn
 
 from edgestill.core.errors import DataError, ModelError, SettingError
-from edgestill.lab.guide import LiveGuide
-from edgestill.lab.onnxguide import Agreement, OnnxGuide
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.teacher.onnxguide import Agreement, OnnxGuide
 
 if TYPE_CHECKING:
     from edgestill.lab.networks import MotionNet

@@ -35,13 +35,13 @@ from edgestill.infer import load
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.golden import probe, read_golden
 from edgestill.infer.policy import Policy
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import distill
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import run_model
-from edgestill.lab.pack import GOLDEN_SAMPLES, REFERENCE, Origin, backbone_id, pack, reweighted
-from edgestill.lab.quantise import grid_id
+from edgestill.lab.packing.pack import GOLDEN_SAMPLES, REFERENCE, Origin, backbone_id, pack, reweighted
+from edgestill.lab.packing.quantise import grid_id
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.samples import Samples
 from edgestill.learn.statistics import Statistics, solve
 from edgestill.testing.clock import FakeClock
 

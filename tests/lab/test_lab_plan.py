@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.lab.plan import Plan
-from edgestill.lab.seeds import view_seeds
+from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.training.plan import Plan
 
 SIZES = {"samples": st.integers(1, 60), "batch": st.integers(1, 20), "seed": st.integers(0, 2**32 - 1)}
 

@@ -14,9 +14,9 @@ from edgestill.core.errors import ModelError
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
-from edgestill.lab.export import export_onnx
 from edgestill.lab.measure import run_model
-from edgestill.lab.quantise import grid_id, quantise, saturates
+from edgestill.lab.packing.export import export_onnx
+from edgestill.lab.packing.quantise import grid_id, quantise, saturates
 
 VNNI = HardwareClass("x86_64-vnni-onnxruntime")
 AVX2 = HardwareClass("x86_64-avx2-onnxruntime")

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, NotFiniteError, ShapeError
-from edgestill.lab.guide import Answer
-from edgestill.lab.records import Layout, Shard, shards_of
+from edgestill.lab.teacher.guide import Answer
+from edgestill.lab.teacher.records import Layout, Shard, shards_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-    from edgestill.lab.records import Rows
+    from edgestill.lab.teacher.records import Rows
 
 KEY, OTHER = Digest.of(b"ours"), Digest.of(b"another's")
 LAYOUT = Layout(outputs=5, features=(2, 3))

@@ -12,11 +12,11 @@ from lab_worlds import CLASSES, HELDOUT, TRAIN, motions, run, same_weights, teac
 
 from edgestill.core.errors import DataError, EvidenceError
 from edgestill.lab.absorb import ALPHAS, absorb
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import distill
 from edgestill.lab.forward import answers
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.redistil import Evidence, redistil
-from edgestill.lab.samples import Samples
 
 SEEN = motions(24, seed=9)
 NEXT = Recipe(epochs=2, batch=32, lr=5e-3, soft_weight=0.5, seed=4)

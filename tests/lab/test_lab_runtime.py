@@ -15,8 +15,8 @@ from lab_worlds import points, same_weights, straight
 
 from edgestill.core.errors import PathError, SettingError
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.runtime import Runtime
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.training.runtime import Runtime
+from edgestill.lab.training.train import Lesson, train_
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgestill.core.errors import ClassCountError, DataError, EdgestillError, NotFiniteError, ShapeError
-from edgestill.lab.samples import Samples
+from edgestill.lab.data.samples import Samples
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.lab.seeds import integers, normal, uniform, view_seeds
+from edgestill.lab.data.seeds import integers, normal, uniform, view_seeds
 
 GOLDEN, MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 KNOWN_SEEDS = [595752380, 1109241648, 2468920926]

@@ -15,14 +15,14 @@ from lab_worlds import motions
 from torch import Tensor
 
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
-from edgestill.lab.augment import MotionJitter
-from edgestill.lab.samples import Samples
-from edgestill.lab.source import ArraySource, Ask, check_targets, mapped, tensors
+from edgestill.lab.data.augment import MotionJitter
+from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.source import ArraySource, Ask, check_targets, mapped, tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgestill.lab.source import Inputs
+    from edgestill.lab.data.source import Inputs
 
 IDS, MASK = torch.arange(12).view(6, 2), torch.ones(6, 2, dtype=torch.bool)
 TARGETS = torch.tensor([0, 1, -1, 2, 1, 0])

@@ -22,11 +22,11 @@ from lab_worlds import (
 from torch import Tensor, nn
 
 from edgestill.core.errors import SettingError, TrainingError
-from edgestill.lab.augment import MotionJitter
-from edgestill.lab.guide import LiveGuide
+from edgestill.lab.data.augment import MotionJitter
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.samples import Samples
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.training.train import Lesson, train_
 
 SAMPLES = points(24)
 

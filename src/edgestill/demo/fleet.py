@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from edgestill.core.oip import Tensor
     from edgestill.core.protocols import Clock
     from edgestill.demo.processes import Processes
-    from edgestill.lab.pack import Packed
-    from edgestill.lab.samples import Samples
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.packing.pack import Packed
 
 PATIENCE: Final = 60.0
 _YEAR: Final = 365 * 86_400.0

@@ -18,10 +18,10 @@ from edgestill.core.errors import DataError
 from edgestill.demo.imagedata import load_digits, load_file, turned
 from edgestill.demo.scenario import Scenario, Stream
 from edgestill.infer.policy import Policy
-from edgestill.lab.augment import ImageShift
+from edgestill.lab.data.augment import ImageShift
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.networks import ImageNet24
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path

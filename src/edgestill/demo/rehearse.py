@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.protocols import Engine
     from edgestill.demo.scenario import Scenario
-    from edgestill.lab.samples import Samples
+    from edgestill.lab.data.samples import Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,7 +27,7 @@ from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
 from edgestill.lab.forward import answers
 from edgestill.lab.measure import mean_figure, run_model
-from edgestill.lab.pack import REFERENCE, backbone_id
+from edgestill.lab.packing.pack import REFERENCE, backbone_id
 from edgestill.learn.statistics import Statistics, solve
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from edgestill.demo.fleet import Said
     from edgestill.demo.scenario import Scenario, Stream
     from edgestill.demo.workshop import Workshop
-    from edgestill.lab.pack import Packed
-    from edgestill.lab.samples import Samples
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.packing.pack import Packed
 
 _RIDGE: Final = 1e-2
 _NOTICE: Final = 6.0

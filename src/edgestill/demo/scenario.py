@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.infer.policy import Policy
-    from edgestill.lab.augment import Augment
+    from edgestill.lab.data.augment import Augment
+    from edgestill.lab.data.samples import Samples
     from edgestill.lab.recipe import Recipe
-    from edgestill.lab.samples import Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

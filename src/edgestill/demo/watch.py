@@ -15,10 +15,10 @@ import torch
 from edgestill.demo.scenario import Scenario, Stream
 from edgestill.demo.watchdata import LABELS, LEFT, RIGHT, Recording, load_recordings, windows
 from edgestill.infer.policy import Policy
-from edgestill.lab.augment import MotionJitter
+from edgestill.lab.data.augment import MotionJitter
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.networks import MotionNet
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,11 +9,11 @@ import torch
 
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.distil import Run, distill
-from edgestill.lab.export import export_onnx
 from edgestill.lab.measure import accuracy, run_model
-from edgestill.lab.pack import Origin, Packed
+from edgestill.lab.packing.export import export_onnx
+from edgestill.lab.packing.pack import Origin, Packed
 from edgestill.lab.redistil import Evidence, redistil
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from edgestill.core.digest import Digest
     from edgestill.core.protocols import Engine
     from edgestill.demo.scenario import Scenario
+    from edgestill.lab.data.samples import Samples
     from edgestill.lab.measure import Figure
-    from edgestill.lab.samples import Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from edgestill.core.budget import Budget
     from edgestill.lab.compare import Slice
-    from edgestill.lab.dataset import DatasetSource
+    from edgestill.lab.data.dataset import DatasetSource
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.data.source import ArraySource
     from edgestill.lab.distil import Run, distill
     from edgestill.lab.inherit import IndexMap, carve, fuse_parameters_, inherit_
     from edgestill.lab.recipe import Recipe
-    from edgestill.lab.runtime import Runtime
-    from edgestill.lab.samples import Samples
-    from edgestill.lab.source import ArraySource
-    from edgestill.lab.train import Lesson, train_
+    from edgestill.lab.training.runtime import Runtime
+    from edgestill.lab.training.train import Lesson, train_
 
 __all__ = [
     "ArraySource",
@@ -39,21 +39,21 @@ __all__ = [
 ]
 
 _PLACES: Final = {
-    "ArraySource": "edgestill.lab.source",
+    "ArraySource": "edgestill.lab.data.source",
     "Budget": "edgestill.core.budget",
-    "DatasetSource": "edgestill.lab.dataset",
+    "DatasetSource": "edgestill.lab.data.dataset",
     "IndexMap": "edgestill.lab.inherit",
-    "Lesson": "edgestill.lab.train",
+    "Lesson": "edgestill.lab.training.train",
     "Recipe": "edgestill.lab.recipe",
     "Run": "edgestill.lab.distil",
-    "Runtime": "edgestill.lab.runtime",
-    "Samples": "edgestill.lab.samples",
+    "Runtime": "edgestill.lab.training.runtime",
+    "Samples": "edgestill.lab.data.samples",
     "Slice": "edgestill.lab.compare",
     "carve": "edgestill.lab.inherit",
     "distill": "edgestill.lab.distil",
     "fuse_parameters_": "edgestill.lab.inherit",
     "inherit_": "edgestill.lab.inherit",
-    "train_": "edgestill.lab.train",
+    "train_": "edgestill.lab.training.train",
 }
 
 

@@ -15,8 +15,8 @@ from edgestill.lab.inherit import fuse_parameters_
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgestill.lab.data.samples import Samples
     from edgestill.lab.distil import Run
-    from edgestill.lab.samples import Samples
 
 ALPHAS: Final = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 

@@ -19,13 +19,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgestill.core.errors import SettingError
+from edgestill.lab.data.part import PartSource
+from edgestill.lab.data.source import Ask
 from edgestill.lab.forward import evaluating, forward
-from edgestill.lab.guide import LiveGuide
 from edgestill.lab.measure import mean_figure
-from edgestill.lab.part import PartSource
 from edgestill.lab.score import scores
-from edgestill.lab.source import Ask
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.jsonio import JsonObject
+    from edgestill.lab.data.source import Source
     from edgestill.lab.recipe import Recipe
-    from edgestill.lab.source import Source
 
 Verdict = Literal["helps", "hurts", "no difference shown"]
 

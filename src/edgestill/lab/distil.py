@@ -14,18 +14,18 @@ from torch import Tensor
 from edgestill.core.bundle import write_archive
 from edgestill.core.errors import ClassCountError, SettingError
 from edgestill.infer.policy import Policy
-from edgestill.lab.cache import CachedGuide
 from edgestill.lab.compare import Comparison, Slice, compare
+from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.source import ArraySource, Ask
 from edgestill.lab.forward import evaluating, forward
-from edgestill.lab.guide import LiveGuide
 from edgestill.lab.inherit import IndexMap, inherit_
-from edgestill.lab.onnxguide import OnnxGuide
-from edgestill.lab.pack import Origin, Packed, pack
+from edgestill.lab.packing.pack import Origin, Packed, pack
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.runtime import Runtime
-from edgestill.lab.samples import Samples
-from edgestill.lab.source import ArraySource, Ask
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.teacher.cache import CachedGuide
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.teacher.onnxguide import OnnxGuide
+from edgestill.lab.training.runtime import Runtime
+from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.budget import Budget
-    from edgestill.lab.augment import Augment
-    from edgestill.lab.guide import Guide
-    from edgestill.lab.source import Inputs, Source
+    from edgestill.lab.data.augment import Augment
+    from edgestill.lab.data.source import Inputs, Source
+    from edgestill.lab.teacher.guide import Guide
 
 _SHOWN: Final = 512
 
@@ -69,7 +69,7 @@ class Run:
     comparison: Comparison | None = None
 
     def pack(self, policy: Policy | None = None, *, origin: Origin | None = None) -> Packed:
-        """The bundle in memory; see `lab.pack.pack`. The budget's escalation share bounds the policy's.
+        """The bundle in memory; see `lab.packing.pack.pack`. The budget's escalation share bounds the policy's.
 
         Raises:
             SettingError: the bundle is larger than the budget allows, or the data is not labelled samples of classes,
@@ -159,7 +159,7 @@ def distill(
         train: the student's limited data: labelled samples of classes, or any source (other tasks, other inputs, data
             without labels).
         validation: held-out data; used to compare and by `Run.pack`, never for training.
-        student: a module of as many outputs; see `lab.inherit.carve` to have one cut out of the teacher.
+        student: a module of as many outputs; see `lab.carve` to have one cut out of the teacher.
         recipe: by default 30 epochs with soft labels at weight 0.7.
         budget: checked when the bundle is packed.
         augment: makes views of `Samples`, the same for teacher and student. A source has its own.

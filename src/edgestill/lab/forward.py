@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from edgestill.lab.source import Inputs
+    from edgestill.lab.data.source import Inputs
 
 _BATCH: Final = 256
 _CHUNK: Final = 4 * 2**20

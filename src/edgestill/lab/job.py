@@ -4,7 +4,7 @@
     [student]                     the same; or `carve = 0.25`, to be cut out of the teacher
     [data]                        an npz file, or a callable
     [recipe]                      how (`lab.recipe`)
-    [runtime]                     where (`lab.runtime`); optional
+    [runtime]                     where (`lab.training.runtime`); optional
     [compare]                     with plain training on a slice first (`lab.compare`); optional
     [budget]                      what the bundle must keep (`core.budget`); optional
 
@@ -27,17 +27,17 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.lab.compare import Slice
+from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.source import ArraySource, Ask
 from edgestill.lab.distil import Run, distill
 from edgestill.lab.inherit import carve
 from edgestill.lab.jobdata import DataName
 from edgestill.lab.measure import mean_figure
 from edgestill.lab.models import ModelName
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.runtime import Runtime
-from edgestill.lab.samples import Samples
 from edgestill.lab.score import scores
 from edgestill.lab.settings import Table, from_table, nearest, read_toml
-from edgestill.lab.source import ArraySource, Ask
+from edgestill.lab.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.jsonio import JsonObject
+    from edgestill.lab.data.source import Inputs, Source
     from edgestill.lab.measure import Figure
-    from edgestill.lab.source import Inputs, Source
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgestill.core.errors import DataError, PathError, SettingError
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import Asking  # noqa: TC001  # `from_table` reads the annotations
 from edgestill.lab.models import callable_named
-from edgestill.lab.samples import Samples
 
 if TYPE_CHECKING:
-    from edgestill.lab.source import Source
+    from edgestill.lab.data.source import Source
 
 # What numpy and zipfile raise for files that are empty, cut off, damaged, encrypted, pickled, or a single array.
 _NOT_NPZ: Final = (ValueError, EOFError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 from edgestill.core.digest import Digest
 from edgestill.core.errors import SettingError
 from edgestill.core.jsonio import JsonObject, canonical
-from edgestill.lab.hint import Channels, Hint
-from edgestill.lab.objective import Method, Objective
+from edgestill.lab.loss.hint import Channels, Hint
+from edgestill.lab.loss.objective import Method, Objective
 from edgestill.lab.settings import from_table, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgestill.lab.source import Task
+    from edgestill.lab.data.source import Task
 
 Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -46,7 +46,7 @@ class Recipe:
             0 takes the last step's. Needs a network without BatchNorm, whose statistics belong to one set of weights.
         clip: largest norm of the gradient (Pascanu et al. 2013); 0 leaves it as it is.
         label_smoothing: of the hard labels.
-        method: how the student follows the teacher; see `lab.objective`.
+        method: how the student follows the teacher; see `lab.loss.objective`.
         tau: the distillation temperature.
         soft_weight: weight of the soft labels in the loss, in [0, 1]; 0 is plain training, 1 needs no labels.
         dkd_alpha, dkd_beta: weights of the target and the other classes, of method `dkd`.

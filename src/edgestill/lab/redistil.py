@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgestill.core.errors import EvidenceError
+from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import Run, classified, distill
-from edgestill.lab.samples import Samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgestill.lab.augment import Augment
+    from edgestill.lab.data.augment import Augment
     from edgestill.lab.recipe import Recipe
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from edgestill.core.errors import DataError
+from edgestill.lab.data.source import Ask
 from edgestill.lab.forward import evaluating, forward
-from edgestill.lab.source import Ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from edgestill.lab.source import Batch, Source, Task
+    from edgestill.lab.data.source import Batch, Source, Task
 
 _BATCH: Final = 256
 

@@ -19,18 +19,18 @@ import numpy as np
 
 from edgestill.core.errors import PathError
 from edgestill.core.units import format_size
-from edgestill.lab.records import PART
-from edgestill.lab.seeds import view_seeds
-from edgestill.lab.source import Ask
+from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.data.source import Ask
+from edgestill.lab.teacher.records import PART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from edgestill.lab.guide import Guide
-    from edgestill.lab.head import Head
-    from edgestill.lab.records import Shard
-    from edgestill.lab.source import Source
+    from edgestill.lab.data.source import Source
+    from edgestill.lab.teacher.guide import Guide
+    from edgestill.lab.teacher.head import Head
+    from edgestill.lab.teacher.records import Shard
 
 _FIX: Final = "free some room, or keep fewer views or only `top_k` logits; what is kept already stays"
 

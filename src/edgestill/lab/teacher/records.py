@@ -1,7 +1,8 @@
 """A teacher's answers as records of one size, in files that are whole or not there.
 
 - A record is the seed of the view it answers to, the logits, and what a hinted layer gave where a hint is wanted.
-  Logits are float16, which costs softmax outputs less than half a per cent; values of a regression stay float32.
+  Logits are float16, which moves a probability by less than half of one per cent of itself for logits up to 16; values
+  of a regression stay float32.
 - With many classes only the largest `top_k` logits are kept, and the log of the summed exponentials of the rest. So
   the mass of the rest is right at temperature 1, and it is spread evenly over the rest ("marginal smoothing", Shen and
   Xing 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", section 3.2; Wu et al. 2022, "TinyViT",
@@ -27,7 +28,7 @@ import torch
 
 from edgestill.core.bundle import sync_folder
 from edgestill.core.errors import DataError, NotFiniteError, ShapeError
-from edgestill.lab.guide import Answer
+from edgestill.lab.teacher.guide import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import Json
-    from edgestill.lab.source import Ask
+    from edgestill.lab.data.source import Ask
 
 Rows = np.ndarray[tuple[int, ...], np.dtype[np.void]]
 """`[N]` records."""

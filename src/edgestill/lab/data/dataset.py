@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, SettingError
-from edgestill.lab.source import Batch, canary_chunks, check_targets
+from edgestill.lab.data.source import Batch, canary_chunks, check_targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from edgestill.lab.source import Ask, Inputs, Task
+    from edgestill.lab.data.source import Ask, Inputs, Task
 
 _PLAIN: Final = 0
 

@@ -25,8 +25,8 @@ from math import inf
 from typing import TYPE_CHECKING, Literal, final, get_args
 
 from edgestill.core.errors import SettingError
-from edgestill.lab import losses
-from edgestill.lab.source import Task
+from edgestill.lab.data.source import Task
+from edgestill.lab.loss import losses
 
 if TYPE_CHECKING:
     from torch import Tensor

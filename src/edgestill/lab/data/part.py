@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgestill.lab.source import Ask, Batch, Source, Task
+    from edgestill.lab.data.source import Ask, Batch, Source, Task
 
 
 @final

@@ -1,6 +1,6 @@
 """A teacher that answers through onnxruntime: for views without end, where a cache makes no sense.
 
-The exported teacher is made int8 by `lab.quantise`, by the rules of this machine's hardware class, and is two to three
+The exported teacher is made int8 by `lab.packing.quantise`, by the rules of this machine's hardware class, and is two to three
 times as fast as the module on the CPUs we measured. int8 changes what a teacher says, so it is compared with the module
 on samples that did not calibrate it; the figures are kept, and too little agreement is an error.
 """
@@ -17,11 +17,11 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, ModelError, SettingError
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.engine import OnnxEngine
-from edgestill.lab.export import FEATURES, INPUT, LOGITS, export_onnx, head_of
 from edgestill.lab.forward import answers, evaluating, forward, keeping_mode
-from edgestill.lab.guide import Answer
-from edgestill.lab.hint import watching
-from edgestill.lab.quantise import quantise
+from edgestill.lab.loss.hint import watching
+from edgestill.lab.packing.export import FEATURES, INPUT, LOGITS, export_onnx, head_of
+from edgestill.lab.packing.quantise import quantise
+from edgestill.lab.teacher.guide import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.protocols import Engine
-    from edgestill.lab.source import Ask, Inputs, Task
+    from edgestill.lab.data.source import Ask, Inputs, Task
 
 _LEAST_SAMPLES: Final = 4
 
@@ -72,7 +72,7 @@ class Agreement:
 
 @final
 class OnnxGuide:
-    """A `lab.guide.Guide` over an exported teacher. See `OnnxGuide.export`.
+    """A `lab.teacher.guide.Guide` over an exported teacher. See `OnnxGuide.export`.
 
     Attributes:
         agreement: with the module.

@@ -19,11 +19,11 @@ from edgestill.core.units import format_size
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.golden import Golden
-from edgestill.lab.calibrate import Heldout, calibrate
-from edgestill.lab.export import export_onnx, head_of
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import Figure, accuracy, run_model
-from edgestill.lab.quantise import grid_id, quantise
+from edgestill.lab.packing.calibrate import Heldout, calibrate
+from edgestill.lab.packing.export import export_onnx, head_of
+from edgestill.lab.packing.quantise import grid_id, quantise
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.manifest import Manifest
     from edgestill.infer.policy import Policy
-    from edgestill.lab.samples import Samples
+    from edgestill.lab.data.samples import Samples
 
 REFERENCE: Final = "reference.stats"
 GOLDEN_SAMPLES: Final = 16

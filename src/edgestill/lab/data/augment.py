@@ -14,12 +14,12 @@ import torch
 from torch.nn import functional
 
 from edgestill.core.errors import DtypeError, SettingError, ShapeError
-from edgestill.lab.seeds import integers, normal
+from edgestill.lab.data.seeds import integers, normal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgestill.lab.seeds import Seeds
+    from edgestill.lab.data.seeds import Seeds
 
 
 class Augment(Protocol):

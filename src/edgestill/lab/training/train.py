@@ -1,10 +1,10 @@
 """One training loop, for teachers and students alike.
 
-- The same recipe and data give the same weights: order, views and dropout are functions of seed and step (`lab.plan`).
+- The same recipe and data give the same weights: order, views and dropout are functions of seed and step (`lab.training.plan`).
 - A run that was killed goes on from its last checkpoint and ends with the same weights as if it had not been.
 - A loss that is not finite stops the run before it reaches the weights, and says in which step; nothing is patched over.
 - Networks with 2-D convolutions are kept channels-last, which is about twice as fast on the CPUs we measured.
-- Where it runs is Lightning Fabric's part (`lab.runtime`): the loop is the same on one CPU and on many nodes.
+- Where it runs is Lightning Fabric's part (`lab.training.runtime`): the loop is the same on one CPU and on many nodes.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from torch import Tensor, nn
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import PathError, SettingError, TrainingError
-from edgestill.lab.checkpoint import Checkpoints
+from edgestill.lab.data.source import ArraySource, Batch
 from edgestill.lab.forward import weights_digest
-from edgestill.lab.hint import hint_loss
-from edgestill.lab.learner import Learner
-from edgestill.lab.optimise import TailAverage, optimiser_for, schedule_for
-from edgestill.lab.plan import Plan
-from edgestill.lab.runtime import Runtime
-from edgestill.lab.source import ArraySource, Batch
+from edgestill.lab.loss.hint import hint_loss
+from edgestill.lab.training.checkpoint import Checkpoints
+from edgestill.lab.training.learner import Learner
+from edgestill.lab.training.optimise import TailAverage, optimiser_for, schedule_for
+from edgestill.lab.training.plan import Plan
+from edgestill.lab.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lightning_fabric import Fabric
 
-    from edgestill.lab.augment import Augment
-    from edgestill.lab.guide import Answer, Guide
-    from edgestill.lab.objective import Objective
-    from edgestill.lab.plan import Share
+    from edgestill.lab.data.augment import Augment
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.data.source import Source
+    from edgestill.lab.loss.objective import Objective
     from edgestill.lab.recipe import Recipe
-    from edgestill.lab.samples import Samples
-    from edgestill.lab.source import Source
+    from edgestill.lab.teacher.guide import Answer, Guide
+    from edgestill.lab.training.plan import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,14 +11,14 @@ from edgestill.core.bundle import sync_folder
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, MessageError
 from edgestill.core.jsonio import canonical, parse_object
-from edgestill.lab.records import PART
+from edgestill.lab.teacher.records import PART
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.core.jsonio import Json
-    from edgestill.lab.records import Layout
-    from edgestill.lab.source import Task
+    from edgestill.lab.data.source import Task
+    from edgestill.lab.teacher.records import Layout
 
 NAME: Final = "cache.json"
 _FORMAT: Final = 1

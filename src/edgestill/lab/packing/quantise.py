@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ModelError
-from edgestill.lab.export import INPUT
+from edgestill.lab.packing.export import INPUT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

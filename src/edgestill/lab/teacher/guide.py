@@ -1,7 +1,7 @@
 """Who answers for the teacher while a student is trained.
 
-A guide is asked about a batch and gives the teacher's answers to exactly that view of it. `lab.cache` remembers them,
-`LiveGuide` asks the module itself each time, `OnnxGuide` (`lab.onnxguide`) an exported one.
+A guide is asked about a batch and gives the teacher's answers to exactly that view of it. `lab.teacher.cache` remembers them,
+`LiveGuide` asks the module itself each time, `OnnxGuide` (`lab.teacher.onnxguide`) an exported one.
 
 - The teacher is never trained: it is asked in evaluation mode, whatever mode it was left in, so that its BatchNorm
   statistics stay as they are, and without gradients.
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from edgestill.core.digest import Digest
+from edgestill.lab.data.source import mapped, tensors
 from edgestill.lab.forward import evaluating, forward, weights_digest
-from edgestill.lab.hint import watching
-from edgestill.lab.source import mapped, tensors
+from edgestill.lab.loss.hint import watching
 
 if TYPE_CHECKING:
-    from edgestill.lab.source import Ask, Inputs
+    from edgestill.lab.data.source import Ask, Inputs
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
@@ -39,6 +39,10 @@ class Answer:
 
     logits: Tensor
     features: Tensor | None = None
+
+    def to(self, device: torch.device) -> Answer:
+        """The same on another device."""
+        return Answer(self.logits.to(device), None if self.features is None else self.features.to(device))
 
 
 class Guide(Protocol):

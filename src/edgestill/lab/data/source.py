@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgestill.lab.augment import Augment
-    from edgestill.lab.samples import Samples
-    from edgestill.lab.seeds import Seeds
+    from edgestill.lab.data.augment import Augment
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.data.seeds import Seeds
 
 Task = Literal["classes", "multi-label", "regression"]
 """What the outputs are: logits of exclusive classes, logits of independent labels, or values."""

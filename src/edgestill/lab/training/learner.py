@@ -8,14 +8,14 @@ from torch import nn
 
 from edgestill.core.errors import ModelError
 from edgestill.lab.forward import evaluating, forward
-from edgestill.lab.hint import projector_for, watching
+from edgestill.lab.loss.hint import projector_for, watching
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgestill.lab.guide import Answer
-    from edgestill.lab.hint import Hint
-    from edgestill.lab.source import Inputs
+    from edgestill.lab.data.source import Inputs
+    from edgestill.lab.loss.hint import Hint
+    from edgestill.lab.teacher.guide import Answer
 
 
 @final

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgestill.lab.seeds import view_seeds
-from edgestill.lab.source import Ask
+from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.data.source import Ask
 
 
 @dataclass(frozen=True, slots=True)

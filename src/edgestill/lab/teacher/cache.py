@@ -1,11 +1,11 @@
 """The teacher's answers, kept on disk: asked once, read in every later epoch, by every later student.
 
-- Views are functions of a sample and a seed (`lab.seeds`), so a cached answer is the answer to exactly the view that
+- Views are functions of a sample and a seed (`lab.data.seeds`), so a cached answer is the answer to exactly the view that
   the student sees ("patient and consistent", Beyer et al. 2022).
 - `cache.json` says whose answers these are: teacher, data, augmentation, seed, task and layout. Anything else is refused,
   and the text names what differs. What digests cannot see (a layer's code, the images behind a name) is asked for: some
   samples are answered anew at each opening and compared with what is kept.
-- One file a shard (`lab.records`). A fill that was killed at any moment, or met a full disk, goes on where it was; what
+- One file a shard (`lab.teacher.records`). A fill that was killed at any moment, or met a full disk, goes on where it was; what
   is there is not computed again. More views may be asked for later, and fewer.
 - Ranks share the shards among them, and processes that know nothing of each other may fill the same folder: whoever
   comes last has done work for nothing, and no harm.
@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, final
 
 import numpy as np
+import torch
 
 from edgestill.core.errors import ClassCountError, DataError, SettingError
-from edgestill.lab.fill import Fill, told, writing
-from edgestill.lab.head import Head
-from edgestill.lab.records import Layout, shards_of
-from edgestill.lab.seeds import view_seeds
-from edgestill.lab.source import Ask
+from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.data.source import Ask, tensors
+from edgestill.lab.teacher.fill import Fill, told, writing
+from edgestill.lab.teacher.head import Head
+from edgestill.lab.teacher.records import Layout, shards_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import JsonObject
-    from edgestill.lab.guide import Answer, Guide
-    from edgestill.lab.records import Rows, Shard
-    from edgestill.lab.source import Inputs, Source
+    from edgestill.lab.data.source import Inputs, Source
+    from edgestill.lab.teacher.guide import Answer, Guide
+    from edgestill.lab.teacher.records import Rows, Shard
 
 _SHARD: Final = 4096
 _SHARD_BYTES: Final = 32 * 2**20
@@ -73,7 +74,7 @@ class Cost:
 
 @final
 class CachedGuide:
-    """A `lab.guide.Guide` that remembers. See `CachedGuide.open`."""
+    """A `lab.teacher.guide.Guide` that remembers. See `CachedGuide.open`."""
 
     def __init__(self, kept: _Kept, *, views: int, augmented: bool, digest: Digest, cost: Cost) -> None:
         self.views, self.digest = views, digest
@@ -117,7 +118,8 @@ class CachedGuide:
             clock: seconds.
 
         Raises:
-            DataError: the folder keeps the answers to something else, or was altered; a shard is missing after all.
+            DataError: the folder keeps the answers to something else, or was altered; a shard is missing after all; the
+                source shows a sample otherwise when it is asked again.
             PathError: the folder cannot be written or has no room. SettingError: a value out of range.
             ClassCountError: the teacher gives another number of outputs than the source wants.
             NotFiniteError: an answer that cannot be kept; the text names sample and view.
@@ -126,7 +128,7 @@ class CachedGuide:
         views = views if source.augmented else 1
         first = np.arange(min(_CANARIES, len(source), shard or _CANARIES))
         ask = Ask(first, view_seeds(seed, 0, first))
-        answer = teacher.answer(ask, next(iter(source.batches([ask]))).inputs)
+        answer = teacher.answer(ask, _shown_twice(source, ask))
         head = _head(teacher, source, seed=seed, layout=_layout(answer, source, top_k), shard=shard)
         fill = Fill(folder=folder, head=head, teacher=teacher, source=source, batch=batch)
         shards = [one for view in range(views) for one in shards_of(len(source), view, head.shard)]
@@ -157,12 +159,11 @@ class CachedGuide:
         return cls(kept, views=views, augmented=source.augmented, digest=teacher.digest, cost=cost)
 
     def answer(self, ask: Ask, inputs: Inputs) -> Answer:
-        """What the teacher said to `ask`; `inputs` are not looked at.
+        """What the teacher said to `ask`, on the device of `inputs`, whose values are not looked at.
 
         Raises:
             DataError: the seeds are of another view than the one that is kept.
         """
-        del inputs
         if not 0 <= ask.view < self.views:
             raise DataError(
                 "a view that is not kept", where=f"view {ask.view}", expected=f"0 to {self.views - 1}"
@@ -176,7 +177,8 @@ class CachedGuide:
                 expected="seeds of view_seeds(seed, view, index) with the cache's own seed",
                 got="none" if ask.seeds is None else "others",
             )
-        return self._kept.head.layout.decode(rows)
+        answer, device = self._kept.head.layout.decode(rows), tensors(inputs)[0].device
+        return answer if device.type == "cpu" else answer.to(device)
 
     def cost(self) -> Cost:
         """What it took to open."""
@@ -222,6 +224,19 @@ def _check(*, views: int, batch: int, rank: int, world: int, shard: int | None) 
         raise SettingError(
             "a cache's setting is out of range", where="rank", expected=f"0 to {world - 1}", got=rank
         )
+
+
+def _shown_twice(source: Source, ask: Ask) -> Inputs:
+    """The view of a few samples, fetched twice: what is not repeatable cannot be cached."""
+    once, again = (next(iter(source.batches([ask]))).inputs for _ in range(2))
+    if not all(torch.equal(one, other) for one, other in zip(tensors(once), tensors(again), strict=True)):
+        raise DataError(
+            "the source shows a sample otherwise when it is asked again",
+            where=f"samples {int(ask.index[0])} to {int(ask.index[-1])} in view {ask.view}",
+            expected="the same inputs for the same seed",
+            fix="let transforms draw from the generators of Python, numpy or torch, not from one of their own",
+        )
+    return once
 
 
 def _layout(answer: Answer, source: Source, top_k: int | None) -> Layout:

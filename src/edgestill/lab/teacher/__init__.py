@@ -1,0 +1,1 @@
+"""Who answers for the teacher: the module itself, an exported one, or answers that were kept."""
