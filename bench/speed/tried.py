@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from speed.pair import Pair
 
-STEPS = 10
-ROUNDS = 5
+STEPS = 3
+ROUNDS = 4
 
 
 class _Stepper:
