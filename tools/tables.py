@@ -53,8 +53,9 @@ def speed_table(name: str) -> str:
         "| who | samples/s | time, over edgestill cached | quartiles | by wall time |",
         "|---|---|---|---|---|",
     ]
-    for one, title in pair["titles"].items():
-        rate = f"{1e6 / pair['microseconds_per_sample']['cpu'][one]['median']:.0f}"
+    times = pair["microseconds_per_sample"]["cpu"]
+    for one, title in sorted(pair["titles"].items(), key=lambda each: -times[each[0]]["median"]):
+        rate = f"{1e6 / times[one]['median']:.0f}"
         if one == "cached":
             lines.append(f"| **{title}** | **{rate}** | **1** | | |")
             continue

@@ -9,12 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from edgestill.lab.cache import CachedGuide
-from edgestill.lab.guide import LiveGuide
-from edgestill.lab.onnxguide import OnnxGuide
+from edgestill.lab.data.source import ArraySource
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.source import ArraySource
-from edgestill.lab.train import Lesson, train_
+from edgestill.lab.teacher.cache import CachedGuide
+from edgestill.lab.teacher.guide import LiveGuide
+from edgestill.lab.teacher.onnxguide import OnnxGuide
+from edgestill.lab.training.train import Lesson, train_
 from speed.networks import CLASSES
 from speed.pair import BATCH, LEARNING_RATE, MOMENTUM, SEED, SOFT_WEIGHT, TAU
 from speed.rounds import Moment, Outcome
@@ -22,7 +22,7 @@ from speed.rounds import Moment, Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgestill.lab.guide import Guide
+    from edgestill.lab.teacher.guide import Guide
     from speed.pair import Pair
 
 

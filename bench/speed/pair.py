@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgestill.lab.plan import Plan
+from edgestill.lab.training.plan import Plan
 from speed.networks import CLASSES, Reference24, resnet8, resnet18
 
 if TYPE_CHECKING:
