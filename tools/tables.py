@@ -94,7 +94,20 @@ def tried_table(_name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def machine_table(_name: str) -> str:
+    """Where and how often the speed was measured; `load` is of other work too."""
+    report = results("distill")
+    machine = report["machine"]
+    rounds = " and ".join(str(pair["rounds"]) for pair in report["pairs"].values())
+    return (
+        "| processor | cores | load | torch | rounds of the two pairs |\n|---|---|---|---|---|\n"
+        f"| {machine['architecture']}, {machine['instructions']} | {machine['cores']} | {machine['load']} "
+        f"| {machine['versions']['torch']} | {rounds} |\n"
+    )
+
+
 TABLES = {
+    "distill_machine": machine_table,
     "demo_watch": demo_table,
     "demo_images": demo_table,
     "distill_reference": speed_table,
