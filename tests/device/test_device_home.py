@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from edgestill.core.errors import ConflictError, MessageError, NotFoundError, PathError, SettingError
 from edgestill.device import home as homes
-from edgestill.device.home import Home, Identity, Settings, choose_socket, find_socket
+from edgestill.device.home import Home, Identity, Settings, choose_socket, drop_socket, find_socket
 from edgestill.device.privacy import LEVELS, Permissions
 
 if TYPE_CHECKING:
@@ -118,6 +119,39 @@ def test_a_long_home_has_its_socket_elsewhere(tmp_path: Path) -> None:
         other.parent.rmdir()
     finally:
         chosen.parent.rmdir()
+
+
+def test_a_socket_goes_with_its_private_folder(tmp_path: Path) -> None:
+    """An orderly end leaves nothing in the folder for temporary files; the next run finds its way all the same."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    chosen = choose_socket(long)
+    chosen.touch()
+    drop_socket(long, chosen)
+    assert not chosen.parent.exists()
+    drop_socket(long, chosen)  # twice is once
+    other = choose_socket(long)
+    assert find_socket(long) == other
+    drop_socket(long, other)
+
+
+def test_a_private_folder_that_holds_something_else_is_left(tmp_path: Path) -> None:
+    """What we did not put there is not ours to remove."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    chosen = choose_socket(long)
+    (chosen.parent / "theirs").touch()
+    drop_socket(long, chosen)
+    assert [one.name for one in chosen.parent.iterdir()] == ["theirs"]
+    shutil.rmtree(chosen.parent)
+
+
+def test_the_home_stays_when_its_socket_goes(tmp_path: Path) -> None:
+    """A short home holds its socket, and is not removed with it, even where it is empty otherwise."""
+    chosen = choose_socket(tmp_path)
+    chosen.touch()
+    drop_socket(tmp_path, chosen)
+    assert [one.name for one in tmp_path.iterdir()] == ["socket"]
 
 
 def test_without_a_record_there_is_no_socket(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@
     lock            held by the running supervisor
 
 The folder is readable by its owner alone. Unix sockets have short names (about 107 bytes): where the home is too
-long for one, the socket lies in a private temporary folder, and the file `socket` says where.
+long for one, the socket lies in a private temporary folder, and the file `socket` says where. That folder goes with
+an agent that ends in order; one that was killed leaves it, and the next run uses it again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import fcntl
 import os
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -212,6 +213,14 @@ def choose_socket(path: Path) -> Path:
         chosen = _recorded(path) or Path(tempfile.mkdtemp(prefix="edgestill-")) / "app.sock"
     bundle.replace(path / SOCKET, os.fsencode(chosen))
     return chosen
+
+
+def drop_socket(path: Path, socket: Path) -> None:
+    """Removes a socket that `choose_socket` gave, and its private folder where it has one: the next run chooses anew."""
+    socket.unlink(missing_ok=True)
+    if socket.parent != path.resolve():
+        with suppress(OSError):  # somebody has put something there, or it is gone
+            socket.parent.rmdir()
 
 
 def find_socket(path: Path) -> Path:
