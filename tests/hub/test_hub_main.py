@@ -136,8 +136,47 @@ def test_what_a_kill_left_half_uploaded_is_dropped(tmp_path: Path) -> None:
     """`incoming` is empty after every start."""
     home = Home.init(tmp_path / "hub")
     (home.incoming / "half.esb").write_bytes(b"x")
-    Home.open(tmp_path / "hub")
-    assert list(home.incoming.iterdir()) == []
+    with home.locked():
+        assert list(home.incoming.iterdir()) == []
+
+
+def test_looking_at_a_running_hub_does_not_break_an_upload(tmp_path: Path) -> None:
+    """`init` prints the key of a hub that serves: what is just being uploaded there stays."""
+    home = Home.init(tmp_path / "hub")
+    with home.locked():
+        (home.incoming / "half.esb").write_bytes(b"x")
+        assert main(["init", "--home", str(tmp_path / "hub")]) == 0
+        assert [one.name for one in home.incoming.iterdir()] == ["half.esb"]
+
+
+def test_a_second_hub_on_the_same_folder_is_refused(process: Process) -> None:
+    """Two would sign different metadata under one version: one line, exit code 1, and the first one lives on."""
+    url = process.url()
+    (process.home / "incoming" / "half.esb").write_bytes(b"x")
+    done = subprocess.run(
+        [sys.executable, "-m", "edgestill.hub.main", "up", "--home", str(process.home), "--port", "0"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("[state-conflict] a hub runs here already; at ")
+    assert (process.home / "incoming" / "half.esb").exists()
+    assert get(f"{url}/health/ready")[0] == 200
+
+
+def test_a_hub_that_was_killed_locks_nobody_out(tmp_path: Path) -> None:
+    """The kernel lets go of the lock with the process."""
+    first = Process(tmp_path)
+    first.url()
+    first.stop(signal.SIGKILL)
+    first.ready.unlink()
+    second = Process(tmp_path)
+    try:
+        assert get(f"{second.url()}/health/live")[0] == 200
+    finally:
+        assert second.stop()[0] == 0
 
 
 def test_a_folder_that_is_no_hub_is_refused(tmp_path: Path) -> None:
