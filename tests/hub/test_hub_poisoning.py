@@ -222,7 +222,7 @@ def test_attack_an_id_that_was_used_brings_nothing_new_in(there: World) -> None:
 messages = st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 5))
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(messages, max_size=12), again=st.randoms(use_true_random=False))
 def test_the_sum_is_that_of_the_last_message_of_each_window(
     tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[int, int, int]], again: Any
