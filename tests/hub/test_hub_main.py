@@ -8,60 +8,20 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from hub_processes import Process, get
 from hub_worlds import teacher_model
 
 from edgestill.core.errors import PathError, SettingError
-from edgestill.core.protocols import Request
 from edgestill.hub.home import Home
 from edgestill.hub.main import main
 from edgestill.hub.settings import Settings
-from edgestill.link.http import HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-class Process:
-    """`python -m edgestill.hub.main up` on a free port."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.home = folder / "hub"
-        self.ready = folder / "ready"
-        self.child = subprocess.Popen(
-            [
-                *(sys.executable, "-W", "error", "-m", "edgestill.hub.main", "up"),
-                *("--home", str(self.home), "--port", "0", "--ready", str(self.ready), *arguments),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def url(self) -> str:
-        """Where it listens, once it says so."""
-        end = time.monotonic() + 60
-        while not self.ready.exists() and self.child.poll() is None and time.monotonic() < end:
-            time.sleep(0.02)
-        if not self.ready.exists():
-            self.child.kill()
-            pytest.fail(f"it did not start: {self.child.communicate()}")
-        return self.ready.read_text().strip()
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Its exit code and what it logged."""
-        if self.child.poll() is None:
-            self.child.send_signal(number)
-        try:
-            _, log = self.child.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            _, log = self.child.communicate()
-        return self.child.returncode, log
 
 
 @pytest.fixture
@@ -71,13 +31,6 @@ def process(tmp_path: Path) -> Iterator[Process]:
     made = Process(tmp_path, "--teacher", str(tmp_path / "teacher.onnx"), "--poll-interval", "0.5")
     yield made
     made.stop(signal.SIGKILL)
-
-
-def get(url: str, **headers: str) -> tuple[int, Any]:
-    """A real request."""
-    response = HttpTransport().send(Request("GET", url, headers), timeout=20)
-    body = b"".join(response.chunks())
-    return response.status, body
 
 
 def test_it_starts_serves_and_ends_with_0(process: Process) -> None:
