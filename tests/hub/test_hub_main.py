@@ -86,11 +86,18 @@ def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_half_uploaded_is_dropped(tmp_path: Path) -> None:
-    """`incoming` is empty after every start."""
+    """`incoming` is empty after every start, and no half-written file is left beside those that are served."""
     home = Home.init(tmp_path / "hub")
-    (home.incoming / "half.esb").write_bytes(b"x")
+    (home.patches / "base").mkdir()
+    left = (
+        home.incoming / "half.esb",
+        home.metadata / ".timestamp.json.abc",
+        home.patches / "base" / ".new.abc",
+    )
+    for path in left:
+        path.write_bytes(b"x")
     with home.locked():
-        assert list(home.incoming.iterdir()) == []
+        assert not any(path.exists() for path in left)
 
 
 def test_looking_at_a_running_hub_does_not_break_an_upload(tmp_path: Path) -> None:

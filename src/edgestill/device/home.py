@@ -178,7 +178,9 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second supervisor out for as long as the block runs; the kernel lets go when a process ends.
+        """Keeps a second supervisor out for as long as the block runs, and drops what a kill left half-written.
+
+        The kernel lets go when a process ends.
 
         Raises:
             ConflictError: another supervisor runs.
@@ -191,9 +193,18 @@ class Home:
                 raise ConflictError(
                     "an agent runs here already", where=self.path, fix="stop it, or use another --home"
                 ) from error
+            self._sweep()
             yield
         finally:
             os.close(handle)
+
+    def _sweep(self) -> None:
+        """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
+        left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET):
+            left += self.path.glob(f".{name}.*")
+        for path in left:
+            path.unlink(missing_ok=True)
 
 
 def refuse_inhabited(path: Path) -> None:

@@ -105,7 +105,7 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second hub out for as long as the block runs, and drops the uploads that a kill left behind.
+        """Keeps a second hub out for as long as the block runs, and drops what a kill left behind half-written.
 
         Two would make different metadata under one version. The kernel lets go when a process ends.
 
@@ -120,7 +120,7 @@ class Home:
                 raise ConflictError(
                     "a hub runs here already", where=self.folder, fix="stop it, or use another --home"
                 ) from error
-            for left in self.incoming.iterdir():
+            for left in (*self.incoming.iterdir(), *self.metadata.glob(".*"), *self.patches.glob("*/.*")):
                 left.unlink()
             yield
         finally:
