@@ -116,8 +116,8 @@ def test_whatever_operators_and_devices_do_an_assignment_is_listed_and_counted(
                 for one in devices:
                     told = one.poll()
                     if told is not None:
-                        state = "confirmed" if deed == "confirm" else "fell-back"
-                        one.tells(told["target"].rpartition("/")[0], state)
+                        release = told["target"].rpartition("/")[0]
+                        one.tells(release, "confirmed" if deed == "confirm" else "fell-back")
             now = {one.id: one.poll() for one in devices}
             for name, told in now.items():
                 if told is None:
