@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,6 @@ from edgestill.core.errors import ConflictError, MessageError, NotFoundError, Pa
 from edgestill.device import home as homes
 from edgestill.device.home import Home, Identity, Settings, choose_socket, drop_socket, find_socket
 from edgestill.device.privacy import LEVELS, Permissions
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 IDENTITY = Identity(
     device="d1",
@@ -119,6 +117,27 @@ def test_a_long_home_has_its_socket_elsewhere(tmp_path: Path) -> None:
         other.parent.rmdir()
     finally:
         chosen.parent.rmdir()
+
+
+@pytest.mark.parametrize("length", [40, 72, 73, 150])
+def test_a_long_folder_for_temporary_files_leaves_room_for_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """Home and TMPDIR may both be long, as on a build machine: the socket's name is short all the same."""
+    import tempfile
+
+    long, root = tmp_path / ("x" * 120), Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    long.mkdir()
+    folder = root / "x".ljust(length - len(str(root)) - 1, "x")
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    chosen = choose_socket(long)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(chosen))
+    assert (chosen.parent.parent == folder) == (length <= 72)
+    drop_socket(long, chosen)
+    assert not chosen.parent.exists()
+    shutil.rmtree(root)
 
 
 def test_a_socket_goes_with_its_private_folder(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hub_worlds import DAY, Device, World, teacher_model, world
+from hub_worlds import CLASS, DAY, Device, World, esb, teacher_model, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgestill.core.release import target_name
 from edgestill.hub import assignments, registry, rollouts
 from edgestill.hub.bell import Bell
 from edgestill.hub.settings import Settings
@@ -127,6 +128,59 @@ def test_whatever_operators_and_devices_do_an_assignment_is_listed_and_counted(
                 assert old is None or old["counter"] <= told["counter"]
                 assert old is None or old["target"] == told["target"] or old["counter"] < told["counter"]
             before |= {name: told for name, told in now.items() if told is not None}
+
+
+def test_publishers_who_race_leave_one_list(there: World) -> None:
+    """Four lists that all follow the same one: one is taken, the others are told; what is served is whole."""
+    lists = []
+    for number in range(2, 6):
+        archive = esb(f"1.{number}.0")
+        lists.append(there.sign({target_name("watch", f"1.{number}.0", CLASS): there.upload(archive)}))
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda one: there.admin("POST", "targets", one), lists))
+    statuses = [reply.status for reply in replies]
+    assert statuses.count(200) == 1, replies
+    assert set(statuses) <= {200, 409, 422}
+    assert there.admin("GET", "metadata/targets").body == lists[statuses.index(200)]
+    assert_served_whole(there)
+    releases = there.admin("GET", "releases").json["releases"]
+    assert len([one for one in releases if one["listed"]]) == 3
+
+
+def assert_served_whole(there: World) -> None:
+    """What the timestamp names is there, and so is what that names."""
+    timestamp = there.call("GET", "/metadata/timestamp.json").json["signed"]
+    version = timestamp["meta"]["snapshot.json"]["version"]
+    snapshot = there.call("GET", f"/metadata/{version}.snapshot.json")
+    assert snapshot.status == 200
+    version = snapshot.json["signed"]["meta"]["targets.json"]["version"]
+    targets = there.call("GET", f"/metadata/{version}.targets.json")
+    assert targets.status == 200
+    for path, entry in targets.json["signed"]["targets"].items():
+        folder, _, name = path.rpartition("/")
+        found = there.call("HEAD", f"/targets/{folder}/{entry['hashes']['sha256']}.{name}")
+        assert (found.status, int(found.headers["content-length"])) == (200, entry["length"])
+
+
+def test_a_device_that_refreshes_while_the_publisher_publishes_finds_what_is_named(there: World) -> None:
+    """At every moment, for three further releases: nothing is named before it can be had."""
+    over = threading.Event()
+
+    def refresh() -> int:
+        rounds = 0
+        while not over.is_set() or not rounds:
+            assert_served_whole(there)
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(2) as pool:
+        devices = [pool.submit(refresh) for _ in range(2)]
+        try:
+            for number in range(2, 5):
+                there.publish(f"1.{number}.0")
+        finally:
+            over.set()
+        assert all(device.result(60) > 0 for device in devices)
 
 
 @pytest.mark.parametrize("seconds", [-30 * DAY, -3600.0, 3600.0, 30 * DAY])

@@ -62,7 +62,7 @@ class Processes:
             DemoError: it failed, or did not end in time; the text ends with what it said.
         """
         with ExitStack() as ending:
-            with _signals_put_off():
+            with signals_put_off():
                 process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
                     [sys.executable, "-m", module, *arguments],
                     stdin=subprocess.DEVNULL,
@@ -86,7 +86,7 @@ class Processes:
     def start(self, name: str, module: str, arguments: Sequence[str], *, ready: Path) -> None:
         """Starts `python -m module` in the background; `wait_for` its ready file before using it."""
         ready.unlink(missing_ok=True)
-        with (self._logs / f"{name}.log").open("ab") as log, _signals_put_off():
+        with (self._logs / f"{name}.log").open("ab") as log, signals_put_off():
             process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -141,7 +141,7 @@ def _kill(process: subprocess.Popen[AnyStr]) -> None:
 
 
 @contextmanager
-def _signals_put_off() -> Iterator[None]:
+def signals_put_off() -> Iterator[None]:
     """Lets Ctrl-C and its like take effect at the end: a process that was started must be known before they do."""
     came: list[int] = []
     before: dict[signal.Signals, object] = {}

@@ -221,7 +221,7 @@ def choose_socket(path: Path) -> Path:
     """
     chosen = path.resolve() / "app.sock"
     if len(os.fsencode(chosen)) > MAX_SOCKET_BYTES:
-        chosen = _recorded(path) or Path(tempfile.mkdtemp(prefix="edgestill-")) / "app.sock"
+        chosen = _recorded(path) or _private_folder() / "app.sock"
     bundle.replace(path / SOCKET, os.fsencode(chosen))
     return chosen
 
@@ -246,6 +246,14 @@ def find_socket(path: Path) -> Path:
         raise NotFoundError(
             "no agent has run here", where=path, fix="run: edgestill-agent run --home DIR"
         ) from error
+
+
+def _private_folder() -> Path:
+    """A new folder of ours, under a path that leaves room for a socket's name."""
+    folder = Path(tempfile.gettempdir())
+    if len(os.fsencode(folder)) > MAX_SOCKET_BYTES - len("/edgestill-xxxxxxxx/app.sock"):
+        folder = Path("/tmp")  # noqa: S108  # POSIX has it; mkdtemp makes a folder that is ours alone
+    return Path(tempfile.mkdtemp(prefix="edgestill-", dir=folder))
 
 
 def _recorded(path: Path) -> Path | None:
