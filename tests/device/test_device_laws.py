@@ -220,5 +220,5 @@ class Life(RuleBasedStateMachine):
             self.restart()
 
 
-Life.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+Life.TestCase.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
 test_a_device_lives_through_anything = Life.TestCase

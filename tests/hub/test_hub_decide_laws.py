@@ -361,4 +361,4 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(max_examples=80, stateful_step_count=50)
+TestFleet.settings = settings(max_examples=50, stateful_step_count=50)

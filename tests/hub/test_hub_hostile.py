@@ -105,7 +105,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from(["id", "at", "bundle", "release", "state", "reason", "health"]), value=values)
 def test_a_report_with_anything_in_a_field_is_taken_or_refused(
     there: World, device: Device, field: str, value: Any
