@@ -1,0 +1,181 @@
+"""The numbers that modules keep of their own sizes, set to those of a carved student.
+
+- Layers of PyTorch have their sizes where PyTorch puts them; they follow from the weights.
+- A module that somebody wrote has them in attributes of any name (`num_heads`, `hidden_size`). A whole number, or a tuple
+  of them, that was the size of something the module looked at becomes that thing's new size. Where it was the size of two
+  things that differ now, each is tried; the student's own trace decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice, product
+from math import prod
+from typing import TYPE_CHECKING, Final
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from edgestill.lab.inherit.axes import Axis, Dim, Run, resolve, shrunk, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from edgestill.lab.inherit.trace import Trace
+
+_MOST_TRIES: Final = 64
+_SIZED: Final = {
+    nn.Unflatten: ("unflattened_size",),
+    nn.LayerNorm: ("normalized_shape",),
+    nn.RMSNorm: ("normalized_shape",),
+    nn.GroupNorm: ("num_channels",),
+    _NormBase: ("num_features",),
+}
+
+Setting = tuple[nn.Module, str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """How many units of each axis stay."""
+
+    widths: dict[Axis, int]
+
+    def sizes(self, dim: Dim) -> Iterator[tuple[int, int]]:
+        """Old and new size of the dimension and of everything it is made of."""
+        factors = resolve(dim)
+        for start in range(len(factors)):
+            for end in range(start + 1, len(factors) + 1):
+                yield size(factors[start:end]), shrunk(factors[start:end], self.widths)
+            one = factors[start]
+            if isinstance(one, Run):
+                for segment in one.segments:
+                    yield from self.sizes(segment)
+
+
+def resize_layers_(student: nn.Module, groups: Mapping[str, int]) -> None:
+    """Sets the sizes of PyTorch's own layers to those of their weights, which are already the student's.
+
+    Args:
+        student: its parameters and buffers are cut.
+        groups: name of a convolution or group norm -> how many groups it has now.
+    """
+    for name, module in student.named_modules():
+        if isinstance(module, _ConvNd):
+            _resize_convolution_(module, groups.get(name, module.groups))
+        elif isinstance(module, nn.GroupNorm):
+            module.num_groups = groups.get(name, module.num_groups)
+            module.num_channels = len(module.weight) if module.affine else module.num_channels
+        elif isinstance(module, nn.MultiheadAttention):
+            _resize_attention_(module)
+        elif isinstance(module, nn.RNNBase):
+            _resize_recurrent_(module)
+        else:
+            _resize_simple_(module)
+
+
+def attribute_choices(student: nn.Module, trace: Trace, resized: Resized) -> Iterator[list[Setting]]:
+    """Ways to set the other modules' attributes, the likeliest first.
+
+    Args:
+        student: its layers are resized.
+        trace: of the teacher.
+        resized: how many units stay.
+    """
+    attributes = [
+        (module, attribute, options)
+        for name, module in student.named_modules()
+        for attribute, options in _attributes(module, _facts(name, trace, resized))
+    ]
+    kinds = {(type(module), attribute): 1 for module, attribute, _ in attributes}
+    for module, attribute, options in attributes:
+        kinds[type(module), attribute] = max(kinds[type(module), attribute], len(options))
+    for ranks in islice(product(*map(range, kinds.values())), _MOST_TRIES):
+        rank = dict(zip(kinds, ranks, strict=True))
+        yield [
+            (module, attribute, options[min(rank[type(module), attribute], len(options) - 1)])
+            for module, attribute, options in attributes
+        ]
+
+
+def _facts(name: str, trace: Trace, resized: Resized) -> dict[int, list[int]]:
+    """Old size -> new sizes of what a module, not its parts, looked at; changed ones first."""
+    prefix = f"{name}." if name else ""
+    near = [
+        dim
+        for tensor, dims in trace.tensors.items()
+        if tensor.startswith(prefix) and tensor[len(prefix) :].count(".") <= 1
+        for dim in dims
+    ]
+    found: dict[int, set[int]] = {}
+    groups = [trace.groups[name]] if name in trace.groups else []
+    distinct = {tuple(map(id, resolve(dim))): dim for dim in [*trace.seen.get(name, []), *near, *groups]}
+    for dim in distinct.values():
+        for old, new in resized.sizes(dim):
+            found.setdefault(old, set()).add(new)
+    return {old: sorted(new, key=lambda one: (one == old, one)) for old, new in found.items()}
+
+
+def _attributes(module: nn.Module, facts: Mapping[int, list[int]]) -> Iterator[tuple[str, list[object]]]:
+    for name, value in list(vars(module).items()):
+        if name.startswith("_") or not _is_ours(module, name):
+            continue
+        if type(value) is int and facts.get(value, [value]) != [value]:
+            yield name, list(facts[value])
+        elif isinstance(value, tuple | list) and value and all(type(one) is int for one in value):
+            ways = [facts.get(one, [one]) for one in value]
+            if (
+                any(way != [one] for way, one in zip(ways, value, strict=True))
+                and prod(map(len, ways)) <= _MOST_TRIES
+            ):
+                yield name, [type(value)(way) for way in product(*ways)]
+
+
+def _is_ours(module: nn.Module, name: str) -> bool:
+    """Whether an attribute's meaning is unknown; PyTorch's own layers are known, but for those without weights."""
+    if type(module).__module__.startswith("torch."):
+        bare = not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False))
+        return bare and any(isinstance(module, kind) and name in names for kind, names in _SIZED.items())
+    return not isinstance(
+        module, _ConvNd | nn.Linear | _NormBase | nn.Embedding | nn.MultiheadAttention | nn.RNNBase
+    )
+
+
+def _resize_simple_(module: nn.Module) -> None:
+    """Layers whose weight's shape says it all."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.elementwise_affine:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, _NormBase):
+        own = module.weight if module.affine else module.running_mean
+        module.num_features = module.num_features if own is None else len(own)
+
+
+def _resize_convolution_(module: _ConvNd, groups: int) -> None:
+    module.groups = groups
+    ends = module.weight.shape[0], module.weight.shape[1] * groups
+    module.in_channels, module.out_channels = ends if module.transposed else ends[::-1]
+
+
+def _resize_attention_(module: nn.MultiheadAttention) -> None:
+    inner = module.out_proj.weight.shape[1]
+    module.num_heads = inner // module.head_dim
+    module.embed_dim = module.out_proj.weight.shape[0]
+    if module._qkv_same_embed_dim:  # noqa: SLF001  # PyTorch keeps no public word for it
+        module.kdim = module.vdim = module.embed_dim
+    else:
+        module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
+
+
+def _resize_recurrent_(module: nn.RNNBase) -> None:
+    rows, module.input_size = module.get_parameter("weight_ih_l0").shape
+    module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    if module.proj_size:
+        module.proj_size = len(module.get_parameter("weight_hr_l0"))
+    module._init_flat_weights()  # noqa: SLF001  # it holds references to the old weights

@@ -1,0 +1,258 @@
+"""How narrow a carved student becomes: a number of units for each axis.
+
+- Only what a layer makes is cut: not what is frozen, not padding, not rows of a table.
+- Of a product (heads by their size, groups by their width, channels by pixels) only the outermost axis is cut, so that
+  heads and groups are dropped or kept whole.
+- Widths that a layer wants equal stay equal in size, though their units are chosen for themselves: all layers and
+  directions of a recurrent module, and the heads of attention with the width around them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from math import gcd, lcm, prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from edgestill.core.errors import SettingError
+from edgestill.lab.inherit.axes import Axis, Dim, Run, axes, freeze, resolve, shrunk, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from edgestill.lab.inherit.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What `carve` was asked for; the fields are its arguments."""
+
+    ratio: float
+    probability: float | None
+    keep: tuple[str, ...]
+    widths: Mapping[str, float]
+    multiple_of: int
+
+    def __post_init__(self) -> None:
+        for name, share in (("ratio", self.ratio), ("probability", self.probability)):
+            if share is not None and not 0 < share <= 1:
+                raise SettingError(
+                    "a share is out of range", where=name, expected="more than 0, at most 1", got=share
+                )
+        for name, width in self.widths.items():
+            if not (0 < width <= 1 or (type(width) is int and width >= 1)):
+                raise SettingError(
+                    "a width is out of range",
+                    where=name,
+                    expected="a share in (0, 1] or a whole number of units",
+                    got=width,
+                )
+        if self.multiple_of < 1:
+            raise SettingError("multiple_of is out of range", expected="at least 1", got=self.multiple_of)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is decided so far.
+
+    Attributes:
+        widths: units that stay; an axis that is not there stays whole.
+        inner: a cut axis -> how many channels each of its units is (the size of a head, the width of a group).
+        asked: axes whose width the caller named.
+    """
+
+    widths: dict[Axis, int] = field(default_factory=dict)
+    inner: dict[Axis, int] = field(default_factory=dict)
+    asked: set[Axis] = field(default_factory=set)
+
+
+def decided(model: nn.Module, trace: Trace, wish: Wish, seed: int) -> dict[Axis, int]:
+    """The number of units that stay, for every axis.
+
+    Raises:
+        SettingError: a module nobody knows, or a width it cannot have.
+    """
+    for name in wish.keep:
+        for dim in _output(model, trace, name):
+            freeze(dim, f"{name} was to keep its width")
+    _hold_fixed_attention(model, trace)
+    plan = _Plan()
+    everything = [dim for dims in trace.tensors.values() for dim in dims] + [
+        d for ds in trace.seen.values() for d in ds
+    ]
+    _find_cuttable(everything, plan)
+    random = torch.Generator().manual_seed(seed)
+    for axis in trace.axes():
+        if axis in plan.inner:
+            plan.widths[axis] = _width(axis, wish, plan.inner[axis], random)
+    for name, width in wish.widths.items():
+        _ask(name, width, _output(model, trace, name), plan)
+    for alike in _recurrent(model, trace):
+        _make_equal(alike, plan)
+    _couple_heads(model, trace, plan)
+    for name, width in wish.widths.items():
+        _check_granted(name, width, _output(model, trace, name), plan)
+    return {axis: plan.widths.get(axis, axis.size) for axis in trace.axes()} | {
+        axis: plan.widths.get(axis, axis.size) for dim in everything for axis in axes(dim)
+    }
+
+
+def _output(model: nn.Module, trace: Trace, name: str) -> list[Dim]:
+    """The dimensions of what a module returned."""
+    known = [one for one, _ in model.named_modules()]
+    if name not in trace.made:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise SettingError(
+            "no module of this name runs",
+            where=name,
+            fix=f"did you mean {near[0]!r}?" if near and near[0] != name else None,
+        )
+    return [dim for dims in trace.made[name] for dim in dims]
+
+
+def _is_free(axis: Axis) -> bool:
+    return axis.unit and axis.frozen is None and axis.held is None
+
+
+def _find_cuttable(dims: Iterable[Dim], plan: _Plan) -> None:
+    """Holds the inner factors of every product; what then remains is cut."""
+    known = {tuple(map(id, resolve(dim))): resolve(dim) for dim in dims}
+    products = [product for dim in known.values() for product in _products(dim)]
+    for product in products:
+        free = [factor for factor in product if any(map(_is_free, axes((factor,))))]
+        for factor in free[1:]:
+            for axis in axes((factor,)):
+                axis.held = axis.held or "only whole heads and groups are cut"
+    for product in products:
+        for at, factor in enumerate(product):
+            if isinstance(factor, Axis) and _is_free(factor):
+                inner = prod(one.size for one in product[at + 1 :] if isinstance(one, Axis) and one.unit)
+                plan.inner[factor] = max(plan.inner.get(factor, 1), inner)
+
+
+def _products(dim: Dim) -> Iterator[Dim]:
+    yield dim
+    for factor in dim:
+        if isinstance(factor, Run):
+            for segment in factor.segments:
+                yield from _products(resolve(segment))
+
+
+def _width(axis: Axis, wish: Wish, inner: int, random: torch.Generator) -> int:
+    """Rounded to whole steps, at least one unit; independent tosses of a coin, counted, where there is a probability."""
+    if wish.probability is None:
+        wanted = axis.size * wish.ratio
+    else:
+        wanted = float((torch.rand(axis.size, generator=random) < wish.probability).sum())
+    step = wish.multiple_of // gcd(wish.multiple_of, inner)
+    if step > axis.size:
+        return axis.size
+    return min(max(round(wanted / step), 1) * step, axis.size)
+
+
+def _ask(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
+    free = [dim for dim in dims if any(axis in plan.widths for axis in axes(dim))]
+    if not free:
+        raise SettingError("a module's output has no width that can be cut", where=name)
+    dim = free[-1]
+    share = width / size(dim) if type(width) is int else width
+    for axis in axes(dim):
+        if axis in plan.widths:
+            plan.widths[axis] = min(max(round(axis.size * share), 1), axis.size)
+            plan.asked.add(axis)
+    found = shrunk(dim, {axis: plan.widths.get(axis, axis.size) for axis in axes(dim)})
+    if type(width) is int and found != width:
+        raise SettingError(
+            "a module cannot have this width", where=name, expected=f"for instance {found}", got=width
+        )
+
+
+def _check_granted(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
+    """A number of units is had exactly, or refused."""
+    sizes = [shrunk(dim, {axis: plan.widths.get(axis, axis.size) for axis in axes(dim)}) for dim in dims]
+    if type(width) is int and width not in sizes:
+        near = min(sizes, key=lambda one: abs(one - width))
+        raise SettingError(
+            "a module cannot have this width", where=name, expected=f"for instance {near}", got=width
+        )
+
+
+def _recurrent(model: nn.Module, trace: Trace) -> Iterator[list[Dim]]:
+    """Hidden widths, and projected ones, of all layers and directions of each recurrent module."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase):
+            own = {
+                one.rpartition(".")[2]: dims
+                for one, dims in trace.tensors.items()
+                if one.rpartition(".")[0] == name
+            }
+            yield [dims[0] for one, dims in own.items() if one.startswith("weight_hr")]
+            yield [_gate(dims[0]) for one, dims in own.items() if one.startswith("weight_hh")]
+
+
+def _gate(dim: Dim) -> Dim:
+    """One of the gates that stand one after the other."""
+    known = resolve(dim)
+    return known[0].segments[0] if len(known) == 1 and isinstance(known[0], Run) else known
+
+
+def _make_equal(dims: list[Dim], plan: _Plan) -> None:
+    """The same number of units in each; whole, where one of them is not a free axis."""
+    group = [axis for dim in dims for axis in axes(dim)]
+    if not all(
+        len(resolve(dim)) == 1 and axis in plan.widths for dim, axis in zip(dims, group, strict=False)
+    ):
+        for axis in group:
+            plan.widths.pop(axis, None)
+        return
+    asked = [axis for axis in group if axis in plan.asked] or group
+    for axis in group:
+        plan.widths[axis] = plan.widths[asked[0]]
+
+
+def _couple_heads(model: nn.Module, trace: Trace, plan: _Plan) -> None:
+    """Where a matrix leads from heads to a width as large as all heads together, it stays so large.
+
+    Heads whose number the caller named go their own way, but for PyTorch's attention, which could not run.
+    """
+    rigid = {
+        f"{name}.out_proj.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    found: dict[Axis, dict[Axis, int]] = {}
+    for name, dims in trace.tensors.items():
+        for heads, around in (dims, dims[::-1]) if len(dims) == 2 else ():
+            product, single = resolve(heads), resolve(around)
+            if len(product) < 2 or len(single) != 1 or size(heads) != size(around):
+                continue
+            first, width = product[0], single[0]
+            if not isinstance(first, Axis) or not isinstance(width, Axis):
+                continue
+            if {first, width} <= plan.widths.keys() and (name in rigid or first not in plan.asked):
+                found.setdefault(width, {})[first] = size(product[1:])
+    for width, inner in found.items():
+        _make_as_wide(width, inner, plan)
+
+
+def _make_as_wide(around: Axis, inner: dict[Axis, int], plan: _Plan) -> None:
+    """The heads of every layer together are as wide as what is around them; `inner` gives the sizes of the heads."""
+    step = lcm(*inner.values())
+    heads = next((axis for axis in inner if axis in plan.asked), next(iter(inner)))
+    wanted = plan.widths[around] if around in plan.asked else plan.widths[heads] * inner[heads]
+    plan.widths[around] = min(max(round(wanted / step), 1) * step, around.size)
+    for axis, each in inner.items():
+        plan.widths[axis] = plan.widths[around] // each
+
+
+def _hold_fixed_attention(model: nn.Module, trace: Trace) -> None:
+    """`nn.MultiheadAttention` wants its heads together as wide as what it takes: where that stays, they stay."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            around, heads = trace.tensors[f"{name}.out_proj.weight"]
+            if len(resolve(around)) != 1 or not all(map(_is_free, axes(around))):
+                freeze(heads, f"{name} works in a width that stays")
+                freeze(around, f"{name} works in a width that stays")
