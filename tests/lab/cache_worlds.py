@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,8 +119,6 @@ class Rows(Dataset[object]):
         return self.samples
 
     def __getitem__(self, index: int) -> object:
-        import random
-
         drawn = torch.tensor([index, random.random(), np.random.rand(), float(torch.rand(()))])  # noqa: NPY002
         return (drawn, index % 3) if self.labelled else drawn
 

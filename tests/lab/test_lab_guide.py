@@ -78,7 +78,9 @@ def test_a_hint_is_the_layers_output_and_leaves_no_hook() -> None:
 
 def test_a_hint_at_no_layer_is_refused_before_any_work() -> None:
     """The text names the layer and the network."""
-    with pytest.raises(ModelError, match=r"no such layer in this network; at hiden; got Net"):
+    with pytest.raises(
+        ModelError, match=r"no such layer in this network; at hiden; got Net; did you mean 'hidden'"
+    ):
         LiveGuide(net(), hint="hiden")
 
 
@@ -106,7 +108,7 @@ def test_a_teacher_with_several_inputs_is_asked_as_it_wants(inputs: Inputs) -> N
 def test_the_digest_tells_teachers_apart() -> None:
     """Weights, statistics, a layer's settings, the hint and the class make a difference; mode and memory order do not."""
     drifted, dropped = net(), net()
-    drifted.norm.running_mean += 1  # type: ignore[operator]  # it is a tensor
+    drifted.norm.running_var = torch.full((6,), 2.0)
     dropped.drop.p = 0.1
     named = type("Net", (Net,), {"__module__": "elsewhere"})()
     named.load_state_dict(net().state_dict())

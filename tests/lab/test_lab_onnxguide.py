@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import DataError, ModelError, SettingError
 from edgestill.lab.guide import LiveGuide
-from edgestill.lab.networks import MotionNet
 from edgestill.lab.onnxguide import Agreement, OnnxGuide
+
+if TYPE_CHECKING:
+    from edgestill.lab.networks import MotionNet
 
 SAMPLE = torch.from_numpy(TRAIN.inputs)
 FRESH = torch.from_numpy(motions(40, seed=9).inputs)

@@ -186,6 +186,12 @@ def test_a_missing_or_cut_file_is_not_whole_at_any_length(tmp_path: Path) -> Non
     assert SHARD.is_whole(tmp_path, LAYOUT, KEY)
 
 
+def read(folder: Path) -> None:
+    """As an opening cache does."""
+    assert SHARD.is_whole(folder, LAYOUT, KEY)
+    SHARD.check(folder, LAYOUT, KEY)
+
+
 def test_any_altered_byte_is_found(tmp_path: Path) -> None:
     """In the records, in the footer, or in the checksum itself; the text names the file and what to do."""
     SHARD.write(tmp_path, rows_of(), KEY)
@@ -194,8 +200,7 @@ def test_any_altered_byte_is_found(tmp_path: Path) -> None:
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
         with pytest.raises(DataError, match=r"shard-0002.rec.*delete this file.* filled again"):
-            assert SHARD.is_whole(tmp_path, LAYOUT, KEY)
-            SHARD.check(tmp_path, LAYOUT, KEY)
+            read(tmp_path)
 
 
 def test_altered_records_are_told_by_their_checksum(tmp_path: Path) -> None:

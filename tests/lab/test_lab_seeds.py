@@ -66,7 +66,8 @@ def test_a_view_seed_is_a_hash_of_run_view_and_place(run: int, view: int, places
     start = splitmix((splitmix(run, 1)[0] + view) & MASK, 1)[0]
     wanted = [splitmix((start + place) & MASK, 1)[0] >> 32 for place in places]
     found = view_seeds(run, view, np.array(places, np.int64))
-    assert (found.tolist(), found.dtype) == (wanted, np.uint32)
+    assert found.dtype == np.uint32
+    assert found.tolist() == wanted
 
 
 def test_known_seeds_stay_as_they_are() -> None:

@@ -139,7 +139,8 @@ def test_a_new_version_of_an_augmentation_is_another(monkeypatch: pytest.MonkeyP
 
 def test_an_empty_source_is_refused() -> None:
     """No samples, no tensors, or a number in place of a batch."""
-    for inputs in (torch.zeros(0, 2), (), {}, torch.tensor(1.0)):
+    empty: list[Inputs] = [torch.zeros(0, 2), (), {}, torch.tensor(1.0)]
+    for inputs in empty:
         with pytest.raises(DataError, match=r"\[data-unusable\] no samples; expected at least one"):
             source_of(inputs, None)
 

@@ -1,28 +1,69 @@
-"""The laboratory: from a teacher to a student in a bundle. The only room that loads torch."""
+"""The laboratory: from a teacher to a student in a bundle. The only room that loads torch.
+
+What most users need is here by name, and loaded when it is asked for.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from edgestill.core.budget import Budget
-    from edgestill.lab.distil import distill
+    from edgestill.lab.compare import Slice
+    from edgestill.lab.dataset import DatasetSource
+    from edgestill.lab.distil import Run, distill
+    from edgestill.lab.inherit import IndexMap, carve, fuse_parameters_, inherit_
+    from edgestill.lab.recipe import Recipe
+    from edgestill.lab.runtime import Runtime
+    from edgestill.lab.samples import Samples
+    from edgestill.lab.source import ArraySource
+    from edgestill.lab.train import Lesson, train_
 
-__all__ = ["Budget", "distill"]
+__all__ = [
+    "ArraySource",
+    "Budget",
+    "DatasetSource",
+    "IndexMap",
+    "Lesson",
+    "Recipe",
+    "Run",
+    "Runtime",
+    "Samples",
+    "Slice",
+    "carve",
+    "distill",
+    "fuse_parameters_",
+    "inherit_",
+    "train_",
+]
+
+_PLACES: Final = {
+    "ArraySource": "edgestill.lab.source",
+    "Budget": "edgestill.core.budget",
+    "DatasetSource": "edgestill.lab.dataset",
+    "IndexMap": "edgestill.lab.inherit",
+    "Lesson": "edgestill.lab.train",
+    "Recipe": "edgestill.lab.recipe",
+    "Run": "edgestill.lab.distil",
+    "Runtime": "edgestill.lab.runtime",
+    "Samples": "edgestill.lab.samples",
+    "Slice": "edgestill.lab.compare",
+    "carve": "edgestill.lab.inherit",
+    "distill": "edgestill.lab.distil",
+    "fuse_parameters_": "edgestill.lab.inherit",
+    "inherit_": "edgestill.lab.inherit",
+    "train_": "edgestill.lab.train",
+}
 
 
 def __getattr__(name: str) -> object:
     """Loads torch only when somebody asks for what needs it."""
-    if name == "Budget":
-        from edgestill.core.budget import Budget
-
-        return Budget
-    if name == "distill":
+    if name not in _PLACES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    if name != "Budget":
         from edgestill.core.extras import require
 
         require("torch", extra="lab", purpose="to train and distil models")
-        from edgestill.lab.distil import distill
-
-        return distill
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -18,21 +18,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, final
 
 import numpy as np
 
-from edgestill.core.errors import ClassCountError, DataError, PathError, SettingError
-from edgestill.lab.fill import Fill
+from edgestill.core.errors import ClassCountError, DataError, SettingError
+from edgestill.lab.fill import Fill, told, writing
 from edgestill.lab.head import Head
 from edgestill.lab.records import Layout, shards_of
 from edgestill.lab.seeds import view_seeds
 from edgestill.lab.source import Ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -132,21 +131,21 @@ class CachedGuide:
         fill = Fill(folder=folder, head=head, teacher=teacher, source=source, batch=batch)
         shards = [one for view in range(views) for one in shards_of(len(source), view, head.shard)]
         ours = shards[rank::world]
-        with _told(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            head.claim(folder)
-            lost = set(fill.missing(shards))
-            if shards[0] not in lost:
-                _check_canaries(fill, shards[0], head.layout.encode(ask, answer))
-            fill.check_room(lost, free)
-        began = clock()
-        filled = fill.run([one for one in ours if one in lost], progress or _silent)
-        seconds = clock() - began if filled else 0.0
-        with _told(folder):
+        with writing(folder):
+            with told(folder):
+                head.claim(folder)
+                lost = set(fill.missing(shards))
+                if shards[0] not in lost:
+                    _check_canaries(fill, shards[0], head.layout.encode(ask, answer))
+                fill.check_room(lost, free)
+            began = clock()
+            filled = fill.run([one for one in ours if one in lost], progress or _silent)
+            seconds = clock() - began if filled else 0.0
+        with told(folder):
             for one in ours:
                 one.check(folder, head.layout, head.key)
         barrier()
-        with _told(folder):
+        with told(folder):
             _check_complete(folder, fill.missing(shards))
         cost = Cost(
             size=sum(one.size(head.layout) for one in shards),
@@ -285,21 +284,6 @@ def _check_complete(folder: Path, missing: list[Shard]) -> None:
             got=f"{len(missing)} missing",
             fix="see what became of the ranks that had to fill them, and open the cache again",
         )
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """What the disk refuses, as a coded error."""
-    try:
-        yield
-    except OSError as error:
-        where = folder if error.filename is None else error.filename
-        raise PathError(
-            "cannot use a folder for a cache",
-            where=where,
-            expected="a folder that can be written and has room",
-            got=error.strerror or error,
-        ) from error
 
 
 def _silent(_done: int, _total: int) -> None:

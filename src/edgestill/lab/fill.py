@@ -96,18 +96,17 @@ class Fill:
         """
         layout, key, total, done = self.head.layout, self.head.key, sum(map(len, shards)), 0
         batches = iter(self.source.batches(_Asks(shards, self.head.seed, self.batch)))
-        with writing(self.folder):
-            for at, shard in enumerate(shards):
-                rows = np.zeros(len(shard), layout.dtype)
-                for ask in _Asks([shard], self.head.seed, self.batch):
-                    answer = self.teacher.answer(ask, next(batches).inputs)
-                    rows[ask.index - shard.start] = layout.encode(ask, answer)
-                    done += len(ask.index)
-                    progress(done, total)
-                try:
-                    shard.write(self.folder, rows, key)
-                except OSError as error:
-                    raise self._unwritable(error, shards[at:]) from error
+        for at, shard in enumerate(shards):
+            rows = np.zeros(len(shard), layout.dtype)
+            for ask in _Asks([shard], self.head.seed, self.batch):
+                answer = self.teacher.answer(ask, next(batches).inputs)
+                rows[ask.index - shard.start] = layout.encode(ask, answer)
+                done += len(ask.index)
+                progress(done, total)
+            try:
+                shard.write(self.folder, rows, key)
+            except OSError as error:
+                raise self._unwritable(error, shards[at:]) from error
         return done
 
     def _bytes(self, shards: Iterable[Shard]) -> int:
@@ -156,8 +155,17 @@ class _Asks(Sequence[Ask]):
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Within, this process writes there; what dead writers left is thrown away first, unless another one lives."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Within, this process writes there; what dead writers left is thrown away first, unless another one lives.
+
+    Args:
+        folder: made where there is none.
+
+    Raises:
+        PathError: it cannot be made or read.
+    """
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         # some network file systems have no locks: there a leftover may stay, which harms nobody
         with suppress(OSError):
@@ -169,3 +177,18 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """What the disk refuses, as a coded error."""
+    try:
+        yield
+    except OSError as error:
+        where = folder if error.filename is None else error.filename
+        raise PathError(
+            "cannot use a folder for a cache",
+            where=where,
+            expected="a folder that can be written and has room",
+            got=error.strerror or error,
+        ) from error

@@ -11,7 +11,6 @@ A guide is asked about a batch and gives the teacher's answers to exactly that v
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -19,13 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import ModelError
 from edgestill.lab.forward import evaluating, forward, weights_digest
+from edgestill.lab.hint import watching
 from edgestill.lab.source import mapped, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from edgestill.lab.source import Ask, Inputs
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
@@ -82,8 +79,9 @@ class LiveGuide:
         self, teacher: nn.Module, *, hint: str | None = None, channels_last: bool | None = None
     ) -> None:
         self.teacher, self.hint = teacher, hint
-        if hint is not None and hint not in dict(teacher.named_modules()):
-            raise ModelError("no such layer in this network", where=hint, got=type(teacher).__name__)
+        if hint is not None:
+            with watching(teacher, hint):
+                pass  # a misspelt layer is an error now, not in the first step
         if gains_from_channels_last(teacher) if channels_last is None else channels_last:
             teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave this one out
 
@@ -115,25 +113,6 @@ class LiveGuide:
                     features = watched.tensor
         # copied outside of inference mode, since a loss cannot keep an inference tensor for its gradient
         return Answer(_plain(logits, here), None if features is None else _plain(features, here))
-
-
-class _Watched:
-    tensor: Tensor
-
-
-@contextmanager
-def watching(model: nn.Module, layer: str) -> Iterator[_Watched]:
-    """Keeps one layer's output until the block ends."""
-    watched = _Watched()
-
-    def take(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        watched.tensor = output
-
-    handle = model.get_submodule(layer).register_forward_hook(take)
-    try:
-        yield watched
-    finally:
-        handle.remove()
 
 
 def gains_from_channels_last(model: nn.Module) -> bool:

@@ -86,6 +86,8 @@ class Head:
         others = [
             name for name in (*ours, *(found.keys() - ours.keys())) if ours.get(name) != found.get(name)
         ]
+        if "data" in others and "augmentation" in others:
+            others.remove("augmentation")  # it is told by what it makes of the data
         if others:
             raise DataError(
                 f"this folder keeps a teacher's answers to something else: another {', another '.join(others)}",

@@ -19,7 +19,8 @@ from edgestill.core.hardware import HardwareClass
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.export import FEATURES, INPUT, LOGITS, export_onnx, head_of
 from edgestill.lab.forward import answers, evaluating, forward, keeping_mode
-from edgestill.lab.guide import Answer, watching
+from edgestill.lab.guide import Answer
+from edgestill.lab.hint import watching
 from edgestill.lab.quantise import quantise
 
 if TYPE_CHECKING:
