@@ -23,7 +23,9 @@ def test_without_a_hint_it_is_the_student() -> None:
     logits, features = Learner(model)(INPUTS)
     assert torch.equal(logits, model(INPUTS))
     assert features is None
-    assert sum(one.numel() for one in Learner(model).parameters()) == sum(one.numel() for one in model.parameters())
+    assert sum(one.numel() for one in Learner(model).parameters()) == sum(
+        one.numel() for one in model.parameters()
+    )
 
 
 def test_with_a_hint_the_features_have_the_teachers_width() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 
-NETS = '''
+NETS = """
 from __future__ import annotations
 from dataclasses import dataclass
 import torch
@@ -43,7 +44,7 @@ def text() -> str:
     return "a model, honestly"
 
 number = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_file_is_run_once_and_again_when_it_has_changed(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["", "nets", ":small", "nets.py:", "nets.py"])
 def test_a_name_of_no_callable_is_refused(folder: Path, name: str) -> None:
     """The text says how such names look."""
-    with pytest.raises(SettingError, match="expected FILE.py:NAME or MODULE:NAME"):
+    with pytest.raises(SettingError, match=r"expected FILE.py:NAME or MODULE:NAME"):
         named(name, folder)
 
 
@@ -120,7 +121,9 @@ def test_arguments_that_do_not_fit_are_refused_with_the_signature(
     folder: Path, arguments: dict[str, object]
 ) -> None:
     """The text shows what the callable takes."""
-    with pytest.raises(SettingError, match=r"arguments that do not fit .*nets.py:small; expected \(width: .*unexpected"):
+    with pytest.raises(
+        SettingError, match=r"arguments that do not fit .*nets.py:small; expected \(width: .*unexpected"
+    ):
         named("nets.py:small", folder, **arguments)
 
 
@@ -132,13 +135,15 @@ def test_an_argument_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_a_callable_that_fails_is_told_with_its_own_words(folder: Path) -> None:
     """Its exception is in the text."""
-    with pytest.raises(ModelError, match="a callable that fails; at nets.py:broken; got RuntimeError: no such luck"):
+    with pytest.raises(
+        ModelError, match=r"a callable that fails; at nets.py:broken; got RuntimeError: no such luck"
+    ):
         named("nets.py:broken", folder)
 
 
 def test_a_callable_that_makes_no_module_is_refused(folder: Path) -> None:
     """The text says what came instead."""
-    with pytest.raises(ModelError, match="expected a callable that returns an nn.Module; got str"):
+    with pytest.raises(ModelError, match=r"expected a callable that returns an nn.Module; got str"):
         named("nets.py:text", folder)
 
 
@@ -196,7 +201,10 @@ def test_attack_a_pickle_among_the_weights_is_refused_and_not_run(folder: Path, 
 @pytest.mark.parametrize(
     ("weights", "told"),
     [
-        ({"weight": (3, 4), "bias": (2,)}, r"1 that differ, first weight \(\[3, 4\] in the file, \[2, 4\] in the model\)"),
+        (
+            {"weight": (3, 4), "bias": (2,)},
+            r"1 that differ, first weight \(\[3, 4\] in the file, \[2, 4\] in the model\)",
+        ),
         ({"weight": (2, 4)}, r"1 that differ, first bias \(not in the file\)"),
         ({"weight": (2, 4), "bias": (2,), "extra": (1,)}, r"1 that differ, first extra \(not in the model\)"),
         ({}, r"2 that differ, first weight \(not in the file\)"),
@@ -219,10 +227,12 @@ def test_a_checkpoint_that_only_contains_weights_is_told_by_its_keys(folder: Pat
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "hf:."])
-def test_a_missing_library_tells_its_pip_line(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_tells_its_pip_line(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not in the extra of the laboratory, but in one of its own."""
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r'pip install "edgestill\[zoo\]"'):
         named(name, tmp_path)
 

@@ -17,7 +17,10 @@ class Shift:
 
     version = "1"
 
-    def __call__(self, inputs: torch.Tensor, seeds: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> torch.Tensor:
+    def __call__(
+        self, inputs: torch.Tensor, seeds: np.ndarray[tuple[int], np.dtype[np.uint32]]
+    ) -> torch.Tensor:
+        """Every sample moved by its own seed."""
         return inputs + torch.from_numpy(seeds.astype(np.float32))[:, None]
 
 
@@ -45,7 +48,11 @@ def test_it_is_of_the_wholes_kind() -> None:
 
 def test_its_digest_is_its_own() -> None:
     """It differs from the whole's and from another part's, and repeats."""
-    others = {WHOLE.digest, PartSource(WHOLE, np.array([7, 2])).digest, PartSource(WHOLE, np.array([2, 7, 5])).digest}
+    others = {
+        WHOLE.digest,
+        PartSource(WHOLE, np.array([7, 2])).digest,
+        PartSource(WHOLE, np.array([2, 7, 5])).digest,
+    }
     assert PART.digest not in others
     assert len(others) == 3
     assert PART.digest == PartSource(WHOLE, np.array([7, 2, 5])).digest

@@ -73,7 +73,9 @@ def test_every_sample_comes_once_in_order_and_as_it_is() -> None:
     """Over several batches."""
     source = ArraySource.of(points(600))
     batches = [one.inputs for one in plain_batches(source)]
-    assert torch.equal(torch.cat([one for one in batches if isinstance(one, Tensor)]), torch.from_numpy(points(600).inputs))
+    assert torch.equal(
+        torch.cat([one for one in batches if isinstance(one, Tensor)]), torch.from_numpy(points(600).inputs)
+    )
     assert len(batches) == 3
 
 

@@ -101,6 +101,13 @@ def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) 
             expected=_IN_WORDS.get(wanted, wanted.__name__),
             got=repr(value),
         )
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise SettingError(
+            f"{what}'s value is out of range",
+            where=where,
+            expected=", ".join(get_args(hint)),
+            got=value,
+        )
     return value
 
 
