@@ -95,7 +95,7 @@ def write_job(folder: Path, text: str = JOB + COMPARE, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "nets.py").write_text(NETS)
     safetensors.torch.save_file(teacher().state_dict(), folder / "teacher.safetensors")
-    np.savez(folder / "data.npz", **data(**changes))
+    np.savez(folder / "data.npz", **data(**changes))  # type: ignore[arg-type]  # numpy's stub takes names for its own flag
     (folder / "job.toml").write_text(text)
     return folder / "job.toml"
 

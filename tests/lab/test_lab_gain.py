@@ -125,11 +125,11 @@ def pair_of(
     shape = (2, seeds, samples)
     if world == "everything varies":
         quality = random.normal(0, 0.05, (2, seeds, 1))
-        return tuple((random.random(shape) < hard + quality).astype(float))  # type: ignore[return-value]  # two of them
+        return tuple((random.random(shape) < hard + quality).astype(float))
     if world == "only seeds vary":
-        return tuple(random.normal(0.8, 0.05, (2, seeds, 1)).repeat(samples, 2))  # type: ignore[return-value]
+        return tuple(random.normal(0.8, 0.05, (2, seeds, 1)).repeat(samples, 2))
     once = random.random((2, 1, samples)) < hard
-    return tuple(once.repeat(seeds, 1).astype(float))  # type: ignore[return-value]
+    return tuple(once.repeat(seeds, 1).astype(float))
 
 
 def test_a_gain_well_above_the_noise_is_found() -> None:

@@ -268,7 +268,7 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
 
 def npz(path: Path, **changes: Any) -> Path:
     """A file of data."""
-    np.savez(path, **data(**changes))
+    np.savez(path, **data(**changes))  # type: ignore[arg-type]  # numpy's stub takes names for its own flag
     return path
 
 
@@ -403,6 +403,16 @@ def test_a_model_that_does_not_take_the_data_is_refused_before_training(tmp_path
     )
     with pytest.raises(ModelError, match="the student does not take this data"):
         Job.read(path).run(tmp_path / "out")
+
+
+def test_too_little_held_out_data_for_a_bundle_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle is calibrated on thirty samples at least."""
+    few = {"x_validation": HELDOUT.inputs[:29], "y_validation": HELDOUT.labels[:29]}
+    monkeypatch.setattr(training._Run, "run_epoch", None)
+    with pytest.raises(DataError, match=r"too little held-out data to calibrate a bundle; .*got 29"):
+        Job.read(write_job(tmp_path, **few)).run(tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,16 @@ from edgestill.core.errors import DataError
 from edgestill.lab.part import PartSource
 from edgestill.lab.source import ArraySource, Ask
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 class Shift:
     """Adds the seed."""
 
-    version = "1"
+    version = 1
 
-    def __call__(
-        self, inputs: torch.Tensor, seeds: np.ndarray[tuple[int], np.dtype[np.uint32]]
-    ) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, seeds: NDArray[np.uint32]) -> torch.Tensor:
         """Every sample moved by its own seed."""
         return inputs + torch.from_numpy(seeds.astype(np.float32))[:, None]
 

@@ -60,13 +60,13 @@ def _warnings_told() -> Iterator[None]:
     """Our warning as one line that begins with its code, as errors do; those of libraries concern nobody here."""
     from edgestill.lab.compare import DistillingHurtsWarning
 
-    def show(message: Warning | str, *_rest: object) -> None:
+    def show(message: Warning | str, *_rest: object, **_more: object) -> None:
         if isinstance(message, DistillingHurtsWarning):
             typer.echo(plain(str(message)), err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DistillingHurtsWarning)
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]  # it looks at the message only
         yield
 
 

@@ -26,9 +26,10 @@ import torch
 from edgestill.core.budget import Budget
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import PathError, SettingError
+from edgestill.core.errors import DataError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.infer.policy import Policy
+from edgestill.lab.calibrate import FEWEST
 from edgestill.lab.compare import Slice
 from edgestill.lab.distil import distill
 from edgestill.lab.inherit import carve
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.jsonio import JsonObject
+    from edgestill.lab.jobdata import Data
     from edgestill.lab.source import Inputs, Source
 
 T = TypeVar("T")
@@ -164,6 +166,7 @@ class Job:
         save = require("safetensors.torch", extra="lab", purpose="to write weights").save
         teacher = self.teacher.load(self.folder)
         data = self.data.load(self.folder, self.recipe.seed)
+        _check_packable(data)
         student, inherit = self._student(teacher, data.train)
         run = distill(
             teacher,
@@ -271,6 +274,17 @@ def _make(out: Path) -> None:
             got=error.strerror,
             fix="give another one",
         ) from error
+
+
+def _check_packable(data: Data) -> None:
+    """Whether a bundle's calibration will have enough held-out data: otherwise found only after the training."""
+    if isinstance(data.train, Samples) and isinstance(data.heldout, Samples) and len(data.heldout) < FEWEST:
+        raise DataError(
+            "too little held-out data to calibrate a bundle",
+            where="data",
+            expected=f"at least {FEWEST} samples",
+            got=len(data.heldout),
+        )
 
 
 def _write(out: Path, report: JsonObject) -> None:
