@@ -66,7 +66,7 @@ def _warnings_told() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DistillingHurtsWarning)
-        warnings.showwarning = show  # type: ignore[assignment]  # it looks at the message only
+        warnings.showwarning = show
         yield
 
 
