@@ -410,9 +410,10 @@ def test_too_little_held_out_data_for_a_bundle_is_found_before_training(
 ) -> None:
     """A bundle is calibrated on thirty samples at least."""
     few = {"x_validation": HELDOUT.inputs[:29], "y_validation": HELDOUT.labels[:29]}
+    path = write_job(tmp_path, JOB, **few)
     monkeypatch.setattr(training._Run, "run_epoch", None)
     with pytest.raises(DataError, match=r"too little held-out data to calibrate a bundle; .*got 29"):
-        Job.read(write_job(tmp_path, JOB, **few)).run(tmp_path / "out")
+        Job.read(path).run(tmp_path / "out")
 
 
 @pytest.mark.slow
