@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -33,7 +34,7 @@ ROWS = (
 
 def demo_table(name: str) -> str:
     """The figures of one scenario."""
-    report = json.loads((RESULTS / f"{name}.json").read_text())
+    report = results(name)
     figures = report["figures"]
     lines = ["| figure | value | 95 % interval | samples | groups |", "|---|---|---|---|---|"]
     for text, key in ROWS:
@@ -45,9 +46,86 @@ def demo_table(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def speed_table(name: str) -> str:
+    """One pair of `bench distill`: who trains it how fast."""
+    pair = results("distill")["pairs"][name.removeprefix("distill_")]
+    lines = [
+        "| who | samples/s | time, over edgestill cached | quartiles | by wall time |",
+        "|---|---|---|---|---|",
+    ]
+    times = pair["microseconds_per_sample"]["cpu"]
+    for one, title in sorted(pair["titles"].items(), key=lambda each: -times[each[0]]["median"]):
+        rate = f"{1e6 / times[one]['median']:.0f}"
+        if one == "cached":
+            lines.append(f"| **{title}** | **{rate}** | **1** | | |")
+            continue
+        by_cpu, by_wall = (pair["over_cached"][clock][one] for clock in ("cpu", "wall"))
+        low, high = by_cpu["quartiles"]
+        lines.append(
+            f"| {title} | {rate} | {by_cpu['median']:.2f} | {low:.2f} to {high:.2f} | {by_wall['median']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def cache_table(_name: str) -> str:
+    """What the cache of each pair costs."""
+    lines = [
+        "| pair | filling, ms a sample | bytes a sample | has paid in epoch, over plain | over channels-last |",
+        "|---|---|---|---|---|",
+    ]
+    for pair in results("distill")["pairs"].values():
+        cost = pair["cache"]
+        epochs = (cost["break_even_epoch"][who] for who in ("plain", "plain_channels_last"))
+        each = f"{cost['build_microseconds_per_sample'] / 1000:.2f} | {cost['bytes_per_sample']:.0f}"
+        lines.append(f"| {pair['title']} | {each} | {' | '.join(map(str, epochs))} |")
+    return "\n".join(lines) + "\n"
+
+
+def tried_table(_name: str) -> str:
+    """What was tried to make a student's step faster."""
+    report = results("distill")
+    lines = ["| pair | tried | time, over float32 | first step |", "|---|---|---|---|"]
+    for name, tries in report["tried"].items():
+        for what, found in tries.items():
+            said = found.get("failed")
+            if said is None:
+                said = f"{found['over_float32']['median']:.2f} | {found['first_step_s']:.1f} s"
+            lines.append(f"| {report['pairs'][name]['title']} | {what.replace('_', ' ')} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine_table(_name: str) -> str:
+    """Where and how often the speed was measured; `load` is of other work too."""
+    report = results("distill")
+    machine = report["machine"]
+    rounds = " and ".join(str(pair["rounds"]) for pair in report["pairs"].values())
+    return (
+        "| processor | cores | load | torch | rounds of the two pairs |\n|---|---|---|---|---|\n"
+        f"| {machine['architecture']}, {machine['instructions']} | {machine['cores']} | {machine['load']} "
+        f"| {machine['versions']['torch']} | {rounds} |\n"
+    )
+
+
+TABLES = {
+    "distill_machine": machine_table,
+    "demo_watch": demo_table,
+    "demo_images": demo_table,
+    "distill_reference": speed_table,
+    "distill_resnet": speed_table,
+    "distill_cache": cache_table,
+    "distill_tried": tried_table,
+}
+
+
+def results(name: str) -> dict[str, Any]:
+    """What a bench has kept."""
+    read: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return read
+
+
 def filled(page: str) -> str:
     """The page with its tables as the results say."""
-    return TABLE.sub(lambda found: found[1] + demo_table(found[2]) + found[3], page)
+    return TABLE.sub(lambda found: found[1] + TABLES[found[2]](found[2]) + found[3], page)
 
 
 def main() -> int:

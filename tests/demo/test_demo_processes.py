@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from demo_worlds import running
@@ -118,6 +119,9 @@ def test_what_a_dead_process_left_behind_is_ended_too(given: Processes, tmp_path
     start(given, tmp_path, "parent")
     with given, pytest.raises(DemoError, match="parent ended"):
         given.wait_for("more", lambda: False, within=20)
+    until = time.monotonic() + 10  # it is nobody's child any more: the system notices its end when it does
+    while running(str(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.01)
     assert running(str(tmp_path)) == []
 
 
@@ -142,6 +146,54 @@ def test_a_second_interrupt_ends_only_the_waiting(given: Processes, tmp_path: Pa
     given._clock = Impatient()
     with pytest.raises(KeyboardInterrupt):
         given.end()
+    assert running(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_just_when_a_process_starts_loses_none(
+    given: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Between its birth and our knowing of it: the interrupt takes effect all the same, and nothing is left."""
+    started = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = started(*arguments, **options)
+        signal.raise_signal(number)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.signal(number, as_ctrl_c)
+    try:
+        with pytest.raises(KeyboardInterrupt), given:
+            given.start("deaf", "deaf", [str(tmp_path / "ready")], ready=tmp_path / "ready")
+        assert signal.getsignal(number) is as_ctrl_c
+    finally:
+        signal.signal(number, before)
+    assert running(str(tmp_path)) == []
+
+
+def as_ctrl_c(_number: int, _frame: object) -> None:
+    """What the command line makes of every signal that ends it."""
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_has_ended(
+    given: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that would have run to its end is ended and waited for, with what it has left in its session."""
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]  # bytes or text, as the caller asks
+        """One during whose run somebody presses Ctrl-C."""
+
+        def communicate(self, *arguments: Any, **options: Any) -> Any:
+            until = SystemClock().monotonic() + 20
+            while not (tmp_path / "ready").exists() and SystemClock().monotonic() < until:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        given.run("a try", "deaf", [str(tmp_path / "ready")])
     assert running(str(tmp_path)) == []
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from device_bundles import HERE, MemoryTransport, TinyHub, release_name, tiny_bundle
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import (
@@ -27,12 +30,15 @@ from edgestill.device.outbox import Outbox, Statistics
 from edgestill.device.state import Target
 from edgestill.link.control import ControlClient
 from edgestill.testing.clock import FakeClock
+from edgestill.testing.faults import Fault, FaultyTransport
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from edgestill.core.protocols import Transport
 
 URL = "http://127.0.0.1:1"
 OLD, NEW = tiny_bundle("1.0.0"), tiny_bundle("1.1.0")
@@ -61,9 +67,13 @@ def hub(clock: FakeClock) -> TinyHub:
 @pytest.fixture
 def courier(hub: TinyHub, clock: FakeClock, tmp_path: Path) -> Courier:
     """A device's courier."""
-    transport = MemoryTransport(hub)
+    return courier_of(hub, clock, MemoryTransport(hub), tmp_path)
+
+
+def courier_of(hub: TinyHub, clock: FakeClock, transport: Transport, folder: Path) -> Courier:
+    """A device's courier over this transport."""
     control = ControlClient(transport, URL, credential=hub.secret, timeout=5)
-    trusted = TrustedClient(tmp_path / "tuf", root=hub.repository.root, fetch=control.artefact, clock=clock)
+    trusted = TrustedClient(folder / "tuf", root=hub.repository.root, fetch=control.artefact, clock=clock)
     identity = Identity(device="d1", credential=hub.secret, hub=URL, hardware_class=HERE, interval=3.0)
     return Courier(identity, control=control, trusted=trusted, transport=transport, clock=clock)
 
@@ -235,6 +245,69 @@ def test_a_busy_hub_loses_nothing(hub: TinyHub, courier: Courier, outbox: Outbox
     hub.refuse.clear()
     deliver_all(courier, outbox)
     assert (list(hub.reports), list(hub.statistics)) == (["a"], ["s1"])
+
+
+@pytest.mark.parametrize("status", [302, 307, 402, 403, 404, 405, 407, 408, 409, 421, 451, 502, 504, 511])
+def test_whatever_stands_between_device_and_hub_loses_nothing(
+    hub: TinyHub, courier: Courier, outbox: Outbox, status: int
+) -> None:
+    """A captive portal, a proxy whose hub is away, a wrong path: only the hub itself may refuse a report for ever."""
+    outbox.add([report("a"), report("b")])
+    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    hub.refuse = {"/v1/": status}
+    for _ in range(3):
+        with pytest.raises(EdgestillError):
+            courier.deliver(outbox)
+    assert outbox.count() == 2
+    hub.refuse = {"/v1/evidence": status}
+    assert not courier.deliver(outbox)
+    with pytest.raises(EdgestillError):
+        courier.deliver(outbox)
+    assert outbox.statistics() is not None
+    hub.refuse.clear()
+    deliver_all(courier, outbox)
+    assert (list(hub.reports), list(hub.statistics)) == (["a", "b"], ["s1"])
+
+
+faults = st.lists(
+    st.one_of(
+        st.none(),
+        st.builds(Fault, drop=st.booleans(), lose_answer=st.booleans()),
+        st.builds(Fault, status=st.sampled_from([302, 404, 429, 500, 503])),
+        st.builds(Fault, break_after=st.integers(0, 30)),
+        st.builds(Fault, end_after=st.integers(0, 30)),
+        st.builds(Fault, alter_at=st.integers(0, 30)),
+        st.builds(Fault, delay=st.sampled_from([0.0, 100.0])),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40)
+@given(faults=faults)
+def test_every_report_arrives_once_through_any_faults(
+    tmp_path_factory: pytest.TempPathFactory, faults: list[Fault | None]
+) -> None:
+    """Dropped, lost, torn, altered, late, refused on the way: in the end the hub has all, each once, in their order."""
+    clock = FakeClock()
+    hub = TinyHub(clock=clock)
+    transport = FaultyTransport(MemoryTransport(hub), faults, clock=clock)
+    folder = tmp_path_factory.mktemp("device")
+    made = courier_of(hub, clock, transport, folder)
+    outbox = Outbox.open(folder / "outbox.db")
+    names = [f"r{number}" for number in range(5)]
+    outbox.add([report(name) for name in names[:3]])
+    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    for turn in range(len(faults) + 4):
+        with suppress(EdgestillError):
+            made.deliver(outbox)
+        if turn == 2:
+            outbox.add([report(name) for name in names[3:]])
+    deliver_all(made, outbox)
+    assert list(hub.reports) == names
+    assert hub.statistics == {"s1": b"sums"}
+    assert (outbox.count(), outbox.statistics()) == (0, None)
+    outbox.close()
 
 
 def test_what_the_hub_will_never_take_blocks_nothing(hub: TinyHub, courier: Courier, outbox: Outbox) -> None:

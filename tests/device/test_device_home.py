@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import stat
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from edgestill.core.errors import ConflictError, MessageError, NotFoundError, PathError, SettingError
 from edgestill.device import home as homes
-from edgestill.device.home import Home, Identity, Settings, choose_socket, find_socket
+from edgestill.device.home import Home, Identity, Settings, choose_socket, drop_socket, find_socket
 from edgestill.device.privacy import LEVELS, Permissions
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 IDENTITY = Identity(
     device="d1",
@@ -118,6 +117,60 @@ def test_a_long_home_has_its_socket_elsewhere(tmp_path: Path) -> None:
         other.parent.rmdir()
     finally:
         chosen.parent.rmdir()
+
+
+@pytest.mark.parametrize("length", [40, 72, 73, 150])
+def test_a_long_folder_for_temporary_files_leaves_room_for_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """Home and TMPDIR may both be long, as on a build machine: the socket's name is short all the same."""
+    import tempfile
+
+    long, root = tmp_path / ("x" * 120), Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    long.mkdir()
+    folder = root / "x".ljust(length - len(str(root)) - 1, "x")
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    chosen = choose_socket(long)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(chosen))
+    assert (chosen.parent.parent == folder) == (length <= 72)
+    drop_socket(long, chosen)
+    assert not chosen.parent.exists()
+    shutil.rmtree(root)
+
+
+def test_a_socket_goes_with_its_private_folder(tmp_path: Path) -> None:
+    """An orderly end leaves nothing in the folder for temporary files; the next run finds its way all the same."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    chosen = choose_socket(long)
+    chosen.touch()
+    drop_socket(long, chosen)
+    assert not chosen.parent.exists()
+    drop_socket(long, chosen)  # twice is once
+    other = choose_socket(long)
+    assert find_socket(long) == other
+    drop_socket(long, other)
+
+
+def test_a_private_folder_that_holds_something_else_is_left(tmp_path: Path) -> None:
+    """What we did not put there is not ours to remove."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    chosen = choose_socket(long)
+    (chosen.parent / "theirs").touch()
+    drop_socket(long, chosen)
+    assert [one.name for one in chosen.parent.iterdir()] == ["theirs"]
+    shutil.rmtree(chosen.parent)
+
+
+def test_the_home_stays_when_its_socket_goes(tmp_path: Path) -> None:
+    """A short home holds its socket, and is not removed with it, even where it is empty otherwise."""
+    chosen = choose_socket(tmp_path)
+    chosen.touch()
+    drop_socket(tmp_path, chosen)
+    assert [one.name for one in tmp_path.iterdir()] == ["socket"]
 
 
 def test_without_a_record_there_is_no_socket(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgestill.core.errors import MessageError, PathError
 from edgestill.device.slots import Slots, SyncedDisk, digest_of, holds, read_state
-from edgestill.device.state import Failure, Record, State, Target, contradiction, settle
+from edgestill.device.state import SLOTS, Failure, Record, State, Target, contradiction, settle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -227,3 +228,72 @@ def test_a_state_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
     assert read_state(tmp_path) is None
     os.truncate(tmp_path / "state.json", 0)
     assert read_state(tmp_path) is None
+
+
+targets = st.sampled_from([target(1), target(2), target(3)])
+maybe = st.none() | targets
+records = st.none() | st.builds(Record, target=targets, counter=st.integers(1, 9), confirmed=st.booleans())
+states = st.builds(
+    State,
+    phase=st.sampled_from(["idle", "downloading", "verifying", "staging", "probing", "watching"]),
+    active=st.sampled_from([None, "a", "b"]),
+    a=maybe,
+    b=maybe,
+    wanted=maybe,
+    seen=st.integers(5, 9),
+    counter=st.integers(0, 5),
+    failure=st.none()
+    | st.builds(Failure, counter=st.integers(0, 5), target=targets, reason=st.just("broken")),
+    boots=st.integers(0, 3),
+).filter(lambda state: contradiction(state) == "")
+
+
+@given(state=st.none() | states, a=records, b=records)
+def test_whatever_was_lost_the_settled_state_makes_sense_and_serves_what_there_is(
+    state: State | None, a: Record | None, b: Record | None
+) -> None:
+    """Any state beside any slots: no contradiction, only whole slots count, and if one is whole, something serves.
+
+    Except on a device that served nothing before: what it was just installing must be probed first.
+    """
+    found: dict[SlotName, Record | None] = {"a": a, "b": b}
+    settled = settle(state, found)
+    assert contradiction(settled) == ""
+    for slot in SLOTS:
+        held, record = settled.held(slot), found[slot]
+        assert held is None or (record is not None and record.target.digest == held.digest)
+    if settled.active is None and state is not None and state.active is not None:
+        assert a is None
+        assert b is None
+    assert settle(settled, found) == settled, "settling twice is settling once"
+    if state is not None:
+        assert settled.seen >= state.seen
+        assert settled.failure == state.failure
+
+
+@given(state=states)
+def test_with_whole_slots_nothing_is_settled(state: State) -> None:
+    """What was written is what is true."""
+    found: dict[SlotName, Record | None] = {
+        slot: None if (held := state.held(slot)) is None else Record(target=held, counter=1, confirmed=True)
+        for slot in SLOTS
+    }
+    assert settle(state, found) == state
+
+
+@given(state=states)
+def test_any_state_is_read_as_it_was_written(state: State) -> None:
+    """Whatever it is doing."""
+    assert State.from_bytes(state.to_bytes()) == replace(state, deaths=0, watched=0.0, answers=0, errors=0)
+
+
+@given(state=states, at=st.integers(0, 400), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_another_state_or_none(state: State, at: int, bit: int) -> None:
+    """Never a crash, and never a state that contradicts itself."""
+    data = bytearray(state.to_bytes())
+    data[at % len(data)] ^= 1 << bit
+    try:
+        read = State.from_bytes(bytes(data))
+    except MessageError:
+        return
+    assert contradiction(read) == ""

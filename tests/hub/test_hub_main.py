@@ -8,60 +8,20 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from hub_processes import Process, get
 from hub_worlds import teacher_model
 
 from edgestill.core.errors import PathError, SettingError
-from edgestill.core.protocols import Request
 from edgestill.hub.home import Home
 from edgestill.hub.main import main
 from edgestill.hub.settings import Settings
-from edgestill.link.http import HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-class Process:
-    """`python -m edgestill.hub.main up` on a free port."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.home = folder / "hub"
-        self.ready = folder / "ready"
-        self.child = subprocess.Popen(
-            [
-                *(sys.executable, "-W", "error", "-m", "edgestill.hub.main", "up"),
-                *("--home", str(self.home), "--port", "0", "--ready", str(self.ready), *arguments),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def url(self) -> str:
-        """Where it listens, once it says so."""
-        end = time.monotonic() + 60
-        while not self.ready.exists() and self.child.poll() is None and time.monotonic() < end:
-            time.sleep(0.02)
-        if not self.ready.exists():
-            self.child.kill()
-            pytest.fail(f"it did not start: {self.child.communicate()}")
-        return self.ready.read_text().strip()
-
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Its exit code and what it logged."""
-        if self.child.poll() is None:
-            self.child.send_signal(number)
-        try:
-            _, log = self.child.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            _, log = self.child.communicate()
-        return self.child.returncode, log
 
 
 @pytest.fixture
@@ -71,13 +31,6 @@ def process(tmp_path: Path) -> Iterator[Process]:
     made = Process(tmp_path, "--teacher", str(tmp_path / "teacher.onnx"), "--poll-interval", "0.5")
     yield made
     made.stop(signal.SIGKILL)
-
-
-def get(url: str, **headers: str) -> tuple[int, Any]:
-    """A real request."""
-    response = HttpTransport().send(Request("GET", url, headers), timeout=20)
-    body = b"".join(response.chunks())
-    return response.status, body
 
 
 def test_it_starts_serves_and_ends_with_0(process: Process) -> None:
@@ -133,11 +86,57 @@ def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_half_uploaded_is_dropped(tmp_path: Path) -> None:
-    """`incoming` is empty after every start."""
+    """`incoming` is empty after every start, and no half-written file is left beside those that are served."""
     home = Home.init(tmp_path / "hub")
-    (home.incoming / "half.esb").write_bytes(b"x")
-    Home.open(tmp_path / "hub")
-    assert list(home.incoming.iterdir()) == []
+    (home.patches / "base").mkdir()
+    left = (
+        home.incoming / "half.esb",
+        home.metadata / ".timestamp.json.abc",
+        home.patches / "base" / ".new.abc",
+    )
+    for path in left:
+        path.write_bytes(b"x")
+    with home.locked():
+        assert not any(path.exists() for path in left)
+
+
+def test_looking_at_a_running_hub_does_not_break_an_upload(tmp_path: Path) -> None:
+    """`init` prints the key of a hub that serves: what is just being uploaded there stays."""
+    home = Home.init(tmp_path / "hub")
+    with home.locked():
+        (home.incoming / "half.esb").write_bytes(b"x")
+        assert main(["init", "--home", str(tmp_path / "hub")]) == 0
+        assert [one.name for one in home.incoming.iterdir()] == ["half.esb"]
+
+
+def test_a_second_hub_on_the_same_folder_is_refused(process: Process) -> None:
+    """Two would sign different metadata under one version: one line, exit code 1, and the first one lives on."""
+    url = process.url()
+    (process.home / "incoming" / "half.esb").write_bytes(b"x")
+    done = subprocess.run(
+        [sys.executable, "-m", "edgestill.hub.main", "up", "--home", str(process.home), "--port", "0"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("[state-conflict] a hub runs here already; at ")
+    assert (process.home / "incoming" / "half.esb").exists()
+    assert get(f"{url}/health/ready")[0] == 200
+
+
+def test_a_hub_that_was_killed_locks_nobody_out(tmp_path: Path) -> None:
+    """The kernel lets go of the lock with the process."""
+    first = Process(tmp_path)
+    first.url()
+    first.stop(signal.SIGKILL)
+    first.ready.unlink()
+    second = Process(tmp_path)
+    try:
+        assert get(f"{second.url()}/health/live")[0] == 200
+    finally:
+        assert second.stop()[0] == 0
 
 
 def test_a_folder_that_is_no_hub_is_refused(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, SettingError
-from edgestill.lab import cache as module
 from edgestill.lab.data.dataset import DatasetSource
 from edgestill.lab.data.source import ArraySource, Ask
+from edgestill.lab.teacher import cache as module
 from edgestill.lab.teacher.guide import LiveGuide
 from edgestill.lab.teacher.records import Layout
 

@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from cache_worlds import Counting, array_source, files_of, open_cache
 from edgestill.core import bundle
-from edgestill.lab import head, records
+from edgestill.lab.teacher import head, records
 
 root, source = Path(sys.argv[1]), array_source(4)
 writers = {head.__file__, records.__file__, bundle.__file__}

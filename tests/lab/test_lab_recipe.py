@@ -94,7 +94,12 @@ def test_a_value_out_of_range_is_refused(name: str, value: object, expected: str
 
 @pytest.mark.parametrize(
     ("line", "kind"),
-    [("epochs = 2.0", "int"), ('lr = "1"', "float"), ("epochs = true", "int"), ("optimiser = 1", "text")],
+    [
+        ("epochs = 2.0", "a whole number"),
+        ('lr = "1"', "a number"),
+        ("epochs = true", "a whole number"),
+        ("optimiser = 1", "text"),
+    ],
 )
 def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, line: str, kind: str) -> None:
     """Nothing is converted except a whole number to a float."""

@@ -122,11 +122,32 @@ def test_attack_an_etag_that_is_none(hub: _Hub, client: ControlClient, etag: str
 
 
 def test_reporting(hub: _Hub, client: ControlClient) -> None:
-    """A batch goes there; the hub's counts are its own affair."""
+    """A batch goes there; each report is new to the hub or a repeat."""
     hub.answer = Response(b'{"accepted":1,"duplicates":0}')
     client.report([REPORT])
     assert hub.asked[0][0] == "POST /v1/reports"
     assert reports_from_bytes(hub.asked[0][2]) == [REPORT]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Welcome to our hotel</html>",
+        b"{}",
+        b"",
+        b'{"accepted":true,"duplicates":0}',
+        b'{"accepted":0,"duplicates":0}',
+        b'{"accepted":1,"duplicates":1}',
+        b'{"accepted":-1,"duplicates":2}',
+    ],
+)
+def test_reports_that_nobody_accounts_for_are_not_delivered(
+    hub: _Hub, client: ControlClient, body: bytes
+) -> None:
+    """A captive portal says 200 to everything; believing it would lose reports for ever."""
+    hub.answer = Response(body)
+    with pytest.raises(MessageError):
+        client.report([REPORT])
 
 
 @pytest.mark.parametrize("accepted", [True, False])

@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from edgestill import __version__
-from edgestill.cli import bundle, demo, distill, predict
+from edgestill.cli import bench, bundle, demo, distill, predict
 from edgestill.core.errors import EdgestillError
 
 INTERRUPTED: Final = 130
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("bench", context_settings=bench.SETTINGS)(bench.bench)
 app.command("demo")(demo.demo)
 app.command("distill")(distill.distill)
 app.command("predict")(predict.predict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from edgestill.core.jsonio import JsonObject
+    from edgestill.core.jsonio import Json, JsonObject
 
 
 def distill(
@@ -35,27 +36,53 @@ def distill(
     """Distil a student as a TOML file says; the same call goes on where it was stopped."""
     for module in ("torch", "lightning_fabric"):
         require(module, extra="lab", purpose="to distil")
+    from rich.console import Console
+
     from edgestill.core.budget import Budget
     from edgestill.lab.job import Job
 
     read = Job.read(job)
     if budget is not None:
         read = replace(read, budget=Budget.parse(budget))
-    folder = out or Path(f"run-{job.stem}")
-    if as_json:
-        typer.echo(json.dumps(read.run(folder)))
-        return
-    from rich.console import Console
-
-    console = Console()
-    with _epochs(console) as advance:
-        report = read.run(folder, progress=advance)
+    folder, console = out or Path(f"run-{job.stem}"), Console()
+    with _warnings_told():
+        if as_json:
+            typer.echo(json.dumps(read.run(folder), allow_nan=False))
+            return
+        with _bar(console) if console.is_terminal else _lines() as advance:
+            report = read.run(folder, progress=advance)
     for line in _told(report, folder):
-        console.print(plain(line), markup=False, highlight=False)
+        typer.echo(plain(line))
 
 
 @contextmanager
-def _epochs(console: Console) -> Iterator[Callable[[int, int, float], None]]:
+def _warnings_told() -> Iterator[None]:
+    """Our warning as one line that begins with its code, as errors do; those of libraries concern nobody here."""
+    from edgestill.lab.compare import DistillingHurtsWarning
+
+    def show(message: Warning | str, *_rest: object, **_more: object) -> None:
+        if isinstance(message, DistillingHurtsWarning):
+            typer.echo(plain(str(message)), err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DistillingHurtsWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[int, int, float], None]]:
+    """A line now and then, for a file or a pipe; twenty at most."""
+
+    def advance(done: int, of: int, loss: float) -> None:
+        if done == of or done % max(1, of // 10) == 0:
+            typer.echo(f"epoch {done} of {of}, loss {loss:.4f}")
+
+    yield advance
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Callable[[int, int, float], None]]:
     """A bar with the time that is left."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -90,10 +117,20 @@ def _told(report: JsonObject, folder: Path) -> Iterator[str]:
     for name in ("teacher", "student"):
         text = f"{name}: {parameters[name]:,} parameters"
         if f"{name}_score" in figures:
-            low, high = figures[f"{name}_score_ci95"]  # type: ignore[misc,str-unpack]  # the report's own pair
-            text += f", score {figures[f'{name}_score']:.4f} [{low:.4f}, {high:.4f}] on {figures[f'{name}_score_n']}"
+            text += f", score {figures[f'{name}_score']:.4f}{_interval(figures[f'{name}_score_ci95'])}"
+            text += f" on {figures[f'{name}_score_n']}"
         yield text
-    comparison = report["comparison"]
+    comparison, bundle = report["comparison"], report["bundle"]
     if isinstance(comparison, dict):
         yield str(comparison["sentence"])
+    if isinstance(bundle, dict):
+        yield f"bundle: {bundle['file']}, {bundle['bytes']:,} bytes"
     yield f"{report['seconds']} s; everything is in {folder}"
+
+
+def _interval(ends: Json) -> str:
+    """Empty where there is none: held-out data of one group has no spread."""
+    if not isinstance(ends, list):
+        return ""
+    low, high = (one for one in ends if isinstance(one, float))
+    return f" [{low:.4f}, {high:.4f}]"

@@ -297,3 +297,9 @@ class DemoError(EdgestillError):
     """A step of the demonstration that did not come to its end."""
 
     code = "demo-failed"
+
+
+class BenchError(EdgestillError):
+    """A benchmark that did not come to its end."""
+
+    code = "bench-failed"

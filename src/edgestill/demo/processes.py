@@ -11,12 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final, Self, final
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, AnyStr, Final, Self, final
 
 from edgestill.core.errors import DemoError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 GRACE: Final = 8.0
 LOOK: Final = 0.05
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @final
@@ -58,27 +61,32 @@ class Processes:
         Raises:
             DemoError: it failed, or did not end in time; the text ends with what it said.
         """
-        try:
-            done = subprocess.run(  # noqa: S603  # our own modules, with arguments we made
-                [sys.executable, "-m", module, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=self._longest,
-                stdin=subprocess.DEVNULL,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise DemoError(
-                f"{name} did not end", where=module, expected=f"within {error.timeout:g} s"
-            ) from error
-        if done.returncode != 0:
-            raise DemoError(f"{name} failed", where=module, expected="exit status 0", got=done.stderr[-300:])
-        return done.stdout
+        with ExitStack() as ending:
+            with signals_put_off():
+                process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
+                    [sys.executable, "-m", module, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
+                ending.enter_context(process)
+                ending.callback(_kill, process)
+            try:
+                said, failed = process.communicate(timeout=self._longest)
+            except subprocess.TimeoutExpired as error:
+                raise DemoError(
+                    f"{name} did not end", where=module, expected=f"within {error.timeout:g} s"
+                ) from error
+        if process.returncode != 0:
+            raise DemoError(f"{name} failed", where=module, expected="exit status 0", got=failed[-300:])
+        return said
 
     def start(self, name: str, module: str, arguments: Sequence[str], *, ready: Path) -> None:
         """Starts `python -m module` in the background; `wait_for` its ready file before using it."""
         ready.unlink(missing_ok=True)
-        with (self._logs / f"{name}.log").open("ab") as log:
+        with (self._logs / f"{name}.log").open("ab") as log, signals_put_off():
             process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -87,7 +95,7 @@ class Processes:
                 start_new_session=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
-        self._running.append((name, process))
+            self._running.append((name, process))
 
     def wait_for(self, what: str, holds: Callable[[], bool], *, within: float) -> None:
         """Looks until `holds`, and whether all processes still run.
@@ -121,7 +129,28 @@ class Processes:
                     process.wait(max(0.1, until - self._clock.monotonic()))
         finally:
             for _, process in reversed(self._running):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)  # what it has left in its session, too
-                process.wait()
+                _kill(process)
             self._running.clear()
+
+
+def _kill(process: subprocess.Popen[AnyStr]) -> None:
+    """Ends it and what it has left in its session, and waits until it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def signals_put_off() -> Iterator[None]:
+    """Lets Ctrl-C and its like take effect at the end: a process that was started must be known before they do."""
+    came: list[int] = []
+    before: dict[signal.Signals, object] = {}
+    try:
+        for number in _ENDING:
+            before[number] = signal.signal(number, lambda one, _: came.append(one))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what `signal.signal` gave
+        for one in came:
+            signal.raise_signal(one)

@@ -13,6 +13,7 @@ import torch
 
 from edgestill.core.errors import DemoError, SettingError
 from edgestill.demo.images import images
+from edgestill.demo.processes import signals_put_off
 from edgestill.demo.rehearse import Outcome, rehearse
 from edgestill.demo.report import write_report
 from edgestill.demo.route import Route, View
@@ -84,12 +85,16 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C: whoever started them ends them. Here it is only put off."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    """Processes started meanwhile never see Ctrl-C: whoever started them ends them. Here it is only put off.
+
+    The mask is for them, who inherit it. Here it would not do: other threads still take the signal.
+    """
+    with signals_put_off():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _result(future: Future[Outcome]) -> Outcome:

@@ -143,7 +143,7 @@ class Courier:
         try:
             self._control.statistics(statistics.id, statistics.body)
         except RefusedError as error:
-            if _is_passing(error):
+            if not _is_final(error):
                 raise
             log.warning("the hub refuses statistics: %s", error)
         outbox.statistics_delivered(statistics.id)
@@ -169,7 +169,7 @@ class Courier:
         try:
             self._control.report(reports)
         except RefusedError as error:
-            if _is_passing(error):
+            if not _is_final(error):
                 raise
             for report in reports:
                 self._report_alone(report)
@@ -181,14 +181,17 @@ class Courier:
         try:
             self._control.report([report])
         except RefusedError as error:
-            if _is_passing(error):
+            if not _is_final(error):
                 raise
             log.warning("the hub refuses report %s: %s", report.id, error)
 
 
-def _is_passing(refusal: RefusedError) -> bool:
-    """Whether the peer is only busy or broken (HTTP 429 and 5xx, see `link.exchange`) and may take the same later."""
-    return str(refusal.got).startswith(("HTTP 429", "HTTP 5"))
+def _is_final(refusal: RefusedError) -> bool:
+    """Whether the hub has looked at the content and will never take it (HTTP 400, 413, 422; see `hub.problems`).
+
+    Whatever else refuses (a busy hub, a captive portal, a proxy before a hub that is away) may be gone tomorrow.
+    """
+    return str(refusal.got).startswith(("HTTP 400", "HTTP 413", "HTTP 422"))
 
 
 def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:

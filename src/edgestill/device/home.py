@@ -11,7 +11,8 @@
     lock            held by the running supervisor
 
 The folder is readable by its owner alone. Unix sockets have short names (about 107 bytes): where the home is too
-long for one, the socket lies in a private temporary folder, and the file `socket` says where.
+long for one, the socket lies in a private temporary folder, and the file `socket` says where. That folder goes with
+an agent that ends in order; one that was killed leaves it, and the next run uses it again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import fcntl
 import os
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -177,7 +178,9 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second supervisor out for as long as the block runs; the kernel lets go when a process ends.
+        """Keeps a second supervisor out for as long as the block runs, and drops what a kill left half-written.
+
+        The kernel lets go when a process ends.
 
         Raises:
             ConflictError: another supervisor runs.
@@ -190,9 +193,18 @@ class Home:
                 raise ConflictError(
                     "an agent runs here already", where=self.path, fix="stop it, or use another --home"
                 ) from error
+            self._sweep()
             yield
         finally:
             os.close(handle)
+
+    def _sweep(self) -> None:
+        """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
+        left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET):
+            left += self.path.glob(f".{name}.*")
+        for path in left:
+            path.unlink(missing_ok=True)
 
 
 def refuse_inhabited(path: Path) -> None:
@@ -209,9 +221,17 @@ def choose_socket(path: Path) -> Path:
     """
     chosen = path.resolve() / "app.sock"
     if len(os.fsencode(chosen)) > MAX_SOCKET_BYTES:
-        chosen = _recorded(path) or Path(tempfile.mkdtemp(prefix="edgestill-")) / "app.sock"
+        chosen = _recorded(path) or _private_folder() / "app.sock"
     bundle.replace(path / SOCKET, os.fsencode(chosen))
     return chosen
+
+
+def drop_socket(path: Path, socket: Path) -> None:
+    """Removes a socket that `choose_socket` gave, and its private folder where it has one: the next run chooses anew."""
+    socket.unlink(missing_ok=True)
+    if socket.parent != path.resolve():
+        with suppress(OSError):  # somebody has put something there, or it is gone
+            socket.parent.rmdir()
 
 
 def find_socket(path: Path) -> Path:
@@ -226,6 +246,14 @@ def find_socket(path: Path) -> Path:
         raise NotFoundError(
             "no agent has run here", where=path, fix="run: edgestill-agent run --home DIR"
         ) from error
+
+
+def _private_folder() -> Path:
+    """A new folder of ours, under a path that leaves room for a socket's name."""
+    folder = Path(tempfile.gettempdir())
+    if len(os.fsencode(folder)) > MAX_SOCKET_BYTES - len("/edgestill-xxxxxxxx/app.sock"):
+        folder = Path("/tmp")  # noqa: S108  # POSIX has it; mkdtemp makes a folder that is ours alone
+    return Path(tempfile.mkdtemp(prefix="edgestill-", dir=folder))
 
 
 def _recorded(path: Path) -> Path | None:

@@ -28,7 +28,7 @@ from edgestill.core.wire import Enrol
 from edgestill.device import processes
 from edgestill.device.agent import Agent
 from edgestill.device.courier import Courier
-from edgestill.device.home import Home, Identity, Settings, choose_socket, refuse_inhabited
+from edgestill.device.home import Home, Identity, Settings, choose_socket, drop_socket, refuse_inhabited
 from edgestill.device.installer import Installer
 from edgestill.device.machine import Rules
 from edgestill.device.outbox import Outbox
@@ -149,7 +149,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
             with processes.listening(address) as listener:
                 supervisor.run(listener=listener, pace=pace, ready=ready)
         finally:
-            address.unlink(missing_ok=True)
+            drop_socket(home.path, address)
             outbox.close()
 
 

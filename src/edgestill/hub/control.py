@@ -63,11 +63,10 @@ async def poll(request: Request) -> Response:
     await hub.tick_if_due()
     with hub.bell.listening(device.id) as rung:
         told, tag = await _told(hub, device.id)
-        known = request.headers.get("if-none-match")
-        if known == tag and wait > 0 and not hub.draining:
+        if _knows(request, tag) and wait > 0 and not hub.draining:
             await _wait_for(rung, request, wait)
             told, tag = await _told(hub, device.id)
-    if known == tag:
+    if _knows(request, tag):
         return Response(status_code=304, headers={"etag": tag, "cache-control": "no-store"})
     return _message(Poll(assignment=told, interval=_interval(hub)).to_bytes(), headers={"etag": tag})
 
@@ -102,7 +101,7 @@ async def statistics(request: Request) -> Response:
             parsed,
             body,
             now=hub.clock.now(),
-            max_windows=hub.settings.max_windows,
+            settings=hub.settings,
         )
     return bodies.answer({"accepted": accepted})
 
@@ -121,6 +120,12 @@ async def _mark_seen(hub: Hub, device: Device) -> None:
     if device.last_seen is None or not 0 <= now - device.last_seen < hub.settings.poll_interval / _SEEN_SHARE:
         async with hub.database.write() as connection:
             await registry.mark_seen(connection, device.id, now)
+
+
+def _knows(request: Request, tag: str) -> bool:
+    """Whether `If-None-Match` names this tag: one of a list, and weak where a proxy made it so (RFC 9110, 13.1.2)."""
+    named = request.headers.get("if-none-match", "").split(",")
+    return tag in {one.strip().removeprefix("W/") for one in named}
 
 
 async def _wait_for(rung: asyncio.Event, request: Request, seconds: float) -> None:

@@ -3,8 +3,8 @@
 - A join token is `est1.SECRET.ROOT`: ROOT is the SHA-256 of the root metadata the hub had when it made the token, so that
   whoever carries the token to a device carries the trust too. The hub keeps the digest of SECRET only.
 - Enrolling takes one use of the token and makes the device, together or not at all.
-- A device whose answer got lost may ask again with the same token and name, as long as it never called with its
-  credential: it gets a new one, and the use is not taken twice. Any other second claim of a name is refused.
+- A device whose answer got lost may ask again with the same token, name, class and labels, as long as it never called
+  with its credential: it gets a new one, and the use is not taken twice. Any other second claim of a name is refused.
 - A token that is unknown, spent or past its time gets one and the same answer.
 """
 
@@ -74,25 +74,29 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
     if found is None or now >= found.expires_at:
         raise _refused()
     known = (await connection.execute(select(devices).where(devices.c.id == message.device))).first()
-    described = {
-        "hardware_class": message.hardware_class,
-        "labels": message.labels,
-        "credential": digest_of(credential),
-        "enrolled_at": now,
-    }
+    fresh = {"credential": digest_of(credential), "enrolled_at": now}
     if known is not None:
-        if known.join_token != token or known.last_seen is not None:
+        is_same = (known.hardware_class, known.labels) == (message.hardware_class, message.labels)
+        if known.join_token != token or known.last_seen is not None or not is_same:
             raise ConflictError(
                 "the name is taken", where=repr(message.device), fix="enrol under another name"
             )
-        await connection.execute(update(devices).where(devices.c.id == message.device).values(**described))
+        await connection.execute(update(devices).where(devices.c.id == message.device).values(**fresh))
         return
     if found.uses_left < 1:
         raise _refused()
     await connection.execute(
         update(join_tokens).where(join_tokens.c.digest == token).values(uses_left=join_tokens.c.uses_left - 1)
     )
-    await connection.execute(insert(devices).values(id=message.device, join_token=token, **described))
+    await connection.execute(
+        insert(devices).values(
+            id=message.device,
+            hardware_class=message.hardware_class,
+            labels=message.labels,
+            join_token=token,
+            **fresh,
+        )
+    )
 
 
 def _refused() -> AccessError:

@@ -5,16 +5,18 @@
 - Statistics count once for each device, backbone and window: the message that arrived last replaces the one before.
   A message that is sent again under its id changes nothing, even when a newer one came between.
 - Statistics of one backbone are all of one kind (classes, features); the first to arrive says which.
-- Old windows are forgotten whole, so that order never matters.
+- Old windows are forgotten whole, so that order never matters. So are backbones of which a device names too many.
+- No message is so large that sums with it could not be written any more.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from edgestill.core.errors import EvidenceError, NotFoundError
 from edgestill.core.oip import InferResponse, Tensor
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import JsonObject
+    from edgestill.hub.settings import Settings
 
 MAX_SAMPLES: Final = 1_000
 MAX_SAMPLE_BYTES: Final = 32_000_000
+MAX_MESSAGE_N: Final = 10**9
+MAX_MESSAGE_SUM: Final = 1e24
 
 _CHUNK: Final = 64
 _AUDIT: Final = "audit"
@@ -125,14 +130,16 @@ async def keep_statistics(
     body: bytes,
     *,
     now: float,
-    max_windows: int,
+    settings: Settings,
 ) -> bool:
     """Keeps a message unless it was here before; returns whether it was new.
 
     Raises:
-        EvidenceError: other counts of classes or features than known for this backbone.
+        EvidenceError: other counts of classes or features than known for this backbone, or sums too large for
+            one device.
     """
     backbone = str(parsed.backbone)
+    _check_size(parsed)
     await _check_kind(connection, parsed)
     row = {
         "device_id": device,
@@ -159,12 +166,20 @@ async def keep_statistics(
         select(statistics.c.window)
         .where(mine, statistics.c.body.is_not(None))
         .order_by(statistics.c.window.desc())
-        .limit(max_windows)
+        .limit(settings.max_windows)
     )
     await connection.execute(
         update(statistics).where(mine, statistics.c.window.not_in(kept)).values(body=None)
     )
+    await _forget_backbones(connection, device, settings.max_backbones)
     return True
+
+
+async def forget_messages(connection: AsyncConnection, before: float) -> None:
+    """Drops what no longer counts and was received before this hub time: only its id was still remembered."""
+    await connection.execute(
+        delete(statistics).where(statistics.c.body.is_(None), statistics.c.received_at < before)
+    )
 
 
 async def statistics_bodies(connection: AsyncConnection, backbone: Digest) -> AsyncIterator[list[bytes]]:
@@ -197,17 +212,17 @@ def add_bodies(total: Statistics | None, bodies: Sequence[bytes]) -> Statistics 
 
 
 def as_message(total: Statistics | None, backbone: Digest) -> bytes:
-    """A sum as a message: exact where that fits into one, else rounded to float32.
+    """A sum as a message: exact where that fits into one, else rounded as little as makes it fit.
 
     Raises:
         NotFoundError: nothing to sum.
     """
     if total is None:
         raise NotFoundError("no statistics of this backbone", got=backbone)
-    try:
-        return total.to_bytes("float64")
-    except EvidenceError:
-        return total.to_bytes("float32")
+    for dtype in ("float64", "float32"):
+        with suppress(EvidenceError):
+            return total.to_bytes(dtype)
+    return total.to_bytes("float16")
 
 
 async def counts(connection: AsyncConnection) -> JsonObject:
@@ -238,6 +253,21 @@ async def counts(connection: AsyncConnection) -> JsonObject:
     return {"samples": {"total": total, "devices": dict(by_device)}, "statistics": sums}
 
 
+async def _forget_backbones(connection: AsyncConnection, device: str, most: int) -> None:
+    """Keeps the backbones that the device named last: it may make up any number, and each would take room."""
+    mine = (statistics.c.device_id == device) & statistics.c.body.is_not(None)
+    kept = (
+        select(statistics.c.backbone)
+        .where(mine)
+        .group_by(statistics.c.backbone)
+        .order_by(func.max(statistics.c.id).desc())
+        .limit(most)
+    )
+    await connection.execute(
+        update(statistics).where(mine, statistics.c.backbone.not_in(kept)).values(body=None)
+    )
+
+
 async def _check_kind(connection: AsyncConnection, parsed: Statistics) -> None:
     row = (
         await connection.execute(
@@ -252,6 +282,18 @@ async def _check_kind(connection: AsyncConnection, parsed: Statistics) -> None:
             where=parsed.backbone,
             expected=f"{row.classes} classes, {row.features} features",
             got=f"{parsed.classes} classes, {parsed.features} features",
+        )
+
+
+def _check_size(parsed: Statistics) -> None:
+    """Whatever devices send, their sum must stay finite and writable: no single one can make it unreadable."""
+    largest = max(float(np.abs(parsed.a).max()), float(np.abs(parsed.b).max()))
+    if parsed.n > MAX_MESSAGE_N or largest > MAX_MESSAGE_SUM:
+        raise EvidenceError(
+            "sums too large for one device",
+            where=parsed.backbone,
+            expected=f"at most {MAX_MESSAGE_N:.0e} samples and {MAX_MESSAGE_SUM:g} in any sum",
+            got=f"{parsed.n} samples, {largest:g}",
         )
 
 

@@ -6,25 +6,29 @@
 | `blobs/` | archives by digest |
 | `metadata/` | TUF metadata, as it is served |
 | `patches/BASE/NEW` | patches, as they are served |
-| `incoming/` | uploads that are not complete; emptied on start |
+| `incoming/` | uploads that are not complete; emptied when a hub begins to serve |
+| `lock` | held by the hub that serves |
 | `online.pem` | the hub's private key: snapshot, timestamp, assignments. Readable by its owner only |
 | `operator.token` | the operator's secret; the hub itself compares its digest |
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import secrets
-import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from edgestill.core.bundle import replace
 from edgestill.core.digest import Digest
-from edgestill.core.errors import PathError
+from edgestill.core.errors import ConflictError, PathError
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FOLDERS: Final = ("blobs", "metadata", "patches", "incoming")
@@ -69,7 +73,7 @@ class Home:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Reads the secrets, and drops uploads that a kill left behind.
+        """Reads the secrets.
 
         Raises:
             PathError: not a hub's folder, or not readable.
@@ -88,8 +92,6 @@ class Home:
         try:
             key = SigningKey.from_pem((folder / "online.pem").read_bytes())
             token = (folder / "operator.token").read_text(encoding="utf-8").strip()
-            shutil.rmtree(folder / "incoming")
-            (folder / "incoming").mkdir()
         except OSError as error:
             raise PathError("cannot read the hub's folder", where=folder, got=error.strerror) from error
         if re.fullmatch(_OPERATOR_TOKEN, token) is None:
@@ -100,6 +102,29 @@ class Home:
                 fix="delete the file and run init again to get a new one",
             )
         return cls(folder, key, Digest.of(token.encode()).hex)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second hub out for as long as the block runs, and drops what a kill left behind half-written.
+
+        Two would make different metadata under one version. The kernel lets go when a process ends.
+
+        Raises:
+            ConflictError: another hub runs on this folder.
+        """
+        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConflictError(
+                    "a hub runs here already", where=self.folder, fix="stop it, or use another --home"
+                ) from error
+            for left in (*self.incoming.iterdir(), *self.metadata.glob(".*"), *self.patches.glob("*/.*")):
+                left.unlink()
+            yield
+        finally:
+            os.close(handle)
 
     @property
     def database(self) -> Path:

@@ -111,7 +111,12 @@ def _init(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     _check_exposure(options)
     settings = Settings() if options.poll_interval is None else Settings(poll_interval=options.poll_interval)
-    Home.init(options.home)
+    with Home.init(options.home).locked():
+        _serve(options, settings)
+    return 0
+
+
+def _serve(options: argparse.Namespace, settings: Settings) -> None:
     hub = Hub.open(
         options.home,
         clock=SystemClock(),
@@ -135,7 +140,6 @@ def _up(options: argparse.Namespace) -> int:
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"
         server = _Server(config, hub, url=url, ready=options.ready)
         asyncio.run(server.serve([listener]))
-    return 0
 
 
 def _check_exposure(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import registry, rollouts
+from edgestill.hub import evidence, registry, rollouts
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -174,6 +174,7 @@ class Hub:
             await self._freshen(now)
         async with self.database.write() as connection:
             await registry.forget_reports(connection, now - self.settings.keep_reports)
+            await evidence.forget_messages(connection, now - self.settings.keep_reports)
         await self.step()
 
     async def tick_if_due(self) -> None:

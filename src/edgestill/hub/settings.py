@@ -28,6 +28,7 @@ class Settings:
         teacher_threads: threads that run the teacher, each with one operator thread.
         max_samples: samples kept as evidence for each device; further ones are answered, and not kept.
         max_windows: windows of statistics kept for each device and backbone; the oldest are forgotten.
+        max_backbones: whose statistics are kept for each device; the one it named longest ago is forgotten.
         patch_bases: older versions that a patch is made from when a new one is published.
         max_patched: of archives that patches are made for.
         keep_reports: how long a report's id is remembered, so that it counts once.
@@ -45,6 +46,7 @@ class Settings:
     teacher_threads: int = 1
     max_samples: int = 10_000
     max_windows: int = 64
+    max_backbones: int = 8
     patch_bases: int = 3
     max_patched: int = 2**26
     keep_reports: float = 30 * 86_400.0

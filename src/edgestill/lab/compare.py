@@ -1,9 +1,10 @@
 """Does distilling help? Asked on a slice of the data before the whole is spent, and answered with its noise.
 
 Two students begin with the same weights. One is trained plainly, one is distilled, at equal cost: the plain one gets as
-many more epochs as the teacher's answers would have paid for. It is repeated over seeds. A difference is called one only
-where two intervals leave out zero: one over seeds (Student's t), one over the held-out samples' groups (bootstrap). What
-is within the noise is said to be so.
+many more epochs as the teacher's answers would have paid for, in operations that are counted, not timed. It is repeated
+over seeds; a seed decides the order, the views, and which part of the teacher the students inherit. A difference is
+called one only where two intervals leave out zero: one over seeds (Student's t), one over the held-out samples' groups
+(bootstrap). What is within the noise is said to be so.
 
 A slice is not the whole: distilling tends to help more where data is scarce. The verdict is a warning, no guarantee.
 """
@@ -11,38 +12,41 @@ A slice is not the whole: distilling tends to help more where data is scarce. Th
 from __future__ import annotations
 
 import copy
+import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgestill.core.errors import SettingError
+from edgestill.core.bundle import replace as write_whole
+from edgestill.core.digest import Digest
+from edgestill.core.errors import DataError, SettingError
 from edgestill.lab.data.part import PartSource
 from edgestill.lab.data.source import Ask
-from edgestill.lab.forward import evaluating, forward
-from edgestill.lab.measure import mean_figure
+from edgestill.lab.forward import evaluating, forward, weights_digest
+from edgestill.lab.gain import MOST_SEEDS, Gain, gain_of
 from edgestill.lab.score import scores
 from edgestill.lab.teacher.guide import LiveGuide
 from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.data.source import Source
+    from edgestill.lab.gain import Verdict
     from edgestill.lab.recipe import Recipe
-
-Verdict = Literal["helps", "hurts", "no difference shown"]
 
 _MOST_EPOCHS: Final = 10  # times the recipe's, for the plain student
 _BACKWARD: Final = 3  # a training step costs about three forward passes
-# Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom (Student 1908; any table).
-_T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,38 +64,12 @@ class Slice:
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.epochs < 0 or not 2 <= self.seeds <= len(_T) + 1:
+        if self.samples < 2 or self.epochs < 0 or not 2 <= self.seeds <= MOST_SEEDS:
             raise SettingError(
                 "a slice to compare on is out of range",
-                expected=f"samples >= 2, epochs >= 0, seeds 2 to {len(_T) + 1}",
+                expected=f"samples >= 2, epochs >= 0, seeds 2 to {MOST_SEEDS}",
                 got=f"samples {self.samples}, epochs {self.epochs}, seeds {self.seeds}",
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gain:
-    """A difference of two ways to train, with what is known of its noise.
-
-    Attributes:
-        value: mean over seeds and samples.
-        spread: standard deviation over seeds.
-        seeds: 95 % interval over seeds.
-        samples: 95 % interval over the held-out groups.
-    """
-
-    value: float
-    spread: float
-    seeds: tuple[float, float]
-    samples: tuple[float, float]
-
-    @property
-    def verdict(self) -> Verdict:
-        """Which way it goes, if both intervals agree."""
-        if self.seeds[0] > 0 and self.samples[0] > 0:
-            return "helps"
-        if self.seeds[1] < 0 and self.samples[1] < 0:
-            return "hurts"
-        return "no difference shown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +81,8 @@ class Comparison:
         distilled: of each distilled one.
         plain_epochs: how many epochs the plain ones got, for equal cost.
         distilled_epochs: the distilled ones.
+        cost_ratio: operations of a plain student over those of a distilled one; 1 up to half an epoch, less where equal
+            cost would have been more than ten times the recipe's epochs.
         samples: of training data.
         gain: distilled minus plain.
     """
@@ -111,6 +91,7 @@ class Comparison:
     distilled: tuple[float, ...]
     plain_epochs: int
     distilled_epochs: int
+    cost_ratio: float
     samples: int
     gain: Gain
 
@@ -123,7 +104,8 @@ class Comparison:
         )
         told: dict[Verdict, str] = {
             "helps": f"distilling helps on a slice of {self.samples} samples: {figures}",
-            "hurts": f"distilling HURTS on a slice of {self.samples} samples: {figures}; try a smaller soft_weight",
+            "hurts": f"distilling HURTS on a slice of {self.samples} samples: {figures}; try a smaller soft_weight or "
+            "a better teacher",
             "no difference shown": f"no difference shown between distilling and plain training at equal cost: {figures}",
         }
         return told[self.gain.verdict]
@@ -135,106 +117,174 @@ class Comparison:
             "distilled": list(self.distilled),
             "plain_epochs": self.plain_epochs,
             "distilled_epochs": self.distilled_epochs,
+            "cost_ratio": self.cost_ratio,
             "samples": self.samples,
             "gain": self.gain.value,
             "gain_spread": self.gain.spread,
             "gain_ci95_seeds": list(self.gain.seeds),
-            "gain_ci95_samples": list(self.gain.samples),
+            "gain_ci95_samples": list(self.gain.samples) if all(map(isfinite, self.gain.samples)) else None,
             "verdict": self.gain.verdict,
             "sentence": self.sentence,
         }
 
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Self:
+        """From `as_json`; KeyError or TypeError where it is not."""
+        low, high = told["gain_ci95_samples"] or (-inf, inf)
+        return cls(
+            plain=tuple(told["plain"]),
+            distilled=tuple(told["distilled"]),
+            plain_epochs=told["plain_epochs"],
+            distilled_epochs=told["distilled_epochs"],
+            cost_ratio=told["cost_ratio"],
+            samples=told["samples"],
+            gain=Gain(
+                value=told["gain"],
+                spread=told["gain_spread"],
+                seeds=(told["gain_ci95_seeds"][0], told["gain_ci95_seeds"][1]),
+                samples=(low, high),
+            ),
+        )
+
+
+class DistillingHurtsWarning(UserWarning):
+    """The comparison says that plain training does better; the text begins with the code, as an error's does."""
+
+    code: Final = "distilling-hurts"
+
+    def __init__(self, comparison: Comparison) -> None:
+        super().__init__(f"[{self.code}] {comparison.sentence}")
+
 
 def compare(
     teacher: nn.Module,
-    student: nn.Module,
+    student: nn.Module | Callable[[int], nn.Module],
     train: Source,
     heldout: Source,
     *,
     recipe: Recipe,
     size: Slice | None = None,
     groups: NDArray[np.int64] | None = None,
+    cached: bool = True,
+    kept: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Trains pairs of copies of the student and compares them.
 
     Args:
         teacher: asked live; left as it is.
-        student: copied; left as it is.
+        student: copied; left as it is. Or a function that makes the student of a seed, so that the spread over seeds is
+            that of its first weights too.
         train: what a slice is taken from.
-        heldout: labelled data neither is trained on.
+        heldout: data neither is trained on; samples without a label do not count.
         recipe: of the distilled ones.
         size: how much is spent.
         groups: `[len(heldout)]`, which held-out samples belong together; by default each is its own group.
+        cached: whether the teacher's answers will be kept, and so cost a forward pass once a view, not once an epoch.
+        kept: JSON file for the result; the same question is answered from it.
         progress: called after each training with (done, of).
 
     Raises:
         SettingError: the recipe does not distil, or the data has no labels to train plainly with.
+        DataError: the held-out data has none. TrainingError: one of the trainings diverged.
     """
     size = size or Slice()
-    if recipe.soft_weight == 0:
-        raise SettingError("nothing to compare", where="soft_weight", expected="more than 0", got=0)
-    if not train.labelled:
-        raise SettingError("plain training needs labels", expected="labelled data to compare on")
+    _check(train, heldout, recipe)
+    make = _copies(student) if isinstance(student, nn.Module) else student
     random = np.random.default_rng(recipe.seed)
     part = PartSource(train, np.sort(random.permutation(len(train))[: size.samples]))
     distilled = replace(recipe, epochs=size.epochs or recipe.epochs)
-    plain = replace(
-        distilled,
-        soft_weight=0.0,
-        hint_weight=0.0,
-        epochs=_equal_cost(teacher, student, part, distilled),
-    )
-    found: dict[float, list[NDArray[np.float64]]] = {0.0: [], recipe.soft_weight: []}
-    for at in range(size.seeds):
-        for one in (plain, distilled):
-            own = replace(one, seed=(one.seed + at) % 2**32)
-            hint = None if one.hinted is None else one.hinted.teacher_layer
-            guide = LiveGuide(teacher, hint=hint) if one.soft_weight else None
-            model = train_(copy.deepcopy(student), Lesson(source=part, guide=guide), own)
-            found[one.soft_weight].append(scores(model, heldout))
-            if progress is not None:
-                progress(sum(map(len, found.values())), 2 * size.seeds)
-    ours, theirs = np.stack(found[recipe.soft_weight]), np.stack(found[0.0])
-    return Comparison(
-        plain=tuple(theirs.mean(1).tolist()),
-        distilled=tuple(ours.mean(1).tolist()),
+    first = make(recipe.seed)
+    key = _key(teacher, first, part, heldout, f"{distilled.digest}|{size}|{cached}|{_groups_digest(groups)}")
+    known = None if kept is None else _read(kept, key)
+    if known is not None:
+        return known
+    epochs, ratio = _equal_cost(teacher, first, part, distilled, cached=cached)
+    plain = replace(distilled, soft_weight=0.0, hint_weight=0.0, epochs=epochs)
+    ours, theirs = _pairs(_Pair(teacher, part, heldout, distilled, plain), make, size.seeds, progress)
+    result = Comparison(
+        plain=tuple(np.nanmean(theirs, 1).tolist()),
+        distilled=tuple(np.nanmean(ours, 1).tolist()),
         plain_epochs=plain.epochs,
         distilled_epochs=distilled.epochs,
+        cost_ratio=ratio,
         samples=len(part),
         gain=gain_of(ours, theirs, groups=groups),
     )
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, json.dumps({"of": key, "comparison": result.as_json()}).encode())
+    return result
 
 
-def gain_of(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, groups: NDArray[np.int64] | None = None
-) -> Gain:
-    """The difference of two ways, paired by seed and by sample.
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What two students of one seed are trained and measured with."""
 
-    Args:
-        ours: scores `[seeds, N]`; at least two seeds.
-        theirs: the same seeds and samples.
-        groups: `[N]`, which samples belong together; by default each is its own group.
-    """
-    difference = ours - theirs
-    each = difference.mean(1)
-    value, spread = float(each.mean()), float(each.std(ddof=1))
-    over = mean_figure(difference.mean(0), np.arange(difference.shape[1]) if groups is None else groups)
-    half = _T[min(len(each) - 1, len(_T)) - 1] * spread / np.sqrt(len(each))
-    return Gain(
-        value=value,
-        spread=spread,
-        seeds=(value - float(half), value + float(half)),
-        samples=(over.low, over.high),
-    )
+    teacher: nn.Module
+    part: Source
+    heldout: Source
+    distilled: Recipe
+    plain: Recipe
+
+    def scores(self, student: nn.Module, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of the distilled and of the plain one, `[N]` each."""
+        return self._score(student, self.distilled, seed), self._score(student, self.plain, seed)
+
+    def _score(self, student: nn.Module, recipe: Recipe, seed: int) -> NDArray[np.float64]:
+        hint, guide = recipe.hinted, None
+        if recipe.soft_weight > 0 or hint is not None:
+            guide = LiveGuide(self.teacher, hint=None if hint is None else hint.teacher_layer)
+        lesson = Lesson(source=self.part, guide=guide)
+        return scores(train_(copy.deepcopy(student), lesson, replace(recipe, seed=seed)), self.heldout)
 
 
-def _equal_cost(teacher: nn.Module, student: nn.Module, source: Source, recipe: Recipe) -> int:
-    """Epochs of plain training for the arithmetic of this distillation with a cache."""
-    theirs, ours = _flops(teacher, source), _flops(student, source)
-    views = min(recipe.views or recipe.epochs, recipe.epochs) if source.augmented else 1
-    more = views * theirs / (_BACKWARD * max(ours, 1))
-    return min(round(recipe.epochs + more), _MOST_EPOCHS * recipe.epochs)
+def _pairs(
+    pair: _Pair,
+    make: Callable[[int], nn.Module],
+    seeds: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores `[seeds, N]` of the distilled and of the plain ones."""
+    found = []
+    for at in range(seeds):
+        seed = (pair.distilled.seed + at) % 2**32
+        found.append(pair.scores(make(seed), seed))
+        if progress is not None:
+            progress(at + 1, seeds)
+    ours, theirs = zip(*found, strict=True)
+    return np.stack(ours), np.stack(theirs)
+
+
+def _check(train: Source, heldout: Source, recipe: Recipe) -> None:
+    if recipe.soft_weight == 0 and recipe.hinted is None:
+        raise SettingError(
+            "nothing to compare",
+            where="soft_weight",
+            expected="more than 0, or a hint",
+            got=recipe.soft_weight,
+        )
+    if not train.labelled:
+        raise SettingError("plain training needs labels", expected="labelled data to compare on")
+    if not heldout.labelled:
+        raise DataError("nothing to compare answers with", where="validation", expected="labelled data")
+
+
+def _copies(student: nn.Module) -> Callable[[int], nn.Module]:
+    return lambda _seed: copy.deepcopy(student)
+
+
+def _equal_cost(
+    teacher: nn.Module, student: nn.Module, source: Source, recipe: Recipe, *, cached: bool
+) -> tuple[int, float]:
+    """Epochs of plain training for the operations of this distillation, and how near they come to it."""
+    theirs, ours = _flops(teacher, source), max(1, _flops(student, source))
+    views = recipe.epochs if not cached else 1
+    if cached and source.augmented:
+        views = min(recipe.views or recipe.epochs, recipe.epochs)
+    wanted = recipe.epochs + views * theirs / (_BACKWARD * ours)
+    epochs = min(round(wanted), _MOST_EPOCHS * recipe.epochs)
+    return epochs, epochs / wanted
 
 
 def _flops(model: nn.Module, source: Source) -> int:
@@ -243,3 +293,22 @@ def _flops(model: nn.Module, source: Source) -> int:
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(model, batch.inputs)
     return int(counter.get_total_flops())
+
+
+def _key(teacher: nn.Module, student: nn.Module, part: Source, heldout: Source, settings: str) -> str:
+    """Of everything that decides the answer."""
+    parts = (weights_digest(teacher), weights_digest(student), part.digest, part.views_digest, heldout.digest)
+    return str(Digest.of("|".join([*map(str, parts), settings]).encode()))
+
+
+def _groups_digest(groups: NDArray[np.int64] | None) -> str:
+    return "" if groups is None else str(Digest.of(np.ascontiguousarray(groups).tobytes()))
+
+
+def _read(path: Path, key: str) -> Comparison | None:
+    """The comparison that is kept there; None where there is none, or one of something else."""
+    with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        found = json.loads(path.read_bytes())
+        if found["of"] == key:
+            return Comparison.from_json(found["comparison"])
+    return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from edgestill.core.bundle import write_archive
-from edgestill.core.errors import ClassCountError, SettingError
+from edgestill.core.errors import ClassCountError, EdgestillError, ModelError, SettingError
 from edgestill.infer.policy import Policy
-from edgestill.lab.compare import Comparison, Slice, compare
+from edgestill.lab.compare import Comparison, DistillingHurtsWarning, Slice, compare
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.data.source import ArraySource, Ask
 from edgestill.lab.forward import evaluating, forward
@@ -166,7 +168,7 @@ def distill(
         inherit: whether the student begins as a part of the teacher, which must then be of its family.
         ask: when the teacher is asked.
         cache: folder for the teacher's answers; by default a temporary one. Only for `cached`.
-        against: compares with plain training on a slice first; None does not.
+        against: compares with plain training on a slice first, and warns where distilling hurts; None does not.
         runtime: where to train; by default one process on the CPU.
         progress: called after each epoch with (done, all, loss).
 
@@ -176,6 +178,9 @@ def distill(
         SettingError: values that exclude each other.
         DataError: the cache or the checkpoint is of another teacher, data set or recipe.
         TrainingError: the loss is not finite.
+
+    Warns:
+        DistillingHurtsWarning: `against` found plain training to be better, beyond the noise.
     """
     recipe, runtime = recipe or Recipe(epochs=30, soft_weight=0.7), runtime or Runtime()
     if ask not in get_args(Asking):
@@ -184,14 +189,26 @@ def distill(
     heldout = _source(validation, None, "validation")
     example = next(iter(source.batches([Ask(np.arange(min(2, len(source))))]))).inputs
     _check_outputs(teacher, student, source, heldout, example)
-    index_map = None
+    index_map, made = None, None
     if inherit:
         one = next(iter(source.batches([Ask(np.zeros(1, np.int64))]))).inputs
+        made = None if against is None else _inheriting(student, teacher, one, recipe)
         index_map = inherit_(student, teacher, one, selection=recipe.inherit, seed=recipe.seed)
     comparison = None
-    if against is not None and recipe.soft_weight > 0:
-        groups = validation.groups if isinstance(validation, Samples) else None
-        comparison = compare(teacher, student, source, heldout, recipe=recipe, size=against, groups=groups)
+    if against is not None and (recipe.soft_weight > 0 or recipe.hinted is not None):
+        comparison = compare(
+            teacher,
+            made or student,
+            source,
+            heldout,
+            recipe=recipe,
+            size=against,
+            groups=validation.groups if isinstance(validation, Samples) else None,
+            cached=ask == "cached",
+            kept=None if runtime.checkpoint is None else runtime.checkpoint / "comparison.json",
+        )
+        if comparison.gain.verdict == "hurts":
+            warnings.warn(DistillingHurtsWarning(comparison), stacklevel=2)
     with ExitStack() as stack:
         fabric, guide = runtime.open(), None
         if recipe.soft_weight > 0 or recipe.hinted is not None:
@@ -212,6 +229,20 @@ def distill(
         budget=budget,
         comparison=comparison,
     )
+
+
+def _inheriting(
+    student: nn.Module, teacher: nn.Module, example: Inputs, recipe: Recipe
+) -> Callable[[int], nn.Module]:
+    """Students of the same kind that begin as other parts of the teacher, one for each seed."""
+    blank = copy.deepcopy(student)
+
+    def made(seed: int) -> nn.Module:
+        fresh = copy.deepcopy(blank)
+        inherit_(fresh, teacher, example, selection=recipe.inherit, seed=seed)
+        return fresh
+
+    return made
 
 
 def _guide(
@@ -267,8 +298,7 @@ def _check_outputs(
     teacher: nn.Module, student: nn.Module, train: Source, heldout: Source, example: Inputs
 ) -> None:
     for name, model in (("teacher", teacher), ("student", student)):
-        with evaluating(model):
-            width = forward(model, example).shape[-1]
+        width = _width(model, example, name)
         if width != train.outputs:
             raise ClassCountError(
                 f"the {name} and the data disagree on the classes",
@@ -285,3 +315,18 @@ def _check_outputs(
             got=f"{heldout.outputs} ({heldout.task})",
             fix="say `classes=` when reading the data",
         )
+
+
+def _width(model: nn.Module, example: Inputs, name: str) -> int:
+    try:
+        with evaluating(model):
+            return forward(model, example).shape[-1]
+    except EdgestillError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the {name} does not take this data",
+            where=name,
+            expected="a model that runs on a batch of the data",
+            got=f"{type(error).__name__}: {error}",
+        ) from error

@@ -2,7 +2,7 @@
 
     [teacher]                     a model by name (`lab.models`), with its weights
     [student]                     the same; or `carve = 0.25`, to be cut out of the teacher
-    [data]                        an npz file, or a callable
+    [data]                        an npz file, or a callable (`lab.jobdata`)
     [recipe]                      how (`lab.recipe`)
     [runtime]                     where (`lab.training.runtime`); optional
     [compare]                     with plain training on a slice first (`lab.compare`); optional
@@ -15,27 +15,30 @@ teacher's answers and the newest checkpoint. The same job in the same folder goe
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import numpy as np
+import torch
 
 from edgestill.core.budget import Budget
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import PathError, SettingError
+from edgestill.core.errors import DataError, PathError, SettingError
 from edgestill.core.extras import require
+from edgestill.infer.policy import Policy
 from edgestill.lab.compare import Slice
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.data.source import ArraySource, Ask
-from edgestill.lab.distil import Run, distill
+from edgestill.lab.data.source import Ask
+from edgestill.lab.distil import distill
 from edgestill.lab.inherit import carve
 from edgestill.lab.jobdata import DataName
-from edgestill.lab.measure import mean_figure
+from edgestill.lab.jobreport import as_source, report_of
 from edgestill.lab.models import ModelName
+from edgestill.lab.packing.calibrate import FEWEST
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.score import scores
 from edgestill.lab.settings import Table, from_table, nearest, read_toml
 from edgestill.lab.training.runtime import Runtime
 
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.data.source import Inputs, Source
-    from edgestill.lab.measure import Figure
+    from edgestill.lab.jobdata import Data
 
 T = TypeVar("T")
 
@@ -61,24 +64,37 @@ class StudentName:
         model: as the teacher's; empty where it is carved.
         arguments: what the callable is given.
         weights: file with its first weights.
-        inherit: whether it begins as a part of the teacher.
+        inherit: whether it begins as a part of the teacher; by default where it has no weights of its own.
         carve: share of each layer's units that it keeps of the teacher; 0 where `model` names one.
     """
 
     model: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
-    inherit: bool = True
+    inherit: bool | None = None
     carve: float = 0.0
 
     def __post_init__(self) -> None:
         if bool(self.model) == (self.carve != 0) or not 0 <= self.carve < 1:
             raise SettingError(
                 "a student is named or carved",
-                where="student",
                 expected="model = NAME, or carve = a share of more than 0 and less than 1",
                 got=f"model {self.model!r}, carve {self.carve:g}",
             )
+        own = bool(self.arguments) or self.weights is not None or self.inherit is not None
+        if (self.carve and own) or (self.weights is not None and self.inherit):
+            raise SettingError(
+                "a student begins in one way",
+                expected="carve alone; or a model with weights, or with inherit = true",
+                got=", ".join(
+                    one for one in ("carve", "arguments", "weights", "inherit") if getattr(self, one)
+                ),
+            )
+
+    @property
+    def inherits(self) -> bool:
+        """Whether a named one begins as a part of the teacher."""
+        return self.weights is None if self.inherit is None else self.inherit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,32 +136,23 @@ class Job:
                     where=f"{where}: {name}",
                     fix=nearest(name, dict.fromkeys(_TABLES)),
                 )
-        folder = path.resolve().parent
-        budget = _table(tables, "budget", where, wanted=False)
-        compare = _table(tables, "compare", where, wanted=False)
+        read = _Reader(tables, where, path.resolve().parent)
+        recipe = read.table("recipe")
         return cls(
-            folder=folder,
-            teacher=_read(ModelName, tables, "teacher", where=where, folder=folder),
-            student=_read(StudentName, tables, "student", where=where, folder=folder),
-            data=_read(DataName, tables, "data", where=where, folder=folder),
-            recipe=Recipe.from_mapping(_table(tables, "recipe", where) or {}, where=where),
-            runtime=from_table(
-                Runtime,
-                _table(tables, "runtime", where, wanted=False) or {},
-                where=where,
-                what="a runtime",
-                folder=folder,
-            ),
-            compare=None
-            if compare is None
-            else from_table(Slice, compare, where=where, what="a comparison", folder=folder),
-            budget=None
-            if budget is None
-            else Budget.parse(",".join(f"{name}={value}" for name, value in budget.items())),
+            folder=read.folder,
+            teacher=read.one(ModelName, "teacher"),
+            student=read.one(StudentName, "student"),
+            data=read.one(DataName, "data"),
+            recipe=Recipe.from_mapping(recipe, where=f"{where}: recipe"),
+            runtime=read.one(Runtime, "runtime") if "runtime" in tables else Runtime(),
+            compare=read.one(Slice, "compare") if "compare" in tables else None,
+            budget=read.budget() if "budget" in tables else None,
         )
 
     def run(self, out: Path, *, progress: Callable[[int, int, float], None] | None = None) -> JsonObject:
         """Does it, and returns the report.
+
+        Whatever is done stays done: weights are written before the report, the report before the bundle.
 
         Args:
             out: the folder for everything that comes of it.
@@ -156,18 +163,15 @@ class Job:
         """
         _make(out)
         clock, start = SystemClock(), SystemClock().monotonic()
+        save = require("safetensors.torch", extra="lab", purpose="to write weights").save
         teacher = self.teacher.load(self.folder)
-        train, heldout = self.data.load(self.folder, self.recipe.seed)
-        student, inherit = self._student(teacher, train)
-        runtime = replace(
-            self.runtime,
-            checkpoint=self.runtime.checkpoint or out / "checkpoint",
-            log=self.runtime.log or out / "log.csv",
-        )
+        data = self.data.load(self.folder, self.recipe.seed)
+        _check_packable(data)
+        student, inherit = self._student(teacher, data.train)
         run = distill(
             teacher,
-            train,
-            validation=heldout,
+            data.train,
+            validation=data.heldout,
             student=student,
             recipe=self.recipe,
             budget=self.budget,
@@ -175,90 +179,117 @@ class Job:
             ask=self.data.ask,
             cache=out / "cache",
             against=self.compare,
-            runtime=runtime,
+            runtime=self._runtime(out),
             progress=progress,
         )
-        save = require("safetensors.torch", extra="lab", purpose="to write weights").save
-        weights = {name: one.contiguous() for name, one in run.student.state_dict().items()}
+        # cloned, since a file of safetensors holds no tensor twice, and weights may be shared
+        weights = {
+            name: one.clone(memory_format=torch.contiguous_format)
+            for name, one in run.student.state_dict().items()
+        }
         write_whole(out / "student.safetensors", save(weights))
-        packable = isinstance(run.train, Samples) and isinstance(run.validation, Samples)
-        bundle = run.save_bundle(out / "student.esb") if packable else None
-        report = _report(run, bundle, seconds=clock.monotonic() - start)
-        write_whole(out / "report.json", json.dumps(report, indent=1).encode())
+        report = report_of(run, seconds=clock.monotonic() - start)
+        _write(out, report)
+        if isinstance(run.train, Samples) and isinstance(run.validation, Samples):
+            bundle = run.save_bundle(out / "student.esb", self._policy(data.labels))
+            report["bundle"] = {"file": bundle.name, "bytes": bundle.stat().st_size}
+            report["seconds"] = round(clock.monotonic() - start, 1)
+            _write(out, report)
         return report
+
+    def _runtime(self, out: Path) -> Runtime:
+        return replace(
+            self.runtime,
+            checkpoint=self.runtime.checkpoint or out / "checkpoint",
+            log=self.runtime.log or out / "log.csv",
+        )
+
+    def _policy(self, labels: tuple[str, ...]) -> Policy | None:
+        """With names for the classes, where there are any; asking as often as the budget allows."""
+        if not labels:
+            return None
+        share = None if self.budget is None else self.budget.escalation
+        policy = Policy(labels=labels)
+        if share is None:
+            return policy
+        return replace(policy, escalation_share=share, audit_share=min(policy.audit_share, share))
 
     def _student(self, teacher: nn.Module, train: Samples | Source) -> tuple[nn.Module, bool]:
         """The student, and whether it has yet to inherit."""
         name = self.student
         if name.model:
-            return ModelName(model=name.model, arguments=name.arguments, weights=name.weights).load(
-                self.folder
-            ), name.inherit
-        student, _ = carve(
-            teacher,
-            _one(train),
-            ratio=name.carve,
-            selection=self.recipe.inherit,
-            seed=self.recipe.seed,
-        )
+            named = ModelName(model=name.model, arguments=name.arguments, weights=name.weights)
+            return named.load(self.folder), name.inherits
+        selection, seed = self.recipe.inherit, self.recipe.seed
+        student, _ = carve(teacher, _one(train), ratio=name.carve, selection=selection, seed=seed)
         return student, False
 
 
-def _table(tables: Table, name: str, where: str, *, wanted: bool = True) -> Table | None:
-    found = tables.get(name)
-    if found is None and not wanted:
-        return None
-    if not isinstance(found, dict):
-        raise SettingError("a table is missing in a job", where=where, expected=f"[{name}]", got=found)
-    return found
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """The tables of one file."""
+
+    tables: Table
+    where: str
+    folder: Path
+
+    def table(self, name: str) -> Table:
+        found = self.tables.get(name)
+        if not isinstance(found, dict):
+            raise SettingError(
+                "a table is missing in a job", where=self.where, expected=f"[{name}]", got=found
+            )
+        return found
+
+    def one(self, kind: type[T], name: str) -> T:
+        where = f"{self.where}: {name}"
+        return from_table(kind, self.table(name), where=where, what=f"a {name}", folder=self.folder)
+
+    def budget(self) -> Budget:
+        texts = self.one(_BudgetTable, "budget")
+        return Budget(**{name: value for name, value in asdict(texts).items() if value})
 
 
-def _read(kind: type[T], tables: Table, name: str, *, where: str, folder: Path) -> T:
-    table = _table(tables, name, where) or {}
-    return from_table(kind, table, where=f"{where}: {name}", what=f"a {name}", folder=folder)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BudgetTable:
+    """The quantities of a budget as people write them, with their units."""
+
+    size: str = ""
+    latency: str = ""
+    memory: str = ""
+    update: str = ""
+    escalation: str = ""
 
 
 def _make(out: Path) -> None:
+    """Makes the folder, and tries to write there: what is found now need not be found after the training."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise PathError(
-            "cannot make the folder for the results", where=out, got=error.strerror, fix="give another one"
+            "cannot write into the folder for the results",
+            where=out,
+            got=error.strerror,
+            fix="give another one",
         ) from error
 
 
+def _check_packable(data: Data) -> None:
+    """Whether a bundle's calibration will have enough held-out data: otherwise found only after the training."""
+    if isinstance(data.train, Samples) and isinstance(data.heldout, Samples) and len(data.heldout) < FEWEST:
+        raise DataError(
+            "too little held-out data to calibrate a bundle",
+            where="data",
+            expected=f"at least {FEWEST} samples",
+            got=len(data.heldout),
+        )
+
+
+def _write(out: Path, report: JsonObject) -> None:
+    write_whole(out / "report.json", json.dumps(report, indent=1).encode())
+
+
 def _one(train: Samples | Source) -> Inputs:
-    source = ArraySource.of(train) if isinstance(train, Samples) else train
-    return next(iter(source.batches([Ask(np.zeros(1, np.int64))]))).inputs
-
-
-def _report(run: Run, bundle: Path | None, *, seconds: float) -> JsonObject:
-    """What was measured, with intervals over groups."""
-    held = run.validation
-    groups = held.groups if isinstance(held, Samples) else np.arange(len(held))
-    source = ArraySource.of(held) if isinstance(held, Samples) else held
-    figures: JsonObject = {}
-    if source.labelled:
-        for name, model in (("teacher", run.teacher), ("student", run.student)):
-            figures |= _figure(name, mean_figure(scores(model, source), groups))
-    sizes = {
-        name: sum(one.numel() for one in model.parameters())
-        for name, model in (("teacher", run.teacher), ("student", run.student))
-    }
-    return {
-        "task": source.task,
-        "figures": figures,
-        "parameters": {**sizes, "ratio": sizes["teacher"] / max(1, sizes["student"])},
-        "comparison": None if run.comparison is None else run.comparison.as_json(),
-        "recipe": run.recipe.as_json(),
-        "bundle": None if bundle is None else {"file": bundle.name, "bytes": bundle.stat().st_size},
-        "seconds": round(seconds, 1),
-    }
-
-
-def _figure(name: str, one: Figure) -> JsonObject:
-    return {
-        f"{name}_score": one.value,
-        f"{name}_score_n": one.n,
-        f"{name}_score_ci95": [one.low, one.high],
-    }
+    return next(iter(as_source(train).batches([Ask(np.zeros(1, np.int64))]))).inputs

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgestill.core.errors import DataError, PathError, SettingError
+from edgestill.core.errors import ClassCountError, DataError, EdgestillError, PathError, SettingError
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import Asking  # noqa: TC001  # `from_table` reads the annotations
-from edgestill.lab.models import callable_named
+from edgestill.lab.models import called
+from edgestill.lab.settings import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgestill.lab.data.source import Source
 
 # What numpy and zipfile raise for files that are empty, cut off, damaged, encrypted, pickled, or a single array.
+_PARTS: Final = ("train", "validation")
+_KINDS: Final = ("x", "y", "groups")
+_LABELS: Final = "labels"
 _NOT_NPZ: Final = (ValueError, EOFError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -27,10 +33,12 @@ class DataName:
     """Which data.
 
     Attributes:
-        file: npz of plain arrays `x_train, y_train`, optionally `groups_train`, and the same with `_validation`.
+        file: npz of plain arrays `x_train, y_train`, optionally `groups_train`, and the same with `_validation`; a text
+            array `labels` may name the classes. Arrays that end in `_test` are left alone.
         source: a callable that gives (training, held-out) data, each `Samples` or a `Source`, instead of a file.
         arguments: what it is given.
-        classes: how many there are; 0 takes the largest label + 1.
+        classes: how many there are; 0 takes the number of `labels`, or else the largest label + 1.
+        labels: names of the classes, for the bundle; they go before the file's.
         validation: share of the groups held out, where the file has no `x_validation`.
         ask: when the teacher is asked: `cached`, `live` or `onnx`.
     """
@@ -39,6 +47,7 @@ class DataName:
     source: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     classes: int = 0
+    labels: tuple[str, ...] = ()
     validation: float = 0.2
     ask: Asking = "cached"
 
@@ -46,6 +55,17 @@ class DataName:
         if (self.file is None) == (not self.source):
             raise SettingError(
                 "one place for the data", where="data", expected="file = PATH, or source = NAME"
+            )
+        if (
+            self.classes < 0
+            or self.classes == 1
+            or (self.classes and len(self.labels) not in {0, self.classes})
+        ):
+            raise SettingError(
+                "a data's value is out of range",
+                where="classes",
+                expected=f"{len(self.labels)} (the labels)" if self.labels else "2 or more, or 0",
+                got=self.classes,
             )
         if not 0 < self.validation < 1:
             raise SettingError(
@@ -55,38 +75,71 @@ class DataName:
                 got=self.validation,
             )
 
-    def load(self, folder: Path, seed: int) -> tuple[Samples | Source, Samples | Source]:
+    def load(self, folder: Path, seed: int) -> Data:
         """Training and held-out data.
+
+        Args:
+            folder: what a file's path in `source` is relative to.
+            seed: of the choice of what is held out.
 
         Raises:
             DataError, PathError: it cannot be read. SettingError: no such callable, or one that gives something else.
+            ModelError: the callable fails. ClassCountError: labels outside the classes, or another number of names.
         """
-        if self.file is not None:
-            return _from_file(self.file, classes=self.classes or None, share=self.validation, seed=seed)
-        given = callable_named(self.source, folder)(**self.arguments)
-        if not isinstance(given, tuple) or len(given) != 2:
+        data = self._from_callable(folder) if self.file is None else _from_file(self.file, self, seed)
+        if data.labels and isinstance(data.train, Samples) and len(data.labels) != data.train.classes:
+            raise ClassCountError(
+                "names and classes of the data disagree",
+                where="labels",
+                expected=f"{data.train.classes} (the classes)",
+                got=len(data.labels),
+            )
+        return data
+
+    def _from_callable(self, folder: Path) -> Data:
+        given = called(self.source, self.arguments, folder)
+        pair = given if isinstance(given, tuple | list) else ()
+        if len(pair) != 2 or not all(isinstance(one, Samples) or hasattr(one, "batches") for one in pair):
+            kinds = ", ".join(type(one).__name__ for one in pair) or type(given).__name__
             raise SettingError(
                 "a source of data gives two things",
                 where=self.source,
-                expected="(training, held-out) data",
-                got=type(given).__name__,
+                expected="(training, held-out) data, each Samples or a Source",
+                got=kinds,
             )
-        return given
+        return Data(train=pair[0], heldout=pair[1], labels=self.labels)
 
 
-def _from_file(path: Path, *, classes: int | None, share: float, seed: int) -> tuple[Samples, Samples]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Data:
+    """What a job is taught on.
+
+    Attributes:
+        train: shown to the student.
+        heldout: not shown to it.
+        labels: names of the classes, or empty.
+    """
+
+    train: Samples | Source
+    heldout: Samples | Source
+    labels: tuple[str, ...]
+
+
+def _from_file(path: Path, name: DataName, seed: int) -> Data:
     arrays = _arrays(path)
-    train = _samples(arrays, "train", classes, path)
-    if "x_validation" in arrays:
-        return train, _samples(arrays, "validation", train.classes, path)
+    _check_names(arrays, path)
+    labels = name.labels or _labels(arrays, path)
+    train = _samples(arrays, "train", name.classes or len(labels) or None, path)
+    if any(f"{kind}_validation" in arrays for kind in _KINDS):
+        return Data(train=train, heldout=_samples(arrays, "validation", train.classes, path), labels=labels)
     names = np.unique(train.groups)
-    held = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
+    held = np.random.default_rng(seed).permutation(names)[: max(1, round(name.validation * len(names)))]
     mask = np.isin(train.groups, held)
     if mask.all():
         raise DataError(
             "nothing is left to train on", where=path, expected="two groups or more", got=len(names)
         )
-    return train.where(~mask), train.where(mask)
+    return Data(train=train.where(~mask), heldout=train.where(mask), labels=labels)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -99,6 +152,28 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise DataError("not an npz file of plain arrays", where=path, got=error) from error
 
 
+def _check_names(arrays: Mapping[str, object], path: Path) -> None:
+    """A misspelt array must not be left out in silence."""
+    known = {f"{kind}_{part}": None for part in _PARTS for kind in _KINDS} | {_LABELS: None}
+    for name in arrays:
+        if name not in known and not name.endswith("_test"):
+            raise DataError("unknown array in the data", where=f"{path}: {name}", fix=nearest(name, known))
+
+
+def _labels(arrays: Mapping[str, np.ndarray[Any, Any]], path: Path) -> tuple[str, ...]:
+    found = arrays.get(_LABELS)
+    if found is None:
+        return ()
+    if found.ndim != 1 or found.dtype.kind != "U":
+        raise DataError(
+            "labels that are no names",
+            where=f"{path}: {_LABELS}",
+            expected="an array [classes] of texts",
+            got=f"{found.dtype} {found.shape}",
+        )
+    return tuple(found.tolist())
+
+
 def _samples(arrays: dict[str, np.ndarray[Any, Any]], part: str, classes: int | None, path: Path) -> Samples:
     wanted = (f"x_{part}", f"y_{part}")
     if not set(wanted) <= arrays.keys():
@@ -106,4 +181,8 @@ def _samples(arrays: dict[str, np.ndarray[Any, Any]], part: str, classes: int | 
             "arrays are missing", where=path, expected=" and ".join(wanted), got=", ".join(sorted(arrays))
         )
     x, y = (arrays[name] for name in wanted)
-    return Samples.of(x, y, classes=classes, groups=arrays.get(f"groups_{part}"))
+    try:
+        return Samples.of(x, y, classes=classes, groups=arrays.get(f"groups_{part}"))
+    except EdgestillError as error:  # which names the sample or the array, and cannot know the file
+        error.where = f"{path}: {part}" if error.where is None else f"{path}: {part}: {error.where}"
+        raise

@@ -5,15 +5,17 @@
     timm:resnet18                where timm is installed; takes uint8 images [N, H, W, 3], normalised inside
     hf:path/to/folder            where transformers is installed; takes a dictionary of token tensors
 
-Nothing is downloaded: weights are a local file, `.safetensors`, or `.pt` read with `weights_only`. A name may run the
-code it names, so it is only ever read from a file the user gave by hand, never from a hub.
+Nothing is downloaded: weights are a local file, `.safetensors`, or any other read by torch with `weights_only`, which
+builds tensors and runs nothing. A name may run the code it names, so it is only ever read from a file the user gave by
+hand, never from a hub.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import pickle
+import inspect
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final, final
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from edgestill.core.errors import ModelError, PathError, SettingError
+from edgestill.core.digest import Digest
+from edgestill.core.errors import EdgestillError, ModelError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.lab.settings import nearest
 
@@ -54,7 +57,8 @@ class ModelName:
             folder: what a file's path in the name is relative to.
 
         Raises:
-            SettingError: a name that is none, or names nothing. ModelError: not a module, or weights of another one.
+            SettingError: a name that is none, or names nothing, or arguments it does not take.
+            ModelError: it fails, or makes no module, or the weights are another one's.
             MissingExtraError: timm or transformers is not installed. PathError: no such file.
         """
         if self.model.startswith(TIMM):
@@ -68,7 +72,7 @@ class ModelName:
         return model
 
     def _call(self, folder: Path) -> nn.Module:
-        made = callable_named(self.model, folder)(**self.arguments)
+        made = called(self.model, self.arguments, folder)
         if not isinstance(made, nn.Module):
             raise ModelError(
                 "a name that makes no model",
@@ -77,6 +81,23 @@ class ModelName:
                 got=type(made).__name__,
             )
         return made
+
+
+def called(name: str, arguments: Mapping[str, Any], folder: Path) -> object:
+    """What the callable of this name gives.
+
+    Raises:
+        SettingError: no such callable, or arguments it does not take. ModelError: it fails.
+    """
+    function = callable_named(name, folder)
+    _check_arguments(function, arguments, name)
+    try:
+        made: object = function(**arguments)
+    except EdgestillError:
+        raise
+    except Exception as error:
+        raise ModelError("a callable that fails", where=name, got=_told(error)) from error
+    return made
 
 
 def callable_named(name: str, folder: Path) -> Any:
@@ -97,8 +118,25 @@ def callable_named(name: str, folder: Path) -> Any:
     return getattr(module, function)
 
 
+def _check_arguments(function: Any, arguments: Mapping[str, Any], name: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of some callables of C nobody knows it; the call will tell
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise SettingError(
+            "arguments that do not fit a callable",
+            where=name,
+            expected=str(signature),
+            got=error,
+            fix="mend the `arguments` table",
+        ) from error
+
+
 def load_weights_(model: nn.Module, path: Path) -> None:
-    """Fills a model with the weights of a file.
+    """Fills a model with the weights of a file; the model inside of an `ImageInput` may be meant.
 
     Raises:
         PathError: no such file. ModelError: not a file of weights, or of another model; the text names what differs.
@@ -107,19 +145,33 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         raise PathError("no such file of weights", where=path)
     try:
         weights = _weights(path)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError("not a file of weights", where=path, got=error) from error
+    except EdgestillError:
+        raise
+    except Exception as error:  # damaged files make the readers fail in many ways
+        raise ModelError("not a file of weights", where=path, got=_told(error)) from error
+    if isinstance(model, ImageInput) and not any(name.startswith("model.") for name in weights):
+        model = model.model
     own = model.state_dict()
-    differing = sorted(own.keys() ^ weights.keys())
-    differing += [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    differing = _differing(own, weights)
     if differing:
         raise ModelError(
             "weights of another model",
             where=path,
-            expected=f"{len(own)} tensors of {type(model).__name__}",
-            got=f"{len(differing)} differ, first {differing[0]}",
+            expected=f"the {len(own)} tensors of {type(model).__name__}",
+            got=f"{len(differing)} that differ, first {differing[0]}",
         )
     model.load_state_dict(dict(weights))
+
+
+def _differing(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that are not alike, with what is wrong."""
+    found = [f"{name} (not in the file)" for name in own if name not in weights]
+    found += [f"{name} (not in the model)" for name in weights if name not in own]
+    return found + [
+        f"{name} ({list(weights[name].shape)} in the file, {list(tensor.shape)} in the model)"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
 
 
 def _weights(path: Path) -> Mapping[str, Tensor]:
@@ -130,64 +182,80 @@ def _weights(path: Path) -> Mapping[str, Tensor]:
         return loaded
     found = torch.load(path, weights_only=True, map_location="cpu")
     if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
-        raise ValueError("a state_dict of tensors is expected")
+        keys = ", ".join(map(str, list(found)[:4])) if isinstance(found, dict) else type(found).__name__
+        raise ModelError("not a file of weights", where=path, expected="a state_dict of tensors", got=keys)
     return found
 
 
 def _file(path: Path) -> ModuleType:
+    """A file as a module; run once, however often it is named, and again once it has changed."""
     if not path.is_file():
         raise PathError("no such file", where=path)
-    spec = importlib.util.spec_from_file_location(f"edgestill_user_{path.stem}", path)
+    name = f"edgestill_user_{Digest.of(str(path.resolve()).encode() + path.read_bytes()).hex[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickles of its classes look for it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise SettingError(
-            "this file cannot be run", where=path, got=f"{type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise SettingError("this file cannot be run", where=path, got=_told(error)) from error
     return module
 
 
 def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingError(
             "this module cannot be imported",
             where=name,
-            got=f"{type(error).__name__}: {error}",
+            got=_told(error),
             fix="install it, or name a FILE.py:NAME",
         ) from error
 
 
 def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
-    timm: Any = require("timm", extra="lab", purpose="for models named timm:...")
+    timm: Any = require("timm", extra="zoo", purpose="for models named timm:...")
+    if ":" in name:  # hf-hub:... would ask the network
+        raise SettingError(
+            "not the name of a timm model", where=TIMM + name, expected="such as timm:resnet18"
+        )
     try:
         model = timm.create_model(name, pretrained=False, **arguments)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise SettingError("timm cannot make this model", where=name, got=error) from error
+    except Exception as error:
+        raise SettingError("timm cannot make this model", where=TIMM + name, got=_told(error)) from error
     config = getattr(model, "pretrained_cfg", None) or {}
-    if not config.get("mean") or not config.get("std"):
+    mean, deviation = config.get("mean") or (), config.get("std") or ()
+    if not mean or not deviation or len(mean) != arguments.get("in_chans", len(mean)):
         raise SettingError(  # guessing a scale would be silent, and wrong
             "timm does not say how this model's input is normalised",
-            where=name,
+            where=TIMM + name,
             fix="name a FILE.py:NAME that wraps it in edgestill.lab.models.ImageInput",
         )
-    return ImageInput(model, mean=config["mean"], deviation=config["std"])
+    return ImageInput(model, mean=tuple(mean), deviation=tuple(deviation))
 
 
 def _hugging_face(path: Path, arguments: dict[str, Any]) -> nn.Module:
-    library: Any = require("transformers", extra="lab", purpose="for models named hf:...")
+    library: Any = require("transformers", extra="zoo", purpose="for models named hf:...")
+    if not path.is_dir():  # any other text is a name on the hub to transformers
+        raise PathError("no such folder of a model", where=path, expected="config.json and the weights in it")
     try:
         model = library.AutoModelForSequenceClassification.from_pretrained(
             path, local_files_only=True, **arguments
         )
-    except (OSError, ValueError) as error:
-        raise SettingError("transformers cannot load this model", where=path, got=error) from error
+    except Exception as error:
+        raise SettingError("transformers cannot load this model", where=path, got=_told(error)) from error
     assert isinstance(model, nn.Module)
     return model
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 @final
@@ -198,7 +266,10 @@ class ImageInput(nn.Module):
         model: takes float32 `[N, C, H, W]`.
         mean: of each channel, for values in [0, 1].
         deviation: of each channel.
-        size: height and width the model wants; None takes images as they are.
+        size: height and width the model wants; images of another size are resized, bilinearly. None takes them as they are.
+
+    Raises:
+        SettingError: mean and deviation are not of the same channels, or a deviation is not above 0.
     """
 
     def __init__(
@@ -210,6 +281,12 @@ class ImageInput(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
+        if len(mean) != len(deviation) or not all(one > 0 for one in deviation):
+            raise SettingError(
+                "an image's normalisation is out of range",
+                expected="a mean and a deviation above 0 for each channel",
+                got=f"mean {mean}, deviation {deviation}",
+            )
         self.model, self.size = model, size
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(1, -1, 1, 1), persistent=False)

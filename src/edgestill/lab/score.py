@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from edgestill.core.errors import DataError
+from edgestill.core.errors import DataError, NotFiniteError
 from edgestill.lab.data.source import Ask
 from edgestill.lab.forward import evaluating, forward
 
@@ -29,28 +29,34 @@ def plain_batches(source: Source) -> Iterator[Batch]:
 
 
 def scores(model: nn.Module, source: Source) -> NDArray[np.float64]:
-    """One number a sample, `[N]`; larger is better.
+    """One number a sample, `[N]`; larger is better, NaN is of a sample without a label.
 
     Classes: 1 where the largest logit is at the label, else 0. Multi-label: the share of known labels on whose side of
     one half the answer is. Regression: minus the mean squared error over known values.
 
     Raises:
-        DataError: a sample without any label.
+        DataError: not one label. NotFiniteError: an answer of the model that is no number.
     """
-    found = []
+    found: list[Tensor] = []
     with evaluating(model):
         for batch in plain_batches(source):
             if batch.targets is None:
                 raise DataError("nothing to compare answers with", expected="labelled data")
-            found.append(_scores(source.task, forward(model, batch.inputs), batch.targets))
+            answers = forward(model, batch.inputs).float()
+            _check_finite(answers, sum(len(one) for one in found))
+            found.append(_scores(source.task, answers, batch.targets))
     whole = torch.cat(found).double().numpy()
-    if np.isnan(whole).any():
-        raise DataError(
-            "a sample without a label",
-            where=f"sample {int(np.flatnonzero(np.isnan(whole))[0])}",
-            expected="labelled data to compare on",
-        )
+    if np.isnan(whole).all():
+        raise DataError("nothing to compare answers with", expected="labelled data", got="not one label")
     return whole
+
+
+def _check_finite(answers: Tensor, before: int) -> None:
+    bad = ~answers.isfinite().all(1)
+    if bad.any():
+        raise NotFiniteError(
+            "a model's answer is not finite", where=f"sample {before + int(bad.nonzero()[0])}"
+        )
 
 
 def _scores(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgestill.core.errors import PathError, SettingError
 
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Table = dict[str, object]
+
+_IN_WORDS: Final = {
+    str: "text",
+    Path: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    dict: "a table",
+    tuple: "a list",
+}
 
 
 def read_toml(path: Path) -> Table:
@@ -59,7 +69,11 @@ def from_table(kind: type[T], table: Mapping[str, object], *, where: str, what: 
     for one in fields(kind):  # type: ignore[arg-type]
         if one.init and one.default is MISSING and one.default_factory is MISSING and one.name not in values:
             raise SettingError(f"a key is missing in {what}", where=where, expected=one.name)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except SettingError as error:  # which names the value, and cannot know where it was written
+        error.where = where if error.where is None else f"{where}: {error.where}"
+        raise
 
 
 def nearest(name: str, known: Mapping[str, object]) -> str:
@@ -69,6 +83,12 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
 
 
 def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) -> object:
+    hint = _without_none(hint)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(
+            _typed(one, get_args(hint)[0], what=what, where=f"{where}[{at}]", folder=folder)
+            for at, one in enumerate(value)
+        )
     wanted = _plain(hint)
     if wanted is float and type(value) is int:
         return float(value)
@@ -78,18 +98,29 @@ def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) 
         raise SettingError(
             f"{what}'s value has the wrong type",
             where=where,
-            expected={str: "text", Path: "text", bool: "true or false", dict: "a table"}.get(
-                wanted, wanted.__name__
-            ),
+            expected=_IN_WORDS.get(wanted, wanted.__name__),
             got=repr(value),
+        )
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise SettingError(
+            f"{what}'s value is out of range",
+            where=where,
+            expected=", ".join(get_args(hint)),
+            got=value,
         )
     return value
 
 
+def _without_none(hint: object) -> object:
+    """`X | None` is X: TOML has no None, a key is left out."""
+    if get_origin(hint) not in {Union, UnionType}:
+        return hint
+    (kept,) = (one for one in get_args(hint) if one is not type(None))
+    return kept
+
+
 def _plain(hint: object) -> type:
-    """The one type a TOML value must have: `X | None` is X, a literal is its texts', `dict[...]` is dict."""
-    if get_origin(hint) in {Union, UnionType}:
-        (hint,) = (one for one in get_args(hint) if one is not type(None))
+    """The one type a TOML value must have: a literal's is text, `dict[...]` is dict."""
     if get_origin(hint) is Literal:
         return str
     found = get_origin(hint) or hint

@@ -99,8 +99,15 @@ class ControlClient:
         Raises:
             RefusedError: the hub takes none of them.
             AccessError, UnreachableError, DeadlineError: see `enrol`.
+            MessageError: an answer that does not account for each of them, such as the page of a captive portal.
         """
-        self._call(self._request("POST", "/v1/reports", reports_to_bytes(reports)))
+        reply = self._call(self._request("POST", "/v1/reports", reports_to_bytes(reports)))
+        answer = Fields(parse_object(reply.body, where="reports", max_bytes=MAX_MESSAGE_BYTES), "reports")
+        told = answer.integer("accepted") + answer.integer("duplicates")
+        if told != len(reports):
+            raise MessageError(
+                "reports that the hub does not account for", expected=f"{len(reports)} of them", got=told
+            )
 
     def statistics(self, id: str, message: bytes) -> bool:  # noqa: A002  # the wire's own word
         """Hands over a `learn.statistics` message; whether it was new to the hub.

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 EPSILON: Final = 0.05
 DELTA: Final = 0.1
+FEWEST: Final = 30
+"""Held-out samples that something can be fitted on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,9 +81,11 @@ def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
     Raises:
         DataError: fewer than 30 samples.
     """
-    if len(heldout.labels) < 30:
+    if len(heldout.labels) < FEWEST:
         raise DataError(
-            "too little held-out data to calibrate", expected="at least 30 samples", got=len(heldout.labels)
+            "too little held-out data to calibrate",
+            expected=f"at least {FEWEST} samples",
+            got=len(heldout.labels),
         )
     fit, choose, report = _thirds(heldout, seed)
     policy = replace(

@@ -7,14 +7,13 @@ flags. Under `torchrun` or SLURM the processes are already there, and Fabric joi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgestill.core.errors import SettingError
 from edgestill.core.extras import require
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lightning_fabric import Fabric
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]

@@ -1,0 +1,83 @@
+"""The difference of two ways to train, with its noise; what is within the noise is never called a gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from edgestill.core.errors import DataError, SettingError
+from edgestill.lab.measure import mean_figure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Verdict = Literal["helps", "hurts", "no difference shown"]
+
+# Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom (Student 1908; any table). The last one serves
+# for more seeds too: it is larger than theirs, so that the interval is too wide, never too narrow.
+_T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+MOST_SEEDS: Final = len(_T) + 1
+"""Up to which the interval over seeds is exact."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """A difference of two ways to train, with what is known of its noise.
+
+    Attributes:
+        value: mean over seeds and samples.
+        spread: standard deviation over seeds.
+        seeds: 95 % interval over seeds.
+        samples: 95 % interval over the held-out groups; infinite where there is only one.
+    """
+
+    value: float
+    spread: float
+    seeds: tuple[float, float]
+    samples: tuple[float, float]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Which way it goes, if both intervals agree."""
+        if self.seeds[0] > 0 and self.samples[0] > 0:
+            return "helps"
+        if self.seeds[1] < 0 and self.samples[1] < 0:
+            return "hurts"
+        return "no difference shown"
+
+
+def gain_of(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, groups: NDArray[np.int64] | None = None
+) -> Gain:
+    """The difference of two ways, paired by seed and by sample.
+
+    Args:
+        ours: scores `[seeds, N]`; at least two seeds. NaN: a sample without a label, which does not count.
+        theirs: the same seeds and samples.
+        groups: `[N]`, which samples belong together; by default each is its own group.
+
+    Raises:
+        SettingError: a single seed, which has no spread. DataError: no sample has a score.
+    """
+    if len(ours) < 2:
+        raise SettingError("one seed has no spread", where="seeds", expected="at least 2", got=len(ours))
+    difference = ours - theirs
+    labelled = ~np.isnan(difference).any(0)
+    if not labelled.any():
+        raise DataError("nothing to measure", expected="at least one sample with a score in every seed")
+    difference = difference[:, labelled]
+    names = np.arange(difference.shape[1]) if groups is None else groups[labelled]
+    over = mean_figure(difference.mean(0), names)
+    each = difference.mean(1)
+    value, spread = float(each.mean()), float(each.std(ddof=1))
+    half = _T[min(len(each) - 1, len(_T)) - 1] * spread / np.sqrt(len(each))
+    return Gain(
+        value=value,
+        spread=spread,
+        seeds=(value - float(half), value + float(half)),
+        samples=(over.low, over.high) if over.groups > 1 else (-inf, inf),
+    )
