@@ -141,8 +141,10 @@ class _Run:
         )
         self.step, self.epoch, self.total = 0, 0, 0.0
         self.steps = recipe.epochs * self.plan.steps
-        run = _digest(model, lesson, recipe, self.guide)
-        self.checkpoints = None if runtime.checkpoint is None else Checkpoints(runtime.checkpoint, run)
+        self.checkpoints = None
+        if runtime.checkpoint is not None:
+            run = _digest(model, lesson, recipe, self.guide)
+            self.checkpoints = Checkpoints(runtime.checkpoint, run)
         self._set_up(model)
         self._resume()
 
