@@ -145,7 +145,7 @@ def test_every_module_has_a_docstring() -> None:
     """Every Python file says in its docstring what it is, packages, tests and scripts included."""
     assert [
         name_of(path)
-        for path in python_files("src", "tests", "tools", "bench")
+        for path in python_files("src", "tests", "tools", "bench", "examples")
         if not ast.get_docstring(tree(path))
     ] == []
 
@@ -182,7 +182,7 @@ def test_files_stay_short_or_say_why_not() -> None:
     """A file above 600 lines gives the reason in its docstring."""
     assert [
         name_of(path)
-        for path in python_files("src", "tests", "tools", "bench")
+        for path in python_files("src", "tests", "tools", "bench", "examples")
         if len(path.read_text().splitlines()) > MAX_LINES
         and EXCUSE not in (ast.get_docstring(tree(path)) or "")
     ] == []
@@ -206,7 +206,7 @@ def test_every_exception_from_a_check_has_a_reason() -> None:
         r"#\s*(noqa|type:\s*ignore)(?P<rule>:\s*[A-Z0-9]+(?:,\s*[A-Z0-9]+)*|\[[a-z, -]+\])?(?P<reason>\s+#\s*\S+)?"
     )
     bare = []
-    for path in python_files("src", "tools", "bench"):
+    for path in python_files("src", "tools", "bench", "examples"):
         reasons: dict[str, str] = {}
         for number, line in enumerate(path.read_text().splitlines(), 1):
             match = pattern.search(line)

@@ -6,8 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED = ("teacher", "student", "int8", "shifted")
@@ -58,3 +62,23 @@ def test_distilling_is_as_fast_as_was_asked_of_it() -> None:
     for peer in ("naive", "torchdistill"):
         assert figures[f"{peer}_over_cached_reference"] >= 3
         assert figures[f"{peer}_over_cached_resnet"] >= 6
+
+
+def test_no_gain_within_noise_is_called_one() -> None:
+    """Every kept gain that is said to help or hurt has both of its intervals on that side of zero."""
+    report = json.loads((ROOT / "bench" / "results" / "quality.json").read_text())
+    gains = list(gains_in(report["parts"]))
+    assert len(gains) > 20
+    for gain in gains:
+        intervals = (gain["ci95_seeds"], gain["ci95_samples"])
+        assert (gain["verdict"] == "helps") == all(low > 0 for low, _high in intervals), gain
+        assert (gain["verdict"] == "hurts") == all(high < 0 for _low, high in intervals), gain
+
+
+def gains_in(part: Any) -> Iterator[dict[str, Any]]:
+    """Everything with a verdict."""
+    if isinstance(part, dict):
+        if "verdict" in part:
+            yield part
+        for one in part.values():
+            yield from gains_in(one)

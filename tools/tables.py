@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from quality_tables import digits_table, intents_table, labels_table
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 TABLE = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -107,6 +109,9 @@ def machine_table(_name: str) -> str:
 
 
 TABLES = {
+    "quality_intents": lambda _name: intents_table(),
+    "quality_digits": lambda _name: digits_table(),
+    "quality_labels": lambda _name: labels_table(),
     "distill_machine": machine_table,
     "demo_watch": demo_table,
     "demo_images": demo_table,

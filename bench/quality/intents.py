@@ -186,10 +186,8 @@ class BigramLinear(nn.Module):
         pairs = torch.where(ids[:, 1:] != 0, ids[:, :-1] * 30_011 + ids[:, 1:] * 7, 0)
         found = torch.cat([torch.where(ids > 102, ids, 0), pairs], 1)
         there = (found != 0).float()[:, :, None]
-        logits = (self.weights(found % self.buckets) * there).sum(1) / there.sum(1).clamp_min(
-            1
-        ).sqrt() + self.bias
-        return logits
+        total = (self.weights(found % self.buckets) * there).sum(1)
+        return total / there.sum(1).clamp_min(1).sqrt() + self.bias
 
 
 def prepare(folder: Path, kept: Path, *, quick: bool, say: Callable[[str], None]) -> Path:

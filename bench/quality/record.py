@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgestill.lab.compare import gain_of
+from edgestill.lab.gain import gain_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

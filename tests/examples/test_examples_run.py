@@ -25,9 +25,7 @@ NEEDS = {
 
 def python_with(*modules: str) -> str:
     """An interpreter that has these: this one, or that of the peers' environment (`python bench/peers.py`)."""
-    look = (
-        f"import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, {(*modules, 'torch')!r})))"
-    )
+    look = f"import importlib.util, sys; sys.exit(not all(map(importlib.util.find_spec, {(*modules, 'torch')!r})))"
     for one in (sys.executable, str(PEERS)):
         if Path(one).exists() and subprocess.run([one, "-c", look], check=False).returncode == 0:
             return one
