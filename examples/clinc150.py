@@ -7,7 +7,6 @@ The folder holds `clinc150_data_full.json`: 150 intents of short questions (Lars
 
 - Two networks that see words very differently take one input, word-piece ids `[N, 32]`: each makes of it what it needs
   within its own `forward`. So the student's bundle needs the tokeniser, and nothing else of the teacher.
-- The teacher's head learns all questions, the student a few of each intent.
 - An augmentation of one's own: the student is told what the teacher thinks of the very words that `PieceDropout` left.
 """
 
@@ -120,8 +119,8 @@ def some(samples: Samples, each: int, seed: int) -> Samples:
 def taught(encoder: Encoder, train: Samples) -> nn.Sequential:
     """The encoder with a linear head for these samples."""
     seen = answers(encoder, torch.from_numpy(train.inputs)).numpy()
-    head = nn.Linear(seen.shape[1], train.classes)
-    train_(head, Lesson.of(Samples.of(seen, train.labels)), Recipe(epochs=20, batch=256, lr=1e-2))
+    lesson = Lesson.of(Samples.of(seen, train.labels))
+    head = train_(nn.Linear(seen.shape[1], train.classes), lesson, Recipe(epochs=20, batch=256, lr=1e-2))
     return nn.Sequential(encoder, head)
 
 
