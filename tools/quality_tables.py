@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 RESULTS: Final = Path(__file__).resolve().parent.parent / "bench" / "results" / "quality.json"
+WAYS: Final = ("plain", "distilled", "torchdistill", "views", "bare", "bare_distilled", "linear")
 STARTS: Final = ("scratch", "inconsistent", "first", "uniform", "random", "magnitude")
 
 
@@ -29,12 +30,12 @@ def _gain(found: dict[str, Any]) -> str:
 def intents_table() -> str:
     """CLINC150: each way to train, by questions an intent."""
     part = _part("intents")
-    sizes = [key for key in part if key.startswith("each_")]
+    sizes = ["each_20", "each_100"]
     names = " | ".join(f"{key.removeprefix('each_')} an intent" for key in sizes)
     lines = [f"| trained | {names} |", "|---|" + "---|" * len(sizes)]
-    for way, first in part[sizes[0]]["ways"].items():
-        cells = " | ".join(_accuracy(part[size]["ways"][way]) for size in sizes)
-        lines.append(f"| {first['title']} | {cells} |")
+    for way in WAYS:
+        row = [part[size]["ways"][way] for size in sizes]
+        lines.append(f"| {row[0]['title']} | {' | '.join(map(_accuracy, row))} |")
     lines.append(f"| teacher | {part['teacher']['mean']:.1f} | {part['teacher']['mean']:.1f} |")
     for gain, first in part[sizes[0]]["gains"].items():
         cells = " | ".join(_gain(part[size]["gains"][gain]) for size in sizes)
@@ -47,13 +48,13 @@ def digits_table() -> str:
     recipes = _part("digits")["recipes"]
     names = {"sgd": "SGD", "adamw": "AdamW"}
     lines = ["| first weights | before training | epoch 1, SGD |", "|---|---|---|"]
-    for name in recipes:
-        lines[0] += f" end, {names[name]} | gain at the end, {names[name]} |"
+    for title in names.values():
+        lines[0] += f" end, {title} | gain at the end, {title} |"
         lines[1] += "---|---|"
     for start in STARTS:
         row = recipes["sgd"]["starts"][start]
         cells = [row["before"]["title"], _accuracy(row["before"]), _accuracy(row["epoch1"])]
-        for one in recipes.values():
+        for one in (recipes[name] for name in names):
             cells.append(_accuracy(one["starts"][start]["end"]))
             cells.append("" if start == "scratch" else _gain(one["gains"][start]["end"]))
         lines.append(f"| {' | '.join(cells)} |")
@@ -64,8 +65,11 @@ def labels_table() -> str:
     """CIFAR-10: each way to train, by share of labels."""
     part = _part("labels")
     lines = ["| labelled | plain | inherited | distilled | both |", "|---|---|---|---|---|"]
-    for share, row in part["shares"].items():
+    for share, row in sorted(part["shares"].items(), key=lambda each: int(each[0])):
         cells = [_accuracy(row["ways"]["plain"])]
-        cells += [f"{_accuracy(row['ways'][way])}; {_gain(row['gains'][way])}" for way in row["gains"]]
+        cells += [
+            f"{_accuracy(row['ways'][way])}; {_gain(row['gains'][way])}"
+            for way in ("inherited", "distilled", "both")
+        ]
         lines.append(f"| {share} % ({row['labelled']:,}) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -19,8 +19,9 @@ LOOKS: Final = {
 
 def drawing(part: dict[str, Any]) -> str:
     """Accuracy over the share of labels, a line a way, bars of one standard deviation over seeds."""
-    shares = [int(one) for one in part["shares"]]
+    shares = sorted(int(one) for one in part["shares"])
     values = [way["mean"] for one in part["shares"].values() for way in one["ways"].values()]
+    rows = [part["shares"][str(share)] for share in shares]
     teacher = part["teacher"]["mean"]
     low, high = 5 * math.floor(min(values) / 5), 5 * math.ceil(max(*values, teacher) / 5)
 
