@@ -52,9 +52,7 @@ def drawing(part: dict[str, Any]) -> str:
         f'<text x="{WIDTH - RIGHT + 8}" y="{y(teacher) + 4:.1f}">teacher</text>',
     ]
     for at, (way, (colour, dash)) in enumerate(LOOKS.items()):
-        points = [
-            (x(share), one["ways"][way]) for share, one in zip(shares, part["shares"].values(), strict=True)
-        ]
+        points = [(x(share), one["ways"][way]) for share, one in zip(shares, rows, strict=True)]
         path = "L".join(f"{place:.1f} {y(found['mean']):.1f}" for place, found in points)
         lines.append(
             f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
