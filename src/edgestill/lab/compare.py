@@ -233,7 +233,7 @@ class _Pair:
 
     def _score(self, student: nn.Module, recipe: Recipe, seed: int) -> NDArray[np.float64]:
         hint, guide = recipe.hinted, None
-        if recipe.soft_weight > 0 or hint is not None:
+        if recipe.distils:
             guide = LiveGuide(self.teacher, hint=None if hint is None else hint.teacher_layer)
         lesson = Lesson(source=self.part, guide=guide)
         return scores(train_(copy.deepcopy(student), lesson, replace(recipe, seed=seed)), self.heldout)
@@ -257,7 +257,7 @@ def _pairs(
 
 
 def _check(train: Source, heldout: Source, recipe: Recipe) -> None:
-    if recipe.soft_weight == 0 and recipe.hinted is None:
+    if not recipe.distils:
         raise SettingError(
             "nothing to compare",
             where="soft_weight",

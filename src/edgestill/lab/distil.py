@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -30,7 +30,7 @@ from edgestill.lab.training.runtime import Runtime
 from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lightning_fabric import Fabric
     from torch import nn
@@ -187,18 +187,17 @@ def distill(
         raise SettingError("unknown way to ask", where="ask", expected=", ".join(get_args(Asking)), got=ask)
     source = _source(train, augment, "train")
     heldout = _source(validation, None, "validation")
-    example = next(iter(source.batches([Ask(np.arange(min(2, len(source))))]))).inputs
-    _check_outputs(teacher, student, source, heldout, example)
-    index_map, made = None, None
+    _check_outputs(teacher, student, source, heldout, _first(source, 2))
+    index_map: IndexMap | None = None
+    make: nn.Module | Callable[[int], nn.Module] = student
     if inherit:
-        one = next(iter(source.batches([Ask(np.zeros(1, np.int64))]))).inputs
-        made = None if against is None else _inheriting(student, teacher, one, recipe)
-        index_map = inherit_(student, teacher, one, selection=recipe.inherit, seed=recipe.seed)
+        make = _inheriting(student, teacher, _first(source, 1), recipe)
+        index_map = inherit_(student, teacher, _first(source, 1), selection=recipe.inherit, seed=recipe.seed)
     comparison = None
-    if against is not None and (recipe.soft_weight > 0 or recipe.hinted is not None):
+    if against is not None and recipe.distils:
         comparison = compare(
             teacher,
-            made or student,
+            make,
             source,
             heldout,
             recipe=recipe,
@@ -209,16 +208,10 @@ def distill(
         )
         if comparison.gain.verdict == "hurts":
             warnings.warn(DistillingHurtsWarning(comparison), stacklevel=2)
-    with ExitStack() as stack:
-        fabric, guide = runtime.open(), None
-        if recipe.soft_weight > 0 or recipe.hinted is not None:
-            if cache is None:
-                own = stack.enter_context(tempfile.TemporaryDirectory(prefix="edgestill-"))
-                cache = Path(fabric.broadcast(own))  # all processes share the first one's
-            guide = _guide(teacher, source, recipe, ask=ask, folder=cache, fabric=fabric)
+    with _guide(teacher, source, recipe, ask=ask, cache=cache, fabric=(fabric := runtime.open())) as guide:
         lesson = Lesson(source=source, guide=guide)
         train_(student, lesson, recipe, runtime=runtime, fabric=fabric, progress=progress)
-        fabric.barrier()
+        fabric.barrier()  # nobody takes a shared folder away before all have done with it
     return Run(
         student=student,
         teacher=teacher,
@@ -245,15 +238,27 @@ def _inheriting(
     return made
 
 
+@contextmanager
 def _guide(
-    teacher: nn.Module, source: Source, recipe: Recipe, *, ask: Asking, folder: Path, fabric: Fabric
-) -> Guide:
+    teacher: nn.Module, source: Source, recipe: Recipe, *, ask: Asking, cache: Path | None, fabric: Fabric
+) -> Iterator[Guide | None]:
+    """Who answers for the teacher in this run; None where nobody is asked."""
     hint = None if recipe.hinted is None else recipe.hinted.teacher_layer
-    if ask == "onnx":
-        return OnnxGuide.export(teacher, _shown(source), task=source.task, hint=hint)
-    live = LiveGuide(teacher, hint=hint)
-    if ask == "live":
-        return live
+    if not recipe.distils:
+        yield None
+    elif ask == "onnx":
+        yield OnnxGuide.export(teacher, _shown(source), task=source.task, hint=hint)
+    elif ask == "live":
+        yield LiveGuide(teacher, hint=hint)
+    elif cache is not None:
+        yield _cached(LiveGuide(teacher, hint=hint), source, recipe, folder=cache, fabric=fabric)
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgestill-") as own:
+            folder = Path(fabric.broadcast(own))  # all processes share the first one's
+            yield _cached(LiveGuide(teacher, hint=hint), source, recipe, folder=folder, fabric=fabric)
+
+
+def _cached(live: LiveGuide, source: Source, recipe: Recipe, *, folder: Path, fabric: Fabric) -> CachedGuide:
     return CachedGuide.open(
         folder,
         teacher=live,
@@ -265,6 +270,10 @@ def _guide(
         world=fabric.world_size,
         barrier=fabric.barrier,
     )
+
+
+def _first(source: Source, count: int) -> Inputs:
+    return next(iter(source.batches([Ask(np.arange(min(count, len(source))))]))).inputs
 
 
 def _shown(source: Source) -> Tensor:

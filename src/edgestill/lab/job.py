@@ -182,13 +182,15 @@ class Job:
             runtime=self._runtime(out),
             progress=progress,
         )
+        report = report_of(run, seconds=clock.monotonic() - start)
+        if not Runtime.leads():
+            return report
         # cloned, since a file of safetensors holds no tensor twice, and weights may be shared
         weights = {
             name: one.clone(memory_format=torch.contiguous_format)
             for name, one in run.student.state_dict().items()
         }
         write_whole(out / "student.safetensors", save(weights))
-        report = report_of(run, seconds=clock.monotonic() - start)
         _write(out, report)
         if isinstance(run.train, Samples) and isinstance(run.validation, Samples):
             bundle = run.save_bundle(out / "student.esb", self._policy(data.labels))

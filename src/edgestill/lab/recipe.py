@@ -163,6 +163,11 @@ class Recipe:
         )
 
     @property
+    def distils(self) -> bool:
+        """Whether a teacher is asked at all."""
+        return self.soft_weight > 0 or self.hinted is not None
+
+    @property
     def hinted(self) -> Hint | None:
         """The hint, where there is one and it weighs something."""
         if not self.hint or self.hint_weight == 0:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
+
 from edgestill.core.errors import SettingError
 from edgestill.core.extras import require
 
@@ -60,6 +62,14 @@ class Runtime:
                     expected=expected,
                     got=getattr(self, name),
                 )
+
+    @staticmethod
+    def leads() -> bool:
+        """Whether this process is the one that writes what all have made: the only one, or the first."""
+        distributed = torch.distributed
+        return not (distributed.is_available() and distributed.is_initialized()) or (
+            distributed.get_rank() == 0
+        )
 
     def open(self) -> Fabric:
         """Fabric, its processes started or joined.

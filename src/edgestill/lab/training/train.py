@@ -100,7 +100,7 @@ def train_(
 
 
 def _check(model: nn.Module, lesson: Lesson, recipe: Recipe, objective: Objective) -> None:
-    if lesson.guide is None and (recipe.soft_weight > 0 or recipe.hinted is not None):
+    if lesson.guide is None and recipe.distils:
         raise SettingError(
             "a recipe with soft labels needs a teacher", where="soft_weight", got=recipe.soft_weight
         )
@@ -128,8 +128,7 @@ class _Run:
     ) -> None:
         self.recipe, self.lesson, self.runtime, self.objective = recipe, lesson, runtime, objective
         self.clock, self.fabric = SystemClock(), fabric
-        guided = lesson.guide is not None and (recipe.soft_weight > 0 or recipe.hinted is not None)
-        self.guide = lesson.guide if guided else None
+        self.guide = lesson.guide if recipe.distils else None
         self.plan = Plan(
             samples=len(lesson.source),
             batch=recipe.batch,
