@@ -32,7 +32,7 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP) ## walk the whole route on this machine (SCENARIO=watch)
 	$(BIN)/edgestill demo --scenario $(SCENARIO)
 
-test: $(STAMP) ## the tests that need no registry and take seconds
+test: $(STAMP) ## the tests that need no registry and take seconds each (some minutes in all)
 	$(BIN)/python -m pytest -m "not slow and not installs"
 
 check: static ## all of: format, lint, types, contracts, docs, tests, bare installs

@@ -67,6 +67,8 @@ def load_file(path: Path) -> Labelled:
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as found:
             kept = {name: found[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in found}
+            if not all(isinstance(one, np.ndarray) for one in kept.values()):
+                raise ValueError("a member that is no npy file")  # told as all other damage is
     except OSError as error:
         raise PathError("cannot read the images", where=path, got=error.strerror or error) from error
     except (*_NOT_NPZ, MemoryError) as error:

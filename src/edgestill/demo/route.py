@@ -163,8 +163,9 @@ class Route:
             fleet.roll_out(first, heard=self._rollout)
             done("signed, staged, probed and confirmed on every device")
         before = self._feed(fleet, "answer, ask and fuse", lambda stream: stream.before)
+        early = [_drift(fleet.status(one.device)) for one in self.scenario.streams]
         shifted = self._feed(fleet, self.scenario.change, lambda stream: stream.after)
-        noticed = self._notice(fleet)
+        noticed = self._notice(fleet, false_alarms=early.count("confirmed"))
         with self._step("gather the evidence") as done:
             evidence = fleet.evidence()
             head, message = self._shared_head(fleet, workshop)
@@ -226,8 +227,13 @@ class Route:
             )
         return said
 
-    def _notice(self, fleet: Fleet) -> dict[str, str]:
-        """What the devices report of the change: each has reported, and all were given some seconds to be sure."""
+    def _notice(self, fleet: Fleet, *, false_alarms: int) -> dict[str, str]:
+        """What the devices report of the change: each has reported, and all were given some seconds to be sure.
+
+        Args:
+            fleet: whose devices.
+            false_alarms: how many were sure of a change before there was any.
+        """
         with self._step("notice") as done:
             until = self.clock.monotonic() + _NOTICE
             found: dict[str, str] = {}
@@ -240,7 +246,10 @@ class Route:
 
             fleet.wait_for("health reports", noticed)
             sure = sorted(name for name, verdict in found.items() if verdict == "confirmed")
-            done(f"{len(sure)} of {len(found)} devices report that the world has changed")
+            done(
+                f"{len(sure)} of {len(found)} devices report that the world has changed "
+                f"({false_alarms} of them said so before it had)"
+            )
         return found
 
     def _shared_head(self, fleet: Fleet, workshop: Workshop) -> tuple[float | None, int]:
@@ -383,6 +392,11 @@ def _count(model: torch.nn.Module) -> int:
 def _has_overlay(state: JsonObject) -> bool:
     engine = state.get("engine")
     return isinstance(engine, dict) and engine.get("learned") is not None
+
+
+def _drift(state: JsonObject) -> str:
+    engine = state.get("engine")
+    return str(engine.get("drift")) if isinstance(engine, dict) else "none"
 
 
 def _learned(states: dict[str, JsonObject]) -> str:

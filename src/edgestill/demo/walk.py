@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -72,15 +73,23 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
         yield list
         return
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        with _no_interrupts():
-            futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
-        yield lambda: [_result(future) for future in futures]
-    finally:
-        for process in list((pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public way to stop now
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
+    # What the process keeps for a while lies in a folder of this one, who cleans up where it is ended in the middle.
+    with tempfile.TemporaryDirectory(prefix="edgestill-") as scratch:
+        pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_settle, initargs=(scratch,))
+        try:
+            with _no_interrupts():
+                futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
+            yield lambda: [_result(future) for future in futures]
+        finally:
+            for process in list((pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public way to stop now
+                process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _settle(scratch: str) -> None:
+    """Of the process beside: one thread, and its own place for temporary files."""
+    torch.set_num_threads(1)
+    tempfile.tempdir = scratch
 
 
 @contextmanager
