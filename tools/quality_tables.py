@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any, Final
 
 RESULTS: Final = Path(__file__).resolve().parent.parent / "bench" / "results" / "quality.json"
-WAYS: Final = ("plain", "distilled", "torchdistill", "views", "bare", "bare_distilled", "linear")
+WAYS: Final = (
+    "plain",
+    "plain_views",
+    "distilled",
+    "texts",
+    "views",
+    "torchdistill",
+    "unlabelled",
+    "bare",
+    "bare_distilled",
+    "linear",
+)
+COURSES: Final = ("sgd", "adamw", "long")
 STARTS: Final = ("scratch", "inconsistent", "first", "uniform", "random", "magnitude")
 
 
@@ -34,8 +46,9 @@ def intents_table() -> str:
     names = " | ".join(f"{key.removeprefix('each_')} an intent" for key in sizes)
     lines = [f"| trained | {names} |", "|---|" + "---|" * len(sizes)]
     for way in WAYS:
-        row = [part[size]["ways"][way] for size in sizes]
-        lines.append(f"| {row[0]['title']} | {' | '.join(map(_accuracy, row))} |")
+        row = [part[size]["ways"].get(way) for size in sizes]
+        cells = ["" if one is None else _accuracy(one) for one in row]
+        lines.append(f"| {row[0]['title']} | {' | '.join(cells)} |")
     lines.append(f"| teacher | {part['teacher']['mean']:.1f} | {part['teacher']['mean']:.1f} |")
     for gain, first in part[sizes[0]]["gains"].items():
         cells = " | ".join(_gain(part[size]["gains"][gain]) for size in sizes)
@@ -45,16 +58,16 @@ def intents_table() -> str:
 
 def digits_table() -> str:
     """Inheritance on digits, by how the first weights are chosen."""
-    recipes = _part("digits")["recipes"]
-    names = {"sgd": "SGD", "adamw": "AdamW"}
-    lines = ["| first weights | before training | epoch 1, SGD |", "|---|---|---|"]
-    for title in names.values():
-        lines[0] += f" end, {title} | gain at the end, {title} |"
+    courses = _part("digits")["courses"]
+    first = courses["sgd"]["starts"]
+    lines = ["| first weights | before training | epoch 1 of 8, SGD |", "|---|---|---|"]
+    for name in COURSES:
+        lines[0] += f" {courses[name]['title']} | gain |"
         lines[1] += "---|---|"
     for start in STARTS:
-        row = recipes["sgd"]["starts"][start]
-        cells = [row["before"]["title"], _accuracy(row["before"]), _accuracy(row["epoch1"])]
-        for one in (recipes[name] for name in names):
+        cells = [first[start]["before"]["title"]]
+        cells += [_accuracy(first[start][moment]) for moment in ("before", "epoch1")]
+        for one in (courses[name] for name in COURSES):
             cells.append(_accuracy(one["starts"][start]["end"]))
             cells.append("" if start == "scratch" else _gain(one["gains"][start]["end"]))
         lines.append(f"| {' | '.join(cells)} |")
