@@ -51,6 +51,7 @@ LISTED_ROLLOUTS: Final = 100
 
 _RELEASE: Final = r"[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
 _WEEK: Final = 7 * 86_400.0
+_MAX_ROW: Final = 2**53 - 1
 
 
 async def online_key(request: Request) -> Response:
@@ -187,7 +188,8 @@ async def evidence_counts(request: Request) -> Response:
 async def samples(request: Request) -> Response:
     """`GET /v1/admin/evidence/samples`."""
     require_operator(request)
-    after, limit = _number(request, "after", 0), _number(request, "limit", evidence.MAX_SAMPLES)
+    after = _number(request, "after", default=0, least=0, most=_MAX_ROW)
+    limit = _number(request, "limit", default=evidence.MAX_SAMPLES, least=1, most=evidence.MAX_SAMPLES)
     async with hub_of(request).database.read() as connection:
         message = await evidence.samples_after(connection, after, limit)
     data, json_length = message.encode()
@@ -251,8 +253,15 @@ def _gates(fields: Fields) -> Gates:
     )
 
 
-def _number(request: Request, name: str, default: int) -> int:
+def _number(request: Request, name: str, *, default: int, least: int, most: int) -> int:
+    """A whole number of the query; MessageError where it is none, or out of range."""
     text = request.query_params.get(name, str(default))
-    if re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) is None:
-        raise MessageError("not a whole number", where=name, expected="0 or more", got=repr(text[:40]))
+    if re.fullmatch(r"[0-9]{1,16}", text, re.ASCII) is None or not least <= int(text) <= most:
+        raise MessageError(
+            "not a number that can be asked for",
+            where=f"query: {name}",
+            expected=f"a whole number from {least} to {most}",
+            got=repr(text[:40]),
+            fix=f"leave {name} out, or change it",
+        )
     return int(text)

@@ -107,10 +107,11 @@ async def samples_after(connection: AsyncConnection, after: int, limit: int) -> 
     Args:
         connection: of a read.
         after: 0 to begin.
-        limit: samples at most; fewer come where shapes change, or where they would be over `MAX_SAMPLE_BYTES`.
+        limit: samples at most, from 1 to `MAX_SAMPLES`; fewer come where shapes change, or where they would be over
+            `MAX_SAMPLE_BYTES`.
     """
     found = await connection.execute(
-        select(samples).where(samples.c.id > after).order_by(samples.c.id).limit(min(limit, MAX_SAMPLES))
+        select(samples).where(samples.c.id > after).order_by(samples.c.id).limit(limit)
     )
     batch: list[RowMapping] = []
     size = 0
