@@ -134,7 +134,7 @@ async def start_rollout(request: Request) -> Response:
     hub = hub_of(request)
     fields = await bodies.read_object(request, where="rollout")
     fields.only(("release", "stages", "gates", "labels"))
-    labels = fields.texts("labels", at_most=16) if fields.has("labels") else {}
+    labels = fields.texts("labels", at_most=16, plain=True) if fields.has("labels") else {}
     async with hub.database.write() as connection:
         rollout = await rollouts.start(connection, _rollout(fields), labels=labels, now=hub.clock.now())
     await hub.step()
