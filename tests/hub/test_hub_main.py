@@ -89,8 +89,11 @@ def test_what_a_kill_left_half_uploaded_is_dropped(tmp_path: Path) -> None:
     """`incoming` is empty after every start, and no half-written file is left beside those that are served."""
     home = Home.init(tmp_path / "hub")
     (home.patches / "base").mkdir()
+    home.incoming.mkdir()
+    (home.folder / "incoming").mkdir()
     left = (
         home.incoming / "half.esb",
+        home.folder / "incoming" / "of an older hub.esb",
         home.metadata / ".timestamp.json.abc",
         home.patches / "base" / ".new.abc",
     )
@@ -104,6 +107,7 @@ def test_looking_at_a_running_hub_does_not_break_an_upload(tmp_path: Path) -> No
     """`init` prints the key of a hub that serves: what is just being uploaded there stays."""
     home = Home.init(tmp_path / "hub")
     with home.locked():
+        home.incoming.mkdir()
         (home.incoming / "half.esb").write_bytes(b"x")
         assert main(["init", "--home", str(tmp_path / "hub")]) == 0
         assert [one.name for one in home.incoming.iterdir()] == ["half.esb"]
@@ -112,7 +116,8 @@ def test_looking_at_a_running_hub_does_not_break_an_upload(tmp_path: Path) -> No
 def test_a_second_hub_on_the_same_folder_is_refused(process: Process) -> None:
     """Two would sign different metadata under one version: one line, exit code 1, and the first one lives on."""
     url = process.url()
-    (process.home / "incoming" / "half.esb").write_bytes(b"x")
+    unfinished = process.home / "blobs" / "incoming" / "half.esb"
+    unfinished.write_bytes(b"x")
     done = subprocess.run(
         [sys.executable, "-m", "edgestill.hub.main", "up", "--home", str(process.home), "--port", "0"],
         check=False,
@@ -122,7 +127,7 @@ def test_a_second_hub_on_the_same_folder_is_refused(process: Process) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("[state-conflict] a hub runs here already; at ")
-    assert (process.home / "incoming" / "half.esb").exists()
+    assert unfinished.exists()
     assert get(f"{url}/health/ready")[0] == 200
 
 

@@ -93,12 +93,9 @@ async def add_archive(request: Request) -> Response:
     """`PUT /v1/admin/blobs`."""
     require_operator(request)
     hub = hub_of(request)
-    path = hub.home.incoming / f"{hub.secret()}.esb"
-    try:
-        await bodies.save(request, path, at_most=hub.settings.max_bundle, in_thread=hub.in_thread)
-        info = await hub.in_thread(lambda: hub.artefacts.add_archive(path))
-    finally:
-        path.unlink(missing_ok=True)
+    with hub.artefacts.incoming() as coming:
+        await bodies.save(request, coming.write, at_most=hub.settings.max_bundle, in_thread=hub.in_thread)
+        info = await hub.in_thread(lambda: hub.artefacts.add_archive(coming))
     return bodies.answer({"digest": str(info.digest), "size": info.size}, status=201)
 
 

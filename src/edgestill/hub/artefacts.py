@@ -33,11 +33,12 @@ from edgestill.trust.repository import TargetInfo, check_root, check_targets, fi
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from edgestill.hub.home import Home
     from edgestill.hub.settings import Settings
-    from edgestill.store.files import FileBlobs
+    from edgestill.store.files import FileBlobs, Incoming
 
 log: Final = logging.getLogger(__name__)
 
@@ -104,15 +105,20 @@ class Artefacts:
                 fix="restore it from a backup, or publish again into a new hub",
             ) from error
 
-    def add_archive(self, path: Path) -> TargetInfo:
-        """Checks an uploaded archive and keeps it.
+    def incoming(self) -> AbstractContextManager[Incoming]:
+        """An archive to be written in pieces; what was not kept is gone when the block ends."""
+        return self._blobs.incoming()
+
+    def add_archive(self, coming: Incoming) -> TargetInfo:
+        """Checks an archive that has come and keeps it.
 
         Raises:
             BundleError, BundleTruncatedError, BundleAlteredError: it is no sound bundle.
+            StoreError: it cannot be kept.
         """
-        Bundle.open(path).verify()
-        data = path.read_bytes()
-        return TargetInfo(len(data), self._blobs.put(data))
+        coming.sync()
+        Bundle.open(coming.path).verify()
+        return TargetInfo(coming.size, coming.keep())
 
     def set_root(self, root: bytes, now: float) -> None:
         """Takes in the publisher's root, the first or the next one.

@@ -7,6 +7,7 @@ holds for compressed bodies too: the bound is on what comes out.
 from __future__ import annotations
 
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from starlette.exceptions import HTTPException
@@ -17,8 +18,6 @@ from edgestill.core.jsonio import Fields, canonical, parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
-    from typing import BinaryIO
 
     from starlette.requests import Request
 
@@ -63,28 +62,27 @@ async def read_object(request: Request, *, where: str) -> Fields:
 
 async def save(
     request: Request,
-    path: Path,
+    write: Callable[[bytes], object],
     *,
     at_most: int,
     in_thread: Callable[[Callable[[], object]], Awaitable[object]],
 ) -> None:
-    """Writes the body to a file as it comes, a megabyte in memory at most.
+    """Writes the body out as it comes, a megabyte in memory at most; what is over the bound is never written.
 
     Raises:
         HTTPException: 413, longer than that.
     """
     _check_length(request, at_most)
-    written, buffer = 0, bytearray()
-    with path.open("wb") as file:
-        async for chunk in request.stream():
-            buffer += chunk
-            written += len(chunk)
-            if written > at_most:
-                _refuse(at_most)
-            if len(buffer) >= _BUFFER:
-                await in_thread(_writing(file, bytes(buffer)))
-                buffer.clear()
-        await in_thread(_writing(file, bytes(buffer)))
+    came, buffer = 0, bytearray()
+    async for chunk in request.stream():
+        buffer += chunk
+        came += len(chunk)
+        if came > at_most:
+            _refuse(at_most)
+        if len(buffer) >= _BUFFER:
+            await in_thread(partial(write, bytes(buffer)))
+            buffer.clear()
+    await in_thread(partial(write, bytes(buffer)))
 
 
 def answer(value: JsonObject, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -95,10 +93,6 @@ def answer(value: JsonObject, *, status: int = 200, headers: dict[str, str] | No
         media_type="application/json",
         headers={"cache-control": "no-store"} | (headers or {}),
     )
-
-
-def _writing(file: BinaryIO, data: bytes) -> Callable[[], object]:
-    return lambda: file.write(data)
 
 
 def _check_length(request: Request, at_most: int) -> None:
