@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
-from edgestill.hub import evidence
+from edgestill.hub import sums as intake
 from edgestill.hub.settings import Settings
 from edgestill.learn.statistics import MAX_WINDOW, Statistics, solve
 
@@ -92,11 +92,11 @@ def test_attack_a_count_so_large_that_nobody_could_read_the_total(there: World) 
 
 def test_the_largest_messages_of_a_whole_fleet_still_make_a_sum(there: World) -> None:
     """At the bound itself, from several devices and windows: finite, readable, and to be solved."""
-    most = float(evidence.MAX_MESSAGE_SUM)
+    most = float(intake.MAX_MESSAGE_SUM)
     message = sums()
     message = replace(
         message,
-        n=evidence.MAX_MESSAGE_N,
+        n=intake.MAX_MESSAGE_N,
         a=message.a / np.abs(message.a).max() * most,
         b=message.b / np.abs(message.b).max() * most,
     )
@@ -105,7 +105,7 @@ def test_the_largest_messages_of_a_whole_fleet_still_make_a_sum(there: World) ->
         for window in range(4):
             assert send(device, replace(message, window=window), f"m{window}").status == 200
     total = Statistics.from_bytes(ask_sum(there).body)
-    assert total.n == 12 * evidence.MAX_MESSAGE_N
+    assert total.n == 12 * intake.MAX_MESSAGE_N
     assert np.isfinite(total.a).all()
     assert total.to_bytes("float32")
     assert np.isfinite(solve(total, ridge=most).weight).all()

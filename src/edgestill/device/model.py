@@ -12,7 +12,7 @@ import numpy as np
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError
 from edgestill.core.jsonio import Fields
-from edgestill.core.manifest import MODEL, POLICY
+from edgestill.core.manifest import MODEL, POLICY, REFERENCE
 from edgestill.core.oip import Tensor
 from edgestill.device.arrays import answer_to_frame, to_array
 from edgestill.device.frames import Frame
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REFERENCE: Final = "reference.stats"
 TEACHER: Final = "teacher"
 TEACHER_SECONDS: Final = 5.0
 

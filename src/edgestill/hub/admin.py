@@ -15,7 +15,7 @@
 | `GET /v1/admin/fleet` | `{"devices": [...]}` |
 | `GET /v1/admin/evidence` | counts |
 | `GET /v1/admin/evidence/samples?after=ID&limit=N` | samples in the Open Inference Protocol's response form |
-| `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message |
+| `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message; `&classes=C&features=D` for another kind |
 
 Every call asks for the operator's token as a Bearer token.
 """
@@ -32,8 +32,9 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, MessageError, NotFoundError
 from edgestill.core.oip import HEADER
 from edgestill.core.release import Gates, Rollout, Stage
-from edgestill.hub import bodies, enrolment, evidence, registry, rollouts
+from edgestill.hub import bodies, enrolment, evidence, registry, rollouts, sums
 from edgestill.hub.access import hub_of, require_operator
+from edgestill.learn.statistics import MAX_CLASSES, MAX_FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
     from starlette.requests import Request
 
-    from edgestill.core.jsonio import Fields, Json
+    from edgestill.core.jsonio import Fields, Json, JsonObject
     from edgestill.learn.statistics import Statistics
 
 MAX_ROOT_BYTES: Final = 128_000
@@ -179,7 +180,11 @@ async def evidence_counts(request: Request) -> Response:
     """`GET /v1/admin/evidence`."""
     require_operator(request)
     async with hub_of(request).database.read() as connection:
-        return bodies.answer(await evidence.counts(connection))
+        found: JsonObject = {
+            "samples": await evidence.counts(connection),
+            "statistics": await sums.counts(connection),
+        }
+    return bodies.answer(found)
 
 
 async def samples(request: Request) -> Response:
@@ -199,11 +204,13 @@ async def statistics(request: Request) -> Response:
     require_operator(request)
     hub = hub_of(request)
     backbone = Digest.parse(request.query_params.get("backbone", ""))
+    asked = _kind(request)
     total: Statistics | None = None
     async with hub.database.read() as connection:
-        async for some in evidence.statistics_bodies(connection, backbone):
+        kind = asked or await sums.kind_of(connection, backbone)
+        async for some in sums.bodies(connection, backbone, kind):
             total = await hub.in_thread(_adding(total, some))
-    data = await hub.in_thread(lambda: evidence.as_message(total, backbone))
+    data = await hub.in_thread(lambda: sums.as_message(total, backbone))
     return Response(data, media_type="application/octet-stream", headers={"cache-control": "no-store"})
 
 
@@ -225,7 +232,17 @@ async def _shown(request: Request) -> Response:
 
 
 def _adding(total: Statistics | None, some: list[bytes]) -> Callable[[], Statistics | None]:
-    return lambda: evidence.add_bodies(total, some)
+    return lambda: sums.add_bodies(total, some)
+
+
+def _kind(request: Request) -> sums.Kind | None:
+    """The kind that the query asks for: both numbers or neither."""
+    if not {"classes", "features"} & set(request.query_params):
+        return None
+    return sums.Kind(
+        _number(request, "classes", default=0, least=1, most=MAX_CLASSES),
+        _number(request, "features", default=0, least=1, most=MAX_FEATURES),
+    )
 
 
 def _rollout(fields: Fields) -> Rollout:

@@ -27,8 +27,10 @@ from edgestill.core.errors import (
     TrustError,
 )
 from edgestill.core.jsonio import Fields, parse_object
+from edgestill.core.manifest import REFERENCE
 from edgestill.delta.codec import diff
-from edgestill.hub.registry import Parts
+from edgestill.hub.registry import Parts, Reference
+from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.repository import TargetInfo, check_root, check_targets, file_name, freshen
 
 if TYPE_CHECKING:
@@ -119,6 +121,19 @@ class Artefacts:
         coming.sync()
         Bundle.open(coming.path).verify()
         return TargetInfo(coming.size, coming.keep())
+
+    def reference(self, digest: Digest) -> Reference:
+        """What an archive's own statistics are of; of nothing where it brings none that can be read, or is gone."""
+        try:
+            bundle = Bundle.open(self._blobs.path(digest))
+            known = bundle.manifest.blobs.get(REFERENCE)
+            if known is None or known.size > MAX_BYTES:
+                return Reference()
+            found = Statistics.from_bytes(bundle.read(REFERENCE))
+        except EdgestillError as error:
+            log.warning("the statistics of %s cannot be read: %s", digest, error)
+            return Reference()
+        return Reference(str(found.backbone), found.classes, found.features)
 
     def set_root(self, root: bytes, now: float) -> None:
         """Takes in the publisher's root, the first or the next one.

@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from edgestill.core.errors import ConflictError, MessageError
 from edgestill.core.wire import MAX_MESSAGE_BYTES, Enrol, Enrolled, Poll, reports_from_bytes
-from edgestill.hub import assignments, bodies, enrolment, evidence, registry, reports
+from edgestill.hub import assignments, bodies, enrolment, registry, reports, sums
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 
@@ -94,7 +94,7 @@ async def statistics(request: Request) -> Response:
     body = await bodies.read(request, at_most=MAX_BYTES)
     parsed = await hub.in_thread(lambda: Statistics.from_bytes(body))
     async with hub.database.write() as connection:
-        accepted = await evidence.keep_statistics(
+        accepted = await sums.keep(
             connection,
             device.id,
             message_id,

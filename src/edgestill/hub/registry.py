@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import NotFoundError
 from edgestill.hub.tables import devices, health, reports, targets
 
@@ -44,6 +45,21 @@ class Device:
     counter: int
     target: str | None
     last_seen: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a bundle's own statistics are of.
+
+    Attributes:
+        backbone: digest of the weights up to `features`, as text; empty where the bundle brings no statistics.
+        classes: C.
+        features: D.
+    """
+
+    backbone: str = ""
+    classes: int = 0
+    features: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +118,30 @@ async def assign(connection: AsyncConnection, told: Mapping[str, str | None], no
     )
 
 
-async def mirror_targets(connection: AsyncConnection, listed: Mapping[str, TargetInfo], now: float) -> None:
-    """Makes `targets` say what the signed list says; what is no longer listed stays as history."""
+async def unread_targets(connection: AsyncConnection, listed: Mapping[str, TargetInfo]) -> dict[str, Digest]:
+    """Archives by path whose own statistics the mirror has not been told of: new ones, and those of an older schema."""
+    rows = await connection.execute(select(targets.c.path, targets.c.digest, targets.c.backbone))
+    known = {row.path: (row.digest, row.backbone) for row in rows}
+    unread = {path: Digest(digest) for path, (digest, backbone) in known.items() if backbone is None}
+    return unread | {
+        path: info.digest for path, info in listed.items() if known.get(path, ("",))[0] != info.digest.hex
+    }
+
+
+async def mirror_targets(
+    connection: AsyncConnection,
+    listed: Mapping[str, TargetInfo],
+    now: float,
+    references: Mapping[str, Reference] | None = None,
+) -> None:
+    """Makes `targets` say what the signed list says; what is no longer listed stays as history.
+
+    Args:
+        connection: of a write.
+        listed: what the publisher's list says.
+        now: hub time.
+        references: what archives say of themselves, by path, where that was just read.
+    """
     known = {row.path: row for row in await connection.execute(select(targets))}
     for path, info in listed.items():
         values = {"digest": info.digest.hex, "size": info.size, "listed": True}
@@ -113,6 +151,8 @@ async def mirror_targets(connection: AsyncConnection, listed: Mapping[str, Targe
             await connection.execute(insert(targets).values(path=path, **values))
         elif (known[path].digest, known[path].listed) != (info.digest.hex, True):
             await connection.execute(update(targets).where(targets.c.path == path).values(**values))
+    for path, reference in (references or {}).items():
+        await connection.execute(update(targets).where(targets.c.path == path).values(**asdict(reference)))
     gone = [path for path, row in known.items() if row.listed and path not in listed]
     if gone:
         await connection.execute(update(targets).where(targets.c.path.in_(gone)).values(listed=False))

@@ -82,6 +82,10 @@ targets: Final = Table(
     Column("digest", _ID, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("listed", Boolean, nullable=False),
+    # What its `reference.stats` says: null until the archive was looked at, an empty backbone where it brings none.
+    Column("backbone", String(80), index=True),
+    Column("classes", Integer),
+    Column("features", Integer),
     Column("published_at", Float, nullable=False),
 )
 
