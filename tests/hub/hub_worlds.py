@@ -96,8 +96,12 @@ class Device:
 
     def audited(self, release: str, audits: int, agreed: int) -> Any:
         """Reports health figures with so many audits."""
+        return self.report(self.figures(release, audits, agreed))
+
+    def figures(self, release: str, audits: int, agreed: int) -> Report:
+        """Health figures with so many audits, not sent."""
         figures = Health(answers=10 * audits, escalated=audits, audits=audits, agreed=agreed)
-        return self.report(Report(**self._about(release), health=figures))
+        return Report(**self._about(release), health=figures)
 
     def _about(self, release: str) -> dict[str, Any]:
         return {

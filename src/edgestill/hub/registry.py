@@ -166,6 +166,12 @@ async def release_targets(connection: AsyncConnection, release: str) -> dict[str
     return {row.hardware_class: row.path for row in rows}
 
 
+async def is_known(connection: AsyncConnection, release: str) -> bool:
+    """Whether the publisher has listed a bundle of this release here, now or once."""
+    rows = await connection.execute(select(targets.c.path).where(targets.c.release == release).limit(1))
+    return rows.first() is not None
+
+
 async def listed_paths(connection: AsyncConnection) -> frozenset[str]:
     """All TUF paths that the publisher lists."""
     rows = await connection.execute(select(targets.c.path).where(targets.c.listed))
