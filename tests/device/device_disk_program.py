@@ -20,7 +20,7 @@ from edgestill.core.errors import PathError
 from edgestill.core.wire import Report
 from edgestill.device.events import Assigned, Booted
 from edgestill.device.memory import Memory
-from edgestill.device.outbox import Outbox, Statistics
+from edgestill.device.outbox import Outbox
 from edgestill.device.slots import Slots
 from edgestill.device.state import State
 from edgestill.infer.policy import Policy, PolicyState
@@ -88,7 +88,7 @@ def outbox(folder: Path) -> None:
     box = Outbox.open(folder / "outbox.db")
     box.add([report(1)])
     refused(lambda: box.add([report(number) for number in range(2, 200)]))
-    refused(lambda: box.put_statistics("k", Statistics("s", bytes(100_000))))
+    refused(lambda: box.put_statistics("k", bytes(100_000), at=1.0))
     assert [one.id for one in box.waiting()] == ["r1"]
     assert box.statistics() is None
     print("kept", flush=True)  # noqa: T201  # a program's answer

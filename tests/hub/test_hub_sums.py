@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import operator
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
-from hub_worlds import CLASS, Device, Reply, World, esb, sums, world
+from hub_worlds import CLASS, URL, Device, Reply, World, esb, sums, world
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert
 
 from edgestill.core.digest import Digest
+from edgestill.core.errors import UnreachableError
 from edgestill.core.manifest import REFERENCE
-from edgestill.hub.database import migrate
+from edgestill.device.outbox import Outbox
+from edgestill.hub import sums as intake
+from edgestill.hub import tables
+from edgestill.hub.database import Database, migrate
 from edgestill.hub.settings import Settings
 from edgestill.learn.statistics import MAX_BYTES, Statistics
+from edgestill.link.control import ControlClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from edgestill.core.protocols import Request, Response
 
 BACKBONE = str(Digest.of(b"backbone"))
 
@@ -29,9 +44,16 @@ def there(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def send(device: Device, message: Statistics, id_: str) -> Reply:
-    """Sends statistics."""
-    return device.call("POST", "/v1/evidence/statistics", message.to_bytes("float64"), x_edgestill_id=id_)
+def send(device: Device, message: Statistics, id_: str, sequence: object = None) -> Reply:
+    """Sends statistics, numbered where a number is given."""
+    numbered = {} if sequence is None else {"x_edgestill_sequence": str(sequence)}
+    return device.call(
+        "POST",
+        "/v1/evidence/statistics",
+        message.to_bytes("float64"),
+        x_edgestill_id=id_,
+        **numbered,
+    )
 
 
 def total(there: World, query: str = "") -> Statistics:
@@ -221,12 +243,231 @@ def test_bundles_published_before_the_hub_looked_are_looked_at_when_it_starts(tm
     ]
 
 
+# In which order
+
+
+@pytest.mark.parametrize("numbers", [(None, None), (1, 2), (None, 1)])
+def test_a_window_begun_anew_replaces_what_was_larger(there: World, numbers: tuple[int | None, ...]) -> None:
+    """After a confirmed drift a device sends fewer samples of the same window: those count, and nothing is added."""
+    device = there.enrol("d0")
+    many, few = sums(samples=400, seed=1), sums(samples=20, seed=2)
+    assert send(device, many, "m1", numbers[0]).json == {"accepted": True}
+    assert send(device, few, "m2", numbers[1]).json == {"accepted": True}
+    assert total(there).n == 20
+    assert (total(there).a == few.a).all()
+    grown = few + sums(samples=30, seed=3)
+    assert send(device, grown, "m3", 9).json == {"accepted": True}
+    assert total(there).n == 50
+
+
+def test_a_late_message_does_not_replace_a_newer_one(there: World) -> None:
+    """The device gave up waiting and sent the next; then the network delivers the first, and once more."""
+    device = there.enrol("d0")
+    old, new = sums(samples=400, seed=1), sums(samples=20, seed=2)
+    assert send(device, new, "m2", 2).json == {"accepted": True}
+    for _ in range(2):
+        assert send(device, old, "m1", 1).json == {"accepted": False}
+    assert total(there).n == 20
+    assert send(device, new, "m2", 2).json == {"accepted": False}
+    assert send(device, sums(samples=8), "m3", 3).json == {"accepted": True}
+    assert total(there).n == 8
+
+
+def test_the_same_sum_sent_again_later_is_the_newest(there: World) -> None:
+    """From a to b and back to a: under an id of its own the second a counts, though its bytes were here before."""
+    device = there.enrol("d0")
+    one, other = sums(seed=1), sums(seed=2)
+    for number, message in enumerate((one, other, one)):
+        assert send(device, message, f"m{number}", number).json == {"accepted": True}
+    assert (total(there).a == one.a).all()
+
+
+def test_a_late_message_is_known_as_late_after_its_time_to_be_remembered(tmp_path: Path) -> None:
+    """Ids are forgotten after a month, places are not: what counts still says which."""
+    with world(tmp_path / "hub", settings=Settings(keep_reports=3600)) as there:
+        there.give_root()
+        device = there.enrol("d0")
+        send(device, sums(samples=400), "m1", 1)
+        send(device, sums(samples=20), "m2", 2)
+        there.clock.advance(86_400)
+        device.poll()
+        assert send(device, sums(samples=400), "m1", 1).json == {"accepted": False}
+        assert total(there).n == 20
+
+
+def test_places_are_of_one_device_and_window(there: World) -> None:
+    """What is late for one window, or one device, is not late for another."""
+    one, other = there.fleet(2)
+    send(one, sums(window=1), "m9", 9)
+    assert send(one, sums(window=2), "m1", 1).json == {"accepted": True}
+    assert send(one, sums(backbone="other"), "m2", 2).json == {"accepted": True}
+    assert send(other, sums(window=1), "m1", 1).json == {"accepted": True}
+    assert total(there).n == 24
+
+
+def test_a_device_that_numbers_nothing_is_understood(there: World) -> None:
+    """As before there were numbers: the last to arrive counts, also after it was updated, and after it was set back."""
+    device = there.enrol("d0")
+    for number, sequence in enumerate((None, None, 5, None, 6)):
+        message = sums(samples=8 + number, seed=number)
+        assert send(device, message, f"m{number}", sequence).json == {"accepted": True}
+        assert total(there).n == message.n
+
+
+@pytest.mark.parametrize("told", ["", "-1", "1.0", "x", "9007199254740992", "1" * 400, "0x10", "1 2"])
+def test_a_place_that_is_none_is_refused(there: World, told: str) -> None:
+    """With 400 and what it may be; the message is not taken as unnumbered."""
+    reply = send(there.enrol("d0"), sums(), "m1", told)
+    assert (reply.status, reply.json["where"]) == (400, "x-edgestill-sequence")
+    assert reply.json["expected"] == "a whole number from 0 to 9007199254740991"
+    assert counted(there) is None
+
+
+def test_attack_the_largest_place_silences_only_who_claims_it(there: World) -> None:
+    """A device that jumps to the end of the numbers hears that later ones are late; others and other windows go on."""
+    liar, honest = there.fleet(2)
+    send(liar, sums(), "m1", 2**53 - 1)
+    assert send(liar, sums(seed=2), "m2", 5).json == {"accepted": False}
+    assert send(liar, sums(window=2), "m3", 6).json == {"accepted": True}
+    assert send(honest, sums(), "m1", 1).json == {"accepted": True}
+
+
+arrivals = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(1, 2), st.integers(0, 6)), max_size=14, unique=True
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sent=arrivals, shuffled=st.randoms(use_true_random=False))
+def test_numbered_messages_in_any_order_and_number_make_one_sum(
+    tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[int, int, int]], shuffled: Any
+) -> None:
+    """Each twice, shuffled: of each device and window the largest number counts, however many samples it holds."""
+    mixed = [*sent, *sent]
+    shuffled.shuffle(mixed)
+    sizes = {key: shuffled.randint(1, 60) for key in sent}
+    newest: dict[tuple[int, int], int] = {}
+    for device, window, place in sent:
+        newest[device, window] = max(newest.get((device, window), 0), place)
+
+    async def play() -> Any:
+        base = Database.open(tmp_path_factory.mktemp("hub") / "hub.db")
+        async with base.write() as connection:
+            for number in range(2):
+                await connection.execute(insert(tables.devices).values(**a_device(f"d{number}")))
+            for key in mixed:
+                await intake.keep(connection, message(*key, sizes[key]), now=1.0, settings=Settings())
+            found = await intake.counts(connection)
+        await base.close()
+        return found.get(BACKBONE)
+
+    found = asyncio.run(play())
+    if not sent:
+        assert found is None
+        return
+    wanted = sum(sizes[device, window, place] for (device, window), place in newest.items())
+    assert (found["messages"], found["n"]) == (len(newest), wanted)
+
+
+def a_device(name: str) -> dict[str, Any]:
+    """A row of the fleet."""
+    about = {"hardware_class": CLASS, "labels": {}, "join_token": "t", "enrolled_at": 1.0}
+    return {"id": name, "credential": name, **about}
+
+
+def message(device: int, window: int, place: int, samples: int) -> intake.Message:
+    """A numbered message."""
+    parsed = sums(window=window, samples=samples)
+    return intake.Message(
+        device=f"d{device}", id=f"{window}-{place}", sequence=place, parsed=parsed, body=parsed.to_bytes()
+    )
+
+
+turns = st.lists(
+    st.sampled_from(["more", "anew", "next window", "send", "send late", "arrive", "restart"]), max_size=25
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(turns=turns, chance=st.randoms(use_true_random=False))
+def test_what_a_device_told_last_is_what_the_hub_counts_whatever_the_network_does(
+    tmp_path_factory: pytest.TempPathFactory, turns: list[str], chance: Any
+) -> None:
+    """The real outbox, client and hub: windows grow, shrink and end, calls hang and arrive later in any order, or twice."""
+    folder = tmp_path_factory.mktemp("place")
+    with world(folder / "hub") as there:
+        there.give_root()
+        device = there.enrol("d0")
+        network = Delaying(there)
+        client = ControlClient(network, URL, credential=device.credential)
+        box, window = Outbox.open(folder / "outbox.db"), 1
+        told: dict[int, Statistics] = {}
+        for turn in [*turns, "more"]:
+            match turn:
+                case "more" | "anew":
+                    before = told.get(window) if turn == "more" else None
+                    some = sums(window=window, samples=chance.randint(1, 40), seed=chance.randint(0, 99))
+                    told[window] = some if before is None else before + some
+                    box.put_statistics(f"w{window}", told[window].to_bytes("float64"), at=there.clock.now())
+                case "next window":
+                    window += 1
+                case "send" | "send late":
+                    network.hangs = turn == "send late"
+                    deliver(client, box)
+                case "arrive":
+                    network.arrive(chance)
+                case "restart":
+                    box.close()
+                    box = Outbox.open(folder / "outbox.db")
+        network.hangs = False
+        while box.statistics() is not None:
+            deliver(client, box)
+        network.arrive(chance)
+        box.close()
+        whole = functools.reduce(operator.add, told.values())
+        found = total(there)
+        assert found.n == whole.n
+        assert np.allclose(found.a, whole.a)
+
+
+def deliver(client: ControlClient, box: Outbox) -> None:
+    """As the courier does with one message that waits."""
+    first = box.statistics()
+    if first is not None:
+        with suppress(UnreachableError):
+            client.statistics(first.id, first.body, sequence=first.sequence)
+            box.statistics_delivered(first.id)
+
+
+class Delaying:
+    """A way to the hub that may hang: the caller hears nothing, and the call arrives at some later time."""
+
+    def __init__(self, there: World) -> None:
+        self.hangs = False
+        self._there = there
+        self._late: list[Request] = []
+
+    def send(self, request: Request, *, timeout: float) -> Response:
+        """Carries a request, now or later; now means that it may arrive a second time, too."""
+        self._late.append(request)
+        if self.hangs:
+            raise UnreachableError("nothing was heard", where=request.url)
+        return self._there.transport.send(request, timeout=timeout)
+
+    def arrive(self, chance: Any) -> None:
+        """All that is under way arrives, in some order."""
+        chance.shuffle(self._late)
+        while self._late:
+            self._there.transport.send(self._late.pop(), timeout=60).close()
+
+
 def back_to_the_first_schema(path: Path) -> None:
     """Undoes the later revisions, as a database that an older hub wrote would be."""
     connection = sqlite3.connect(path)
     connection.execute("DROP INDEX ix_targets_backbone")
     for column in ("backbone", "classes", "features"):
         connection.execute(f"ALTER TABLE targets DROP COLUMN {column}")
+    connection.execute("ALTER TABLE statistics DROP COLUMN sequence")
     connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.commit()
     connection.close()
@@ -258,10 +499,16 @@ def test_migrating_a_first_database_keeps_what_is_in_it(tmp_path: Path) -> None:
         " VALUES ('watch/1.0.0/any.esb', 'watch/1.0.0', 'any', ?, 3, 1, 1.5)",
         ("0" * 64,),
     )
+    connection.execute(
+        "INSERT INTO statistics (device_id, message_id, received_at, backbone, window, n, classes, features, body)"
+        " VALUES ('d0', 'm1', 1.5, 'sha256:0', 1, 8, 2, 3, X'01')"
+    )
     connection.commit()
     connection.close()
     migrate(path)
     connection = sqlite3.connect(path)
     (row,) = connection.execute("SELECT * FROM targets").fetchall()
+    (sent,) = connection.execute("SELECT message_id, sequence, body FROM statistics").fetchall()
     connection.close()
     assert row == ("watch/1.0.0/any.esb", "watch/1.0.0", "any", "0" * 64, 3, 1, 1.5, None, None, None)
+    assert sent == ("m1", None, b"\x01")

@@ -7,7 +7,9 @@
 | `POST /v1/reports` | `[Report, ...]` | `{"accepted": n, "duplicates": m}` |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}` |
 
-Reports carry an id made on the device: sending one twice counts once. Unknown fields are ignored, so that an old hub
+Reports carry an id made on the device: sending one twice counts once. So do statistics, in the header `x-edgestill-id`.
+A second header, `x-edgestill-sequence`, grows with every message that a device makes: of one backbone and window the
+largest counts, whatever arrives when. Devices of old send none; there the last to arrive counts. Unknown fields are ignored, so that an old hub
 serves a new device; a known field with a wrong value is refused.
 
 What a device calls itself, its labels or a release is refused where it holds control characters. A reason may quote
@@ -26,6 +28,9 @@ from edgestill.core.jsonio import Fields, Json, JsonObject, canonical, parse, pa
 MAX_REPORTS: Final = 200
 MAX_MESSAGE_BYTES: Final = 1_000_000  # the longest batch of reports fits, however its reasons are spelt
 MAX_REASON: Final = 500
+MAX_SEQUENCE: Final = 2**53 - 1
+ID_HEADER: Final = "x-edgestill-id"
+SEQUENCE_HEADER: Final = "x-edgestill-sequence"
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 
 DeviceState = Literal["downloaded", "verified", "staged", "serving", "confirmed", "fell-back"]

@@ -141,7 +141,7 @@ class Courier:
         if statistics is None:
             return True
         try:
-            self._control.statistics(statistics.id, statistics.body)
+            self._control.statistics(statistics.id, statistics.body, sequence=statistics.sequence)
         except RefusedError as error:
             if not _is_final(error):
                 raise

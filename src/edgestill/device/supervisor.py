@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from edgestill.core import bundle
-from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError
 from edgestill.core.jsonio import Fields
 from edgestill.core.wire import Health
@@ -40,7 +39,6 @@ from edgestill.device.events import (
     Verify,
     Watched,
 )
-from edgestill.device.outbox import Statistics
 
 if TYPE_CHECKING:
     import socket
@@ -325,7 +323,7 @@ class Supervisor:
         if tensor is not None:
             body = bytes(tensor.data)
             key = fields.text("statistics", at_most=200)
-            self._outbox.put_statistics(key, Statistics(Digest.of(body).hex[:40], body))
+            self._outbox.put_statistics(key, body, at=self._clock.now())
 
     # threads that wait
 

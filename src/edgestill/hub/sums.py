@@ -1,7 +1,8 @@
 """Sums from devices (`learn.statistics` messages): which of them count, and what they add up to.
 
-- A message counts once for each device, backbone and window: the one that arrived last replaces the one before.
-  A message that is sent again under its id changes nothing, even when a newer one came between.
+- A message counts once for each device, backbone and window: the newest replaces the others, be it larger or smaller.
+  The newest is the one with the largest sequence, in whatever order they arrive; of a device that does not number its
+  messages it is the last to arrive. A message that is sent again under its id changes nothing.
 - Sums add only where they are of one kind (classes, features). Of a backbone that a published bundle names, the bundle's
   own `reference.stats` says which kinds there are, and others are refused. Of any other backbone each kind is kept apart,
   and what most devices send is what the backbone is taken to be: no single one can shut the others out.
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -49,6 +51,25 @@ class Kind(NamedTuple):
         return f"{self.classes} classes, {self.features} features"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What a device sent.
+
+    Attributes:
+        device: who.
+        id: made on the device.
+        sequence: its place among the device's messages; None from a device that does not number them.
+        parsed: what it says.
+        body: its bytes.
+    """
+
+    device: str
+    id: str
+    sequence: int | None
+    parsed: Statistics
+    body: bytes
+
+
 class _Sent(NamedTuple):
     """What was sent of one kind."""
 
@@ -58,27 +79,20 @@ class _Sent(NamedTuple):
     first: int
 
 
-async def keep(
-    connection: AsyncConnection,
-    device: str,
-    message_id: str,
-    parsed: Statistics,
-    body: bytes,
-    *,
-    now: float,
-    settings: Settings,
-) -> bool:
-    """Keeps a message unless it was here before; returns whether it was new.
+async def keep(connection: AsyncConnection, message: Message, *, now: float, settings: Settings) -> bool:
+    """Keeps a message where it is the newest of its window; returns whether it counts now and did not before.
 
     Raises:
         EvidenceError: another kind than the bundles of this backbone have, or sums too large for one device.
     """
+    parsed, device = message.parsed, message.device
     backbone = str(parsed.backbone)
     _check_size(parsed)
     await _check_kind(connection, parsed)
     row = {
         "device_id": device,
-        "message_id": message_id,
+        "message_id": message.id,
+        "sequence": message.sequence,
         "received_at": now,
         "backbone": backbone,
         "window": parsed.window,
@@ -89,13 +103,14 @@ async def keep(
     if not await insert_once(connection, statistics, [row]):
         return False
     mine = (statistics.c.device_id == device) & (statistics.c.backbone == backbone)
-    await connection.execute(
-        update(statistics).where(mine, statistics.c.window == parsed.window).values(body=None)
-    )
+    this_window = mine & (statistics.c.window == parsed.window)
+    if not await _is_newest(connection, message, this_window):
+        return False
+    await connection.execute(update(statistics).where(this_window).values(body=None))
     await connection.execute(
         update(statistics)
-        .where(statistics.c.device_id == device, statistics.c.message_id == message_id)
-        .values(body=body)
+        .where(statistics.c.device_id == device, statistics.c.message_id == message.id)
+        .values(body=message.body)
     )
     kept = (
         select(statistics.c.window)
@@ -266,6 +281,19 @@ def _chosen(sent: Mapping[Kind, _Sent], known: Sequence[Kind]) -> Kind | None:
     if known:
         return next((kind for kind in known if kind in sent), None)
     return max(sent, key=lambda kind: (sent[kind].devices, -sent[kind].first), default=None)
+
+
+async def _is_newest(connection: AsyncConnection, message: Message, window: ColumnElement[bool]) -> bool:
+    """Whether nothing of this window has a later place; two of one place (a lost count) are told apart by their ids."""
+    if message.sequence is None:
+        return True
+    rows = await connection.execute(
+        select(statistics.c.sequence, statistics.c.message_id).where(
+            window, statistics.c.sequence >= message.sequence
+        )
+    )
+    mine = (message.sequence, message.id)
+    return all((row.sequence, row.message_id) <= mine for row in rows)
 
 
 def _check_size(parsed: Statistics) -> None:

@@ -179,6 +179,8 @@ statistics: Final = Table(
     Column("id", _SERIAL, primary_key=True, autoincrement=True),
     Column("device_id", ForeignKey("devices.id"), nullable=False),
     Column("message_id", _ID, nullable=False),
+    # Its place among the device's messages; null from a device that does not number them.
+    Column("sequence", BigInteger),
     Column("received_at", Float, nullable=False),
     Column("backbone", String(80), nullable=False, index=True),
     Column("window", BigInteger, nullable=False),
