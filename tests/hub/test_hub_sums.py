@@ -22,7 +22,7 @@ from edgestill.core.manifest import REFERENCE
 from edgestill.device.outbox import Outbox
 from edgestill.hub import sums as intake
 from edgestill.hub import tables
-from edgestill.hub.database import Database, migrate
+from edgestill.hub.database import Database
 from edgestill.hub.settings import Settings
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.link.control import ControlClient
@@ -468,6 +468,7 @@ def back_to_the_first_schema(path: Path) -> None:
     for column in ("backbone", "classes", "features"):
         connection.execute(f"ALTER TABLE targets DROP COLUMN {column}")
     connection.execute("ALTER TABLE statistics DROP COLUMN sequence")
+    connection.execute("ALTER TABLE devices DROP COLUMN revoked_at")
     connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.commit()
     connection.close()
@@ -486,29 +487,3 @@ def test_an_archive_that_is_gone_keeps_no_hub_from_starting(tmp_path: Path) -> N
     back_to_the_first_schema(tmp_path / "hub" / "hub.db")
     with world(tmp_path / "hub") as again:
         assert send(Device(again, device.id, device.credential), sums(features=7), "m1").status == 200
-
-
-def test_migrating_a_first_database_keeps_what_is_in_it(tmp_path: Path) -> None:
-    """Rows of every table that changes are there afterwards, with nothing known of what is new."""
-    path = tmp_path / "hub.db"
-    migrate(path)
-    back_to_the_first_schema(path)
-    connection = sqlite3.connect(path)
-    connection.execute(
-        "INSERT INTO targets (path, release, hardware_class, digest, size, listed, published_at)"
-        " VALUES ('watch/1.0.0/any.esb', 'watch/1.0.0', 'any', ?, 3, 1, 1.5)",
-        ("0" * 64,),
-    )
-    connection.execute(
-        "INSERT INTO statistics (device_id, message_id, received_at, backbone, window, n, classes, features, body)"
-        " VALUES ('d0', 'm1', 1.5, 'sha256:0', 1, 8, 2, 3, X'01')"
-    )
-    connection.commit()
-    connection.close()
-    migrate(path)
-    connection = sqlite3.connect(path)
-    (row,) = connection.execute("SELECT * FROM targets").fetchall()
-    (sent,) = connection.execute("SELECT message_id, sequence, body FROM statistics").fetchall()
-    connection.close()
-    assert row == ("watch/1.0.0/any.esb", "watch/1.0.0", "any", "0" * 64, 3, 1, 1.5, None, None, None)
-    assert sent == ("m1", None, b"\x01")

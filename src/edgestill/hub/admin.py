@@ -13,6 +13,7 @@
 | `GET /v1/admin/rollouts/ID` | where it is, why, and how each device stands |
 | `POST /v1/admin/rollouts/ID/pause`, `/resume`, `/rollback` | the rollout afterwards |
 | `GET /v1/admin/fleet` | `{"devices": [...]}` |
+| `POST /v1/admin/devices/NAME/revoke` | `{"device", "revoked_at"}`; its credential is refused from now on |
 | `GET /v1/admin/evidence` | counts |
 | `GET /v1/admin/evidence/samples?after=ID&limit=N` | samples in the Open Inference Protocol's response form |
 | `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message; `&classes=C&features=D` for another kind |
@@ -174,6 +175,17 @@ async def fleet(request: Request) -> Response:
     async with hub_of(request).database.read() as connection:
         found: list[Json] = [*await registry.fleet(connection)]
     return bodies.answer({"devices": found})
+
+
+async def revoke(request: Request) -> Response:
+    """`POST /v1/admin/devices/NAME/revoke`."""
+    require_operator(request)
+    hub = hub_of(request)
+    async with hub.database.write() as connection:
+        device = await registry.revoke(connection, request.path_params["device"], hub.clock.now())
+    hub.bell.ring([device.id])
+    await hub.step()
+    return bodies.answer({"device": device.id, "revoked_at": device.revoked_at})
 
 
 async def evidence_counts(request: Request) -> Response:

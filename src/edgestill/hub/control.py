@@ -8,7 +8,8 @@
 | `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once. Of a window
   the largest `x-edgestill-sequence` counts, or without one the last to arrive |
 
-All but enrolment ask for the device's credential as a Bearer token.
+All but enrolment ask for the device's credential as a Bearer token; one that was revoked is refused everywhere, and a poll
+that waits ends.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ async def report(request: Request) -> Response:
     device = await calling_device(request)
     batch = reports_from_bytes(await bodies.read(request, at_most=MAX_MESSAGE_BYTES, compressed=True))
     async with hub.database.write() as connection:
+        await registry.require_standing(connection, device.id)
         accepted = await reports.accept(connection, device.id, batch, hub.clock.now())
         await registry.mark_seen(connection, device.id, hub.clock.now())
     if any(map(reports.is_decisive, accepted)):
@@ -101,13 +103,14 @@ async def statistics(request: Request) -> Response:
     parsed = await hub.in_thread(lambda: Statistics.from_bytes(body))
     message = sums.Message(device=device.id, id=message_id, sequence=sequence, parsed=parsed, body=body)
     async with hub.database.write() as connection:
+        await registry.require_standing(connection, device.id)
         accepted = await sums.keep(connection, message, now=hub.clock.now(), settings=hub.settings)
     return bodies.answer({"accepted": accepted})
 
 
 async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:
     async with hub.database.read() as connection:
-        present = await registry.require_device(connection, device)
+        present = await registry.require_standing(connection, device)
     told = assignments.envelope(
         present, key=hub.home.key, now=hub.clock.now(), lifetime=hub.settings.assignment_lifetime
     )

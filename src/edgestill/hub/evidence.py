@@ -1,7 +1,7 @@
 """Evidence: answers of the teacher that devices let the hub keep. The sums they send are in `hub.sums`.
 
 Samples are kept only where the request asked for it (`retain`), at most so many for each device. A request that is sent
-again under its id keeps nothing twice.
+again under its id keeps nothing twice. Samples of a device whose credential was revoked are no longer handed out.
 """
 
 from __future__ import annotations
@@ -98,7 +98,11 @@ async def samples_after(connection: AsyncConnection, after: int, limit: int) -> 
             `MAX_SAMPLE_BYTES`.
     """
     found = await connection.execute(
-        select(samples).where(samples.c.id > after).order_by(samples.c.id).limit(limit)
+        select(samples)
+        .join(devices, devices.c.id == samples.c.device_id)
+        .where(samples.c.id > after, devices.c.revoked_at.is_(None))
+        .order_by(samples.c.id)
+        .limit(limit)
     )
     batch: list[RowMapping] = []
     size = 0
@@ -115,9 +119,10 @@ async def counts(connection: AsyncConnection) -> JsonObject:
     by_device: dict[str, JsonObject] = {}
     total = 0
     rows = await connection.execute(
-        select(samples.c.device_id, samples.c.purpose, func.count().label("found")).group_by(
-            samples.c.device_id, samples.c.purpose
-        )
+        select(samples.c.device_id, samples.c.purpose, func.count().label("found"))
+        .join(devices, devices.c.id == samples.c.device_id)
+        .where(devices.c.revoked_at.is_(None))
+        .group_by(samples.c.device_id, samples.c.purpose)
     )
     for row in rows:
         by_device.setdefault(row.device_id, {})[row.purpose] = row.found

@@ -91,6 +91,7 @@ _DEVICE: Final = (
     "state",
     "reason",
     "last_seen",
+    "revoked_at",
     "answers",
     "escalated",
     "audits",
@@ -110,11 +111,11 @@ def _is_operator(request: Request) -> bool:
 
 def _flattened(device: JsonObject) -> JsonObject:
     figures = device["health"]
-    seen = device["last_seen"]
+    times = {name: device[name] for name in ("last_seen", "revoked_at")}
     return {
         **device,
         **(figures if isinstance(figures, dict) else {}),
-        "last_seen": _when(seen) if isinstance(seen, float) else None,
+        **{name: _when(at) if isinstance(at, float) else None for name, at in times.items()},
     }
 
 

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import NotFoundError
+from edgestill.core.errors import AccessError, NotFoundError
 from edgestill.hub.tables import devices, health, reports, targets
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ class Device:
         counter: of its assignment; 0 while there never was one.
         target: TUF path it shall run; None where nothing is assigned.
         last_seen: hub time of its last recorded call; None if it never called.
+        revoked_at: hub time at which its credential was revoked; None while it is good.
     """
 
     id: str
     counter: int
     target: str | None
     last_seen: float | None
+    revoked_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ async def device_by_id(connection: AsyncConnection, device: str) -> Device | Non
 
 
 async def _device(connection: AsyncConnection, condition: object) -> Device | None:
-    columns = (devices.c.id, devices.c.counter, devices.c.target, devices.c.last_seen)
+    columns = [devices.c[one.name] for one in fields(Device)]
     row = (await connection.execute(select(*columns).where(condition))).mappings().first()  # type: ignore[arg-type]  # a column's comparison is a condition, which mypy sees as bool
     return None if row is None else Device(**row)
 
@@ -224,6 +226,7 @@ def _described(row: RowMapping) -> JsonObject:
         "reason": row["reason"],
         "enrolled_at": row["enrolled_at"],
         "last_seen": row["last_seen"],
+        "revoked_at": row["revoked_at"],
         "health": None if row["answers"] is None else figures,
     }
 
@@ -238,6 +241,44 @@ async def require_device(connection: AsyncConnection, device: str) -> Device:
     if found is None:
         raise NotFoundError("no such device", got=repr(device[:80]))
     return found
+
+
+async def require_standing(connection: AsyncConnection, device: str) -> Device:
+    """The device of this name, whose credential is good.
+
+    Asked again within the transaction that takes in what a device sent: a call that began before the credential was
+    revoked, and dragged on, brings nothing in after it.
+
+    Raises:
+        NotFoundError: nobody of that name is enrolled.
+        AccessError: its credential was revoked.
+    """
+    return standing(await require_device(connection, device))
+
+
+def standing(device: Device) -> Device:
+    """The same device; AccessError where its credential was revoked."""
+    if device.revoked_at is not None:
+        raise AccessError(
+            "the credential was revoked",
+            where=f"device {device.id}",
+            fix="ask the operator; it may enrol again under another name",
+        )
+    return device
+
+
+async def revoke(connection: AsyncConnection, device: str, now: float) -> Device:
+    """Takes a device's credential back, for ever; doing it twice changes nothing. The device afterwards.
+
+    Raises:
+        NotFoundError: nobody of that name is enrolled.
+    """
+    await connection.execute(
+        update(devices)
+        .where(devices.c.id == device, devices.c.revoked_at.is_(None))
+        .values(revoked_at=now, target=None, counter=devices.c.counter + 1)
+    )
+    return await require_device(connection, device)
 
 
 async def forget_reports(connection: AsyncConnection, before: float) -> None:

@@ -7,6 +7,7 @@
   own `reference.stats` says which kinds there are, and others are refused. Of any other backbone each kind is kept apart,
   and what most devices send is what the backbone is taken to be: no single one can shut the others out.
 - Old windows are forgotten whole, so that order never matters. So are backbones of which a device names too many.
+- What a revoked device had sent no longer counts.
 - No message is so large that sums with it could not be written any more.
 """
 
@@ -22,7 +23,7 @@ from sqlalchemy import delete, func, select, update
 from edgestill.core.errors import EvidenceError, NotFoundError
 from edgestill.core.manifest import REFERENCE
 from edgestill.hub.database import insert_once
-from edgestill.hub.tables import statistics, targets
+from edgestill.hub.tables import devices, statistics, targets
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -138,7 +139,9 @@ async def bodies(connection: AsyncConnection, backbone: Digest, kind: Kind) -> A
     while True:
         found = await connection.execute(
             select(statistics.c.id, statistics.c.body)
+            .join(devices, devices.c.id == statistics.c.device_id)
             .where(
+                devices.c.revoked_at.is_(None),
                 statistics.c.backbone == str(backbone),
                 statistics.c.classes == kind.classes,
                 statistics.c.features == kind.features,
@@ -251,7 +254,7 @@ async def _known(connection: AsyncConnection, backbone: str) -> list[Kind]:
 
 async def _sent(connection: AsyncConnection, backbone: str | None = None) -> list[tuple[str, Kind, _Sent]]:
     """What counts, by backbone and kind."""
-    asked: list[ColumnElement[bool]] = [statistics.c.body.is_not(None)]
+    asked: list[ColumnElement[bool]] = [statistics.c.body.is_not(None), devices.c.revoked_at.is_(None)]
     if backbone is not None:
         asked.append(statistics.c.backbone == backbone)
     key = (statistics.c.backbone, statistics.c.classes, statistics.c.features)
@@ -263,6 +266,7 @@ async def _sent(connection: AsyncConnection, backbone: str | None = None) -> lis
             func.sum(statistics.c.n).label("n"),
             func.min(statistics.c.id).label("first"),
         )
+        .join(devices, devices.c.id == statistics.c.device_id)
         .where(*asked)
         .group_by(*key)
     )

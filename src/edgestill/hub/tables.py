@@ -59,6 +59,8 @@ devices: Final = Table(
     Column("join_token", _ID, nullable=False),
     Column("enrolled_at", Float, nullable=False),
     Column("last_seen", Float),
+    # When the operator took its credential back; nothing it says is heard after that.
+    Column("revoked_at", Float),
     # What it is told to run.
     Column("counter", BigInteger, nullable=False, default=0),
     Column("target", String(200)),

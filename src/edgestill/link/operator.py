@@ -173,6 +173,14 @@ class OperatorClient:
         """`{"devices": [...]}`."""
         return self._object("GET", "fleet")
 
+    def revoke(self, device: str) -> JsonObject:
+        """Takes a device's credential back, for ever: `{"device", "revoked_at"}`. Doing it twice changes nothing.
+
+        Raises:
+            NotFoundError: no such device.
+        """
+        return self._object("POST", f"devices/{quote(device, safe='')}/revoke", documented=ABSENT)
+
     def evidence(self) -> JsonObject:
         """Counts of samples and of statistics."""
         return self._object("GET", "evidence")
