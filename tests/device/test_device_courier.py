@@ -318,3 +318,50 @@ def test_what_the_hub_will_never_take_blocks_nothing(hub: TinyHub, courier: Cour
     deliver_all(courier, outbox)
     assert (outbox.count(), outbox.statistics(), hub.reports) == (0, None, {})
     assert hub.served.count("/v1/reports") == 3
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(drop=True), Fault(delay=1e6), Fault(break_after=3), Fault(end_after=3)]
+)
+def test_attack_a_patch_that_hangs_does_not_hold_up_the_bundle(tmp_path: Path, fault: Fault) -> None:
+    """The way to patches is broken and that to archives is not: the whole file is fetched, as without a patch."""
+    clock = FakeClock()
+    hub = TinyHub(clock=clock)
+    hub.publish("1.0.0", OLD)
+    hub.publish("1.1.0", NEW)
+    old, new = listed("1.0.0", OLD), listed("1.1.0", NEW)
+    hub.patches[f"patches/{old.digest.hex}/{new.digest.hex}"] = diff(OLD, NEW)
+    made = courier_of(hub, clock, FaultyTransport(MemoryTransport(hub), [fault], clock=clock), tmp_path)
+    base, to = tmp_path / "old.esb", tmp_path / "new.esb"
+    base.write_bytes(OLD)
+    made.fetch(new, to=to, base=(old, base))
+    assert to.read_bytes() == NEW
+
+
+def test_a_patch_on_a_base_that_rotted_leads_to_the_whole_file(
+    hub: TinyHub, courier: Courier, tmp_path: Path
+) -> None:
+    """The digest of the result decides, and nothing half-made is left."""
+    old, new = listed("1.0.0", OLD), listed("1.1.0", NEW)
+    hub.patches[f"patches/{old.digest.hex}/{new.digest.hex}"] = diff(OLD, NEW)
+    base, to = tmp_path / "old.esb", tmp_path / "new.esb"
+    for rotten in (OLD[:-1] + b"?", OLD[:100], b""):
+        base.write_bytes(rotten)
+        courier.fetch(new, to=to, base=(old, base))
+        assert to.read_bytes() == NEW
+        assert not list(tmp_path.glob(".*"))
+        to.unlink()
+
+
+def test_statistics_keep_their_place_when_they_are_sent_again(
+    hub: TinyHub, courier: Courier, outbox: Outbox
+) -> None:
+    """The same id and the same number, however often: the hub can tell a repetition from a newer sum."""
+    sent = outbox.put_statistics("w", b"sums", at=1.0)
+    hub.refuse = {"/v1/evidence": 503}
+    for _ in range(3):
+        with pytest.raises(RefusedError):
+            courier.deliver(outbox)
+    hub.refuse = {}
+    deliver_all(courier, outbox)
+    assert hub.sequences == {sent.id: str(sent.sequence)}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edgestill.core.errors import PathError
 from edgestill.core.wire import MAX_SEQUENCE, Health, Report
 from edgestill.device import outbox as outboxes
-from edgestill.device.outbox import Outbox, Statistics
+from edgestill.device.outbox import Outbox, Statistics, waiting_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,3 +240,59 @@ def test_threads_share_a_box(outbox: Outbox) -> None:
     for thread in threads:
         thread.join()
     assert outbox.count() == 8
+
+
+def test_damage_within_the_file_is_found_when_it_is_opened(tmp_path: Path) -> None:
+    """Flash rots in the middle: a file that opens but cannot be read would hold up every report for ever."""
+    path = tmp_path / "outbox.db"
+    box = Outbox.open(path)
+    box.add([step(f"s{number}") for number in range(200)])
+    box.close()
+    with path.open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(b"\xff" * 4096)
+    box = Outbox.open(path)
+    assert box.count() == 0
+    box.add([step("after")])
+    assert box.waiting() == [step("after")]
+    box.close()
+    assert (tmp_path / "damaged-outbox.db").exists()
+
+
+def test_looking_into_a_box_changes_nothing(tmp_path: Path) -> None:
+    """Whoever asks how a device stands neither makes a box, nor puts a damaged one aside under a running agent."""
+    path = tmp_path / "outbox.db"
+    assert waiting_in(path) == 0
+    assert list(tmp_path.iterdir()) == []
+    path.write_bytes(b"not a database, but long enough to be read as one" * 9)
+    assert waiting_in(path) == 0
+    assert path.read_bytes().startswith(b"not a database")
+    path.unlink()
+    box = Outbox.open(path)
+    box.add([step("a"), figures("b")])
+    assert waiting_in(path) == 2
+    box.delivered(["a"])
+    assert waiting_in(path) == 1
+    box.close()
+    assert waiting_in(path) == 1
+
+
+def test_two_processes_may_share_a_box(tmp_path: Path) -> None:
+    """A second agent is kept out by the lock of the home; should one write all the same, nothing is torn."""
+    one, other = (Outbox.open(tmp_path / "outbox.db") for _ in range(2))
+    threads = [
+        threading.Thread(target=lambda box=box, n=n: box.put_statistics(f"w{n}", b"x", at=1.0))
+        for n in range(4)
+        for box in (one, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    numbers = []
+    while (first := one.statistics()) is not None:
+        numbers.append(first.sequence)
+        other.statistics_delivered(first.id)
+    assert len(set(numbers)) == 4
+    one.close()
+    other.close()

@@ -74,7 +74,7 @@ class Outbox:
             PathError: the file cannot be written.
         """
         try:
-            return cls(_connect(path))
+            return cls(_checked(_connect(path)))
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise PathError("cannot open the outbox", where=path, got=error) from error
@@ -190,6 +190,30 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _checked(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """The same connection; DatabaseError where something within the file is damaged, which opening it does not show."""
+    try:
+        found = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if found != [("ok",)]:
+            raise sqlite3.DatabaseError(str(found)[:200])
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def waiting_in(path: Path) -> int:
+    """How many reports wait in a box, looked at without changing anything; 0 where there is none, or none to be read."""
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            (number,) = connection.execute("SELECT count(*) FROM reports").fetchone()
+    except sqlite3.Error:
+        return 0
+    return int(number)
 
 
 def _next_number(write: sqlite3.Cursor, at: float) -> int:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from edgestill.core import bundle
-from edgestill.core.errors import EdgestillError
+from edgestill.core.errors import EdgestillError, PathError
 from edgestill.core.jsonio import Fields
 from edgestill.core.wire import Health
 from edgestill.device.engines import Engines
@@ -306,6 +306,8 @@ class Supervisor:
             fields = Fields(frame.header, "engine")
             health = Health.from_fields(fields.inner("health"))
             self._keep_statistics(frame, fields)
+        except PathError as error:
+            log.warning("%s", error)  # our disk refuses, which is not the child's fault
         except EdgestillError as error:
             log.warning("%s", error)
             engine.kill()  # its end will be heard, and counts as a death
