@@ -84,7 +84,7 @@ def serve(home: Home, archive: Path, control: socket.socket, listener: socket.so
     """
     clock = SystemClock()
     serving = Serving.open(home, archive, clock=clock, random=random.SystemRandom().random)
-    server = Server(listener, serving.answer)
+    server = Server(listener, serving.answer, clock=clock)
     server.start()
     send(control, Frame({"op": "ready"}))
     try:
