@@ -16,6 +16,7 @@ import logging
 import random
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     Home.open(options.home), options.archive, control, socket.socket(fileno=options.listener)
                 )
         except EdgestillError as error:
-            send(control, Frame({"op": "failed", "reason": str(error)}))
+            with suppress(EdgestillError):  # the supervisor is gone, and with it whoever would hear why
+                send(control, Frame({"op": "failed", "reason": str(error)}))
             return 1
     return 0
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Final, Self, final
-
-import numpy as np
 
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError
 from edgestill.core.jsonio import Fields
 from edgestill.core.manifest import MODEL, POLICY, REFERENCE
 from edgestill.core.oip import Tensor
-from edgestill.device.arrays import answer_to_frame, to_array
+from edgestill.device.arrays import answer_to_frame, as_labels, to_array
 from edgestill.device.frames import Frame
 from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgestill.core.answer import Answer
@@ -229,6 +229,7 @@ class Serving:
             log.warning("%s", error)
 
     def _teach(self, batch: NDArray[np.generic], labels: NDArray[np.generic]) -> None:
+        classes = as_labels(labels)
         answer = self._current.predict(batch)
         if self._learner is None or answer.features is None:
             raise MessageError(
@@ -237,7 +238,7 @@ class Serving:
                 expected=f"a model with features, and a blob {REFERENCE}",
             )
         named = answer.probabilities.argmax(axis=1)
-        self._learner.teach(answer.features, labels.astype(np.int64), named)
+        self._learner.teach(answer.features, classes, named)
 
     def _recall(self, memory: Memory) -> None:
         if self._learner is None:
@@ -250,7 +251,8 @@ class Serving:
             self._adopt(overlay)
         except EdgestillError as error:
             log.warning("%s", error)
-            memory.drop_overlay()
+            with suppress(OSError):  # it stays, and is passed over at every start
+                memory.drop_overlay()
 
     def _adopt(self, overlay: Overlay) -> None:
         calibrated = replace(self._policy, temperature=overlay.temperature)
