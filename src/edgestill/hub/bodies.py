@@ -11,13 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import Fields, canonical, parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
 
@@ -40,14 +41,14 @@ async def read(request: Request, *, at_most: int, compressed: bool = False) -> b
 
     Raises:
         HTTPException: 413, longer than that.
-        MessageError: an encoding that is not understood, or damaged.
+        MessageError: an encoding that is not understood, or damaged; or a caller who hung up.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ({"identity", "gzip", "deflate"} if compressed else {"identity"}):
         raise MessageError("an encoding that is not spoken here", where="content-encoding", got=encoding[:40])
     _check_length(request, at_most)
     parts = bytearray()
-    async for chunk in request.stream():
+    async for chunk in _chunks(request):
         parts += chunk
         if len(parts) > at_most:
             _refuse(at_most)
@@ -71,10 +72,11 @@ async def save(
 
     Raises:
         HTTPException: 413, longer than that.
+        MessageError: the caller hung up.
     """
     _check_length(request, at_most)
     came, buffer = 0, bytearray()
-    async for chunk in request.stream():
+    async for chunk in _chunks(request):
         buffer += chunk
         came += len(chunk)
         if came > at_most:
@@ -93,6 +95,17 @@ def answer(value: JsonObject, *, status: int = 200, headers: dict[str, str] | No
         media_type="application/json",
         headers={"cache-control": "no-store"} | (headers or {}),
     )
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes; a caller who is gone is no failure of ours."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as error:
+        raise MessageError(
+            "the body broke off", where="body", expected="all of it", fix="send it again"
+        ) from error
 
 
 def _check_length(request: Request, at_most: int) -> None:
