@@ -166,7 +166,10 @@ def test_the_folder_is_made_with_its_logs_and_may_be_there_already(tmp_path: Pat
     [
         (
             {"promised": True, "delta": 0.05, "epsilon": 0.1, "n": 240},
-            "with probability 0.95 the teacher is right where the answer is wrong for at most 10% of inputs (n = 240)",
+            (
+                "of at most 10% of inputs the answer is wrong although the teacher knows better; "
+                "true with probability 0.95, shown on 240 samples"
+            ),
         ),
         ({"promised": False, "why": "too few samples"}, "none: too few samples"),
         ({}, "none: "),

@@ -413,7 +413,7 @@ def _learned(
 def _promise(evidence: JsonObject) -> str:
     if evidence.get("promised"):
         return (
-            f"with probability {1 - float(str(evidence['delta'])):g} the teacher is right where the answer is wrong for "
-            f"at most {float(str(evidence['epsilon'])):.0%} of inputs (n = {evidence['n']})"
+            f"of at most {float(str(evidence['epsilon'])):.0%} of inputs the answer is wrong although the teacher knows "
+            f"better; true with probability {1 - float(str(evidence['delta'])):g}, shown on {evidence['n']} samples"
         )
     return f"none: {evidence.get('why', '')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rich import box
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -75,8 +76,9 @@ class Stage:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        line = Text.assemble(("done ", "green"), (self._step, "bold"), f"  {note}")
-        self._console.print(line, highlight=False)
+        self._console.print(Text.assemble(("done ", "green"), (self._step, "bold")), highlight=False)
+        if note:
+            self._console.print(Padding(Text(note), (0, 0, 0, 5)), highlight=False)
 
 
 def closing_tables(story: Story) -> list[Table]:
