@@ -60,5 +60,5 @@ bench: $(STAMP) ## run every benchmark of bench/
 	@set -e; for script in $(wildcard bench/bench_*.py); do echo "$$script"; $(BIN)/python "$$script"; done
 
 clean: ## remove what the other targets made, .venv included
-	rm -rf $(VENV) build dist site run .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo-watch demo-images build dist site run .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -492,3 +492,17 @@ def test_a_folder_that_cannot_be_written_is_a_path_error(tmp_path: Path) -> None
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(PathError, match="cannot write"):
         write_folder(tmp_path / "file", manifest, blobs)
+
+
+def test_a_bundle_is_for_others_to_read_and_a_secret_is_not(tmp_path: Path) -> None:
+    """Modes follow the umask, as of any file a person makes; without being told otherwise, a file is its owner's alone."""
+    before = os.umask(0o027)
+    try:
+        write_archive(
+            tmp_path / "m.esb", *build(name="m", version="1.0.0", hardware_class="any", blobs=CONTENT)
+        )
+        replace(tmp_path / "secret", b"key")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.esb").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600

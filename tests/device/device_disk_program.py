@@ -98,15 +98,17 @@ def outbox(folder: Path) -> None:
 
 
 def memory(folder: Path) -> None:
-    """Overlay, windows and policy."""
+    """Overlay, windows, policy and progress."""
     kept = Memory(folder / "learned", BUNDLE)
     kept.keep_overlay(overlay(1))
     kept.keep_statistics([window(1, 1)])
     kept.keep_policy_state(PolicyState.start(POLICY))
+    kept.keep_progress({"new": False})
     for write in (
         lambda: kept.keep_overlay(overlay(2)),
         lambda: kept.keep_statistics([window(1, 2), window(2, 2)]),
-        lambda: kept.keep_policy_state(PolicyState.start(POLICY)),
+        lambda: kept.keep_policy_state(PolicyState(level=1.0)),
+        lambda: kept.keep_progress({"new": True}),
     ):
         refused(write)
     found = kept.overlay()
@@ -114,6 +116,7 @@ def memory(folder: Path) -> None:
     assert (found.head.weight == 1).all()
     assert kept.statistics() == [window(1, 1)]
     assert kept.policy_state(POLICY) == PolicyState.start(POLICY)
+    assert kept.progress() == {"new": False}
     assert list((folder / "learned").glob(".*")) == []
     print("kept", flush=True)  # noqa: T201  # a program's answer
     kept.keep_overlay(overlay(3))

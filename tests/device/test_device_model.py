@@ -185,7 +185,7 @@ def test_statistics_leave_only_where_they_may(tmp_path: Path) -> None:
         tensor = serving.collect().tensor("statistics")
         assert (tensor is not None) is sends
         if tensor is not None:
-            assert Statistics.from_bytes(bytes(tensor.data)).n == 30
+            assert Statistics.from_bytes(bytes(tensor.data)).n == 40
         assert serving.collect().tensor("statistics") is None
 
 
@@ -255,7 +255,7 @@ def test_what_was_learned_goes_on_after_a_restart(tmp_path: Path) -> None:
     taught(again, 12, seed=6)
     tensor = again.collect().tensor("statistics")
     assert tensor is not None
-    assert Statistics.from_bytes(bytes(tensor.data)).n == 18
+    assert Statistics.from_bytes(bytes(tensor.data)).n == 24
 
 
 def test_a_disk_that_is_full_does_not_stop_the_answers(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
+from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, SettingError, ShapeError
 from edgestill.infer.calibration import (
     expected_calibration_error,
     fit_alpha,
@@ -105,6 +105,52 @@ def test_alpha_survives_certainty_about_the_wrong_class() -> None:
     assert 0 <= alpha < 0.5
 
 
+@given(seeds, st.sampled_from([1, 5, 400]))
+def test_no_other_temperature_has_a_higher_posterior(seed: int, units: int) -> None:
+    """Units times the likelihood, and the Gamma(3, 2) prior of 1 / temperature: against a grid."""
+    logits, labels = sample(seed, n=60)
+
+    def objective(temperature: float) -> float:
+        beta = 1 / temperature
+        return units * negative_log_likelihood(softmax(logits, temperature), labels) + 2 * (
+            beta - math.log(beta)
+        )
+
+    best = objective(fit_temperature(logits, labels, units=units))
+    for other in np.geomspace(0.02, 50, 60):
+        assert best <= objective(float(other)) + 1e-6
+
+
+@given(seeds, st.sampled_from([1, 5, 400]))
+def test_no_other_alpha_has_a_higher_posterior(seed: int, units: int) -> None:
+    """Units times the likelihood, and the Beta(2, 2) prior: against a grid."""
+    logits, labels = sample(seed, n=60)
+    teacher, student = softmax(logits * 2), softmax(logits[::-1].copy())
+
+    def objective(alpha: float) -> float:
+        fused = alpha * teacher + (1 - alpha) * student
+        return units * negative_log_likelihood(fused, labels) - math.log(alpha) - math.log(1 - alpha)
+
+    alpha = fit_alpha(teacher, student, labels, units=units)
+    assert 0 < alpha < 1
+    for other in np.linspace(0.01, 0.99, 50):
+        assert objective(alpha) <= objective(float(other)) + 1e-6
+
+
+def test_one_unit_stays_near_the_prior_and_many_speak_for_themselves() -> None:
+    """The same samples, worth 1 or 10,000: the likeliest temperature is 1/4, the prior's 1."""
+    logits, labels = sample(3, n=4_000)
+    cool = logits / 4
+    assert fit_temperature(cool, labels, units=1) > 0.5
+    assert fit_temperature(cool, labels, units=10_000) == pytest.approx(
+        fit_temperature(cool, labels), rel=0.01
+    )
+    right, wrong = np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
+    assert 0.5 < fit_alpha(right, wrong, np.array([0]), units=1) < 0.8
+    assert fit_alpha(right, wrong, np.array([0]), units=10_000) > 0.99
+    assert fit_alpha(right, right, np.array([0]), units=5) == pytest.approx(0.5)
+
+
 def test_calibration_error_by_hand() -> None:
     """Confidence 0.8 twice with one right, 1.0 once and right: (2 * |0.8 - 0.5| + 0) / 3."""
     p = np.array([[0.8, 0.2], [0.2, 0.8], [1.0, 0.0]])
@@ -145,6 +191,10 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         fit_alpha(z, z, y[:2])
     with pytest.raises(ShapeError, match="labels do not fit the teacher's probabilities"):
         fit_alpha(np.zeros((2, 2)), z, y)
+    with pytest.raises(SettingError, match="a number of units is out of range"):
+        fit_temperature(z, y, units=0)
+    with pytest.raises(SettingError, match="a number of units is out of range"):
+        fit_alpha(softmax(z), softmax(z), y, units=0)
     with pytest.raises(NotFiniteError, match="the labels hold NaN"):
         negative_log_likelihood(z, z * np.nan)
     with pytest.raises(DataError, match="no bins"):

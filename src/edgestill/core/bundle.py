@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "bundle.json"
 BLOBS: Final = "blobs"
+PUBLIC: Final = 0o666
+"""Mode of a file for others to read, before the umask; without it a file is its owner's alone."""
 
 _CHUNK: Final = 1 << 20
 _REFETCH: Final = "fetch or build it again"
@@ -162,7 +164,7 @@ def write_archive(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) ->
     Raises:
         PathError: the folder cannot be written.
     """
-    replace(path, archive_bytes(manifest, blobs))
+    replace(path, archive_bytes(manifest, blobs), mode=PUBLIC)
 
 
 def write_folder(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> None:
@@ -178,26 +180,32 @@ def write_folder(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> 
     files = dict(_files(manifest, blobs))
     head = files.pop(MANIFEST)
     for name, data in files.items():
-        replace(path / name, data)
-    replace(path / MANIFEST, head)
+        replace(path / name, data, mode=PUBLIC)
+    replace(path / MANIFEST, head, mode=PUBLIC)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Writes a file so that its name holds the old bytes or the new ones, never a part, whenever power fails.
+
+    Args:
+        path: in a folder that exists.
+        data: all of it.
+        mode: permissions of the file, from which the process's umask is taken.
 
     Raises:
         PathError: it cannot be written.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
     except OSError as error:

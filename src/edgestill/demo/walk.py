@@ -57,8 +57,8 @@ def walk(scenario: Scenario, out: Path, view: View, *, seed: int = 0) -> Story:
         PathError: the folder cannot be written. DemoError: a step did not come to its end.
     """
     folds = range(1, FOLDS) if scenario.name == "watch" else range(0)
-    if folds:
-        torch.set_num_threads(1)  # the rehearsals have the other core
+    # the other core is for rehearsals, hub and devices; and what comes out must not depend on how many there are
+    torch.set_num_threads(1)
     route = Route(scenario, out, view)
     with _rehearsals(list(folds), seed) as rehearsed:
         story = route.walk(rehearsed)

@@ -207,6 +207,7 @@ class Serving:
             self._memory.keep_policy_state(self._cascade.state)
             if self._learner is not None:
                 self._memory.keep_statistics(self._learner.keep())
+                self._memory.keep_progress(self._learner.progress())
         except (EdgestillError, OSError) as error:
             log.warning("%s", error)
 
@@ -243,7 +244,7 @@ class Serving:
     def _recall(self, memory: Memory) -> None:
         if self._learner is None:
             return
-        self._learner.recall(memory.statistics())
+        self._learner.recall(memory.statistics(), memory.progress())
         overlay = memory.overlay()
         if overlay is None:
             return

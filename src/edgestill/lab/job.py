@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from edgestill.core.budget import Budget
+from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DataError, PathError, SettingError
@@ -190,7 +191,7 @@ class Job:
             name: one.clone(memory_format=torch.contiguous_format)
             for name, one in run.student.state_dict().items()
         }
-        write_whole(out / "student.safetensors", save(weights))
+        write_whole(out / "student.safetensors", save(weights), mode=PUBLIC)
         _write(out, report)
         if isinstance(run.train, Samples) and isinstance(run.validation, Samples):
             bundle = run.save_bundle(out / "student.esb", self._policy(data.labels))
@@ -290,7 +291,7 @@ def _check_packable(data: Data) -> None:
 
 
 def _write(out: Path, report: JsonObject) -> None:
-    write_whole(out / "report.json", json.dumps(report, indent=1).encode())
+    write_whole(out / "report.json", json.dumps(report, indent=1).encode(), mode=PUBLIC)
 
 
 def _one(train: Samples | Source) -> Inputs:

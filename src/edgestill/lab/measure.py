@@ -87,8 +87,8 @@ def recovered_share(
     groups_before: NDArray[np.int64],
     groups_after: NDArray[np.int64],
     seed: int = 0,
-) -> Figure:
-    """How much of a loss was won back: `(after - shifted) / (before - shifted)`, as means.
+) -> Figure | None:
+    """How much of a loss was won back: `(after - shifted) / (before - shifted)`, as means; None where nothing was lost.
 
     Args:
         before: `[N]` of 0 and 1, right or wrong before the change.
@@ -99,7 +99,7 @@ def recovered_share(
         seed: of the resampling of groups.
 
     Raises:
-        DataError: different groups before and after, or nothing was lost.
+        DataError: different groups before and after.
     """
     names = np.unique(groups_before)
     if not np.array_equal(names, np.unique(groups_after)):
@@ -115,9 +115,7 @@ def recovered_share(
     whole = np.arange(len(names))[None]
     value = float(_won_back(parts, whole)[0])
     if not np.isfinite(value):
-        raise DataError(
-            "nothing was lost", where="shifted", expected="less than before", got=float(shifted.mean())
-        )
+        return None
     drawn = np.random.default_rng(seed).integers(0, len(names), (_DRAWS, len(names)))
     shares = _won_back(parts, drawn)
     low, high = (
