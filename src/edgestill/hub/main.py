@@ -14,27 +14,22 @@ import ipaddress
 import logging
 import random
 import secrets
-import signal
 import socket
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import uvicorn
-
-from edgestill.core.bundle import replace
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, PortError, SettingError
+from edgestill.core.extras import require
 from edgestill.core.jsonio import canonical
-from edgestill.hub.app import create_app
-from edgestill.hub.home import Home
-from edgestill.hub.service import Hub
 from edgestill.hub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+NEEDED: Final = ("cryptography", "sqlalchemy", "aiosqlite", "alembic", "starlette", "uvicorn", "numpy")
+"""Of what the `hub` extra brings; what needs it is imported after it was looked for."""
 DRAIN_SECONDS: Final = 20
 MAX_TEACHER_BYTES: Final = 2**31
 
@@ -42,46 +37,16 @@ MAX_TEACHER_BYTES: Final = 2**31
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, or 1 after an error told in one line. Usage errors end with 2."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        for module in NEEDED:
+            require(module, extra="hub", purpose="to run a hub")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         if options.verb == "init":
             return _init(options)
         return _up(options)
     except EdgestillError as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command line tells its failure
         return 1
-
-
-class _Server(uvicorn.Server):
-    """A server that drains the hub on a signal, and says when it listens."""
-
-    def __init__(self, config: uvicorn.Config, hub: Hub, *, url: str, ready: Path | None) -> None:
-        super().__init__(config)
-        self._hub = hub
-        self._url = url
-        self._ready = ready
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Ends on a signal by returning; the library's own way would die of it again afterwards."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts, and tells."""
-        await super().startup(sockets)
-        if self._ready is not None:
-            replace(self._ready, f"{self._url}\n".encode())
-
-    def _end(self) -> None:
-        self._hub.drain()
-        self.should_exit = True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,12 +68,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> int:
+    from edgestill.hub.home import Home
+
     home = Home.init(options.home)
     print(canonical({"online_key": home.key.public.as_json()}).decode())  # noqa: T201  # the verb's answer
     return 0
 
 
 def _up(options: argparse.Namespace) -> int:
+    from edgestill.hub.home import Home
+
     _check_exposure(options)
     settings = Settings() if options.poll_interval is None else Settings(poll_interval=options.poll_interval)
     with Home.init(options.home).locked():
@@ -117,6 +86,12 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> None:
+    import uvicorn
+
+    from edgestill.hub.app import create_app
+    from edgestill.hub.server import Server
+    from edgestill.hub.service import Hub
+
     hub = Hub.open(
         options.home,
         clock=SystemClock(),
@@ -138,7 +113,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
             ssl_keyfile=options.tls_key,
         )
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-        server = _Server(config, hub, url=url, ready=options.ready)
+        server = Server(config, hub, url=url, ready=options.ready)
         asyncio.run(server.serve([listener]))
 
 
