@@ -299,6 +299,23 @@ def test_interrupted_anywhere_it_ends_with_130_and_leaves_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "last"),
+    [(TRAINING, "spawn_main"), (ENROLMENT, "device.main"), (ROLLOUT, "device.engine_child")],
+)
+def test_killed_anywhere_it_leaves_no_process(small: Demonstration, stage: str, last: str) -> None:
+    """Hub, agents, their engines and whoever measures the other folds end by themselves within seconds."""
+    small.wait_for(stage)
+    small.look(lambda: any(last in one for one in running(str(small.temporary))))
+    small.process.kill()
+    small.process.wait(PATIENCE)
+    until = time.monotonic() + 20
+    while running(str(small.temporary)):
+        assert time.monotonic() < until, running(str(small.temporary))
+        time.sleep(0.02)  # real processes: there is no clock to fake
+
+
+@pytest.mark.slow
 def test_an_impatient_person_changes_nothing(small: Demonstration) -> None:
     """Ctrl-C three times in a row: whatever it says then, nothing is left."""
     small.wait_for(ROLLOUT)

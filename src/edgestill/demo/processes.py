@@ -1,7 +1,8 @@
 """Processes that end when the demonstration does, however it ends.
 
 Each gets a session of its own, so that Ctrl-C in the terminal reaches the demonstration alone, which then ends the
-others in order: SIGTERM, some seconds of grace, SIGKILL.
+others in order: SIGTERM, some seconds of grace, SIGKILL. Where it is killed and cannot, each ends by itself: it is on a
+leash (`demo.leash`) that only the demonstration holds.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 GRACE: Final = 8.0
 LOOK: Final = 0.05
 
+_LEASH: Final = "edgestill.demo.leash"
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,6 +48,7 @@ class Processes:
         self._longest = longest
         self._logs, self._clock, self._pause = logs, clock, pause
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._line: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +66,10 @@ class Processes:
         """
         with ExitStack() as ending:
             with signals_put_off():
+                line = self._held()
                 process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
-                    [sys.executable, "-m", module, *arguments],
+                    [sys.executable, "-m", _LEASH, str(line), module, *arguments],
+                    pass_fds=[line],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -87,8 +92,10 @@ class Processes:
         """Starts `python -m module` in the background; `wait_for` its ready file before using it."""
         ready.unlink(missing_ok=True)
         with (self._logs / f"{name}.log").open("ab") as log, signals_put_off():
+            line = self._held()
             process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
-                [sys.executable, "-m", module, *arguments],
+                [sys.executable, "-m", _LEASH, str(line), module, *arguments],
+                pass_fds=[line],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -131,6 +138,18 @@ class Processes:
             for _, process in reversed(self._running):
                 _kill(process)
             self._running.clear()
+            self._let_go()
+
+    def _held(self) -> int:
+        """The end of the leash that a process gets; ours is inherited by nobody, so it closes with this process."""
+        if self._line is None:
+            self._line = os.pipe()
+        return self._line[0]
+
+    def _let_go(self) -> None:
+        for handle in self._line or ():
+            os.close(handle)
+        self._line = None
 
 
 def _kill(process: subprocess.Popen[AnyStr]) -> None:
