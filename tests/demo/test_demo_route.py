@@ -194,6 +194,14 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(tmp_pat
         Route(tiny_scenario(), tmp_path / "taken" / "out", Silence())
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    """Its being there is not enough: one in which nobody may make a file is found at once, the logs' too."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "logs").symlink_to("/proc/self")  # which not even root may write into
+    with pytest.raises(PathError, match=r"cannot write the report's folder.*give another one with --out"):
+        Route(tiny_scenario(), tmp_path / "out", Silence())
+
+
 @dataclass
 class Demonstration:
     """`edgestill demo` as a process, and what it has printed so far."""

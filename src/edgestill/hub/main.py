@@ -12,10 +12,12 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import os
 import random
 import secrets
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +34,7 @@ NEEDED: Final = ("cryptography", "sqlalchemy", "aiosqlite", "alembic", "starlett
 """Of what the `hub` extra brings; what needs it is imported after it was looked for."""
 DRAIN_SECONDS: Final = 20
 MAX_TEACHER_BYTES: Final = 2**31
+MAX_PORT: Final = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,6 +82,9 @@ def _up(options: argparse.Namespace) -> int:
     from edgestill.hub.home import Home
 
     _check_exposure(options)
+    _check_port(options.port)
+    if options.ready is not None:
+        _check_writable(options.ready)
     settings = Settings() if options.poll_interval is None else Settings(poll_interval=options.poll_interval)
     with Home.init(options.home).locked():
         _serve(options, settings)
@@ -119,7 +125,12 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
 
 def _check_exposure(options: argparse.Namespace) -> None:
     if (options.tls_certificate is None) != (options.tls_key is None):
-        raise SettingError("half of what TLS needs", expected="--tls-certificate and --tls-key, or neither")
+        raise SettingError(
+            "half of what TLS needs",
+            where="--tls-certificate" if options.tls_key is None else "--tls-key",
+            expected="--tls-certificate and --tls-key, or neither",
+            fix="give the other one too",
+        )
     if options.tls_certificate is None and not options.behind_proxy and not _is_loopback(options.host):
         raise SettingError(
             "secrets would travel in the clear",
@@ -127,6 +138,34 @@ def _check_exposure(options: argparse.Namespace) -> None:
             expected="a loopback address, or TLS",
             fix="give --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
         )
+
+
+def _check_port(port: int) -> None:
+    if not 0 <= port <= MAX_PORT:
+        raise SettingError(
+            "a port is out of range",
+            where="--port",
+            expected=f"0 to {MAX_PORT}",
+            got=port,
+            fix="choose another port; 0 takes a free one",
+        )
+
+
+def _check_writable(path: Path) -> None:
+    """Tries to write beside the file: what is found now need not be found once everything runs."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PathError(
+            "cannot say that the hub is ready",
+            where=f"--ready {path}",
+            expected="a file in a folder that can be written",
+            got=error.strerror or error,
+            fix="choose another path",
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -146,14 +185,16 @@ def _bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        taken = error.errno == errno.EADDRINUSE
         raise PortError(
             "the port is taken" if taken else "the port cannot be bound",
             where=f"{host}:{port}",
             got=error,
-            fix="choose another port, or end what listens there",
+            fix="choose another port, or end what listens there"
+            if taken
+            else "give an address of this machine with --host, and a port that you may use",
         ) from error
     return listener
 
@@ -161,10 +202,18 @@ def _bound(host: str, port: int) -> socket.socket:
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_TEACHER_BYTES:
-            raise PathError("the teacher is too large", where=path, expected=f"{MAX_TEACHER_BYTES} bytes")
+            raise PathError(
+                "the teacher is too large",
+                where=path,
+                expected=f"at most {MAX_TEACHER_BYTES} bytes",
+                got=path.stat().st_size,
+                fix="export a smaller one",
+            )
         return path.read_bytes()
     except OSError as error:
-        raise PathError("cannot read the teacher", where=path, got=error.strerror) from error
+        raise PathError(
+            "cannot read the teacher", where=path, got=error.strerror, fix="check the path"
+        ) from error
 
 
 if __name__ == "__main__":

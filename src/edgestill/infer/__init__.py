@@ -15,8 +15,7 @@ def __getattr__(name: str) -> object:
     if name == "load":
         from edgestill.core.extras import require
 
-        for module in ("numpy", "onnxruntime"):
-            require(module, extra="device", purpose="to run a model")
+        require("numpy", extra="device", purpose="to run a model")
         from edgestill.infer.student import load
 
         return load
