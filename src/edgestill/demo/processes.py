@@ -82,10 +82,20 @@ class Processes:
                 said, failed = process.communicate(timeout=self._longest)
             except subprocess.TimeoutExpired as error:
                 raise DemoError(
-                    f"{name} did not end", where=module, expected=f"within {error.timeout:g} s"
+                    f"{name} did not end",
+                    where=module,
+                    expected=f"within {error.timeout:g} s",
+                    got="still running",
+                    fix="is the machine very busy? Try again",
                 ) from error
         if process.returncode != 0:
-            raise DemoError(f"{name} failed", where=module, expected="exit status 0", got=failed[-300:])
+            raise DemoError(
+                f"{name} failed",
+                where=module,
+                expected="exit status 0",
+                got=failed[-300:],
+                fix="read what it said; docs/errors.md says what its code means",
+            )
         return said
 
     def start(self, name: str, module: str, arguments: Sequence[str], *, ready: Path) -> None:
@@ -117,11 +127,18 @@ class Processes:
                     log = self._logs / f"{name}.log"
                     said = log.read_text(errors="replace").strip()[-300:]
                     raise DemoError(
-                        f"{name} ended while waiting for {what}", where=log, got=said or "nothing said"
+                        f"{name} ended while waiting for {what}",
+                        where=log,
+                        got=said or "nothing said",
+                        expected="a process that runs",
+                        fix="read its log; a second try may do where it was killed",
                     )
             if self._clock.monotonic() > until:
                 raise DemoError(
-                    f"waited in vain for {what}", where=self._logs, expected=f"within {within:g} s"
+                    f"waited in vain for {what}",
+                    where=self._logs,
+                    expected=f"within {within:g} s",
+                    fix="read the logs there; a busy machine may need another try",
                 )
             self._pause(LOOK)
 

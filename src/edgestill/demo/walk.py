@@ -43,7 +43,11 @@ def scenario_named(name: str, *, seed: int = 0, data: Path | None = None) -> Sce
         return images(seed=seed, data=data)
     if name != "watch":
         raise SettingError(
-            "no such scenario", where="--scenario", expected=", ".join(SCENARIOS), got=repr(name)
+            "no such scenario",
+            where="--scenario",
+            expected=", ".join(SCENARIOS),
+            got=repr(name),
+            fix="name one of these",
         )
     if data is not None:
         raise SettingError(
@@ -125,6 +129,8 @@ def _result(future: Future[Outcome]) -> Outcome:
             "the process that measures the other folds died",
             expected="an outcome",
             fix="is there memory enough?",
+            where="the process beside the fleet",
+            got="its end",
         ) from error
 
 
