@@ -199,6 +199,14 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(tmp_pat
         Route(tiny_scenario(), tmp_path / "taken" / "out", Silence())
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    """Its being there is not enough: one in which nobody may make a file is found at once, the logs' too."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "logs").symlink_to("/proc/self")  # which not even root may write into
+    with pytest.raises(PathError, match=r"cannot write the report's folder.*give another one with --out"):
+        Route(tiny_scenario(), tmp_path / "out", Silence())
+
+
 @dataclass
 class Demonstration:
     """`edgestill demo` as a process, and what it has printed so far."""
@@ -301,6 +309,23 @@ def test_interrupted_anywhere_it_ends_with_130_and_leaves_nothing(
     assert said == "interrupted; every process that was started has ended\n"
     assert small.process.returncode == 130
     small.assert_nothing_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "last"),
+    [(TRAINING, "spawn_main"), (ENROLMENT, "device.main"), (ROLLOUT, "device.engine_child")],
+)
+def test_killed_anywhere_it_leaves_no_process(small: Demonstration, stage: str, last: str) -> None:
+    """Hub, agents, their engines and whoever measures the other folds end by themselves within seconds."""
+    small.wait_for(stage)
+    small.look(lambda: any(last in one for one in running(str(small.temporary))))
+    small.process.kill()
+    small.process.wait(PATIENCE)
+    until = time.monotonic() + 20
+    while running(str(small.temporary)):
+        assert time.monotonic() < until, running(str(small.temporary))
+        time.sleep(0.02)  # real processes: there is no clock to fake
 
 
 @pytest.mark.slow

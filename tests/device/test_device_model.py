@@ -41,7 +41,7 @@ from edgestill.core.errors import (
 )
 from edgestill.core.jsonio import Fields
 from edgestill.core.wire import Health
-from edgestill.device import engine_child, processes
+from edgestill.device import engine_child, engine_work, processes
 from edgestill.device.arrays import answer_from_frame, to_tensor
 from edgestill.device.frames import Frame, receive, send
 from edgestill.device.home import Home, Identity, Settings
@@ -294,11 +294,11 @@ def archived(path: Path, data: bytes) -> Path:
 
 def test_the_probe_loads_all_that_would_serve(tmp_path: Path) -> None:
     """Golden answers, policy, and the statistics to learn from."""
-    engine_child.run_probe(archived(tmp_path / "good.esb", tiny_bundle()))
+    engine_work.run_probe(archived(tmp_path / "good.esb", tiny_bundle()))
     with pytest.raises(ProbeError, match="a probability differs"):
-        engine_child.run_probe(archived(tmp_path / "wrong.esb", tiny_bundle(golden_seed=4)))
+        engine_work.run_probe(archived(tmp_path / "wrong.esb", tiny_bundle(golden_seed=4)))
     with pytest.raises(MessageError):
-        engine_child.run_probe(archived(tmp_path / "sums.esb", tiny_bundle(blobs={"reference.stats": b"x"})))
+        engine_work.run_probe(archived(tmp_path / "sums.esb", tiny_bundle(blobs={"reference.stats": b"x"})))
 
 
 def test_a_probe_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_the_child_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, processes.listening(tmp_path / "s") as listener:
         ours.settimeout(20)
-        thread = threading.Thread(target=engine_child.serve, args=(home, archive, theirs, listener))
+        thread = threading.Thread(target=engine_work.serve, args=(home, archive, theirs, listener))
         thread.start()
         said = [receive(ours)]
         send(ours, Frame({"op": "collect"}))
@@ -358,7 +358,7 @@ def test_the_child_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     archive = archived(tmp_path / "x.esb", tiny_bundle())
     ours, theirs = socket.socketpair()
     with theirs, processes.listening(tmp_path / "s") as listener:
-        thread = threading.Thread(target=engine_child.serve, args=(home, archive, theirs, listener))
+        thread = threading.Thread(target=engine_work.serve, args=(home, archive, theirs, listener))
         thread.start()
         with ours:
             ours.settimeout(20)

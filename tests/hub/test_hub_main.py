@@ -148,7 +148,7 @@ def test_a_folder_that_is_no_hub_is_refused(tmp_path: Path) -> None:
     """With the line that makes one; and a token that was emptied is noticed."""
     with pytest.raises(PathError, match="not a hub's folder") as caught:
         Home.open(tmp_path)
-    assert caught.value.fix == f"run: edgestill hub init --home {tmp_path}"
+    assert caught.value.fix == f"run: python -m edgestill.hub.main init --home {tmp_path}"
     home = Home.init(tmp_path / "hub")
     (home.folder / "operator.token").write_text("\n")
     with pytest.raises(PathError, match="no operator token"):
@@ -171,7 +171,10 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.Cap
         (["--poll-interval", "0"], "a time is out of range"),
         (["--teacher", "nowhere.onnx"], "cannot read the teacher"),
         (["--host", "192.0.2.1", "--behind-proxy"], "the port cannot be bound"),
-        (["--port", "70000"], "the port cannot be bound"),
+        (["--port", "70000"], "a port is out of range; at --port; expected 0 to 65535; got 70000"),
+        (["--port", "-1"], "a port is out of range"),
+        (["--ready", "/dev/null/x"], "cannot say that the hub is ready; at --ready /dev/null/x"),
+        (["--ready", "/"], "cannot say that the hub is ready; at --ready /; "),
     ],
 )
 def test_what_cannot_work_is_told_before_it_starts(
@@ -179,7 +182,9 @@ def test_what_cannot_work_is_told_before_it_starts(
 ) -> None:
     """One line, exit code 1."""
     assert main(["up", "--home", str(tmp_path / "hub"), "--port", "0", *arguments]) == 1
-    assert text in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err
+    assert text in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_a_wrong_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,9 @@ def test_one_group_says_nothing_about_others() -> None:
 
 def test_nothing_cannot_be_measured() -> None:
     """No values, no figure."""
-    with pytest.raises(DataError, match=r"\[data-unusable\] nothing to measure; expected at least one value"):
+    with pytest.raises(
+        DataError, match=r"\[data-unusable\] nothing to measure; at values; expected at least one value"
+    ):
         mean_figure(array(), np.array([], dtype=np.int64))
 
 
@@ -115,7 +117,9 @@ def test_where_nothing_was_lost_there_is_no_share() -> None:
 
 def test_other_groups_after_the_change_are_refused() -> None:
     """A loss is measured on the same people."""
-    with pytest.raises(DataError, match=r"the same groups before and after; expected \[0 1\]; got \[0 2\]"):
+    with pytest.raises(
+        DataError, match=r"the same groups before and after; at groups; expected \[0 1\]; got \[0 2\]"
+    ):
         recovered_share(
             array(1, 1),
             array(0, 0),

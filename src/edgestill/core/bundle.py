@@ -80,7 +80,11 @@ class Bundle:
         ref = self.manifest.blobs.get(name)
         if ref is None:
             raise BundleError(
-                "no such blob", where=self.path, expected=f"one of {list(self.manifest.blobs)}", got=name
+                "no such blob",
+                where=self.path,
+                expected=f"one of {list(self.manifest.blobs)}",
+                got=name,
+                fix="build the bundle with it",
             )
         return b"".join(self._checked(name, ref.size))
 

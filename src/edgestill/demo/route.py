@@ -81,7 +81,7 @@ class Route:
         view: shows the steps.
 
     Raises:
-        PathError: the folder cannot be made.
+        PathError: the folder cannot be made, or nothing can be written there.
     """
 
     def __init__(self, scenario: Scenario, out: Path, view: View) -> None:
@@ -90,12 +90,15 @@ class Route:
         self.clock = SystemClock()
         try:
             (out / "logs").mkdir(parents=True, exist_ok=True)
+            for folder in (out, out / "logs"):
+                with tempfile.TemporaryFile(dir=folder):  # found now, and not after the training
+                    pass
         except OSError as error:
             raise PathError(
                 "cannot write the report's folder",
                 where=out,
                 expected="a writable folder",
-                got=error.strerror,
+                got=error.strerror or error,
                 fix="give another one with --out",
             ) from error
 

@@ -88,7 +88,7 @@ class Home:
                 "not a hub's folder",
                 where=folder,
                 expected=", ".join(missing),
-                fix=f"run: edgestill hub init --home {folder}",
+                fix=f"run: python -m edgestill.hub.main init --home {folder}",
             )
         try:
             key = SigningKey.from_pem((folder / "online.pem").read_bytes())

@@ -64,6 +64,7 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
         where=type(model).__name__,
         expected="a tensor [N, C], a tuple that begins with one, or an object with `logits`",
         got=type(given).__name__,
+        fix="wrap the model so that it returns one tensor of logits",
     )
 
 

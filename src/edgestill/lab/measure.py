@@ -69,7 +69,13 @@ def mean_figure(values: NDArray[np.float64], groups: NDArray[np.int64], *, seed:
         DataError: no values.
     """
     if len(values) == 0:
-        raise DataError("nothing to measure", expected="at least one value")
+        raise DataError(
+            "nothing to measure",
+            expected="at least one value",
+            where="values",
+            got="none",
+            fix="give at least one sample",
+        )
     names, index = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(index, weights=values), np.bincount(index)
     low, high = 0.0, 1.0
@@ -107,6 +113,8 @@ def recovered_share(
             "a loss needs the same groups before and after",
             expected=names[:8],
             got=np.unique(groups_after)[:8],
+            where="groups",
+            fix="measure the same people, devices or recordings",
         )
     parts = [
         _sums(values, groups)

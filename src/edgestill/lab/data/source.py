@@ -144,15 +144,28 @@ class ArraySource:
         parts = [one for _, one in _named(self.inputs, self.targets)]
         lengths = sorted({len(one) if one.ndim else 0 for one in parts})
         if len(lengths) > 1:
-            raise ShapeError("inputs and targets do not belong together", expected="one length", got=lengths)
+            raise ShapeError(
+                "inputs and targets do not belong together",
+                expected="one length",
+                got=lengths,
+                where="inputs and targets",
+                fix="give one target a sample",
+            )
         if not tensors(self.inputs) or lengths == [0]:
-            raise DataError("no samples", expected="at least one")
+            raise DataError(
+                "no samples",
+                expected="at least one",
+                where="inputs",
+                got="none",
+                fix="look at what the data were chosen by",
+            )
         if self.augment is not None and not isinstance(self.inputs, Tensor):
             raise DataError(
                 "an augmentation of several inputs",
                 expected="one input tensor",
                 got=type(self.inputs).__name__,
                 fix="augment in a torch Dataset and use DatasetSource",
+                where="augment",
             )
         for one in tensors(self.inputs):
             _check_finite(one, "inputs")
@@ -222,6 +235,7 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
                 where="targets",
                 expected="int64 [N]",
                 got=f"{targets.dtype} {tuple(targets.shape)}",
+                fix="give the class of each sample, with .long()",
             )
         low, high = int(targets.min()), int(targets.max())
         if low < UNKNOWN or high >= outputs:
@@ -229,6 +243,8 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
                 "a label outside the classes",
                 expected=f"0 to {outputs - 1}, or {UNKNOWN} for none",
                 got=f"{low} to {high}",
+                where="targets",
+                fix="number the classes from 0, and say how many there are",
             )
         return
     if targets.ndim != 2 or targets.shape[1] != outputs or not targets.is_floating_point():
@@ -237,12 +253,25 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
             where="targets",
             expected=f"float32 [N, {outputs}]",
             got=f"{targets.dtype} {tuple(targets.shape)}",
+            fix="give targets float32 [N, outputs]",
         )
     known = targets[~targets.isnan()]
     if not known.isfinite().all():
-        raise NotFiniteError("a target is infinite", where="targets", expected="numbers, or NaN for none")
+        raise NotFiniteError(
+            "a target is infinite",
+            where="targets",
+            expected="numbers, or NaN for none",
+            got="infinity",
+            fix="drop or repair these samples",
+        )
     if task == "multi-label" and len(known) and (known.min() < 0 or known.max() > 1):
-        raise DataError("a label outside [0, 1]", where="targets", got=f"{known.min():g} to {known.max():g}")
+        raise DataError(
+            "a label outside [0, 1]",
+            where="targets",
+            got=f"{known.min():g} to {known.max():g}",
+            expected="0 to 1, or NaN for unknown",
+            fix="give 1 where a label holds, 0 where it does not, NaN where nobody knows",
+        )
 
 
 def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:

@@ -136,6 +136,7 @@ class Layout:
                 where=what,
                 expected=expected,
                 got=tuple(got.shape),
+                fix="let the teacher answer every batch in the same shape",
             )
 
 
