@@ -13,9 +13,9 @@ The layout, byte by byte, stands in `docs/bundle.md`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
@@ -36,6 +36,7 @@ PUBLIC: Final = 0o666
 """Mode of a file for others to read, before the umask; without it a file is its owner's alone."""
 
 _CHUNK: Final = 1 << 20
+_NUMBERS: Final = itertools.count()
 _REFETCH: Final = "fetch or build it again"
 
 
@@ -200,8 +201,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         PathError: it cannot be written.
     """
     try:
-        temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        handle, temporary = _beside(path, mode)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -214,6 +214,16 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _beside(path: Path, mode: int) -> tuple[int, Path]:
+    """A new file in the same folder; its name is this process's, or the next that nobody has left there."""
+    while True:
+        temporary = path.parent / f".{path.name[:40]}.{os.getpid()}-{next(_NUMBERS)}"
+        try:
+            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), temporary
+        except FileExistsError:  # of a process that was killed, and had the same number
+            continue
 
 
 def sync_folder(path: Path) -> None:

@@ -29,6 +29,8 @@ _HALVINGS: Final = 60
 _PULL: Final = 2.0  # of the Gamma prior: shape - 1 and rate
 _TINY: Final = 1e-12
 _MATRIX: Final = 2
+_MORE: Final = "hold some samples out of training"
+_LOOK: Final = "look for the samples that make the model overflow"
 
 
 def fit_temperature(
@@ -127,7 +129,7 @@ def expected_calibration_error(
     p = np.asarray(probabilities, dtype=np.float64)
     right = p.argmax(axis=1) == _distributions(labels, p, "probabilities").argmax(axis=1)
     if bins < 1:
-        raise DataError("no bins", where="bins", expected="at least 1", got=bins)
+        raise DataError("no bins", where="bins", expected="at least 1", got=bins, fix="take 15, as is usual")
     confidence = p.max(axis=1)
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(index, weights=confidence - right, minlength=bins)
@@ -152,7 +154,11 @@ def _root(slope: Callable[[float], float], low: float, high: float) -> float:
 def _check_units(units: int | None) -> None:
     if units is not None and units < 1:
         raise SettingError(
-            "a number of units is out of range", where="units", expected="1 or more", got=units
+            "a number of units is out of range",
+            where="units",
+            expected="1 or more",
+            got=units,
+            fix="count the groups",
         )
 
 
@@ -161,18 +167,32 @@ def _distributions(
 ) -> NDArray[np.float64]:
     """Labels as `[N, C]` that fit `values`, all of it checked."""
     if values.ndim != _MATRIX:
-        raise ShapeError(f"the {what} are no matrix", expected="[N, C]", got=list(values.shape))
+        raise ShapeError(
+            f"the {what} are no matrix",
+            where=what,
+            expected="[N, C]",
+            got=list(values.shape),
+            fix="give one row a sample",
+        )
     n, classes = values.shape
     if n == 0:
-        raise DataError("nothing to calibrate on", where=what, expected="at least one sample", got=0)
+        raise DataError(
+            "nothing to calibrate on", where=what, expected="at least one sample", got=0, fix=_MORE
+        )
     if not np.isfinite(values).all():
-        raise NotFiniteError(f"the {what} hold NaN or infinity", expected="finite numbers")
+        raise NotFiniteError(
+            f"the {what} hold NaN or infinity", where=what, expected="finite numbers", fix=_LOOK
+        )
     given = np.asarray(labels)
     if given.ndim == 1 and len(given) == n and given.dtype.kind in "iu":
         numbers = given.astype(np.int64)
         if numbers.min() < 0 or numbers.max() >= classes:
             raise ClassCountError(
-                f"labels and {what} disagree", expected=f"0 to {classes - 1}", got=int(numbers.max())
+                f"labels and {what} disagree",
+                where="labels",
+                expected=f"0 to {classes - 1}",
+                got=f"{numbers.min()} to {numbers.max()}",
+                fix="give the labels this model was trained for",
             )
         return np.eye(classes)[numbers]
     if given.shape != (n, classes) or given.dtype.kind != "f":
@@ -181,8 +201,11 @@ def _distributions(
             where="labels",
             expected=f"[{n}] whole numbers, or [{n}, {classes}] floats",
             got=f"{list(given.shape)} {given.dtype}",
+            fix="give one label, or one distribution, a sample",
         )
     soft = given.astype(np.float64)
     if not np.isfinite(soft).all():
-        raise NotFiniteError("the labels hold NaN or infinity", expected="finite numbers")
+        raise NotFiniteError(
+            "the labels hold NaN or infinity", where="labels", expected="finite numbers", fix=_LOOK
+        )
     return soft

@@ -58,8 +58,10 @@ class Heldout:
         if self.student.shape != self.teacher.shape:
             raise ClassCountError(
                 "teacher and student answer differently many classes",
+                where="held-out answers",
                 expected=self.teacher.shape,
                 got=self.student.shape,
+                fix="give a student with as many outputs as the teacher",
             )
 
     def part(self, index: NDArray[np.int64]) -> Heldout:
@@ -86,8 +88,10 @@ def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
     if len(heldout.labels) < FEWEST:
         raise DataError(
             "too little held-out data to calibrate",
+            where="validation",
             expected=f"at least {FEWEST} samples",
             got=len(heldout.labels),
+            fix="hold more samples out of training",
         )
     fit, choose, report = _thirds(heldout, seed)
     units = len(np.unique(fit.groups))
