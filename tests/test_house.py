@@ -73,7 +73,6 @@ CLIENTS = {"http.client", "urllib.request", "ftplib", "smtplib", "xmlrpc", "teln
 
 # Where errors are raised that whoever types a verb or writes a few lines of Python meets.
 MET_BY_PEOPLE = ("cli", "demo", "lab", "infer", "core/budget.py", "core/bundle.py", "core/units.py")
-# ... and two files whose errors name no remedy yet.
 GLOSSARY = """teacher, student, recipe, budget, bundle, release, rollout, assignment, slot, probe, health, escalate,
 fuse, alpha, temperature, threshold, audit sample, evidence, lineage"""
 

@@ -179,13 +179,15 @@ def test_calibrating_lowers_the_calibration_error() -> None:
 def test_arrays_that_do_not_fit_are_refused() -> None:
     """Each refusal says what was expected."""
     z, y = np.zeros((3, 2)), np.array([0, 1, 0])
-    with pytest.raises(ShapeError, match=r"the logits are no matrix; expected \[N, C\]; got \[3\]"):
+    with pytest.raises(
+        ShapeError, match=r"the logits are no matrix; at logits; expected \[N, C\]; got \[3\]"
+    ):
         fit_temperature(z[:, 0], y)
     with pytest.raises(DataError, match="nothing to calibrate on; at logits"):
         fit_temperature(z[:0], y[:0])
     with pytest.raises(NotFiniteError, match="the logits hold NaN"):
         fit_temperature(z * np.nan, y)
-    with pytest.raises(ClassCountError, match="labels and logits disagree; expected 0 to 1; got 2"):
+    with pytest.raises(ClassCountError, match="labels and logits disagree; at labels; expected 0 to 1; got 0 to 2"):
         fit_temperature(z, np.array([0, 1, 2]))
     with pytest.raises(ShapeError, match=r"labels do not fit the student's probabilities"):
         fit_alpha(z, z, y[:2])
