@@ -187,7 +187,9 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         fit_temperature(z[:0], y[:0])
     with pytest.raises(NotFiniteError, match="the logits hold NaN"):
         fit_temperature(z * np.nan, y)
-    with pytest.raises(ClassCountError, match="labels and logits disagree; at labels; expected 0 to 1; got 0 to 2"):
+    with pytest.raises(
+        ClassCountError, match="labels and logits disagree; at labels; expected 0 to 1; got 0 to 2"
+    ):
         fit_temperature(z, np.array([0, 1, 2]))
     with pytest.raises(ShapeError, match=r"labels do not fit the student's probabilities"):
         fit_alpha(z, z, y[:2])
