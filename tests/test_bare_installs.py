@@ -39,6 +39,8 @@ NEEDS_NUMPY = {
     "edgestill.device.learning",
     "edgestill.device.memory",
     "edgestill.device.model",
+    "edgestill.device.sums",
+    "edgestill.device.trial",
 }
 NEEDS_A_WEB_SERVER = {"edgestill.device.serve"}
 IDLE = {
