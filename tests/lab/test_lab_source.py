@@ -17,7 +17,9 @@ from torch import Tensor
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
 from edgestill.lab.data.augment import MotionJitter
 from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.seeds import view_seeds
 from edgestill.lab.data.source import ArraySource, Ask, check_targets, mapped, tensors
+from edgestill.lab.data.tokens import TokenDropout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,11 +157,44 @@ def test_lengths_must_agree() -> None:
         source_of((IDS, MASK[:2]))
 
 
-def test_several_inputs_are_not_augmented() -> None:
-    """An augmentation of one tensor cannot know what the others mean."""
-    with pytest.raises(DataError, match="an augmentation of several inputs") as caught:
+@pytest.mark.parametrize("inputs", [(IDS, IDS + 10), {"ids": IDS, "pairs": IDS + 10}])
+def test_each_of_several_inputs_has_its_own_augmentation(inputs: Inputs) -> None:
+    """Those that are named change, each by the sample's one seed; the others, and samples without a view, do not."""
+    whole = tensors(inputs)
+    name = list(inputs)[1] if isinstance(inputs, dict) else "1"
+    source = source_of(inputs, augment={name: TokenDropout()})
+    index = np.array([5, 0, 2, 2])
+    seeds = view_seeds(0, 1, index)
+    first, second = tensors(first_batch(source, Ask(index, seeds)).inputs)
+    assert torch.equal(first, whole[0][index])
+    assert torch.equal(second, TokenDropout()(whole[1][index], seeds))
+    assert not torch.equal(second, whole[1][index])
+    assert type(first_batch(source, Ask(index, seeds)).inputs) is type(inputs)
+    assert torch.equal(tensors(first_batch(source, Ask(index)).inputs)[1], whole[1][index])
+
+
+def test_the_views_of_several_inputs_have_a_digest() -> None:
+    """It tells which input is changed, and how."""
+    one, other = {"0": TokenDropout()}, {"1": TokenDropout()}
+    both, more = {**one, **other}, {"0": TokenDropout(0.9)}
+    found = [source_of((IDS + 1, IDS + 1), augment=each).views_digest for each in (one, other, both, more)]
+    assert len(set(found)) == 4
+    assert source_of((IDS + 1, IDS + 1), augment={"0": TokenDropout()}).views_digest == found[0]
+
+
+def test_an_augmentation_of_several_inputs_names_them() -> None:
+    """One augmentation cannot know which input it is of; a name that is not there, or none, is a mistake."""
+    with pytest.raises(DataError, match="one augmentation for several inputs") as caught:
         source_of((IDS, MASK), augment=MotionJitter())
-    assert caught.value.fix == "augment in a torch Dataset and use DatasetSource"
+    assert caught.value.expected == "a mapping from some of 0, 1 to the augmentation of each"
+    with pytest.raises(DataError, match="not there") as caught:
+        source_of({"ids": IDS, "mask": MASK}, augment={"id": TokenDropout()})
+    assert (caught.value.expected, caught.value.got) == ("some of ids, mask", "id")
+    with pytest.raises(DataError, match="not there") as caught:
+        source_of((IDS, MASK), augment={})
+    assert caught.value.got == "none"
+    with pytest.raises(DataError, match="one augmentation for the one input"):
+        source_of(IDS, augment={"0": TokenDropout()})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, prod
-from typing import TYPE_CHECKING, ClassVar, Protocol, final
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, final
 
 import torch
 from torch.nn import functional
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgestill.lab.data.seeds import Seeds
+
+
+_CHOICE: Final = 2**32 - 1  # a stream of random numbers that no augmentation of ours uses
 
 
 class Augment(Protocol):
@@ -122,6 +125,42 @@ class ImageShift:
         places = rows[:, :, None] * padded.shape[2] + (move[:, 1:] + columns)[:, None, :]
         # whole pixels by one list of places: three times faster than indexing by image, row and column
         return padded.view(-1, channels).index_select(0, places.view(-1)).view_as(inputs)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Changes each sample by one of several augmentations, drawn evenly.
+
+    Attributes:
+        parts: at least one; each is called with its own samples only.
+    """
+
+    parts: tuple[Augment, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise SettingError(
+                "nothing to choose from", where="parts", expected="at least one", got=0, fix="leave OneOf out"
+            )
+
+    @property
+    def version(self) -> int:
+        """Grows with that of any part."""
+        return sum(part.version for part in self.parts)
+
+    def __call__(self, inputs: Tensor, seeds: Seeds) -> Tensor:
+        """What the parts take -> the same shape and dtype.
+
+        Raises:
+            ShapeError, DtypeError: as the parts do.
+        """
+        drawn = integers(seeds, len(self.parts), 1, stream=_CHOICE)[:, 0]
+        found = inputs.clone()
+        for number, part in enumerate(self.parts):
+            rows = drawn == number
+            found[torch.from_numpy(rows)] = part(inputs[torch.from_numpy(rows)], seeds[rows])
+        return found
 
 
 def _check_rank(inputs: Tensor, rank: int, expected: str) -> None:

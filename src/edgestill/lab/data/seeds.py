@@ -2,7 +2,7 @@
 
 Every augmented view is a function of one sample and one 32-bit seed. So the same view comes back whatever batch the
 sample stands in, on whichever rank, before or after an interruption, and the seed is all a cache must remember of it
-(Wu et al. 2022, "TinyViT", section 3.1).
+(Wu et al. 2022, "TinyViT: Fast Pretraining Distillation for Small Vision Transformers").
 
 Numbers come from a counter, not from a state: the n-th number of a seed is a hash of (seed, n), computed for whole
 batches at once. The hash is SplitMix64 (Steele, Lea and Flood 2014) with the constants of Vigna's `splitmix64.c`. There

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, final
 
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
-from edgestill.lab.forward import byte_chunks
+from edgestill.lab.data.chunks import byte_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -121,14 +122,16 @@ class ArraySource:
         targets: int64 `[N]` or float32 `[N, K]` or None.
         task: what the outputs are.
         outputs: how many.
-        augment: makes views of a tensor; None where samples are shown as they are.
+        augment: makes views; None where samples are shown as they are. Of several inputs, a mapping says by keyword, or by
+            place (`"0"`), which are changed and how; all get the sample's one seed, so that the same change moves
+            inputs that belong together alike.
     """
 
     inputs: Inputs
     targets: Tensor | None
     task: Task
     outputs: int
-    augment: Augment | None = None
+    augment: Augment | Mapping[str, Augment] | None = None
 
     @classmethod
     def of(cls, samples: Samples, augment: Augment | None = None) -> Self:
@@ -159,18 +162,32 @@ class ArraySource:
                 got="none",
                 fix="look at what the data were chosen by",
             )
-        if self.augment is not None and not isinstance(self.inputs, Tensor):
-            raise DataError(
-                "an augmentation of several inputs",
-                expected="one input tensor",
-                got=type(self.inputs).__name__,
-                fix="augment in a torch Dataset and use DatasetSource",
-                where="augment",
-            )
+        self._check_augment()
         for one in tensors(self.inputs):
             _check_finite(one, "inputs")
         if self.targets is not None:
             check_targets(self.targets, self.task, self.outputs)
+
+    def _check_augment(self) -> None:
+        names = [] if isinstance(self.inputs, Tensor) else [name for name, _ in _named(self.inputs, None)]
+        if isinstance(self.augment, Mapping):
+            unknown = sorted(self.augment.keys() - set(names))
+            if unknown or not self.augment:
+                raise DataError(
+                    "augmentations of inputs that are not there",
+                    where="augment",
+                    expected=f"some of {', '.join(names)}" if names else "one augmentation for the one input",
+                    got=", ".join(unknown) or "none",
+                    fix="name the inputs as they are named in `inputs`",
+                )
+        elif self.augment is not None and names:
+            raise DataError(
+                "one augmentation for several inputs",
+                where="augment",
+                expected=f"a mapping from some of {', '.join(names)} to the augmentation of each",
+                got=type(self.augment).__name__,
+                fix="say by name or place which input is changed how",
+            )
 
     def __len__(self) -> int:
         return len(tensors(self.inputs)[0])
@@ -194,8 +211,7 @@ class ArraySource:
         # ten times faster than indexing for small types, and no place is counted from the end by mistake
         inputs = mapped(self.inputs, lambda one: one.index_select(0, index))
         if self.augment is not None and seeds is not None:
-            assert isinstance(inputs, Tensor)
-            inputs = self.augment(inputs, seeds)
+            inputs = _changed(inputs, self.augment, seeds)
         return Batch(inputs, None if self.targets is None else self.targets.index_select(0, index))
 
     @property
@@ -211,12 +227,12 @@ class ArraySource:
 
     @property
     def views_digest(self) -> Digest:
-        """Of the augmentation's version and of some samples in one view."""
+        """Of the augmentations' versions and of some samples in one view."""
         if self.augment is None:
             return Digest.of(b"samples as they are")
-        kind = type(self.augment)
-        name = f"{kind.__module__}.{kind.__qualname__}|{self.augment.version}|"
-        return Digest.of_chunks([name.encode(), *canary_chunks(self)])
+        named = self.augment if isinstance(self.augment, Mapping) else {"": self.augment}
+        names = "".join(f"{name}{_kind(one)}|{one.version}|" for name, one in sorted(named.items()))
+        return Digest.of_chunks([names.encode(), *canary_chunks(self)])
 
 
 def tensors(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -281,6 +297,21 @@ def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     if isinstance(inputs, tuple):
         return tuple(change(one) for one in inputs)
     return {name: change(one) for name, one in inputs.items()}
+
+
+def _changed(inputs: Inputs, augment: Augment | Mapping[str, Augment], seeds: Seeds) -> Inputs:
+    if isinstance(inputs, Tensor):
+        assert not isinstance(augment, Mapping)
+        return augment(inputs, seeds)
+    assert isinstance(augment, Mapping)
+    changed = {
+        name: augment[name](one, seeds) if name in augment else one for name, one in _named(inputs, None)
+    }
+    return changed if isinstance(inputs, dict) else tuple(changed.values())
+
+
+def _kind(augment: Augment) -> str:
+    return f"{type(augment).__module__}.{type(augment).__qualname__}"
 
 
 def _named(inputs: Inputs, targets: Tensor | None) -> list[tuple[str, Tensor]]:

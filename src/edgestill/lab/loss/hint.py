@@ -170,8 +170,8 @@ def projector_for(
 def hint_loss(projected: Tensor, teacher: Tensor, *, channels: Channels = "first") -> Tensor:
     """`mean (r - u)^2 / mean u^2` over all elements: r the projected features, u the teacher's.
 
-    Romero et al. 2015, equation 3, without its 1/2, and divided by the teacher's mean square in the batch. Computed in
-    float32 or wider. No gradient reaches the teacher.
+    The hint loss of Romero et al. 2015 ("Hint-based Training") without its 1/2, and divided by the teacher's mean square
+    in the batch. Computed in float32 or wider. No gradient reaches the teacher.
 
     Args:
         projected: the student's features after the projector.

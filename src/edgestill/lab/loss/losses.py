@@ -1,6 +1,6 @@
 """What a student is trained on: pure functions of tensors, one number out.
 
-    L = (1 - w) CE(y, s) + w tau^2 KL(softmax(t / tau) || softmax(s / tau))        (Hinton et al. 2015, section 2.1)
+    L = (1 - w) CE(y, s) + w tau^2 KL(softmax(t / tau) || softmax(s / tau))        (Hinton et al. 2015, "Distillation")
 
 - A divergence is summed over classes (or labels) and averaged over samples, never over classes. The teacher comes first.
 - tau^2 stays whatever w is: it keeps the soft gradient's scale independent of tau.
@@ -34,7 +34,7 @@ _FLAT: Final = 1e-8
 
 
 def soft_loss(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
-    """`tau^2 KL(teacher || student)` at temperature tau, averaged over samples (Hinton et al. 2015, section 2.1).
+    """`tau^2 KL(teacher || student)` at temperature tau, averaged over samples (Hinton et al. 2015, "Distillation").
 
     Args:
         student: logits `[N, C]`.
@@ -52,11 +52,11 @@ def soft_loss(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
 def decoupled_loss(
     student: Tensor, teacher: Tensor, labels: Tensor, *, tau: float, alpha: float, beta: float
 ) -> Tensor:
-    """`tau^2 (alpha TCKD + beta NCKD)`: decoupled distillation (DKD; Zhao et al., CVPR 2022, equation 7).
+    """`tau^2 (alpha TCKD + beta NCKD)`: decoupled distillation (DKD; Zhao et al., CVPR 2022).
 
     TCKD is the divergence of [target, not target], NCKD that within the classes that are not the target. With two
     classes nothing is left to compare within, and NCKD is exactly 0. alpha = 1 and beta = 1 - p_target(teacher) would
-    give `soft_loss` (equation 6). tau^2 is not in the equation; it is from the authors' code.
+    give `soft_loss` (their reformulation of KD). tau^2 is not in the paper's formula; it is from the authors' code.
 
     A sample labelled `IGNORE` takes the teacher's most likely class as its target (ours, not the paper's).
 
@@ -89,7 +89,7 @@ def decoupled_loss(
 
 
 def relational_loss(student: Tensor, teacher: Tensor, *, tau: float, beta: float, gamma: float) -> Tensor:
-    """`tau^2 (beta inter + gamma intra)`: DIST (Huang et al., NeurIPS 2022, section 4).
+    """`tau^2 (beta inter + gamma intra)`: DIST (Huang et al., NeurIPS 2022).
 
     With Y = softmax(logits / tau) and the distance `1 - Pearson(u, v)`: inter is the mean distance of student's and
     teacher's rows of Y (a sample's classes), intra that of their columns (a class over the batch). tau^2 is from the
@@ -159,7 +159,7 @@ def hard_loss(student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) 
     Args:
         student: logits `[N, C]`.
         labels: int64 `[N]`, 0 to C - 1 or `IGNORE`.
-        label_smoothing: a share s in [0, 1): s / C goes to each class (Szegedy et al. 2016, section 7).
+        label_smoothing: a share s in [0, 1): s / C goes to each class (Szegedy et al. 2016, "Model Regularization via Label Smoothing").
 
     Raises:
         ShapeError: labels that are not one per sample. DtypeError: labels that are not int64.

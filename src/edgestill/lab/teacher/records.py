@@ -5,8 +5,7 @@
   of a regression stay float32.
 - With many classes only the largest `top_k` logits are kept, and the log of the summed exponentials of the rest. So
   the mass of the rest is right at temperature 1, and it is spread evenly over the rest ("marginal smoothing", Shen and
-  Xing 2022, "A Fast Knowledge Distillation Framework for Visual Recognition", section 3.2; Wu et al. 2022, "TinyViT",
-  section 3.1).
+  Xing 2022, "A Fast Knowledge Distillation Framework for Visual Recognition"; Wu et al. 2022, "TinyViT").
 - A file holds the records of one shard, a run of neighbouring samples in one view, and after them a footer: whose
   records these are, which shard, how many, and a CRC-32 of it all. It is written under another name, synced and then
   renamed. So a file that is short was cut by something else, and is written again; one whose bytes do not fit its
