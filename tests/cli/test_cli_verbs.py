@@ -161,6 +161,19 @@ def test_predict_refuses_what_the_model_does_not_take(
     assert_refused(edgestill("predict", bundle, tmp_path / "batch.npy"), code)
 
 
+def test_attack_a_bundle_that_was_altered_anywhere_does_not_answer(bundle: Path, tmp_path: Path) -> None:
+    """Nor is it patched: also where the byte lies in a part that answering does not read."""
+    np.save(tmp_path / "batch.npy", np.zeros((1, 2), dtype=np.float32))
+    whole = bundle.read_bytes()
+    golden = Bundle.open(bundle).read("golden.npz")
+    bad = tmp_path / "bad.esb"
+    bad.write_bytes(whole.replace(golden, golden[:40] + bytes([golden[40] ^ 1]) + golden[41:]))
+    assert_refused(edgestill("predict", bad, tmp_path / "batch.npy"), "bundle-altered", "golden.npz")
+    for pair in ((bad, bundle), (bundle, bad)):
+        assert_refused(edgestill("bundle", "diff", *pair, tmp_path / "p"), "bundle-altered", "golden.npz")
+    assert not (tmp_path / "p").exists()
+
+
 def test_predict_refuses_a_pickle(bundle: Path, tmp_path: Path) -> None:
     """An npy file of objects is not loaded, and nobody is told how to load it all the same."""
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)

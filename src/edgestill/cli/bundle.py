@@ -54,10 +54,12 @@ def diff(
     new: Annotated[Path, typer.Argument(help="The bundle it shall get (.esb).")],
     patch: Annotated[Path, typer.Argument(help="Where the patch goes.")],
 ) -> None:
-    """Make the patch from one bundle to another."""
+    """Make the patch from one bundle to another; both are checked first."""
     require("zstandard", extra="agent", purpose="to make patches")
     from edgestill.delta.codec import diff as make
 
+    for one in (old, new):
+        Bundle.open(one).verify()
     target = _read(new)
     made = make(_read(old), target)
     replace(patch, made, mode=PUBLIC)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgestill.cli.terminal import plain
+from edgestill.core.bundle import Bundle
 from edgestill.core.errors import DtypeError, NotFiniteError, ShapeError
 from edgestill.core.extras import require
 
@@ -21,11 +22,12 @@ def predict(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Answer a batch with a bundle's student alone."""
+    """Answer a batch with a bundle's student alone; every byte of the bundle is checked first."""
     require("onnxruntime", extra="device", purpose="to run a model")
     from edgestill.infer.arrayfile import read_npy
     from edgestill.infer.student import load
 
+    Bundle.open(bundle).verify()
     model = load(bundle)
     batch = read_npy(inputs, what="the input")
     try:
