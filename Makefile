@@ -7,6 +7,8 @@ SCENARIO ?= watch
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two workers, which take over each other's tests towards the end.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # mkdocs-material advertises its successor on every build.
@@ -33,13 +35,13 @@ demo: $(STAMP) ## walk the whole route on this machine (SCENARIO=watch)
 	$(BIN)/edgestill demo --scenario $(SCENARIO)
 
 test: $(STAMP) ## the tests that need no registry and take seconds each (some minutes in all)
-	$(BIN)/python -m pytest -m "not slow and not installs"
+	$(PYTEST) -m "not slow and not installs"
 
 check: static ## all of: format, lint, types, contracts, docs, tests, bare installs
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check-all: static ## check, and the tests that take minutes
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 static: $(STAMP) ## check without the tests
 	$(BIN)/ruff format --check .

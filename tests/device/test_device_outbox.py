@@ -278,21 +278,25 @@ def test_looking_into_a_box_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_share_a_box(tmp_path: Path) -> None:
-    """A second agent is kept out by the lock of the home; should one write all the same, nothing is torn."""
-    one, other = (Outbox.open(tmp_path / "outbox.db") for _ in range(2))
-    threads = [
-        threading.Thread(target=lambda box=box, n=n: box.put_statistics(f"w{n}", b"x", at=1.0))
-        for n in range(4)
-        for box in (one, other)
-    ]
+    """A second agent is kept out by the lock of the home; should one write all the same, no number is given twice."""
+    boxes = [Outbox.open(tmp_path / "outbox.db") for _ in range(2)]
+    made: list[Statistics] = []
+
+    def put(box: Outbox, n: int) -> None:
+        made.extend(box.put_statistics(f"w{n}", b"x", at=1.0) for _ in range(10))
+
+    threads = [threading.Thread(target=put, args=(box, n)) for n in range(4) for box in boxes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    numbers = []
+    assert len({one.sequence for one in made}) == 4 * 2 * 10
+    one, other = boxes
+    left = []
     while (first := one.statistics()) is not None:
-        numbers.append(first.sequence)
+        left.append(first.sequence)
         other.statistics_delivered(first.id)
-    assert len(set(numbers)) == 4
+    assert len(left) == 4
+    assert left == sorted(left)
     one.close()
     other.close()

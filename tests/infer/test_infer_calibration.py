@@ -30,6 +30,13 @@ def sample(seed: int, n: int = 400, classes: int = 4) -> tuple[np.ndarray, np.nd
     return logits, labels
 
 
+def exact_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """In double precision: a grid search against 1e-6 would see the rounding of `softmax`, which answers in single."""
+    scaled = logits / temperature
+    p = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
 def test_the_temperature_of_two_classes_by_hand() -> None:
     """Three of four right at a logit gap of 2: the likeliest gap is ln 3, so the temperature is 2 / ln 3."""
     logits = np.array([[2.0, 0.0]] * 4)
@@ -48,9 +55,9 @@ def test_the_temperature_undoes_a_scaling_of_the_logits(seed: int, factor: float
 def test_no_other_temperature_is_likelier(seed: int) -> None:
     """Against a fine grid over the bounds."""
     logits, labels = sample(seed, n=60)
-    best = negative_log_likelihood(softmax(logits, fit_temperature(logits, labels)), labels)
+    best = negative_log_likelihood(exact_softmax(logits, fit_temperature(logits, labels)), labels)
     for temperature in np.geomspace(0.01, 100, 60):
-        assert best <= negative_log_likelihood(softmax(logits, temperature), labels) + 1e-6
+        assert best <= negative_log_likelihood(exact_softmax(logits, temperature), labels) + 1e-6
 
 
 def test_honest_logits_have_a_temperature_of_one() -> None:
@@ -82,8 +89,8 @@ def test_no_other_alpha_is_likelier(seed: int, sharpness: float) -> None:
     """Against a grid over [0, 1]."""
     logits, labels = sample(seed, n=60)
     rng = np.random.default_rng(seed + 1)
-    teacher = softmax(logits * sharpness)
-    student = softmax(logits + rng.normal(scale=2, size=logits.shape))
+    teacher = exact_softmax(logits * sharpness)
+    student = exact_softmax(logits + rng.normal(scale=2, size=logits.shape))
     alpha = fit_alpha(teacher, student, labels)
     best = negative_log_likelihood(alpha * teacher + (1 - alpha) * student, labels)
     for other in np.linspace(0, 1, 41):
@@ -112,7 +119,7 @@ def test_no_other_temperature_has_a_higher_posterior(seed: int, units: int) -> N
 
     def objective(temperature: float) -> float:
         beta = 1 / temperature
-        return units * negative_log_likelihood(softmax(logits, temperature), labels) + 2 * (
+        return units * negative_log_likelihood(exact_softmax(logits, temperature), labels) + 2 * (
             beta - math.log(beta)
         )
 
@@ -125,7 +132,7 @@ def test_no_other_temperature_has_a_higher_posterior(seed: int, units: int) -> N
 def test_no_other_alpha_has_a_higher_posterior(seed: int, units: int) -> None:
     """Units times the likelihood, and the Beta(2, 2) prior: against a grid."""
     logits, labels = sample(seed, n=60)
-    teacher, student = softmax(logits * 2), softmax(logits[::-1].copy())
+    teacher, student = exact_softmax(logits * 2), exact_softmax(logits[::-1].copy())
 
     def objective(alpha: float) -> float:
         fused = alpha * teacher + (1 - alpha) * student

@@ -95,7 +95,7 @@ class Outbox:
         Raises:
             PathError: they cannot be written.
         """
-        with self._using() as write:
+        with self._writing() as write:
             for report in reports:
                 if write.execute("SELECT 1 FROM told WHERE id = ?", (report.id,)).fetchone():
                     continue
@@ -107,7 +107,7 @@ class Outbox:
 
     def waiting(self, *, at_most: int = MAX_REPORTS) -> list[Report]:
         """The oldest reports that wait, in order."""
-        with self._using() as read:
+        with self._writing() as read:
             rows = read.execute("SELECT id, body FROM reports ORDER BY seq LIMIT ?", (at_most,)).fetchall()
             known = [(one, _report(body)) for one, body in rows]
             read.executemany(
@@ -127,7 +127,7 @@ class Outbox:
         Raises:
             PathError: it cannot be written; they will be sent again, and count once.
         """
-        with self._using() as write:
+        with self._writing() as write:
             for one in ids:
                 steps = write.execute("SELECT seq FROM reports WHERE id = ? AND health = 0", (one,))
                 for (seq,) in steps.fetchall():
@@ -145,7 +145,7 @@ class Outbox:
         Raises:
             PathError: it cannot be written.
         """
-        with self._using() as write:
+        with self._writing() as write:
             sequence = _next_number(write, at)
             one = Statistics(f"{sequence:x}-{Digest.of(body).hex[:32]}", body, sequence)
             write.execute(
@@ -166,8 +166,15 @@ class Outbox:
 
     def statistics_delivered(self, one: str) -> None:
         """Forgets statistics by their id; a newer sum that replaced them stays."""
-        with self._using() as write:
+        with self._writing() as write:
             write.execute("DELETE FROM statistics WHERE id = ?", (one,))
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Cursor]:
+        """The box for one's own: what is read here is still so when it is written."""
+        with self._using() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            yield cursor
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Cursor]:
