@@ -7,6 +7,8 @@ SCENARIO ?= watch
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two workers, which take over each other's tests towards the end.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # mkdocs-material advertises its successor on every build.
@@ -33,13 +35,13 @@ demo: $(STAMP) ## walk the whole route on this machine (SCENARIO=watch)
 	$(BIN)/edgestill demo --scenario $(SCENARIO)
 
 test: $(STAMP) ## the tests that need no registry and take seconds each (some minutes in all)
-	$(BIN)/python -m pytest -m "not slow and not installs"
+	$(PYTEST) -m "not slow and not installs"
 
 check: static ## all of: format, lint, types, contracts, docs, tests, bare installs
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check-all: static ## check, and the tests that take minutes
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 static: $(STAMP) ## check without the tests
 	$(BIN)/ruff format --check .
@@ -60,5 +62,5 @@ bench: $(STAMP) ## run every benchmark of bench/
 	@set -e; for script in $(wildcard bench/bench_*.py); do echo "$$script"; $(BIN)/python "$$script"; done
 
 clean: ## remove what the other targets made, .venv included
-	rm -rf $(VENV) build dist site run .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo-watch demo-images build dist site run .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

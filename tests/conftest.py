@@ -1,7 +1,8 @@
 """What holds for every test: no network beyond this machine, no deadline races, real data only where it is given.
 
 - A connection to anything but this machine is refused, so that a test cannot come to depend on the network.
-- Hypothesis runs without its per-example deadline: shared machines are slow at odd moments.
+- Hypothesis runs without its per-example deadline: shared machines are slow at odd moments. It draws new examples
+  with every run, and the same ones where CI is set: a landing must not hang on a coin.
 - `real_data` gives a file of the folder that `EDGESTILL_DATA` names. Unset: the test skips and says why. Set, but the
   file is not there: the test fails.
 """
@@ -19,7 +20,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-settings.register_profile("house", deadline=None, max_examples=60)
+settings.register_profile("house", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 settings.load_profile("house")
 
 _LOOPBACK = ("127.", "::1", "localhost")

@@ -35,16 +35,18 @@ NEEDS_NUMPY = {
     "edgestill.link.inference",
     "edgestill.device.arrays",
     "edgestill.device.client",
-    "edgestill.device.engine_child",
+    "edgestill.device.engine_work",
     "edgestill.device.learning",
     "edgestill.device.memory",
     "edgestill.device.model",
+    "edgestill.device.sums",
+    "edgestill.device.trial",
 }
 NEEDS_A_WEB_SERVER = {"edgestill.device.serve"}
 IDLE = {
     "base": "import edgestill.core.bundle, edgestill.core.wire, edgestill.core.oip",
-    "agent": "import edgestill.device.main, edgestill.device.supervisor",
-    "device": "import edgestill.device.engine_child, onnxruntime",
+    "agent": "import edgestill.device.main, edgestill.device.life, edgestill.link.http",
+    "device": "import edgestill.device.engine_work, onnxruntime",
 }
 HEAVY = ("torch", "numpy", "starlette", "uvicorn", "typer", "rich", "onnxruntime", "onnx", "sqlalchemy")
 
@@ -195,6 +197,59 @@ def test_the_command_line_of_a_bare_base_says_what_to_install(base: Environment)
     assert 'pip install "edgestill[cli]"' in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (("edgestill-agent", "status", "--home", "d"), "agent"),
+        (("python", "-m", "edgestill.device.main", "run", "--home", "d"), "agent"),
+        (("python", "-m", "edgestill.hub.main", "init", "--home", "h"), "hub"),
+        (("python", "-m", "edgestill.hub.main", "up", "--home", "h"), "hub"),
+    ],
+)
+def test_a_program_of_a_bare_base_says_what_to_install(
+    base: Environment, command: tuple[str, ...], extra: str
+) -> None:
+    """Agent and hub without their extra end as the command line does, and leave nothing behind."""
+    done = base.run(*command)
+    assert done.returncode == 1
+    assert done.stderr.startswith("[extra-missing] ")
+    assert f'pip install "edgestill[{extra}]"' in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (base.path / "d").exists()
+    assert not (base.path / "h").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [("from edgestill.infer import load", "device"), ("from edgestill.lab import distill", "lab")],
+)
+def test_python_in_a_bare_base_says_what_to_install(base: Environment, line: str, extra: str) -> None:
+    """What a room offers by name is refused with a coded error, not with the name of somebody else's module."""
+    done = base.run("python", "-I", "-c", line)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "MissingExtraError: [extra-missing] " in last
+    assert f'pip install "edgestill[{extra}]"' in last
+
+
+def test_an_agent_without_an_engine_says_what_to_install(agent: Environment) -> None:
+    """The process that runs models tells its supervisor in one line what a device needs to answer."""
+    program = (
+        "import json, pathlib, socket, subprocess, sys\n"
+        "from edgestill.device.frames import receive\n"
+        "ours, theirs = socket.socketpair()\n"
+        "command = [sys.executable, '-m', 'edgestill.device.engine_child', '--home', '.', '--archive', 'none.esb',"
+        " '--control', str(theirs.fileno()), '--probe']\n"
+        "done = subprocess.run(command, pass_fds=[theirs.fileno()], capture_output=True, text=True)\n"
+        "theirs.close()\n"
+        "print(json.dumps([done.returncode, done.stderr, receive(ours).header['reason']]))\n"
+    )
+    status, said, reason = agent.python(program)
+    assert (status, said) == (1, "")
+    assert reason.startswith("[extra-missing] ")
+    assert 'pip install "edgestill[device]"' in reason
 
 
 def test_the_agent_brings_no_arrays_no_web_server_and_no_torch(agent: Environment) -> None:

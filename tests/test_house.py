@@ -71,6 +71,8 @@ EXCEPTIONS: dict[str, set[str]] = {
 # The standard library's own ways to a web server; `link` is the only room that opens client connections.
 CLIENTS = {"http.client", "urllib.request", "ftplib", "smtplib", "xmlrpc", "telnetlib"}
 
+# Where errors are raised that whoever types a verb or writes a few lines of Python meets.
+MET_BY_PEOPLE = ("cli", "demo", "lab", "infer", "core/budget.py", "core/bundle.py", "core/units.py")
 GLOSSARY = """teacher, student, recipe, budget, bundle, release, rollout, assignment, slot, probe, health, escalate,
 fuse, alpha, temperature, threshold, audit sample, evidence, lineage"""
 
@@ -284,6 +286,21 @@ def test_every_error_code_has_a_heading_and_every_heading_a_code() -> None:
     """`docs/errors.md` explains exactly the codes that exist."""
     explained = {one.strip("`") for one in headings(DOCS / "errors.md") if one.startswith("`")}
     assert explained == set(codes())
+
+
+def test_errors_that_people_meet_say_what_to_do() -> None:
+    """Each names the remedy (`fix=`), and each but those about a text that was given says where (`where=`)."""
+    names = {kind.__name__: kind for kind in codes().values()}
+    needed = {"UnitError": {"fix"}}
+    mute = [
+        f"{name_of(path)}:{node.lineno} {', '.join(sorted(missing))}"
+        for place in MET_BY_PEOPLE
+        for path in python_files(f"src/edgestill/{place}") or [SOURCE / place]
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+        if (missing := needed.get(node.func.id, {"fix", "where"}) - {one.arg for one in node.keywords})
+    ]
+    assert mute == []
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))

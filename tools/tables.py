@@ -24,13 +24,16 @@ ROWS = (
     ("teacher, before the change", "teacher_accuracy"),
     ("student, before", "student_accuracy"),
     ("student as int8, before", "int8_accuracy"),
-    ("the same after the change", "shifted_accuracy"),
+    ("teacher, after the change", "teacher_after_accuracy"),
+    ("student as int8, after", "shifted_accuracy"),
     ("next student without evidence (control), after", "control_accuracy"),
     ("next student from evidence, after", "updated_accuracy"),
     ("next student from evidence, before", "kept_accuracy"),
     ("share of the loss won back", "recovered_share"),
     ("share won back by the control", "control_recovered_share"),
     ("share of inputs asked about, after the change", "escalated_share"),
+    ("students of devices that learn, as shipped, after", "personal_without_accuracy"),
+    ("the same with what each learned by itself", "personal_accuracy"),
 )
 
 

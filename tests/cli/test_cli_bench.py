@@ -77,7 +77,7 @@ def test_a_benchmark_that_fails_is_one_line(checkout: Path) -> None:
     done = bench(checkout, "count", "--json", "--fail", "3")
     assert done.returncode == 1
     assert done.stderr.startswith("[bench-failed] a benchmark failed; at ")
-    assert "bench_count.py; got exit status 3" in done.stderr
+    assert "bench_count.py; expected exit status 0; got exit status 3" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "bench-failed"
 
 
@@ -92,7 +92,7 @@ def test_an_unknown_benchmark_is_one_line(checkout: Path) -> None:
     done = bench(checkout, "cuont")
     assert (done.returncode, done.stderr) == (
         1,
-        "[not-found] no such benchmark; at cuont; expected count\n",
+        "[not-found] no such benchmark; at cuont; expected count; run `edgestill bench` to see them\n",
     )
 
 

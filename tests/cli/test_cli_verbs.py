@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgestill import __version__
+from edgestill.cli.app import app
 from edgestill.core.bundle import Bundle, build, write_archive
 from edgestill.infer.golden import Golden
 from edgestill.infer.policy import Policy
@@ -159,10 +161,47 @@ def test_predict_refuses_what_the_model_does_not_take(
     assert_refused(edgestill("predict", bundle, tmp_path / "batch.npy"), code)
 
 
+def test_attack_a_bundle_that_was_altered_anywhere_does_not_answer(bundle: Path, tmp_path: Path) -> None:
+    """Nor is it patched: also where the byte lies in a part that answering does not read."""
+    np.save(tmp_path / "batch.npy", np.zeros((1, 2), dtype=np.float32))
+    whole = bundle.read_bytes()
+    golden = Bundle.open(bundle).read("golden.npz")
+    bad = tmp_path / "bad.esb"
+    bad.write_bytes(whole.replace(golden, golden[:40] + bytes([golden[40] ^ 1]) + golden[41:]))
+    assert_refused(edgestill("predict", bad, tmp_path / "batch.npy"), "bundle-altered", "golden.npz")
+    for pair in ((bad, bundle), (bundle, bad)):
+        assert_refused(edgestill("bundle", "diff", *pair, tmp_path / "p"), "bundle-altered", "golden.npz")
+    assert not (tmp_path / "p").exists()
+
+
 def test_predict_refuses_a_pickle(bundle: Path, tmp_path: Path) -> None:
-    """An npy file of objects is not loaded."""
+    """An npy file of objects is not loaded, and nobody is told how to load it all the same."""
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    assert_refused(edgestill("predict", bundle, tmp_path / "objects.npy"), "data-unusable")
+    done = edgestill("predict", bundle, tmp_path / "objects.npy")
+    assert_refused(done, "data-unusable", "Python objects", "numpy.save")
+    assert "allow_pickle" not in done.stderr
+
+
+def test_predict_names_the_file_of_what_it_refuses(bundle: Path, tmp_path: Path) -> None:
+    """And the model's input that it was for."""
+    path = tmp_path / "batch.npy"
+    np.save(path, np.zeros((2, 3), dtype=np.float32))
+    assert_refused(edgestill("predict", bundle, path), "shape-mismatch", f"at {path}: input; expected [N, 2]")
+
+
+def test_predict_refuses_a_damaged_header(bundle: Path, tmp_path: Path) -> None:
+    """Numpy reads it as Python, and Python stumbles over it: still one line."""
+    path = tmp_path / "batch.npy"
+    np.save(path, np.zeros((2, 2), dtype=np.float32))
+    path.write_bytes(path.read_bytes().replace(b"(2, 2)", b"(2, 2 ", 1))
+    assert_refused(edgestill("predict", bundle, path), "data-unusable", str(path))
+
+
+def test_predict_takes_either_byte_order(bundle: Path, tmp_path: Path) -> None:
+    """A file from a big-endian machine holds the same numbers."""
+    np.save(tmp_path / "batch.npy", np.array([[2, 0], [0, 2]], dtype=">f4"))
+    done = edgestill("predict", bundle, tmp_path / "batch.npy", "--json")
+    assert [one["label"] for one in json.loads(done.stdout)["answers"]] == ["left", "right"]
 
 
 def test_a_bundle_shows_what_it_is(bundle: Path) -> None:
@@ -240,3 +279,27 @@ def test_ctrl_c_leaves_no_process_and_no_part_of_a_report(tmp_path: Path) -> Non
     assert list(temporary.glob("edgestill-*")) == []
     assert not (out / "report.json").exists()
     assert not (out / "report.html").exists()
+
+
+def test_the_verbs_that_are_written_about_exist() -> None:
+    """Whatever the documentation or an error tells a person to type after `edgestill` is a verb, and its part too."""
+    root = Path(__file__).parents[2]
+    known: dict[str | None, set[str | None]] = {verb.name: set() for verb in app.registered_commands}
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        known[group.name] = {
+            verb.callback.__name__ for verb in group.typer_instance.registered_commands if verb.callback
+        }
+    pages = [*(root / "docs").rglob("*.md"), root / "README.md", *(root / "src").rglob("*.py")]
+    named = {
+        (page.name, *match.groups())
+        for page in pages
+        for match in re.finditer(r"(?:`|\$ |run: )edgestill ([a-z]+)(?: ([a-z]+)\b)?", page.read_text())
+    }
+    assert "bundle" in {verb for _, verb, _ in named}
+    wrong = {
+        one
+        for one in named
+        if one[1] not in known or (known[one[1]] and one[2] not in {None, *known[one[1]]})
+    }
+    assert wrong == set()

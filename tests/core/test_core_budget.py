@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 
 from edgestill.core.budget import Budget
@@ -58,3 +61,31 @@ def test_a_quantity_without_a_unit_is_refused() -> None:
     """`Budget(size="120")` could mean anything, and says so."""
     with pytest.raises(UnitError, match="needs a unit"):
         Budget(size="120")
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "expected"),
+    [
+        ({"size": -1}, "budget: size", "whole bytes, at least 0"),
+        ({"size": 1.5}, "budget: size", "whole bytes, at least 0"),
+        ({"size": True}, "budget: size", "whole bytes, at least 0"),
+        ({"memory": -5}, "budget: memory", "whole bytes, at least 0"),
+        ({"update": b"1 kB"}, "budget: update", "whole bytes, at least 0"),
+        ({"latency": -0.1}, "budget: latency", "seconds, at least 0"),
+        ({"latency": math.nan}, "budget: latency", "seconds, at least 0"),
+        ({"escalation": 1.2}, "budget: escalation", "0 to 1"),
+        ({"escalation": -0.2}, "budget: escalation", "0 to 1"),
+    ],
+)
+def test_a_bound_that_nothing_can_keep_is_refused(given: dict[str, Any], where: str, expected: str) -> None:
+    """Numbers are looked at as texts are: below 0, above 1 for a share, NaN, or no number at all."""
+    with pytest.raises(SettingError, match="a budget's value is out of range") as caught:
+        Budget(**given)
+    (value,) = given.values()
+    assert (caught.value.where, caught.value.expected, caught.value.got) == (where, expected, repr(value))
+
+
+def test_a_quantity_that_cannot_be_read_names_its_side() -> None:
+    """Of five, it says which, and what to write."""
+    with pytest.raises(UnitError, match=r"at budget: memory; .*write a number and one of these units"):
+        Budget.parse("size=1kB,memory=12")

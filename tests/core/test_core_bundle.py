@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.core import ustar
+from edgestill.core import bundle, ustar
 from edgestill.core.bundle import (
     BLOBS,
     MANIFEST,
@@ -492,3 +492,27 @@ def test_a_folder_that_cannot_be_written_is_a_path_error(tmp_path: Path) -> None
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(PathError, match="cannot write"):
         write_folder(tmp_path / "file", manifest, blobs)
+
+
+def test_a_bundle_is_for_others_to_read_and_a_secret_is_not(tmp_path: Path) -> None:
+    """Modes follow the umask, as of any file a person makes; without being told otherwise, a file is its owner's alone."""
+    before = os.umask(0o027)
+    try:
+        write_archive(
+            tmp_path / "m.esb", *build(name="m", version="1.0.0", hardware_class="any", blobs=CONTENT)
+        )
+        replace(tmp_path / "secret", b"key")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.esb").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_killed_process_left_does_not_stop_the_next(tmp_path: Path) -> None:
+    """Even where it had the same number and was at the same file: another name is taken, its file is not touched."""
+    first = next(bundle._NUMBERS)
+    for ahead in range(1, 4):
+        (tmp_path / f".x.{os.getpid()}-{first + ahead}").write_bytes(b"left")
+    replace(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new"
+    assert [one.read_bytes() for one in tmp_path.glob(".x.*")] == [b"left"] * 3

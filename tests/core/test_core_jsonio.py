@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import MessageError
-from edgestill.core.jsonio import MAX_BYTES, MAX_DEPTH, Fields, canonical, parse, parse_object
+from edgestill.core.jsonio import MAX_BYTES, MAX_DEPTH, Fields, canonical, parse, parse_object, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,6 +238,9 @@ WRONG: list[tuple[Json, Callable[[Fields], object], str]] = [
     ([], lambda f: f.inner("x"), "not a JSON object; at test: x"),
     ({"a": "1", "b": "2"}, lambda f: f.texts("x", at_most=1), "at most 1 entries"),
     ({"a": 1}, lambda f: f.texts("x"), "at test: x: a; expected a string"),
+    ("a\0b", lambda f: f.text("x", plain=True), r"a string without control characters; got 'a\\x00b'"),
+    ({"a": "b\n"}, lambda f: f.texts("x", plain=True), "at test: x: a; expected a string without control"),
+    ({"a\x1b": "b"}, lambda f: f.texts("x", plain=True), "at test: x; expected names without control"),
 ]
 
 
@@ -248,6 +251,45 @@ def test_a_wrong_field_is_refused_by_name(
     """Each getter refuses a wrong type or range and says which field, what was expected and what it got."""
     with pytest.raises(MessageError, match=message):
         read(Fields({"x": value}, "test"))
+
+
+@pytest.mark.parametrize("letter", "\0\x01\t\n\r\x1b\x7f\x85\x9b\u2028\u2029\u202e\u2066")
+def test_attack_control_characters_are_no_plain_text(letter: str) -> None:
+    """NUL, line ends, escapes of both kinds and marks that turn text around: refused where asked, else spaced out."""
+    fields = Fields({"x": f"a{letter}b"}, "test")
+    with pytest.raises(MessageError, match="without control characters"):
+        fields.text("x", plain=True)
+    assert fields.text("x") == f"a{letter}b"
+    assert plain(fields.text("x")) == "a b"
+
+
+@given(WHOLE_TEXT)
+def test_what_was_made_plain_is_plain(text: str) -> None:
+    """Whatever it was: of the same length, taken as plain text, and not changed again."""
+    made = plain(text)
+    assert Fields({"x": made}, "test").text("x", plain=True) == made == plain(made)
+    assert len(made) == len(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Zürich 3",
+        "東京\u3000駅",
+        "नमस्ते",
+        "\u0645\u06cc\u200c\u062e\u0648\u0631\u0645",
+        "👩\u200d🔧",
+        "a\xa0b",
+    ],
+)
+def test_the_texts_of_every_people_are_plain(text: str) -> None:
+    """Letters, wide spaces and the joiners that scripts need are no controls."""
+    assert Fields({"x": text}, "test").text("x", plain=True) == plain(text) == text
+
+
+def test_half_a_character_is_made_plain() -> None:
+    """A file name that was no UTF-8 may come into a reason, which must still be written."""
+    assert canonical([plain("no room for \udcff.esb")]) == b'["no room for  .esb"]'
 
 
 def test_attack_a_huge_wrong_value_is_not_repeated_in_the_refusal() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import MessageError
+from edgestill.core.jsonio import plain
 from edgestill.core.wire import (
     MAX_MESSAGE_BYTES,
     MAX_REASON,
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WHOLE_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+PLAIN = WHOLE_TEXT.map(plain)
 IDS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 ENROLS = st.builds(
     Enrol,
     join_token=WHOLE_TEXT,
     device=IDS,
     hardware_class=st.just("x86_64-vnni-onnxruntime"),
-    labels=st.dictionaries(WHOLE_TEXT, WHOLE_TEXT, max_size=4),
+    labels=st.dictionaries(PLAIN, PLAIN, max_size=4),
 )
 ENROLLEDS = st.builds(
     Enrolled,
@@ -71,7 +73,7 @@ REPORTS = st.builds(
     at=st.floats(min_value=0, max_value=1e11),
     bundle=st.binary().map(lambda data: str(Digest.of(data))),
     release=st.just("watch/1.0.0"),
-    reason=WHOLE_TEXT,
+    reason=PLAIN,
 )
 REPORT = Report(id="r1", at=1.0, bundle=str(Digest.of(b"")), release="watch/1.0.0", state="serving")
 
@@ -171,6 +173,8 @@ POLL = Poll(assignment=None, interval=1.0).to_bytes()
         (Enrol.from_bytes, ENROL, {"hardware_class": "any"}, "enrol: hardware_class"),
         (Enrol.from_bytes, ENROL, {"labels": ["a"]}, "enrol: labels"),
         (Enrol.from_bytes, ENROL, {"labels": {"a": 1}}, "enrol: labels: a"),
+        (Enrol.from_bytes, ENROL, {"labels": {"site\0": "north"}}, "enrol: labels"),
+        (Enrol.from_bytes, ENROL, {"labels": {"site": "north\u202e"}}, "enrol: labels: site"),
         (Enrol.from_bytes, ENROL, {"labels": {str(i): "x" for i in range(17)}}, "enrol: labels"),
         (Enrolled.from_bytes, ENROLLED, {"device": "a b"}, "enrolled: device"),
         (Enrolled.from_bytes, ENROLLED, {"credential": 3}, "enrolled: credential"),
@@ -221,6 +225,7 @@ def test_attack_a_message_over_a_megabyte_is_refused_unread(read: Callable[[byte
         ({"at": "now"}, r"reports\[0\]: at"),
         ({"bundle": "watch"}, r"reports\[0\]: bundle"),
         ({"release": "r" * 101}, r"reports\[0\]: release"),
+        ({"release": "watch/1.0.0\0"}, r"reports\[0\]: release; expected a string without control"),
         ({"reason": "r" * (MAX_REASON + 1)}, r"reports\[0\]: reason"),
         ({"reason": 7}, r"reports\[0\]: reason"),
     ],
@@ -271,6 +276,14 @@ def test_a_reason_too_long_for_the_wire_is_cut_and_not_refused() -> None:
     assert reports_from_bytes(reports_to_bytes([long]))[0].reason == "x" * MAX_REASON
 
 
+@given(WHOLE_TEXT)
+def test_attack_a_reason_holds_no_control_characters_whoever_wrote_it(text: str) -> None:
+    """Our writer sends none, and our reader takes none from another: the report counts, and its reason is plain."""
+    foreign = json.dumps([REPORT.as_json() | {"reason": text}]).encode()
+    assert reports_from_bytes(foreign)[0].reason == plain(text)
+    assert json.loads(reports_to_bytes([replace(REPORT, reason=text)]))[0]["reason"] == plain(text)
+
+
 def test_the_longest_batch_of_reports_fits_the_bound() -> None:
     """A full batch of reports with the most expensive reasons there are is accepted by the reader."""
     longest = replace(
@@ -278,7 +291,9 @@ def test_the_longest_batch_of_reports_fits_the_bound() -> None:
         id="r" * 64,
         release="r" * 100,
         state="fell-back",
-        reason="\x01" * MAX_REASON,
+        reason="\U0001f525" * MAX_REASON,
         at=99999999999.123,
     )
+    assert len(reports_from_bytes(reports_to_bytes([longest] * MAX_REPORTS))) == MAX_REPORTS
+    longest = replace(longest, reason="\\" * MAX_REASON)
     assert len(reports_from_bytes(reports_to_bytes([longest] * MAX_REPORTS))) == MAX_REPORTS

@@ -105,14 +105,18 @@ def outcome(n: int = 20, *, first_group: int = 0, **right: int) -> Outcome:
     groups = first_group + np.arange(n) % 2
     usual = {
         "teacher": n,
+        "teacher_after": n - 1,
         "fp32": 18,
         "student": 16,
         "shifted": 8,
         "recovered": 14,
         "control": 10,
         "kept": 15,
+        "personal": 12,
+        "personal_without": 7,
     } | right
-    return Outcome(**{name: hits(count, n) for name, count in usual.items()}, before=groups, after=groups)
+    counted = {name: hits(count, n) for name, count in usual.items()}
+    return Outcome(**counted, before=groups, after=groups, later=groups)
 
 
 def row(**changes: Any) -> Row:
@@ -123,6 +127,7 @@ def row(**changes: Any) -> Row:
         "answers": 300,
         "before": 0.9,
         "shifted": 0.5,
+        "own": 0.65,
         "updated": 0.8,
         "escalated": 0.25,
         "bytes_up": 120_000,
@@ -139,7 +144,7 @@ def story(**changes: Any) -> Story:
         "scenario": "watch",
         "told": ("seven exercises", "the watch moves"),
         "outcomes": [outcome(), outcome(first_group=2)],
-        "live": live(row(), row(device="person-2", shares=False, learned=False, drift="none")),
+        "live": live(row(), row(device="person-2", shares=False, own=None, learned=False, drift="none")),
         "absorption": Absorption(alpha=0.25, before=0.9, after=0.91),
         "alpha": 0.6,
         "promise": "none: too few people",
@@ -161,8 +166,6 @@ def live(*rows: Row, **changes: Any) -> Live:
         "evidence": 100,
         "statistics_bytes": 3000,
         "head_accuracy": 0.55,
-        "personal": 0.7,
-        "personal_without": 0.5,
         "bundle_bytes": 40_000,
         "patch_bytes": 6000,
         "model_bytes": 11_000,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from edgestill.core.errors import EdgestillError, MissingExtraError
+from edgestill.core.errors import DataError, DtypeError, EdgestillError, MissingExtraError, ShapeError
 from edgestill.demo import imagedata
 from edgestill.demo.imagedata import fit, load_digits, load_file, turned
 from edgestill.demo.images import LEAST, images
@@ -140,7 +140,39 @@ def test_what_are_no_labels_is_refused(tmp_path: Path, labels: NDArray[Any], cod
     with pytest.raises(EdgestillError) as caught:
         load_file(npz(tmp_path / "a.npz", x_train=numbered(2), y_train=labels))
     assert caught.value.code == code
-    assert caught.value.where == "y_train"
+    assert caught.value.where == f"{tmp_path / 'a.npz'}: y_train"
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (3,), (7,), (6, 1, 1), ()])
+def test_labels_of_another_shape_are_not_unrolled(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """One-hot rows, or another number of labels than images, would pair images with labels of others."""
+    path = npz(tmp_path / "a.npz", x_train=numbered(6), y_train=np.zeros(shape, np.int64))
+    with pytest.raises(
+        ShapeError, match=r"do not belong to the images; .*expected \[6\], one an image"
+    ) as caught:
+        load_file(path)
+    assert caught.value.where == f"{path}: y_train"
+
+
+@pytest.mark.parametrize(
+    ("left_out", "there"), [("y_test", "x_test"), ("x_test", "y_test"), ("x_train", "y_train")]
+)
+def test_half_of_a_part_is_not_left_out_in_silence(tmp_path: Path, left_out: str, there: str) -> None:
+    """Images without labels, or labels without images: the text says what is there and what is not."""
+    arrays = {"x_train": numbered(6), "y_train": np.arange(6), "x_test": numbered(6), "y_test": np.arange(6)}
+    del arrays[left_out]
+    with pytest.raises(DataError, match=f"arrays are missing; .*expected .*{left_out}.*; got .*{there}"):
+        load_file(npz(tmp_path / "a.npz", **arrays))
+
+
+def test_images_of_another_type_are_named_with_their_file(tmp_path: Path) -> None:
+    """Of two parts, it says which."""
+    floats = np.zeros((2, 24, 24), np.float32)
+    path = npz(tmp_path / "a.npz", x_train=numbered(2), y_train=[0, 1], x_test=floats, y_test=[0, 1])
+    with pytest.raises(DtypeError, match="images of another type") as caught:
+        load_file(path)
+    assert caught.value.where == f"{path}: x_test"
 
 
 def truncated(path: Path) -> None:
@@ -195,7 +227,10 @@ def test_what_is_no_file_of_images_is_refused(tmp_path: Path, write: Any) -> Non
     with pytest.raises(EdgestillError) as caught:
         load_file(path)
     assert caught.value.code == "data-unusable"
-    assert caught.value.where == path
+    assert str(caught.value.where).startswith(str(path))
+    assert caught.value.expected
+    assert caught.value.fix
+    assert "allow_pickle" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

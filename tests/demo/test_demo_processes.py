@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from demo_worlds import running
 
+import edgestill
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DemoError
 from edgestill.demo import processes as room
 from edgestill.demo.processes import Processes
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
+SOURCE = Path(edgestill.__file__).parents[1]
+STARTER = """
+import pathlib, sys, time
+from edgestill.core.clock import SystemClock
+from edgestill.demo.processes import Processes
+folder = pathlib.Path(sys.argv[1])
+processes = Processes(folder / "logs", clock=SystemClock(), pause=time.sleep)
+for module in ("stays", "deaf"):
+    ready = folder / f"{module}.ready"
+    processes.start(module, module, [str(ready)], ready=ready)
+    processes.wait_for(module, ready.exists, within=20)
+(folder / "all").touch()
+processes.run("a long one", "deaf", [str(folder / "run.ready")])
+"""
 MODULES = {
     "dies": "import sys\nprint('out of luck')\nsys.exit(3)\n",
     "stays": (
@@ -46,7 +64,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Processes:
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "logs").mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{SOURCE}")
     monkeypatch.setattr(room, "GRACE", 0.3)
     return Processes(tmp_path / "logs", clock=SystemClock(), pause=time.sleep, longest=1.0)
 
@@ -57,6 +75,14 @@ def start(processes: Processes, folder: Path, module: str) -> Path:
     processes.start(module, module, [str(ready)], ready=ready)
     processes.wait_for(module, ready.exists, within=20)
     return ready
+
+
+def look(holds: Callable[[], bool], *, seconds: float = 20) -> None:
+    """Looks until this holds."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)  # real processes: there is no clock to fake
 
 
 def test_what_a_run_prints_comes_back(given: Processes) -> None:
@@ -119,10 +145,27 @@ def test_what_a_dead_process_left_behind_is_ended_too(given: Processes, tmp_path
     start(given, tmp_path, "parent")
     with given, pytest.raises(DemoError, match="parent ended"):
         given.wait_for("more", lambda: False, within=20)
-    until = time.monotonic() + 10  # it is nobody's child any more: the system notices its end when it does
-    while running(str(tmp_path)) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert running(str(tmp_path)) == []
+    look(
+        lambda: running(str(tmp_path)) == []
+    )  # nobody's child any more: the system notices its end when it does
+
+
+@pytest.mark.usefixtures("given")
+def test_all_end_when_whoever_started_them_is_killed(tmp_path: Path) -> None:
+    """SIGKILL leaves nobody to end them: each ends by itself, the deaf one too, and one that was run to its end."""
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)]) as starter:
+        look((tmp_path / "run.ready").exists)
+        assert len(running(str(tmp_path))) == 4
+        starter.kill()
+    look(lambda: running(str(tmp_path)) == [])
+
+
+def test_a_module_is_run_as_python_would(given: Processes, tmp_path: Path) -> None:
+    """It is the main module, and sees its own arguments only."""
+    (tmp_path / "tells.py").write_text("import sys\nprint(__name__, sys.argv)\n")
+    assert (
+        given.run("tells", "tells", ["--a", "b"]) == f"__main__ {[str(tmp_path / 'tells.py'), '--a', 'b']}\n"
+    )
 
 
 def test_a_second_interrupt_ends_only_the_waiting(given: Processes, tmp_path: Path) -> None:
@@ -199,8 +242,6 @@ def test_an_interrupted_run_has_ended(
 
 def test_they_do_not_get_the_terminals_interrupt(given: Processes, tmp_path: Path) -> None:
     """Each is in a session of its own, so Ctrl-C reaches the demonstration alone."""
-    import os
-
     with given:
         start(given, tmp_path, "stays")
         ((_, process),) = given._running

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from demo_worlds import LABELS, QUIET, SHARING, motion, tiny_scenario
 
 from edgestill.core.errors import EdgestillError
 from edgestill.demo import walk
-from edgestill.demo.rehearse import compare, gather, rehearse, right
+from edgestill.demo.rehearse import Device, compare, gather, rehearse, right, sharing
 from edgestill.demo.walk import scenario_named
 from edgestill.demo.workshop import engine_of, learn, next_student, score, teach
 
@@ -48,19 +49,28 @@ def test_the_first_student_is_small_and_knows_one_world(workshop: Workshop) -> N
     assert (named == quiet.after.labels).mean() > 0.9
 
 
+def devices_of(workshop: Workshop) -> list[Device]:
+    """The sharing devices, which have met both worlds."""
+    devices = [Device(one, workshop, number) for number, one in enumerate(sharing(workshop.scenario))]
+    for one in devices:
+        one.meet(one.stream.before)
+        one.meet(one.stream.after)
+    return devices
+
+
 def test_evidence_is_what_the_sharing_devices_asked(workshop: Workshop) -> None:
-    """Inputs of the changed world, as many as the budget allows, mostly answered rightly, none from those who share nothing."""
-    evidence = gather(workshop)
-    streams = {one.device: one for one in workshop.scenario.streams}
+    """Inputs of both worlds, as many as the budget allows, mostly answered rightly, none from those who share nothing."""
+    evidence = gather(devices_of(workshop))
+    streams = {one.device: one.before + one.after for one in workshop.scenario.streams}
     assert set(evidence.devices) == set(SHARING)
-    share = len(evidence) / sum(len(streams[name].after) for name in SHARING)
+    share = len(evidence) / sum(len(streams[name]) for name in SHARING)
     assert 0.3 < share < 0.7
-    quiet = {one.tobytes() for one in streams[QUIET].after.inputs}
+    quiet = {one.tobytes() for one in streams[QUIET].inputs}
     assert not quiet & {one.tobytes() for one in evidence.inputs}
     labels = {
         one.tobytes(): int(label)
         for name in SHARING
-        for one, label in zip(streams[name].after.inputs, streams[name].after.labels, strict=True)
+        for one, label in zip(streams[name].inputs, streams[name].labels, strict=True)
     }
     agreed = [
         labels[one.tobytes()] == said.argmax()
@@ -72,14 +82,28 @@ def test_evidence_is_what_the_sharing_devices_asked(workshop: Workshop) -> None:
 
 def test_gathering_repeats_itself(workshop: Workshop) -> None:
     """The coins of a rehearsal are seeded."""
-    one, two = gather(workshop), gather(workshop)
+    one, two = gather(devices_of(workshop)), gather(devices_of(workshop))
     assert np.array_equal(one.inputs, two.inputs)
     assert np.array_equal(one.audit, two.audit)
 
 
+def test_a_device_learns_by_itself_from_what_it_asked(workshop: Workshop) -> None:
+    """In the changed world its student names more rightly with what it learned than as shipped; the shipped one is the same."""
+    stream = replace(sharing(workshop.scenario)[0], after=motion(400, 77, other_way=True))
+    device = Device(stream, workshop, 5)
+    device.meet(stream.before)
+    device.meet(stream.after)
+    fresh = motion(90, 78, other_way=True)
+    shipped = right(engine_of(workshop.packed), fresh).mean()
+    learned = (device.meet(fresh) == fresh.labels).mean()
+    assert learned > shipped + 0.2
+    assert right(engine_of(workshop.packed), fresh).mean() == shipped
+
+
 def test_the_next_student_names_its_parent_and_its_evidence(workshop: Workshop) -> None:
     """The lineage counts samples, audits and devices, and wins back on the device nothing was learned from."""
-    evidence = gather(workshop)
+    devices = devices_of(workshop)
+    evidence = gather(devices)
     parent = workshop.packed.manifest.digest
     packed = next_student(workshop, evidence, version="1.1.0", parent=parent)
     lineage = json.loads(packed.blobs["lineage.json"])
@@ -91,10 +115,12 @@ def test_the_next_student_names_its_parent_and_its_evidence(workshop: Workshop) 
         "devices": 2,
     }
     student = engine_of(workshop.packed)
-    found = compare(workshop, engine_of(packed), student)
+    alone = {one.stream.device: one.meet(one.stream.later) for one in devices if one.stream.later}
+    found = compare(workshop, engine_of(packed), student, alone)
     assert found.recovered.mean() > found.shifted.mean() + 0.3
     assert np.array_equal(found.control, found.shifted)
     assert np.array_equal(found.student, right(student, workshop.scenario.streams[-1].before))
+    assert len(found.personal) == len(found.personal_without) == len(found.later) == 40
     assert len(found.kept) == len(found.teacher) == len(found.fp32) == len(found.before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ import pytest
 from demo_worlds import hits, live, outcome, row, story
 from rich.console import Console
 
-from edgestill.core.errors import DataError, PathError
+from edgestill.core.errors import PathError
 from edgestill.demo import report
 from edgestill.demo.report import write_report
 from edgestill.demo.view import Silence, Stage, closing_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgestill.demo.story import Story
 
 # The names that benches and readers rely on; the demonstration was asked for exactly these.
 PROMISED = {
@@ -32,7 +35,15 @@ PROMISED = {
     "escalated_share",
     "wall_s",
 }
-BESIDE = {"updated_accuracy", "control_accuracy", "kept_accuracy", "control_recovered_share"}
+BESIDE = {
+    "updated_accuracy",
+    "control_accuracy",
+    "kept_accuracy",
+    "teacher_after_accuracy",
+    "personal_accuracy",
+    "personal_without_accuracy",
+    "control_recovered_share",
+}
 PLAIN = {"size_ratio", "wall_s"}
 HOSTILE = "<script>alert('x')</script>\"&<img src=https://example.org/x>"
 
@@ -63,7 +74,7 @@ class Page(HTMLParser):
 
 
 def test_the_figures_have_the_promised_names() -> None:
-    """The eight promised keys, four beside them, and for every share n, groups and a 95 % interval; nothing else."""
+    """The eight promised keys, seven beside them, and for every share n, groups and a 95 % interval; nothing else."""
     figures: Any = story().as_json()["figures"]
     shares = (PROMISED | BESIDE) - PLAIN
     parts = {f"{name}_{part}" for name in shares for part in ("n", "groups", "ci95")}
@@ -82,6 +93,8 @@ def test_the_figures_are_those_of_the_outcomes() -> None:
         assert figures[f"{name}_accuracy"] == value, name
         assert (figures[f"{name}_accuracy_n"], figures[f"{name}_accuracy_groups"]) == (40, 4)
     assert figures["kept_accuracy"] == 0.75
+    assert figures["teacher_after_accuracy"] == 0.95
+    assert (figures["personal_accuracy"], figures["personal_without_accuracy"]) == (0.6, 0.35)
     assert figures["recovered_share"] == pytest.approx((0.7 - 0.4) / (0.8 - 0.4))
     assert figures["control_recovered_share"] == pytest.approx((0.5 - 0.4) / (0.8 - 0.4))
     assert (figures["escalated_share"], figures["escalated_share_ci95"]) == (0.25, [0.2, 0.3])
@@ -96,10 +109,53 @@ def test_folds_are_pooled_over_people() -> None:
     assert figures["int8"].value == pytest.approx((16 + 40) / 60)
 
 
-def test_where_nothing_was_lost_nothing_can_be_won_back() -> None:
-    """A share of no loss is refused, not infinite."""
-    with pytest.raises(DataError, match="nothing was lost"):
-        story(outcomes=[outcome(shifted=16)]).recovered()
+def test_where_nothing_was_lost_nothing_can_be_won_back(tmp_path: Path) -> None:
+    """The share of no loss is null, not infinite and no error; page and tables say it in words."""
+    calm = story(outcomes=[outcome(shifted=16)])
+    figures: Any = calm.as_json()["figures"]
+    assert (figures["recovered_share"], figures["recovered_share_ci95"]) == (None, [None, None])
+    page, _ = write_report(calm, tmp_path)
+    assert "Nothing was lost by the change" in page.read_text()
+    assert "nothing was lost" in shown(calm)
+
+
+def test_a_single_group_has_a_share_without_an_interval() -> None:
+    """Its ends are not bounded; JSON has no infinity, so they are null."""
+    alone = outcome()
+    one = np.zeros(20, np.int64)
+    figures: Any = story(outcomes=[replace(alone, before=one, after=one)]).as_json()["figures"]
+    assert figures["recovered_share"] == pytest.approx(0.75)
+    assert figures["recovered_share_ci95"] == [None, None]
+
+
+def test_where_nobody_learns_nothing_is_said_of_it(tmp_path: Path) -> None:
+    """Without later data there is no personal figure, and no row or sentence about one."""
+    nobody = replace(
+        outcome(), personal=np.empty(0), personal_without=np.empty(0), later=np.empty(0, np.int64)
+    )
+    one = story(outcomes=[nobody])
+    figures: Any = one.as_json()["figures"]
+    assert "personal_accuracy" not in figures
+    page, _ = write_report(one, tmp_path)
+    assert "learned by itself" not in page.read_text()
+    assert "as shipped\n" not in shown(one)
+
+
+def shown(one: Story, width: int = 160) -> str:
+    """The closing tables as text."""
+    file = io.StringIO()
+    console = Console(file=file, width=width)
+    for table in closing_tables(one):
+        console.print(table)
+    return file.getvalue()
+
+
+def test_the_tables_fit_a_terminal_of_80_columns() -> None:
+    """Nothing is cut off with dots, no line is longer."""
+    text = shown(story(live=live(row(device="person-10", bytes_up=1_234_567))), width=80)
+    assert "…" not in text
+    for part in ("1235 kB", "confirmed", "65.0%", "40 in 4 groups"):
+        assert part in text, part
 
 
 def test_the_json_is_one_of_plain_numbers() -> None:
@@ -183,12 +239,9 @@ def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
         write_report(story(), tmp_path / "gone")
 
 
-def test_the_tables_for_people_say_the_same(tmp_path: Path) -> None:
+def test_the_tables_for_people_say_the_same() -> None:
     """Accuracies with intervals and n, a row a device, bytes."""
-    console = Console(file=io.StringIO(), width=160)
-    for table in closing_tables(story()):
-        console.print(table)
-    text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    text = shown(story())
     for part in (
         "shipped as int8, before",
         "80.0%",
@@ -211,7 +264,8 @@ def test_attack_a_name_cannot_style_the_terminal() -> None:
         stage.end("[/bold] done")
     text = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
     assert "[red]x[/red]" in text
-    assert "a step [/]  [/bold] done" in text
+    assert "a step [/]" in text
+    assert "     [/bold] done" in text
 
 
 def test_silence_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,12 +108,17 @@ def assert_sane(story: Story) -> None:
     """The world is easy, so that the figures must be: the change hurts, and the update wins most of it back."""
     figures = story.accuracies()
     assert all(0 <= one.low <= one.value <= one.high <= 1 for one in figures.values())
-    assert {one.n for one in figures.values()} == {30}
+    assert {name: one.n for name, one in figures.items() if one.n != 30} == {
+        "personal": 40,
+        "personal_without": 40,
+    }
     assert figures["teacher"].value > 0.9
     assert figures["shifted"].value < figures["int8"].value - 0.3
     assert figures["updated"].value > figures["shifted"].value + 0.3
     assert figures["updated"].value > figures["control"].value
-    assert story.recovered().value > 0.5
+    won = story.recovered()
+    assert won is not None
+    assert won.value > 0.5
     assert story.size_ratio > 1
     assert 0 <= story.alpha <= 1
     assert 0 <= story.absorption.alpha <= 1
@@ -137,7 +142,7 @@ def assert_told(story: Story, out: Path) -> None:
     text = io.StringIO()
     for table in closing_tables(story):
         Console(file=text, width=160).print(table)
-    assert all(name in text.getvalue() for name in (*SHARING, QUIET, "shares nothing", "won back"))
+    assert all(name in text.getvalue() for name in (*SHARING, QUIET, "won back"))
     told: Any = json.loads((out / "report.json").read_text())
     assert told["figures"] == story.as_json()["figures"]
     assert sorted(path.name for path in out.iterdir()) == [
@@ -192,6 +197,14 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(tmp_pat
     (tmp_path / "taken").touch()
     with pytest.raises(PathError, match=r"cannot write the report's folder.*give another one with --out"):
         Route(tiny_scenario(), tmp_path / "taken" / "out", Silence())
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    """Its being there is not enough: one in which nobody may make a file is found at once, the logs' too."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "logs").symlink_to("/proc/self")  # which not even root may write into
+    with pytest.raises(PathError, match=r"cannot write the report's folder.*give another one with --out"):
+        Route(tiny_scenario(), tmp_path / "out", Silence())
 
 
 @dataclass
@@ -296,6 +309,23 @@ def test_interrupted_anywhere_it_ends_with_130_and_leaves_nothing(
     assert said == "interrupted; every process that was started has ended\n"
     assert small.process.returncode == 130
     small.assert_nothing_left()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "last"),
+    [(TRAINING, "spawn_main"), (ENROLMENT, "device.main"), (ROLLOUT, "device.engine_child")],
+)
+def test_killed_anywhere_it_leaves_no_process(small: Demonstration, stage: str, last: str) -> None:
+    """Hub, agents, their engines and whoever measures the other folds end by themselves within seconds."""
+    small.wait_for(stage)
+    small.look(lambda: any(last in one for one in running(str(small.temporary))))
+    small.process.kill()
+    small.process.wait(PATIENCE)
+    until = time.monotonic() + 20
+    while running(str(small.temporary)):
+        assert time.monotonic() < until, running(str(small.temporary))
+        time.sleep(0.02)  # real processes: there is no clock to fake
 
 
 @pytest.mark.slow

@@ -5,19 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from demo_worlds import running, tiny_scenario
+from demo_worlds import motion, running, tiny_scenario
 
 from edgestill.core.errors import DemoError
 from edgestill.demo import route, walk
 from edgestill.demo.route import Route
+from edgestill.demo.scenario import Stream
 from edgestill.demo.view import Silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 def blocked() -> set[int]:
@@ -163,7 +166,10 @@ def test_the_folder_is_made_with_its_logs_and_may_be_there_already(tmp_path: Pat
     [
         (
             {"promised": True, "delta": 0.05, "epsilon": 0.1, "n": 240},
-            "with probability 0.95 the teacher is right where the answer is wrong for at most 10% of inputs (n = 240)",
+            (
+                "of at most 10% of inputs the answer is wrong although the teacher knows better; "
+                "true with probability 0.95, shown on 240 samples"
+            ),
         ),
         ({"promised": False, "why": "too few samples"}, "none: too few samples"),
         ({}, "none: "),
@@ -187,8 +193,23 @@ def test_a_promise_is_told_with_its_figures_or_not_at_all(evidence: Any, said: s
 def test_a_device_has_learned_where_its_engine_says_so(status: Any, has: bool) -> None:
     """A device whose engine was not heard has learned nothing that anybody could tell."""
     assert route._has_overlay(status) is has
-    said = route._learned({"one": status, "two": {}})
-    assert said == f"{int(has)} of 2 devices adopted a head of their own"
+    part = motion(6, 1)
+    streams = [Stream(device=name, shares=True, before=part, after=part) for name in ("one", "two")]
+    said = route._learned({"one": status, "two": {}, "quiet": {}}, {}, streams, never)
+    assert said == f"{int(has)} of 2 sharing devices adopted a head of their own"
+
+
+class Never:
+    """An engine that is not asked."""
+
+    inputs: ClassVar[dict[str, Any]] = {}
+
+    def run(self, inputs: object) -> dict[str, NDArray[Any]]:
+        """Nobody may."""
+        raise AssertionError(inputs)
+
+
+never = Never()
 
 
 def test_nothing_of_this_runs_any_more(tmp_path: Path) -> None:

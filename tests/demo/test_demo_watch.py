@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgestill.core.errors import DataError, MissingExtraError
 from edgestill.demo import watchdata
-from edgestill.demo.watch import FOLDS, LENGTH, _samples, watch
+from edgestill.demo.watch import FOLDS, LENGTH, _samples, in_bouts, watch
 from edgestill.demo.watchdata import LABELS, LEFT, RIGHT, Recording, load_recordings, windows
+from edgestill.lab.data.samples import Samples
 
 if TYPE_CHECKING:
     from edgestill.demo.scenario import Scenario
@@ -71,7 +74,9 @@ class Command:
 
 def test_attack_a_pickle_that_runs_a_command_is_refused() -> None:
     """Even if the digest were right, only the names that plain arrays need are resolved."""
-    with pytest.raises(DataError, match=r"asks for more than arrays; got (posix|nt)\.system"):
+    with pytest.raises(
+        DataError, match=r"asks for more than arrays; at watch_dataset\.npy; got (posix|nt)\.system"
+    ):
         watchdata._ArraysOnly(io.BytesIO(pickle.dumps(Command()))).load()
 
 
@@ -156,8 +161,8 @@ def test_each_stream_is_one_person_before_on_the_right_and_after_on_the_left() -
         person = int(stream.device.removeprefix("person-"))
         for part in (stream.before, stream.after, stream.later):
             assert part is None or set(part.groups.tolist()) == {person}
-        assert np.array_equal(stream.before.inputs, _samples(recordings, [person], RIGHT).inputs)
-        whole = _samples(recordings, [person], LEFT)
+        assert np.array_equal(stream.before.inputs, in_bouts(_samples(recordings, [person], RIGHT)).inputs)
+        whole = in_bouts(_samples(recordings, [person], LEFT))
         if stream.shares:
             assert stream.later is not None
             early = {window.tobytes() for window in stream.after.inputs}
@@ -188,3 +193,23 @@ def test_networks_begin_from_the_seed() -> None:
     one, two = fold(0).make_student(), fold(0).make_student()
     for key, value in one.state_dict().items():
         assert value.equal(two.state_dict()[key]), key
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=120), st.integers(1, 9))
+def test_bouts_take_turns_and_lose_nothing(labels: list[int], size: int) -> None:
+    """Every sample is there once, each label's in their order, and no label stays longer than a bout while others wait."""
+    samples = Samples(
+        np.arange(len(labels), dtype=np.float32)[:, None], np.array(labels), np.array(labels) + 7, classes=5
+    )
+    found = in_bouts(samples, size=size)
+    order = found.inputs[:, 0].astype(int)
+    assert sorted(order) == list(range(len(labels)))
+    assert (found.labels == samples.labels[order]).all()
+    assert (found.groups == found.labels + 7).all()
+    for label in set(labels):
+        mine = order[found.labels == label]
+        assert (np.diff(mine) > 0).all()
+        rounds: dict[int, list[int]] = {}
+        for place in np.flatnonzero(found.labels == label):
+            rounds.setdefault(int(np.sum(found.labels[:place] == label)) // size, []).append(int(place))
+        assert all(places[-1] - places[0] == len(places) - 1 for places in rounds.values())

@@ -146,6 +146,7 @@ class TinyHub:
         assigned: what it wants, as (version, counter).
         reports: what it was told, each id once.
         statistics: messages by id.
+        sequences: the number that each of them came with.
         asked: parameters of every question to the teacher.
         teacher_seed: of the teacher's weights.
         teacher_permutation: of the classes, by which the teacher differs from the model with those weights.
@@ -157,6 +158,7 @@ class TinyHub:
     assigned: tuple[str, int] | None = None
     reports: dict[str, Report] = field(default_factory=dict)
     statistics: dict[str, bytes] = field(default_factory=dict)
+    sequences: dict[str, str] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
     teacher_seed: int = 1
     teacher_permutation: NDArray[np.float32] = field(
@@ -224,6 +226,7 @@ class TinyHub:
             return 200, {}, json.dumps({"accepted": len(new), "duplicates": len(batch) - len(new)}).encode()
         if path == "/v1/evidence/statistics":
             self.statistics[headers["x-edgestill-id"]] = body
+            self.sequences[headers["x-edgestill-id"]] = headers.get("x-edgestill-sequence", "")
             return 200, {}, b'{"accepted": true}'
         if path == "/v2/models/teacher/infer":
             return self._teach(headers, body)

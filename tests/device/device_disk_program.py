@@ -20,7 +20,7 @@ from edgestill.core.errors import PathError
 from edgestill.core.wire import Report
 from edgestill.device.events import Assigned, Booted
 from edgestill.device.memory import Memory
-from edgestill.device.outbox import Outbox, Statistics
+from edgestill.device.outbox import Outbox
 from edgestill.device.slots import Slots
 from edgestill.device.state import State
 from edgestill.infer.policy import Policy, PolicyState
@@ -88,7 +88,7 @@ def outbox(folder: Path) -> None:
     box = Outbox.open(folder / "outbox.db")
     box.add([report(1)])
     refused(lambda: box.add([report(number) for number in range(2, 200)]))
-    refused(lambda: box.put_statistics("k", Statistics("s", bytes(100_000))))
+    refused(lambda: box.put_statistics("k", bytes(100_000), at=1.0))
     assert [one.id for one in box.waiting()] == ["r1"]
     assert box.statistics() is None
     print("kept", flush=True)  # noqa: T201  # a program's answer
@@ -98,15 +98,17 @@ def outbox(folder: Path) -> None:
 
 
 def memory(folder: Path) -> None:
-    """Overlay, windows and policy."""
+    """Overlay, windows, policy and progress."""
     kept = Memory(folder / "learned", BUNDLE)
     kept.keep_overlay(overlay(1))
     kept.keep_statistics([window(1, 1)])
     kept.keep_policy_state(PolicyState.start(POLICY))
+    kept.keep_progress({"new": False})
     for write in (
         lambda: kept.keep_overlay(overlay(2)),
         lambda: kept.keep_statistics([window(1, 2), window(2, 2)]),
-        lambda: kept.keep_policy_state(PolicyState.start(POLICY)),
+        lambda: kept.keep_policy_state(PolicyState(level=1.0)),
+        lambda: kept.keep_progress({"new": True}),
     ):
         refused(write)
     found = kept.overlay()
@@ -114,6 +116,7 @@ def memory(folder: Path) -> None:
     assert (found.head.weight == 1).all()
     assert kept.statistics() == [window(1, 1)]
     assert kept.policy_state(POLICY) == PolicyState.start(POLICY)
+    assert kept.progress() == {"new": False}
     assert list((folder / "learned").glob(".*")) == []
     print("kept", flush=True)  # noqa: T201  # a program's answer
     kept.keep_overlay(overlay(3))

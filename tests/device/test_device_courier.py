@@ -26,7 +26,7 @@ from edgestill.delta.codec import diff
 from edgestill.device.courier import Courier
 from edgestill.device.events import Assigned
 from edgestill.device.home import Identity
-from edgestill.device.outbox import Outbox, Statistics
+from edgestill.device.outbox import Outbox
 from edgestill.device.state import Target
 from edgestill.link.control import ControlClient
 from edgestill.testing.clock import FakeClock
@@ -221,10 +221,10 @@ def deliver_all(courier: Courier, outbox: Outbox) -> None:
 def test_reports_and_statistics_are_delivered_once(hub: TinyHub, courier: Courier, outbox: Outbox) -> None:
     """And forgotten by the device then."""
     outbox.add([report("a"), report("b")])
-    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    sent = outbox.put_statistics("w", b"sums", at=1.0)
     deliver_all(courier, outbox)
     assert list(hub.reports) == ["a", "b"]
-    assert hub.statistics == {"s1": b"sums"}
+    assert hub.statistics == {sent.id: b"sums"}
     assert (outbox.count(), outbox.statistics()) == (0, None)
 
 
@@ -232,7 +232,7 @@ def test_reports_and_statistics_are_delivered_once(hub: TinyHub, courier: Courie
 def test_a_busy_hub_loses_nothing(hub: TinyHub, courier: Courier, outbox: Outbox, status: int) -> None:
     """What it could not take is kept and sent again."""
     outbox.add([report("a")])
-    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    sent = outbox.put_statistics("w", b"sums", at=1.0)
     hub.refuse = {"/v1/reports": status, "/v1/evidence": status}
     with pytest.raises(RefusedError):
         courier.deliver(outbox)
@@ -244,7 +244,7 @@ def test_a_busy_hub_loses_nothing(hub: TinyHub, courier: Courier, outbox: Outbox
     assert outbox.statistics() is not None
     hub.refuse.clear()
     deliver_all(courier, outbox)
-    assert (list(hub.reports), list(hub.statistics)) == (["a"], ["s1"])
+    assert (list(hub.reports), list(hub.statistics)) == (["a"], [sent.id])
 
 
 @pytest.mark.parametrize("status", [302, 307, 402, 403, 404, 405, 407, 408, 409, 421, 451, 502, 504, 511])
@@ -253,7 +253,7 @@ def test_whatever_stands_between_device_and_hub_loses_nothing(
 ) -> None:
     """A captive portal, a proxy whose hub is away, a wrong path: only the hub itself may refuse a report for ever."""
     outbox.add([report("a"), report("b")])
-    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    sent = outbox.put_statistics("w", b"sums", at=1.0)
     hub.refuse = {"/v1/": status}
     for _ in range(3):
         with pytest.raises(EdgestillError):
@@ -266,7 +266,7 @@ def test_whatever_stands_between_device_and_hub_loses_nothing(
     assert outbox.statistics() is not None
     hub.refuse.clear()
     deliver_all(courier, outbox)
-    assert (list(hub.reports), list(hub.statistics)) == (["a", "b"], ["s1"])
+    assert (list(hub.reports), list(hub.statistics)) == (["a", "b"], [sent.id])
 
 
 faults = st.lists(
@@ -297,7 +297,7 @@ def test_every_report_arrives_once_through_any_faults(
     outbox = Outbox.open(folder / "outbox.db")
     names = [f"r{number}" for number in range(5)]
     outbox.add([report(name) for name in names[:3]])
-    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    sent = outbox.put_statistics("w", b"sums", at=1.0)
     for turn in range(len(faults) + 4):
         with suppress(EdgestillError):
             made.deliver(outbox)
@@ -305,7 +305,7 @@ def test_every_report_arrives_once_through_any_faults(
             outbox.add([report(name) for name in names[3:]])
     deliver_all(made, outbox)
     assert list(hub.reports) == names
-    assert hub.statistics == {"s1": b"sums"}
+    assert hub.statistics == {sent.id: b"sums"}
     assert (outbox.count(), outbox.statistics()) == (0, None)
     outbox.close()
 
@@ -313,8 +313,55 @@ def test_every_report_arrives_once_through_any_faults(
 def test_what_the_hub_will_never_take_blocks_nothing(hub: TinyHub, courier: Courier, outbox: Outbox) -> None:
     """A batch it refuses is sent one by one, and dropped; so are statistics."""
     outbox.add([report("a"), report("b")])
-    outbox.put_statistics("w", Statistics("s1", b"sums"))
+    outbox.put_statistics("w", b"sums", at=1.0)
     hub.refuse = {"/v1/reports": 400, "/v1/evidence": 422}
     deliver_all(courier, outbox)
     assert (outbox.count(), outbox.statistics(), hub.reports) == (0, None, {})
     assert hub.served.count("/v1/reports") == 3
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(drop=True), Fault(delay=1e6), Fault(break_after=3), Fault(end_after=3)]
+)
+def test_attack_a_patch_that_hangs_does_not_hold_up_the_bundle(tmp_path: Path, fault: Fault) -> None:
+    """The way to patches is broken and that to archives is not: the whole file is fetched, as without a patch."""
+    clock = FakeClock()
+    hub = TinyHub(clock=clock)
+    hub.publish("1.0.0", OLD)
+    hub.publish("1.1.0", NEW)
+    old, new = listed("1.0.0", OLD), listed("1.1.0", NEW)
+    hub.patches[f"patches/{old.digest.hex}/{new.digest.hex}"] = diff(OLD, NEW)
+    made = courier_of(hub, clock, FaultyTransport(MemoryTransport(hub), [fault], clock=clock), tmp_path)
+    base, to = tmp_path / "old.esb", tmp_path / "new.esb"
+    base.write_bytes(OLD)
+    made.fetch(new, to=to, base=(old, base))
+    assert to.read_bytes() == NEW
+
+
+def test_a_patch_on_a_base_that_rotted_leads_to_the_whole_file(
+    hub: TinyHub, courier: Courier, tmp_path: Path
+) -> None:
+    """The digest of the result decides, and nothing half-made is left."""
+    old, new = listed("1.0.0", OLD), listed("1.1.0", NEW)
+    hub.patches[f"patches/{old.digest.hex}/{new.digest.hex}"] = diff(OLD, NEW)
+    base, to = tmp_path / "old.esb", tmp_path / "new.esb"
+    for rotten in (OLD[:-1] + b"?", OLD[:100], b""):
+        base.write_bytes(rotten)
+        courier.fetch(new, to=to, base=(old, base))
+        assert to.read_bytes() == NEW
+        assert not list(tmp_path.glob(".*"))
+        to.unlink()
+
+
+def test_statistics_keep_their_place_when_they_are_sent_again(
+    hub: TinyHub, courier: Courier, outbox: Outbox
+) -> None:
+    """The same id and the same number, however often: the hub can tell a repetition from a newer sum."""
+    sent = outbox.put_statistics("w", b"sums", at=1.0)
+    hub.refuse = {"/v1/evidence": 503}
+    for _ in range(3):
+        with pytest.raises(RefusedError):
+            courier.deliver(outbox)
+    hub.refuse = {}
+    deliver_all(courier, outbox)
+    assert hub.sequences == {sent.id: str(sent.sequence)}

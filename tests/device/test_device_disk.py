@@ -20,7 +20,7 @@ from edgestill.infer.policy import PolicyState
 from edgestill.learn.statistics import Statistics
 
 PROGRAM = str(Path(__file__).parent / "device_disk_program.py")
-REFUSALS = {"outbox": 2, "memory": 3, "slots": 2, "agent": 1}
+REFUSALS = {"outbox": 2, "memory": 4, "slots": 2, "agent": 1}
 
 
 @pytest.mark.parametrize("part", list(REFUSALS))

@@ -215,8 +215,25 @@ def test_an_answer_that_is_none_is_refused() -> None:
     header: JsonObject = {"decided_by": ["student"], "latency": 0.0}
     with pytest.raises(MessageError, match="without probabilities"):
         answer_from_frame(Frame(dict(header), parts[1:]))
-    with pytest.raises(MessageError, match="differ in length"):
+    with pytest.raises(MessageError, match="do not fit"):
         answer_from_frame(Frame(header | {"decided_by": []}, parts))
     wrong = to_tensor("confidence", np.zeros(1, np.float64))
     with pytest.raises(MessageError, match="another datatype"):
         answer_from_frame(Frame(dict(header), (parts[0], wrong)))
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2, 3])
+def test_a_frame_that_takes_longer_than_it_may_is_given_up(
+    pieces: int, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Time is asked for before each piece: a reader waits no longer than for the whole frame, however it is cut."""
+    ours, theirs = pair
+    whole = encode(Frame({"op": "x"}, (Tensor("t", "UINT8", (4,), b"abcd"),)))
+    theirs.sendall(whole)
+    times = [5.0] * pieces + [0.0]
+    if pieces < 3:
+        with pytest.raises(TimeoutError):
+            receive(ours, left=lambda: times.pop(0))
+    else:
+        assert receive(ours, left=lambda: times.pop(0)) is not None
+        assert times == [0.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,11 +10,22 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from edgestill.core.errors import ConflictError, MessageError, NotFoundError, PathError, SettingError
+from edgestill.core.errors import (
+    ConflictError,
+    MessageError,
+    NotFoundError,
+    PathError,
+    SettingError,
+    UnreachableError,
+)
+from edgestill.device import asking
 from edgestill.device import home as homes
 from edgestill.device.home import Home, Identity, Settings, choose_socket, drop_socket, find_socket
 from edgestill.device.privacy import LEVELS, Permissions
+from edgestill.device.slots import Slots
 
 IDENTITY = Identity(
     device="d1",
@@ -193,3 +205,68 @@ def test_an_unknown_level_is_refused() -> None:
     """A typing error must not open a door."""
     with pytest.raises(SettingError, match=r"unknown privacy level.*nothing < features < raw"):
         Permissions.of("all", "raw")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\0", b"/tmp/\0/app.sock", b"/" + b"x" * 5000, b"relative"])
+def test_a_damaged_record_of_the_socket_is_no_record(tmp_path: Path, content: bytes) -> None:
+    """A flash that rots must not keep the agent from starting: it chooses anew, and askers are told that none runs."""
+    home = created(tmp_path / ("h" * 120))
+    (home.path / "socket").write_bytes(content)
+    with pytest.raises(NotFoundError, match="no agent has run here"):
+        find_socket(home.path)
+    chosen = choose_socket(home.path)
+    assert find_socket(home.path) == chosen
+    drop_socket(home.path, chosen)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_in_the_record_of_the_socket_are_a_path_or_none(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    """And a path that is found can be connected to or is told as unreachable."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "socket").write_bytes(content)
+    try:
+        path = find_socket(folder)
+    except NotFoundError:
+        return
+    with pytest.raises(UnreachableError):
+        asking.connect(path, timeout=0.1)
+
+
+@pytest.mark.parametrize("name", ["identity.json", "settings.json"])
+@given(data=st.binary(max_size=200) | st.text(max_size=60).map(lambda text: json.dumps({text: 1}).encode()))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_in_a_home_are_told_in_our_own_way(tmp_path: Path, name: str, data: bytes) -> None:
+    """Half-written by another program, or rotten: an error of ours that names the file, never a crash."""
+    path = tmp_path / "home"
+    if not path.exists():
+        created(path)
+    before = (path / name).read_bytes()
+    (path / name).write_bytes(data)
+    with pytest.raises(MessageError, match=name.replace(".", r"\.")):
+        Home.open(path)
+    (path / name).write_bytes(before)
+    assert Home.open(path).identity == IDENTITY
+
+
+def test_a_hidden_folder_in_the_way_keeps_no_agent_from_running(tmp_path: Path) -> None:
+    """File systems and desktops leave such; what a kill of ours leaves are files."""
+    home = created(tmp_path / "home")
+    for folder in (home.learned, home.tuf, home.slots, home.slots / "a"):
+        (folder / ".snapshot").mkdir(parents=True)
+        (folder / ".half.abc").write_bytes(b"x")
+    Slots.open(home.slots)
+    with home.locked():
+        pass
+    for folder in (home.learned, home.tuf, home.slots, home.slots / "a"):
+        assert (folder / ".snapshot").is_dir()
+        assert not (folder / ".half.abc").exists()
+
+
+def test_a_slot_with_a_folder_in_it_can_still_be_emptied(tmp_path: Path) -> None:
+    """Whatever lies there, the next bundle has room."""
+    slots = Slots.open(tmp_path / "slots")
+    (tmp_path / "slots" / "a" / ".snapshot" / "deep").mkdir(parents=True)
+    slots.clear("a")
+    assert list((tmp_path / "slots" / "a").iterdir()) == []

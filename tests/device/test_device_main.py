@@ -13,14 +13,15 @@ from device_bundles import HERE, HttpHub, MemoryTransport, TinyHub
 from edgestill.core.digest import Digest
 from edgestill.core.errors import AccessError, ConflictError, SettingError, TrustError
 from edgestill.device.home import Home, Settings
-from edgestill.device.main import join, main
+from edgestill.device.life import join
+from edgestill.device.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SETTINGS = Settings(leaves="raw", labels={"site": "north"})
 SUPERVISOR = (
-    "agent, courier, engines, events, frames, home, installer, machine, main, outbox, privacy, processes, slots, state,"
+    "agent, courier, engines, events, frames, home, installer, life, machine, main, outbox, privacy, processes, slots, state,"
     " status, supervisor, asking"
 )
 FOREIGN = [

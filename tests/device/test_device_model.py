@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -21,6 +24,8 @@ from device_bundles import (
     release_name,
     tiny_bundle,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgestill.core.bundle import Bundle
 from edgestill.core.digest import Digest
@@ -32,17 +37,19 @@ from edgestill.core.errors import (
     EngineError,
     MessageError,
     ProbeError,
+    ShapeError,
 )
 from edgestill.core.jsonio import Fields
 from edgestill.core.wire import Health
-from edgestill.device import engine_child, processes
+from edgestill.device import engine_child, engine_work, processes
 from edgestill.device.arrays import answer_from_frame, to_tensor
 from edgestill.device.frames import Frame, receive, send
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.memory import Memory
-from edgestill.device.model import Serving
+from edgestill.device.model import Serving, learner_of
 from edgestill.device.state import Target
 from edgestill.infer.confidence import softmax
+from edgestill.infer.policy import PolicyState
 from edgestill.learn.overlay import Overlay
 from edgestill.learn.statistics import Head, Statistics
 from edgestill.testing.clock import FakeClock
@@ -54,6 +61,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.core.answer import Answer
+
+
+ARCHIVE = tiny_bundle()
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +185,7 @@ def test_statistics_leave_only_where_they_may(tmp_path: Path) -> None:
         tensor = serving.collect().tensor("statistics")
         assert (tensor is not None) is sends
         if tensor is not None:
-            assert Statistics.from_bytes(bytes(tensor.data)).n == 30
+            assert Statistics.from_bytes(bytes(tensor.data)).n == 40
         assert serving.collect().tensor("statistics") is None
 
 
@@ -245,7 +255,7 @@ def test_what_was_learned_goes_on_after_a_restart(tmp_path: Path) -> None:
     taught(again, 12, seed=6)
     tensor = again.collect().tensor("statistics")
     assert tensor is not None
-    assert Statistics.from_bytes(bytes(tensor.data)).n == 18
+    assert Statistics.from_bytes(bytes(tensor.data)).n == 24
 
 
 def test_a_disk_that_is_full_does_not_stop_the_answers(
@@ -284,11 +294,11 @@ def archived(path: Path, data: bytes) -> Path:
 
 def test_the_probe_loads_all_that_would_serve(tmp_path: Path) -> None:
     """Golden answers, policy, and the statistics to learn from."""
-    engine_child.run_probe(archived(tmp_path / "good.esb", tiny_bundle()))
+    engine_work.run_probe(archived(tmp_path / "good.esb", tiny_bundle()))
     with pytest.raises(ProbeError, match="a probability differs"):
-        engine_child.run_probe(archived(tmp_path / "wrong.esb", tiny_bundle(golden_seed=4)))
+        engine_work.run_probe(archived(tmp_path / "wrong.esb", tiny_bundle(golden_seed=4)))
     with pytest.raises(MessageError):
-        engine_child.run_probe(archived(tmp_path / "sums.esb", tiny_bundle(blobs={"reference.stats": b"x"})))
+        engine_work.run_probe(archived(tmp_path / "sums.esb", tiny_bundle(blobs={"reference.stats": b"x"})))
 
 
 def test_a_probe_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -331,7 +341,7 @@ def test_the_child_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, processes.listening(tmp_path / "s") as listener:
         ours.settimeout(20)
-        thread = threading.Thread(target=engine_child.serve, args=(home, archive, theirs, listener))
+        thread = threading.Thread(target=engine_work.serve, args=(home, archive, theirs, listener))
         thread.start()
         said = [receive(ours)]
         send(ours, Frame({"op": "collect"}))
@@ -348,7 +358,7 @@ def test_the_child_ends_when_its_supervisor_is_gone(tmp_path: Path) -> None:
     archive = archived(tmp_path / "x.esb", tiny_bundle())
     ours, theirs = socket.socketpair()
     with theirs, processes.listening(tmp_path / "s") as listener:
-        thread = threading.Thread(target=engine_child.serve, args=(home, archive, theirs, listener))
+        thread = threading.Thread(target=engine_work.serve, args=(home, archive, theirs, listener))
         thread.start()
         with ours:
             ours.settimeout(20)
@@ -377,3 +387,112 @@ def test_the_child_says_why_it_does_not_serve(tmp_path: Path) -> None:
     assert said is not None
     assert said.header["op"] == "failed"
     assert "bundle" in cast("str", said.header["reason"])
+
+
+def test_a_child_whose_supervisor_is_gone_ends_quietly(tmp_path: Path) -> None:
+    """It cannot say why it does not serve, and does not fail of that: its exit status says it."""
+    archive = archived(tmp_path / "x.esb", b"no bundle" * 100)
+    ours, theirs = socket.socketpair()
+    ours.close()
+    arguments = ["--home", str(tmp_path), "--archive", str(archive), "--control", str(theirs.detach())]
+    assert engine_child.main([*arguments, "--probe"]) == 1
+
+
+def test_a_device_without_free_handles_says_so(tmp_path: Path) -> None:
+    """An application that leaks files must not take the supervisor down: the engine is tried again later."""
+    wanted = Target(name=release_name("1.0.0"), digest=Digest.of(b""), size=0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)  # the next free handle
+    os.close(lowest)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        with pytest.raises(EngineError, match=r"cannot be started; got .*Too many open files"):
+            processes.EngineProcess.start(
+                tmp_path, slot="a", target=wanted, archive=tmp_path / "x", listener=None
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("labels", [np.array([0.9], np.float32), np.array([True]), np.array([[0.0]])])
+def test_labels_that_are_no_whole_numbers_teach_nothing(tmp_path: Path, labels: NDArray[np.generic]) -> None:
+    """Whoever asks past our client is refused by the engine."""
+    serving = opened(home_at(tmp_path / "h"), tiny_bundle())
+    question = Frame({"op": "teach"}, (to_tensor("input", batches(1, 1)), to_tensor("labels", labels)))
+    with pytest.raises(DtypeError, match="expected whole numbers"):
+        serving.answer(question)
+    assert serving.collect().tensor("statistics") is None
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (0, 4), (1, 3), (1, 4, 1), (2, 2)])
+def test_attack_a_question_of_any_shape_is_answered_or_refused(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    """Without a number, without a row, with one more dimension: ShapeError, which does not count against the bundle."""
+    serving = opened(home_at(tmp_path / "h", leaves="nothing"), tiny_bundle())
+    with pytest.raises(ShapeError):
+        predicted(serving, np.zeros(shape, np.float32))
+    assert health_of(serving.collect()) == Health()
+
+
+def test_an_overlay_that_can_be_neither_used_nor_removed_does_not_keep_a_bundle_from_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that has become read-only: the bundle's own head serves."""
+    home = home_at(tmp_path / "h", leaves="nothing")
+    opened(home, tiny_bundle())
+    bad = replace(
+        overlay_for(home.path / "x.esb"), head=Head(np.zeros((5, 2), np.float32), np.zeros(2, np.float32))
+    )
+    Memory(home.learned, bad.bundle).keep_overlay(bad)
+
+    def read_only(self: Path, **_: object) -> None:
+        raise OSError(30, "Read-only file system", str(self))
+
+    monkeypatch.setattr(type(home.path), "unlink", read_only)
+    serving = opened(home, tiny_bundle())
+    assert serving.status()["learned"] is None
+    assert len(predicted(serving, batches(1, 1))) == 1
+
+
+def test_many_who_ask_at_once_are_all_answered_and_counted(tmp_path: Path) -> None:
+    """While figures are taken and heads are looked for: no answer is lost, none is counted twice."""
+    serving = opened(home_at(tmp_path / "h", leaves="features"), tiny_bundle())
+    counted: list[Health] = []
+
+    def ask(seed: int) -> None:
+        for number in range(10):
+            batch = batches(3, 100 * seed + number)
+            np.testing.assert_allclose(
+                predicted(serving, batch).probabilities, softmax(logits_of(1, batch)), atol=1e-5
+            )
+            taught(serving, 2, seed=100 * seed + number)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        counted.append(health_of(serving.collect()))
+    for thread in threads:
+        thread.join()
+    counted.append(health_of(serving.collect()))
+    assert sum(one.answers for one in counted) == 6 * 10 * 3
+    assert sum(one.errors for one in counted) == 0
+
+
+@given(data=st.binary(max_size=300))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_in_what_was_learned_are_passed_over(tmp_path: Path, data: bytes) -> None:
+    """Overlay, windows, policy: whatever a dying disk leaves of them, the bundle serves as it was signed."""
+    folder = tmp_path / "learned"
+    folder.mkdir(exist_ok=True)
+    bundle = Digest.of(b"bundle")
+    memory = Memory(folder, bundle)
+    for name in ("policy.json", f"{bundle.hex[:32]}.overlay", "0123456789abcdef-7.stats"):
+        (folder / name).write_bytes(data)
+    assert memory.overlay() is None
+    assert memory.policy_state(policy_of()) == PolicyState.start(policy_of())
+    learner = learner_of(Bundle.open(archived(tmp_path / "x.esb", ARCHIVE)), policy_of(), FakeClock())
+    assert learner is not None
+    learner.recall(memory.statistics())
+    assert learner.statistics() is None

@@ -318,7 +318,7 @@ def test_nothing_raw_leaves_a_device_that_does_not_allow_it(
             one.hub.wait_for(lambda: bool(one.hub.statistics))
             (body,) = one.hub.statistics.values()
             got = Statistics.from_bytes(body)
-            assert (got.n, got.classes, got.features) == (30, CLASSES, FEATURES)
+            assert (got.n, got.classes, got.features) == (40, CLASSES, FEATURES)
         one.stop()
         assert one.hub.asked == []
         assert bool(one.hub.statistics) is sends

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgestill.core import bundle
 from edgestill.core.digest import Digest
 from edgestill.core.jsonio import canonical
-from edgestill.core.manifest import REQUIRED
+from edgestill.core.manifest import REFERENCE, REQUIRED
 from edgestill.core.oip import InferRequest, InferResponse, Tensor
 from edgestill.core.protocols import Request
 from edgestill.core.release import target_name
@@ -96,8 +96,12 @@ class Device:
 
     def audited(self, release: str, audits: int, agreed: int) -> Any:
         """Reports health figures with so many audits."""
+        return self.report(self.figures(release, audits, agreed))
+
+    def figures(self, release: str, audits: int, agreed: int) -> Report:
+        """Health figures with so many audits, not sent."""
         figures = Health(answers=10 * audits, escalated=audits, audits=audits, agreed=agreed)
-        return self.report(Report(**self._about(release), health=figures))
+        return Report(**self._about(release), health=figures)
 
     def _about(self, release: str) -> dict[str, Any]:
         return {
@@ -174,11 +178,17 @@ class World:
             expires=self.clock.now() + 90 * DAY,
         )
 
-    def publish(self, *versions: str, hardware_class: str = CLASS, retire: tuple[str, ...] = ()) -> None:
-        """Publishes `watch/VERSION` for each version."""
+    def publish(
+        self,
+        *versions: str,
+        hardware_class: str = CLASS,
+        retire: tuple[str, ...] = (),
+        reference: bytes | None = None,
+    ) -> None:
+        """Publishes `watch/VERSION` for each version, with its own statistics where some are given."""
         add = {}
         for version in versions:
-            archive = esb(version, hardware_class=hardware_class)
+            archive = esb(version, hardware_class=hardware_class, reference=reference)
             add[target_name("watch", version, hardware_class)] = self.upload(archive)
         targets = self.sign(add, retire)
         reply = self.admin("POST", "targets", targets)
@@ -254,12 +264,20 @@ def world(
     assert made.transport.crashes == []
 
 
-def esb(version: str = "1.0.0", *, hardware_class: str = CLASS, name: str = "watch") -> bytes:
+def esb(
+    version: str = "1.0.0",
+    *,
+    hardware_class: str = CLASS,
+    name: str = "watch",
+    reference: bytes | None = None,
+) -> bytes:
     """A bundle's archive: versions differ in a few bytes of their model."""
     rng = np.random.default_rng(1)
     model = bytearray(rng.bytes(20_000))
     model[:20] = version.encode().ljust(20)
     blobs = {blob: f"{blob} of {name}".encode() for blob in REQUIRED} | {"model.onnx": bytes(model)}
+    if reference is not None:
+        blobs[REFERENCE] = reference
     manifest, ordered = bundle.build(name=name, version=version, hardware_class=hardware_class, blobs=blobs)
     return bundle.archive_bytes(manifest, ordered)
 
@@ -291,10 +309,19 @@ def answer(reply: Reply) -> InferResponse:
     return InferResponse.decode(reply.body, None if length is None else int(length))
 
 
-def sums(*, window: int = 1, seed: int = 0, features: int = 3, backbone: str = "backbone") -> Statistics:
-    """Statistics over eight random samples of two classes."""
+def sums(
+    *,
+    window: int = 1,
+    seed: int = 0,
+    features: int = 3,
+    classes: int = 2,
+    samples: int = 8,
+    backbone: str = "backbone",
+) -> Statistics:
+    """Statistics over so many random samples."""
     rng = np.random.default_rng(seed)
     empty = Statistics.empty(
-        backbone=Digest.of(backbone.encode()), window=window, classes=2, features=features
+        backbone=Digest.of(backbone.encode()), window=window, classes=classes, features=features
     )
-    return empty.add(rng.normal(size=(8, features)), np.eye(2)[rng.integers(0, 2, 8)])
+    labels = np.eye(classes)[rng.integers(0, classes, samples)]
+    return empty.add(rng.normal(size=(samples, features)), labels)

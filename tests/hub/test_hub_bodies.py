@@ -6,17 +6,21 @@ import asyncio
 import base64
 import gzip
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hub_worlds import World, esb, teacher_model, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import AccessError, MessageError
 from edgestill.hub import bodies
 from edgestill.hub.access import MAX_SECRET, basic_password, bearer, digest_of
+from edgestill.hub.app import create_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,36 +135,32 @@ def test_plain_bytes_may_be_told_to_be_plain(said: str) -> None:
 @given(parts=chunks)
 def test_a_file_is_the_same_however_it_comes(tmp_path: Path, parts: list[bytes]) -> None:
     """As it is written while it comes."""
-    path = tmp_path / "upload"
-    asyncio.run(bodies.save(Asked(parts).request, path, at_most=10_000, in_thread=at_once))
-    assert path.read_bytes() == b"".join(parts)
+    came: list[bytes] = []
+    asyncio.run(bodies.save(Asked(parts).request, came.append, at_most=10_000, in_thread=at_once))
+    assert b"".join(came) == b"".join(parts)
 
 
-def test_a_large_file_is_written_in_pieces(tmp_path: Path) -> None:
+def test_a_large_file_is_written_in_pieces() -> None:
     """A megabyte in memory at most, however large it is."""
     sizes: list[int] = []
-
-    async def watched(work: Callable[[], object]) -> object:
-        done = work()
-        assert isinstance(done, int)
-        sizes.append(done)
-        return done
-
     part = b"x" * 300_000
-    path = tmp_path / "upload"
-    asyncio.run(bodies.save(Asked([part] * 20).request, path, at_most=10**7, in_thread=watched))
-    assert path.stat().st_size == sum(sizes) == 6_000_000
+    asked = Asked([part] * 20)
+    asyncio.run(
+        bodies.save(asked.request, lambda data: sizes.append(len(data)), at_most=10**7, in_thread=at_once)
+    )
+    assert sum(sizes) == 6_000_000
     assert max(sizes) < 2**20 + len(part)
     assert len(sizes) > 4
 
 
-def test_a_file_over_its_bound_is_left_there(tmp_path: Path) -> None:
-    """What was written is not more than the bound; its caller removes it."""
+def test_attack_what_is_over_the_bound_is_never_written() -> None:
+    """No chunk is taken after the one that goes over it, and none of it reaches the disk."""
+    came: list[bytes] = []
     asked = Asked([b"x" * 300_000] * 1_000)
     with pytest.raises(HTTPException):
-        asyncio.run(bodies.save(asked.request, tmp_path / "upload", at_most=1_000_000, in_thread=at_once))
+        asyncio.run(bodies.save(asked.request, came.append, at_most=1_000_000, in_thread=at_once))
     assert asked.taken == 4
-    assert (tmp_path / "upload").stat().st_size <= 1_000_000
+    assert sum(map(len, came)) <= 1_000_000
 
 
 @given(
@@ -194,3 +194,73 @@ def test_a_secret_comes_out_as_it_was_sent(secret: str) -> None:
 def test_different_secrets_have_different_digests(one: bytes, other: bytes) -> None:
     """And whatever a header can hold has one."""
     assert (digest_of(one.decode("latin-1")) == digest_of(other.decode("latin-1"))) == (one == other)
+
+
+CALLERS = {
+    "PUT /v1/admin/blobs": "operator",
+    "POST /v1/admin/targets": "operator",
+    "POST /v1/admin/root": "operator",
+    "POST /v1/enrol": "",
+    "POST /v1/reports": "device",
+    "POST /v1/evidence/statistics": "device",
+    "POST /v2/models/teacher/infer": "device",
+}
+
+
+@pytest.mark.parametrize("exchange", list(CALLERS))
+@pytest.mark.parametrize("chunks", [0, 3])
+def test_attack_who_hangs_up_within_a_body_leaves_nothing_not_even_a_trace(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, exchange: str, chunks: int
+) -> None:
+    """Networks break: it is no failure of the hub, nothing of it is kept, and the log does not grow with each."""
+    with world(tmp_path / "hub", teacher=teacher_model()) as there:
+        there.give_root()
+        device = there.enrol("d0")
+        secret = {"operator": there.operator, "device": device.credential}.get(CALLERS[exchange], "")
+        before = there.admin("GET", "evidence").json, there.admin("GET", "fleet").json
+        sent = hung_up(there, exchange, secret, chunks)
+        assert [one["status"] for one in sent if one["type"] == "http.response.start"] == [400]
+        assert (there.admin("GET", "evidence").json, there.admin("GET", "fleet").json) == before
+        assert list(there.hub.home.incoming.iterdir()) == []
+    assert "unexpected failure" not in caplog.text
+
+
+def hung_up(there: World, exchange: str, secret: str, chunks: int) -> list[Any]:
+    """A caller who sends some chunks and is gone; what the hub would have answered."""
+    method, _, path = exchange.partition(" ")
+    headers = [(b"authorization", f"Bearer {secret}".encode()), (b"x-edgestill-id", b"m1")]
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": headers}
+    told = [{"type": "http.request", "body": b"x" * 1000, "more_body": True}] * chunks
+    left: list[Any] = [*told, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return left.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    assert there.transport._host is not None
+    call = create_app(there.hub)(scope, receive, send)
+    asyncio.run_coroutine_threadsafe(call, there.transport._host.loop).result(timeout=10)
+    return sent
+
+
+def test_the_same_archive_from_several_at_once_is_kept_once(tmp_path: Path) -> None:
+    """Uploads share no file while they come: each is whole, and all of them are one blob in the end."""
+    archive = esb()
+    with world(tmp_path / "hub") as there, ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(lambda _: there.admin("PUT", "blobs", archive), range(6)))
+        assert {(one.status, one.json["digest"]) for one in replies} == {(201, str(Digest.of(archive)))}
+        assert list(there.hub.home.incoming.iterdir()) == []
+        kept = [one for one in there.hub.home.blobs.rglob("*") if one.is_file()]
+        assert [one.read_bytes() for one in kept] == [archive]
+
+
+def test_a_damaged_archive_among_good_ones_harms_none(tmp_path: Path) -> None:
+    """At the same time: each upload is judged by its own bytes."""
+    good, bad = esb("1.0.0"), esb("1.1.0").replace(b"card.md of watch", b"card.md of witch")
+    with world(tmp_path / "hub") as there, ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda data: there.admin("PUT", "blobs", data), [good, bad] * 4))
+        assert [one.status for one in replies] == [201, 422] * 4
+        assert list(there.hub.home.incoming.iterdir()) == []

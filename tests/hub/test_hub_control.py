@@ -219,7 +219,7 @@ def test_attack_an_upload_over_its_bound_leaves_nothing(tmp_path: Path) -> None:
     """The disk is not filled by an archive without end."""
     with world(tmp_path / "hub", settings=Settings(max_bundle=10_000)) as there:
         assert there.admin("PUT", "blobs", b"x" * 10_001).status == 413
-        assert list((tmp_path / "hub" / "incoming").iterdir()) == []
+        assert list(there.hub.home.incoming.iterdir()) == []
 
 
 def test_a_problem_tells_what_where_and_what_to_do(there: World) -> None:

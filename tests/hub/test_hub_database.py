@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from alembic import op
+from alembic import command, op
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import create_engine, insert, select, text
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.schema import CreateTable
 
@@ -22,7 +22,6 @@ from edgestill.hub.database import Database, insert_once, migrate
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from pathlib import Path
-    from typing import Any
 
 TOKEN = {"digest": "d", "uses_left": 1, "expires_at": 2.0, "created_at": 1.0}
 
@@ -79,6 +78,81 @@ def test_a_migration_that_dies_leaves_the_old_schema(tmp_path: Path, monkeypatch
     assert set(tables.METADATA.tables) < table_names(tmp_path / "hub.db")
 
 
+EARLIER = ["0001", "0002", "0003"]
+ROWS: dict[str, dict[str, Any]] = {
+    "devices": {
+        "id": "d0",
+        "hardware_class": "any",
+        "labels": '{"site":"north"}',
+        "credential": "c",
+        "join_token": "t",
+        "enrolled_at": 1.5,
+        "counter": 7,
+        "running": "watch/1.0.0",
+        "running_at": 2.5,
+        "state": "confirmed",
+        "state_release": "watch/1.0.0",
+        "state_at": 2.5,
+        "reason": "",
+        "samples": 3,
+    },
+    "targets": {
+        "path": "watch/1.0.0/any.esb",
+        "release": "watch/1.0.0",
+        "hardware_class": "any",
+        "digest": "0" * 64,
+        "size": 3,
+        "listed": 1,
+        "published_at": 1.5,
+    },
+    "statistics": {
+        "device_id": "d0",
+        "message_id": "m1",
+        "received_at": 1.5,
+        "backbone": "sha256:0",
+        "window": 1,
+        "n": 8.0,
+        "classes": 2,
+        "features": 3,
+        "body": b"sums",
+    },
+}
+NEW = {
+    "devices": ("revoked_at",),
+    "targets": ("backbone", "classes", "features"),
+    "statistics": ("sequence",),
+}
+
+
+@pytest.mark.parametrize("revision", EARLIER)
+def test_every_earlier_schema_is_brought_forward_with_what_is_in_it(tmp_path: Path, revision: str) -> None:
+    """No row is lost or changed, what is new is unknown, and the schema is that of a new database."""
+    path = tmp_path / "hub.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        command.upgrade(database.alembic_config(connection), revision)
+    for table, row in ROWS.items():
+        with engine.begin() as connection:
+            marks = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})"), row)
+    migrate(path)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables.METADATA) == []
+        for table, row in ROWS.items():
+            (found,) = connection.execute(text(f"SELECT * FROM {table}")).mappings()
+            assert {name: found[name] for name in row} == row
+            assert {found[name] for name in NEW[table]} == {None}
+    engine.dispose()
+
+
+def test_every_revision_is_tried(tmp_path: Path) -> None:
+    """Whoever writes the next one adds its predecessor to the list above."""
+    migrate(tmp_path / "hub.db")
+    script = ScriptDirectory.from_config(database.alembic_config(None))
+    names = [one.revision for one in script.walk_revisions()]
+    assert names[1:] == EARLIER[::-1]
+
+
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     """An older hub does not guess at what a newer one wrote."""
     path = tmp_path / "hub.db"
@@ -89,7 +163,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError) as caught:
         Database.open(path)
-    assert caught.value.expected == "revision 0001 or older"
+    assert caught.value.expected == "revision 0004 or older"
     assert "a schema this version does not know" in str(caught.value)
 
 
@@ -202,4 +276,4 @@ def test_the_schema_is_postgresql_too() -> None:
 
 def test_the_package_carries_its_migrations() -> None:
     """Alembic finds exactly one head inside the package."""
-    assert ScriptDirectory.from_config(database.alembic_config(None)).get_heads() == ["0001"]
+    assert ScriptDirectory.from_config(database.alembic_config(None)).get_heads() == ["0004"]

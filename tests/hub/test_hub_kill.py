@@ -210,16 +210,17 @@ def test_a_kill_in_the_midst_of_an_upload_leaves_no_archive(tmp_path: Path) -> N
             stream.sendall(head.encode() + archive[:5_000])
             clock = SystemClock()
             until = clock.monotonic() + PATIENCE
-            while not list((hub.home / "incoming").iterdir()):
+            while not list((hub.home / "blobs" / "incoming").iterdir()):
                 assert clock.monotonic() < until
                 threading.Event().wait(0.01)
             hub.stop(signal.SIGKILL)
-        assert list((hub.home / "incoming").iterdir())
-        assert [one for one in (hub.home / "blobs").rglob("*") if one.is_file()] == []
+        assert list((hub.home / "blobs" / "incoming").iterdir())
+        kept = [one for one in (hub.home / "blobs").rglob("*") if one.is_file()]
+        assert {one.parent.name for one in kept} == {"incoming"}
         hub.ready.unlink()
         hub = Process(tmp_path)
         operator = Line(hub.url(), token)
-        assert list((hub.home / "incoming").iterdir()) == []
+        assert list((hub.home / "blobs" / "incoming").iterdir()) == []
         status, told = operator.call("PUT", "/v1/admin/blobs", archive)
         assert (status, told["digest"]) == (201, str(Digest.of(archive)))
         (tmp_path / "back.esb").write_bytes(archive)

@@ -89,8 +89,11 @@ def test_what_a_kill_left_half_uploaded_is_dropped(tmp_path: Path) -> None:
     """`incoming` is empty after every start, and no half-written file is left beside those that are served."""
     home = Home.init(tmp_path / "hub")
     (home.patches / "base").mkdir()
+    home.incoming.mkdir()
+    (home.folder / "incoming").mkdir()
     left = (
         home.incoming / "half.esb",
+        home.folder / "incoming" / "of an older hub.esb",
         home.metadata / ".timestamp.json.abc",
         home.patches / "base" / ".new.abc",
     )
@@ -104,6 +107,7 @@ def test_looking_at_a_running_hub_does_not_break_an_upload(tmp_path: Path) -> No
     """`init` prints the key of a hub that serves: what is just being uploaded there stays."""
     home = Home.init(tmp_path / "hub")
     with home.locked():
+        home.incoming.mkdir()
         (home.incoming / "half.esb").write_bytes(b"x")
         assert main(["init", "--home", str(tmp_path / "hub")]) == 0
         assert [one.name for one in home.incoming.iterdir()] == ["half.esb"]
@@ -112,7 +116,8 @@ def test_looking_at_a_running_hub_does_not_break_an_upload(tmp_path: Path) -> No
 def test_a_second_hub_on_the_same_folder_is_refused(process: Process) -> None:
     """Two would sign different metadata under one version: one line, exit code 1, and the first one lives on."""
     url = process.url()
-    (process.home / "incoming" / "half.esb").write_bytes(b"x")
+    unfinished = process.home / "blobs" / "incoming" / "half.esb"
+    unfinished.write_bytes(b"x")
     done = subprocess.run(
         [sys.executable, "-m", "edgestill.hub.main", "up", "--home", str(process.home), "--port", "0"],
         check=False,
@@ -122,7 +127,7 @@ def test_a_second_hub_on_the_same_folder_is_refused(process: Process) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith("[state-conflict] a hub runs here already; at ")
-    assert (process.home / "incoming" / "half.esb").exists()
+    assert unfinished.exists()
     assert get(f"{url}/health/ready")[0] == 200
 
 
@@ -143,7 +148,7 @@ def test_a_folder_that_is_no_hub_is_refused(tmp_path: Path) -> None:
     """With the line that makes one; and a token that was emptied is noticed."""
     with pytest.raises(PathError, match="not a hub's folder") as caught:
         Home.open(tmp_path)
-    assert caught.value.fix == f"run: edgestill hub init --home {tmp_path}"
+    assert caught.value.fix == f"run: python -m edgestill.hub.main init --home {tmp_path}"
     home = Home.init(tmp_path / "hub")
     (home.folder / "operator.token").write_text("\n")
     with pytest.raises(PathError, match="no operator token"):
@@ -166,7 +171,10 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.Cap
         (["--poll-interval", "0"], "a time is out of range"),
         (["--teacher", "nowhere.onnx"], "cannot read the teacher"),
         (["--host", "192.0.2.1", "--behind-proxy"], "the port cannot be bound"),
-        (["--port", "70000"], "the port cannot be bound"),
+        (["--port", "70000"], "a port is out of range; at --port; expected 0 to 65535; got 70000"),
+        (["--port", "-1"], "a port is out of range"),
+        (["--ready", "/dev/null/x"], "cannot say that the hub is ready; at --ready /dev/null/x"),
+        (["--ready", "/"], "cannot say that the hub is ready; at --ready /; "),
     ],
 )
 def test_what_cannot_work_is_told_before_it_starts(
@@ -174,7 +182,9 @@ def test_what_cannot_work_is_told_before_it_starts(
 ) -> None:
     """One line, exit code 1."""
     assert main(["up", "--home", str(tmp_path / "hub"), "--port", "0", *arguments]) == 1
-    assert text in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err
+    assert text in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_a_wrong_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

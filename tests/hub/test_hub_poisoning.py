@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hub_worlds import DAY, Device, Reply, World, question, sums, teacher_model, world
+from hub_worlds import CLASS, DAY, Device, Reply, World, question, sums, teacher_model, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
-from edgestill.hub import evidence
+from edgestill.hub import sums as intake
 from edgestill.hub.settings import Settings
 from edgestill.learn.statistics import MAX_WINDOW, Statistics, solve
 
@@ -92,11 +92,11 @@ def test_attack_a_count_so_large_that_nobody_could_read_the_total(there: World) 
 
 def test_the_largest_messages_of_a_whole_fleet_still_make_a_sum(there: World) -> None:
     """At the bound itself, from several devices and windows: finite, readable, and to be solved."""
-    most = float(evidence.MAX_MESSAGE_SUM)
+    most = float(intake.MAX_MESSAGE_SUM)
     message = sums()
     message = replace(
         message,
-        n=evidence.MAX_MESSAGE_N,
+        n=intake.MAX_MESSAGE_N,
         a=message.a / np.abs(message.a).max() * most,
         b=message.b / np.abs(message.b).max() * most,
     )
@@ -105,7 +105,7 @@ def test_the_largest_messages_of_a_whole_fleet_still_make_a_sum(there: World) ->
         for window in range(4):
             assert send(device, replace(message, window=window), f"m{window}").status == 200
     total = Statistics.from_bytes(ask_sum(there).body)
-    assert total.n == 12 * evidence.MAX_MESSAGE_N
+    assert total.n == 12 * intake.MAX_MESSAGE_N
     assert np.isfinite(total.a).all()
     assert total.to_bytes("float32")
     assert np.isfinite(solve(total, ridge=most).weight).all()
@@ -146,6 +146,45 @@ def test_attack_made_up_backbones_do_not_fill_the_disk(tmp_path: Path) -> None:
         kept = {str(Digest.of(f"made up {number}".encode())) for number in (7, 8, 9)}
         assert set(found) == {BACKBONE, *kept}
         assert rows(there, "SELECT count(*) FROM statistics WHERE body IS NOT NULL") == 4
+
+
+def test_attack_made_up_releases_do_not_fill_the_disk(there: World) -> None:
+    """Figures about hundreds of releases that nobody published: each report counts as heard, and none takes a row."""
+    there.publish("1.0.0")
+    device = there.enrol("d0")
+    device.audited("watch/1.0.0", 4, 3)
+    for batch in range(2):
+        told = [device.figures(f"watch/9.{batch}.{number}", 7, 7) for number in range(200)]
+        assert device.report(*told) == {"accepted": 200, "duplicates": 0}
+        assert device.report(*told) == {"accepted": 0, "duplicates": 200}
+    assert rows(there, "SELECT count(*) FROM health") == 1
+    (shown,) = there.admin("GET", "fleet").json["devices"]
+    assert (shown["release"][:8], shown["health"]) == ("watch/9.", None)
+
+
+def test_attack_figures_told_before_a_release_is_there_do_not_open_its_gate(there: World) -> None:
+    """A device that claims a thousand audits of what is yet to come: the agreement gate still waits for real ones."""
+    there.publish("1.0.0")
+    liar = there.enrol("liar")
+    liar.audited("watch/1.1.0", 1000, 1000)
+    there.publish("1.1.0")
+    gates = {"min_agreement": 0.9, "min_audits": 10}
+    number = there.roll_out("watch/1.1.0", 1, gates=gates)
+    liar.poll()
+    liar.tells("watch/1.1.0", "confirmed")
+    assert there.rollout(number)["state"] == "running"
+    assert there.rollout(number)["audits"] == 0
+
+
+def test_figures_about_a_retired_release_count(there: World) -> None:
+    """Devices run it until they have the next one."""
+    there.publish("1.0.0")
+    there.publish("1.1.0", retire=(f"watch/1.0.0/{CLASS}.esb",))
+    device = there.enrol("d0")
+    device.audited("watch/1.0.0", 4, 3)
+    device.audited("watch/1.0.0", 4, 4)
+    (shown,) = there.admin("GET", "fleet").json["devices"]
+    assert (shown["health"]["audits"], shown["health"]["agreed"]) == (8, 7)
 
 
 def test_a_backbone_that_is_named_again_is_kept(tmp_path: Path) -> None:

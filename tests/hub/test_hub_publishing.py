@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from edgestill.core import bundle
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ExpiredError, NotFoundError
 from edgestill.core.jsonio import parse_object
+from edgestill.core.manifest import REQUIRED
 from edgestill.delta.codec import apply
 from edgestill.hub import artefacts
 from edgestill.hub.settings import Settings
@@ -273,7 +275,33 @@ def test_an_unsound_archive_is_refused_and_not_kept(there: World, damage: str) -
     reply = there.admin("PUT", "blobs", body)
     assert reply.status == 422, reply
     assert reply.json["code"].startswith("bundle-")
-    assert list((there.folder / "incoming").iterdir()) == []
+    assert list(there.hub.home.incoming.iterdir()) == []
+
+
+def test_attack_an_archive_as_large_as_the_bound_takes_little_memory(tmp_path: Path) -> None:
+    """48 MB of archive, taken in, checked and kept: a few megabytes at any moment, whatever its blobs' sizes."""
+    blobs = {blob: blob.encode() for blob in REQUIRED} | {
+        "model.onnx": bytes(2**25),
+        "train.onnx": bytes(2**24),
+    }
+    archive = bundle.archive_bytes(
+        *bundle.build(name="watch", version="1.0.0", hardware_class="any", blobs=blobs)
+    )
+    with world(tmp_path / "hub") as there:
+        artefacts = there.hub.artefacts
+        pieces = [archive[at : at + 2**20] for at in range(0, len(archive), 2**20)]
+        tracemalloc.start()
+        try:
+            with artefacts.incoming() as coming:
+                for piece in pieces:
+                    coming.write(piece)
+                info = artefacts.add_archive(coming)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (info.size, info.digest) == (len(archive), Digest.of(archive))
+        assert peak < 6_000_000
+        assert list(there.hub.home.incoming.iterdir()) == []
 
 
 def test_a_root_must_name_this_hub(there: World) -> None:

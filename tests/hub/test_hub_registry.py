@@ -41,7 +41,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 @asynccontextmanager
 async def written(folder: Path, *names: str) -> AsyncIterator[AsyncConnection]:
-    """A write on a database with these devices."""
+    """A write on a database with these devices, and two releases once there are some."""
     database = Database.open(folder / "hub.db")
     try:
         async with database.write() as connection:
@@ -56,6 +56,10 @@ async def written(folder: Path, *names: str) -> AsyncIterator[AsyncConnection]:
                         enrolled_at=1.0,
                     )
                 )
+            if names:
+                once = {f"watch/1.{minor}.0/any.esb": info("any") for minor in (0, 1)}
+                await registry.mirror_targets(connection, once, 0.0)
+                await registry.mirror_targets(connection, {}, 0.0)
             yield connection
     finally:
         await database.close()

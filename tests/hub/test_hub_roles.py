@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +27,7 @@ ROLES = (
     "device as a person",
     "operator as a person",
     "join token",
+    "revoked device",
 )
 EVERYBODY = frozenset(ROLES)
 OPERATOR = frozenset({"operator"})
@@ -66,6 +68,7 @@ MAY = {
     "POST /v1/admin/rollouts/{id:int}/resume": OPERATOR,
     "POST /v1/admin/rollouts/{id:int}/rollback": OPERATOR,
     "GET /v1/admin/fleet": OPERATOR,
+    "POST /v1/admin/devices/{device}/revoke": OPERATOR,
     "GET /v1/admin/evidence": OPERATOR,
     "GET /v1/admin/evidence/samples": OPERATOR,
     "GET /v1/admin/evidence/statistics": OPERATOR,
@@ -78,6 +81,7 @@ FILLED = {
     "{model}": "teacher",
     "{version}": "1",
     "{id:int}": "1",
+    "{device}": "somebody",
 }
 REFUSED = {401}
 
@@ -98,6 +102,15 @@ def device(there: World) -> Device:
     return there.enrol("d0")
 
 
+@cache
+def credential_of_one_revoked(there: World) -> str:
+    """Of a device that was in the fleet."""
+    device = there.enrol("revoked")
+    device.poll()
+    assert there.admin("POST", "devices/revoked/revoke").status == 200
+    return device.credential
+
+
 def headers(there: World, device: Device, role: str) -> dict[str, str]:
     """What this role sends along."""
     match role:
@@ -111,6 +124,8 @@ def headers(there: World, device: Device, role: str) -> dict[str, str]:
             return {"authorization": basic(device.credential)}
         case "operator as a person":
             return {"authorization": basic(there.operator)}
+        case "revoked device":
+            return {"authorization": f"Bearer {credential_of_one_revoked(there)}"}
         case "join token":
             return {"authorization": f"Bearer {there.token()}"}
     return {}
@@ -152,8 +167,9 @@ def test_a_route_lets_in_exactly_whom_the_table_names(
 ) -> None:
     """Whoever is not named gets 401, whatever they send, and changes nothing."""
     method, _, path = exchange.partition(" ")
+    sent = headers(there, device, role)
     before = told(there)
-    reply = there.call(method, filled(path), b"", **headers(there, device, role))
+    reply = there.call(method, filled(path), b"", **sent)
     assert (reply.status in REFUSED) == (role not in MAY[exchange]), reply
     assert reply.status < 500
     if role not in MAY[exchange]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
+from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, SettingError, ShapeError
 from edgestill.infer.calibration import (
     expected_calibration_error,
     fit_alpha,
@@ -30,6 +30,13 @@ def sample(seed: int, n: int = 400, classes: int = 4) -> tuple[np.ndarray, np.nd
     return logits, labels
 
 
+def exact_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """In double precision: a grid search against 1e-6 would see the rounding of `softmax`, which answers in single."""
+    scaled = logits / temperature
+    p = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+
 def test_the_temperature_of_two_classes_by_hand() -> None:
     """Three of four right at a logit gap of 2: the likeliest gap is ln 3, so the temperature is 2 / ln 3."""
     logits = np.array([[2.0, 0.0]] * 4)
@@ -48,9 +55,9 @@ def test_the_temperature_undoes_a_scaling_of_the_logits(seed: int, factor: float
 def test_no_other_temperature_is_likelier(seed: int) -> None:
     """Against a fine grid over the bounds."""
     logits, labels = sample(seed, n=60)
-    best = negative_log_likelihood(softmax(logits, fit_temperature(logits, labels)), labels)
+    best = negative_log_likelihood(exact_softmax(logits, fit_temperature(logits, labels)), labels)
     for temperature in np.geomspace(0.01, 100, 60):
-        assert best <= negative_log_likelihood(softmax(logits, temperature), labels) + 1e-6
+        assert best <= negative_log_likelihood(exact_softmax(logits, temperature), labels) + 1e-6
 
 
 def test_honest_logits_have_a_temperature_of_one() -> None:
@@ -82,8 +89,8 @@ def test_no_other_alpha_is_likelier(seed: int, sharpness: float) -> None:
     """Against a grid over [0, 1]."""
     logits, labels = sample(seed, n=60)
     rng = np.random.default_rng(seed + 1)
-    teacher = softmax(logits * sharpness)
-    student = softmax(logits + rng.normal(scale=2, size=logits.shape))
+    teacher = exact_softmax(logits * sharpness)
+    student = exact_softmax(logits + rng.normal(scale=2, size=logits.shape))
     alpha = fit_alpha(teacher, student, labels)
     best = negative_log_likelihood(alpha * teacher + (1 - alpha) * student, labels)
     for other in np.linspace(0, 1, 41):
@@ -103,6 +110,52 @@ def test_alpha_survives_certainty_about_the_wrong_class() -> None:
     """A probability of 0 for the label is no division by zero."""
     alpha = fit_alpha(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[0.5, 0.5]] * 2), np.array([0, 0]))
     assert 0 <= alpha < 0.5
+
+
+@given(seeds, st.sampled_from([1, 5, 400]))
+def test_no_other_temperature_has_a_higher_posterior(seed: int, units: int) -> None:
+    """Units times the likelihood, and the Gamma(3, 2) prior of 1 / temperature: against a grid."""
+    logits, labels = sample(seed, n=60)
+
+    def objective(temperature: float) -> float:
+        beta = 1 / temperature
+        return units * negative_log_likelihood(exact_softmax(logits, temperature), labels) + 2 * (
+            beta - math.log(beta)
+        )
+
+    best = objective(fit_temperature(logits, labels, units=units))
+    for other in np.geomspace(0.02, 50, 60):
+        assert best <= objective(float(other)) + 1e-6
+
+
+@given(seeds, st.sampled_from([1, 5, 400]))
+def test_no_other_alpha_has_a_higher_posterior(seed: int, units: int) -> None:
+    """Units times the likelihood, and the Beta(2, 2) prior: against a grid."""
+    logits, labels = sample(seed, n=60)
+    teacher, student = exact_softmax(logits * 2), exact_softmax(logits[::-1].copy())
+
+    def objective(alpha: float) -> float:
+        fused = alpha * teacher + (1 - alpha) * student
+        return units * negative_log_likelihood(fused, labels) - math.log(alpha) - math.log(1 - alpha)
+
+    alpha = fit_alpha(teacher, student, labels, units=units)
+    assert 0 < alpha < 1
+    for other in np.linspace(0.01, 0.99, 50):
+        assert objective(alpha) <= objective(float(other)) + 1e-6
+
+
+def test_one_unit_stays_near_the_prior_and_many_speak_for_themselves() -> None:
+    """The same samples, worth 1 or 10,000: the likeliest temperature is 1/4, the prior's 1."""
+    logits, labels = sample(3, n=4_000)
+    cool = logits / 4
+    assert fit_temperature(cool, labels, units=1) > 0.5
+    assert fit_temperature(cool, labels, units=10_000) == pytest.approx(
+        fit_temperature(cool, labels), rel=0.01
+    )
+    right, wrong = np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
+    assert 0.5 < fit_alpha(right, wrong, np.array([0]), units=1) < 0.8
+    assert fit_alpha(right, wrong, np.array([0]), units=10_000) > 0.99
+    assert fit_alpha(right, right, np.array([0]), units=5) == pytest.approx(0.5)
 
 
 def test_calibration_error_by_hand() -> None:
@@ -133,18 +186,26 @@ def test_calibrating_lowers_the_calibration_error() -> None:
 def test_arrays_that_do_not_fit_are_refused() -> None:
     """Each refusal says what was expected."""
     z, y = np.zeros((3, 2)), np.array([0, 1, 0])
-    with pytest.raises(ShapeError, match=r"the logits are no matrix; expected \[N, C\]; got \[3\]"):
+    with pytest.raises(
+        ShapeError, match=r"the logits are no matrix; at logits; expected \[N, C\]; got \[3\]"
+    ):
         fit_temperature(z[:, 0], y)
     with pytest.raises(DataError, match="nothing to calibrate on; at logits"):
         fit_temperature(z[:0], y[:0])
     with pytest.raises(NotFiniteError, match="the logits hold NaN"):
         fit_temperature(z * np.nan, y)
-    with pytest.raises(ClassCountError, match="labels and logits disagree; expected 0 to 1; got 2"):
+    with pytest.raises(
+        ClassCountError, match="labels and logits disagree; at labels; expected 0 to 1; got 0 to 2"
+    ):
         fit_temperature(z, np.array([0, 1, 2]))
     with pytest.raises(ShapeError, match=r"labels do not fit the student's probabilities"):
         fit_alpha(z, z, y[:2])
     with pytest.raises(ShapeError, match="labels do not fit the teacher's probabilities"):
         fit_alpha(np.zeros((2, 2)), z, y)
+    with pytest.raises(SettingError, match="a number of units is out of range"):
+        fit_temperature(z, y, units=0)
+    with pytest.raises(SettingError, match="a number of units is out of range"):
+        fit_alpha(softmax(z), softmax(z), y, units=0)
     with pytest.raises(NotFiniteError, match="the labels hold NaN"):
         negative_log_likelihood(z, z * np.nan)
     with pytest.raises(DataError, match="no bins"):

@@ -91,7 +91,7 @@ def test_a_model_the_runtime_cannot_load_is_refused_in_one_line() -> None:
 
 def test_threads_out_of_range_are_refused() -> None:
     """Threads are counted from 1."""
-    with pytest.raises(SettingError, match="threads out of range; expected 1 to 256; got 0"):
+    with pytest.raises(SettingError, match="threads out of range; at threads; expected 1 to 256; got 0"):
         OnnxEngine(tiny_model(), threads=0)
 
 
@@ -99,7 +99,10 @@ def test_a_model_of_strings_is_refused() -> None:
     """No model of ours takes text."""
     ends = [helper.make_tensor_value_info(name, TensorProto.STRING, [2]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
-    with pytest.raises(EngineError, match=r"must be a tensor of numbers; at x; got tensor\(string\)"):
+    with pytest.raises(
+        EngineError,
+        match=r"must be a tensor of numbers; at x; expected a tensor of numbers; got tensor\(string\)",
+    ):
         OnnxEngine(model_bytes(graph))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from infer_models import LABELS, expected_logits, tiny_model, weights
 from onnx import TensorProto, helper
 
@@ -22,6 +23,7 @@ from edgestill.core.errors import (
     PathError,
     ShapeError,
 )
+from edgestill.infer.cascade import Cascade
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.policy import Policy
@@ -109,8 +111,30 @@ def test_another_shape_is_refused(batch: NDArray[np.generic], got: str) -> None:
     with pytest.raises(ShapeError) as caught:
         student().predict(batch)
     assert str(caught.value) == (
-        f"[shape-mismatch] the batch has another shape; at input; expected [N, 4]; got {got}"
+        f"[shape-mismatch] the batch has another shape; at input; expected [N, 4]; got {got}; "
+        "give inputs as the sensor does, the batch first, and at least one"
     )
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [([[0.0] * 4], "builtins.list"), (torch.zeros(1, 4), "torch.Tensor"), (None, "builtins.NoneType")],
+    ids=["list", "torch", "none"],
+)
+def test_what_is_no_numpy_array_is_refused(batch: Any, got: str) -> None:
+    """By a student and by a cascade, with what to do; converting in silence would hide a copy or a wrong type."""
+    alone = student()
+    cascade = Cascade(alone, alone, Policy(labels=LABELS), clock=FakeClock(), random=lambda: 0.0)
+    for model, where in ((alone, "input"), (cascade, "batch")):
+        with pytest.raises(DtypeError, match=r"no numpy array; at .*numpy\.asarray") as caught:
+            model.predict(batch)
+        assert (caught.value.where, caught.value.got) == (where, got)
+
+
+def test_a_batch_in_the_other_byte_order_is_answered_alike() -> None:
+    """Big-endian float32 is float32: files from elsewhere have it."""
+    other = BATCH.astype(BATCH.dtype.newbyteorder())
+    assert np.array_equal(student().predict(other).probabilities, student().predict(BATCH).probabilities)
 
 
 def test_another_element_type_is_refused() -> None:

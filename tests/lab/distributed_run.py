@@ -1,13 +1,20 @@
-"""A whole distillation as a program, for tests that start it in several processes: `python distributed_run.py N OUT`."""
+"""A whole distillation as a program, for tests that start it in several processes: `python distributed_run.py N OUT`.
+
+With `STAGE RANK` after these, that process fails: while it asks the teacher (`fill`) or in the middle of the training
+(`step`). It lives on until the other has said why it ends, as a notebook would.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import torch
 from lab_worlds import HELDOUT, TRAIN, motion_net
 
+from edgestill.core.errors import DataError, EdgestillError
 from edgestill.lab.data.augment import MotionJitter
 from edgestill.lab.distil import distill
 from edgestill.lab.recipe import Recipe
@@ -29,15 +36,51 @@ class Steady(torch.nn.Module):
         return logits
 
 
+class Fails(torch.nn.Module):
+    """A network that one process loses in the middle of its work."""
+
+    def __init__(self, network: torch.nn.Module, *, fails: bool, training: bool = False) -> None:
+        super().__init__()
+        self.network, self.fails, self.while_training, self.steps = network, fails, training, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        self.steps += self.training
+        if self.fails and (self.steps == 3 if self.while_training else len(x) > 50):
+            raise DataError("a sensor is gone")
+        logits: torch.Tensor = self.network(x)
+        return logits
+
+
 def main() -> None:
-    """Distils and writes the weights of each process."""
+    """Distils, and writes the weights of each process or why it ended."""
     devices, out = int(sys.argv[1]), Path(sys.argv[2])
+    if len(sys.argv) == 3:
+        distil(devices, out, motion_net(6, 6, 8), Steady())
+        return
+    stage, failing = sys.argv[3], int(sys.argv[4])
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    teacher = Fails(motion_net(6, 6, 8), fails=rank == failing and stage == "fill")
+    student = Fails(Steady(), fails=rank == failing and stage == "step", training=True)
+    try:
+        distil(devices, out, teacher, student)
+    except EdgestillError as error:
+        said = str(error)
+    (out / f"{rank}.part").write_text(said)
+    (out / f"{rank}.part").rename(out / f"{rank}.txt")
+    until = time.monotonic() + 60
+    while rank == failing and not (out / f"{1 - rank}.txt").exists() and time.monotonic() < until:
+        time.sleep(0.05)  # real processes: there is no clock to fake
+
+
+def distil(devices: int, out: Path, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
+    """Distils and writes the weights of each process."""
     told: list[tuple[int, int, float]] = []
     run = distill(
-        motion_net(6, 6, 8),
+        teacher,
         TRAIN,
         validation=HELDOUT,
-        student=Steady(),
+        student=student,
         recipe=Recipe(epochs=2, batch=32, lr=1e-2, soft_weight=0.5, views=2),
         augment=MotionJitter(),
         inherit=False,

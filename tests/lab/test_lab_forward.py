@@ -10,7 +10,8 @@ from cache_worlds import inputs_of, net
 from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
-from edgestill.lab.forward import answers, byte_chunks, evaluating, forward, keeping_mode, weights_digest
+from edgestill.lab.data.chunks import byte_chunks
+from edgestill.lab.forward import answers, evaluating, forward, keeping_mode, weights_digest
 
 
 class Says(nn.Module):

@@ -139,7 +139,7 @@ def test_a_recurrent_layer_can_be_watched() -> None:
 
 def test_an_output_without_a_tensor_is_refused() -> None:
     """A layer that gives no tensor cannot be followed."""
-    with pytest.raises(ModelError, match=r"must give a tensor; at inner; got dict"):
+    with pytest.raises(ModelError, match=r"must give a tensor; at inner; expected a tensor; got dict"):
         Features("inner").take({"text": "none"})
 
 

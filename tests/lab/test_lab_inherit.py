@@ -185,7 +185,8 @@ def test_a_student_that_does_not_run_is_refused() -> None:
 def test_a_head_of_another_class_count_is_refused() -> None:
     """The number of classes is an error of its own, not one of widths."""
     with pytest.raises(
-        ClassCountError, match=r"answer in different shapes; expected \[1, 3\] .*; got \[1, 5\]"
+        ClassCountError,
+        match=r"answer in different shapes; at the output; expected \[1, 3\] .*; got \[1, 5\]",
     ):
         inherit_(motion_net(2, 2, 2, classes=5), motion_net(4, 4, 4), MOTIONS[:1])
 
@@ -289,5 +290,5 @@ def test_fusing_leaves_counters_alone() -> None:
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_fusing_refuses_an_alpha_out_of_range(alpha: float) -> None:
     """Weights outside [0, 1] extrapolate."""
-    with pytest.raises(SettingError, match="alpha is out of range; expected 0 to 1"):
+    with pytest.raises(SettingError, match="alpha is out of range; at alpha; expected 0 to 1"):
         fuse_parameters_(*inherited(), alpha=alpha)

@@ -258,7 +258,10 @@ def test_a_forward_pass_with_sizes_of_its_own_is_refused() -> None:
         ({"ratio": 0.0}, "share is out of range; at ratio; expected more than 0, at most 1; got 0.0"),
         ({"ratio": float("nan")}, "at ratio"),
         ({"probability": 1.5}, "at probability"),
-        ({"selection": "best"}, "unknown selection; expected random, uniform, first, magnitude; got best"),
+        (
+            {"selection": "best"},
+            "unknown selection; at selection; expected random, uniform, first, magnitude; got best",
+        ),
         ({"multiple_of": 0}, "multiple_of is out of range"),
         ({"keep": ("convs",)}, "no module of this name runs; at convs; did you mean 'conv'"),
         ({"widths": {"cnv": 0.5}}, "no module of this name runs; at cnv; did you mean 'conv'"),

@@ -72,19 +72,19 @@ def test_bytes_of_a_stranger_are_refused(data: bytes) -> None:
     [
         (b"\x80\x04pickle", "not an index map"),
         (MAGIC + (2**63).to_bytes(8, "little"), "cut off"),
-        (packed([]), "damaged; got TypeError"),
+        (packed([]), "damaged; .*got TypeError"),
         (
             packed({"arrays": [2**62], "axes": {}, "sources": {}}),
-            "damaged; got ValueError: a number out of range",
+            "damaged; .*got ValueError: a number out of range",
         ),
-        (packed({"arrays": [2], "axes": {}, "sources": {}}, b"\0" * 4), "damaged; got ValueError: 4 bytes"),
+        (packed({"arrays": [2], "axes": {}, "sources": {}}, b"\0" * 4), "damaged; .*got ValueError: 4 bytes"),
         (packed({"arrays": [2], "axes": {}, "sources": {}}, b"\0" * 8), "indices that do not ascend"),
-        (packed({"arrays": [], "axes": {"a": [0]}, "sources": {}}), "damaged; got ValueError"),
-        (packed({"arrays": [], "axes": {"a": [True]}, "sources": {}}), "damaged; got ValueError"),
+        (packed({"arrays": [], "axes": {"a": [0]}, "sources": {}}), "damaged; .*got ValueError"),
+        (packed({"arrays": [], "axes": {"a": [True]}, "sources": {}}), "damaged; .*got ValueError"),
         (packed({"arrays": [], "axes": {}, "sources": {"a": "b"}}), "tensors that are not there"),
         (packed({"arrays": [], "axes": {"a": []}, "sources": {"a": 1}}), "no text"),
-        (packed({"arrays": []}), "damaged; got KeyError"),
-        (MAGIC + (200_000).to_bytes(8, "little") + b"[" * 200_000, "damaged; got RecursionError"),
+        (packed({"arrays": []}), "damaged; .*got KeyError"),
+        (MAGIC + (200_000).to_bytes(8, "little") + b"[" * 200_000, "damaged; .*got RecursionError"),
     ],
 )
 def test_a_damaged_map_is_refused_with_the_reason(data: bytes, message: str) -> None:
@@ -96,7 +96,7 @@ def test_a_damaged_map_is_refused_with_the_reason(data: bytes, message: str) -> 
 def test_a_map_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The length is looked at first."""
     monkeypatch.setattr("edgestill.lab.inherit.index_map.MAX_BYTES", 40)
-    with pytest.raises(DataError, match="too long; expected <= 40 bytes; got 41"):
+    with pytest.raises(DataError, match="too long; at index map; expected <= 40 bytes; got 41"):
         IndexMap.from_bytes(b"\0" * 41)
 
 

@@ -32,6 +32,7 @@ from edgestill.core.errors import (
     ModelError,
     PathError,
     SettingError,
+    UnitError,
 )
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import load
@@ -253,8 +254,9 @@ def test_a_file_that_is_wrong_is_refused(case: str, tmp_path: Path) -> None:
     """The text says where, and what would be right."""
     text, told = BAD_FILES[case]
     (tmp_path / "job.toml").write_text(text)
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises((SettingError, UnitError), match=told) as refused:
         Job.read(tmp_path / "job.toml")
+    assert refused.value.fix
 
 
 def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
@@ -287,17 +289,31 @@ def holed() -> np.ndarray[Any, Any]:
 
 
 BAD_DATA: dict[str, tuple[dict[str, Any], str]] = {
+    "texts": ({"x_train": TRAIN.inputs.astype(str)}, r"inputs are not numbers; at .*npz: x_train"),
+    "huge labels": (
+        {"y_train": TRAIN.labels.astype(np.uint64) + np.uint64(2**63)},
+        "labels are too large; at .*npz: y_train",
+    ),
     "objects": ({"x_train": np.array([{}], dtype=object)}, "not an npz file of plain arrays"),
-    "NaN": ({"x_train": holed()}, "not-finite.*data.npz: train: .*4"),
-    "one class": ({"y_train": np.zeros(120, np.int64)}, "only one class; at .*train: labels"),
+    "NaN": ({"x_train": holed()}, r"not-finite.*data.npz: x_train, sample 4"),
+    "one class": ({"y_train": np.zeros(120, np.int64)}, "only one class; at .*data.npz: y_train"),
     "a label below zero": ({"y_train": outside()}, "a label outside the classes"),
     "a label too large": ({"y_train": TRAIN.labels + 1}, "a label outside the classes.*0 to 2; got 1 to 3"),
-    "a new label held out": ({"y_validation": HELDOUT.labels + 1}, "validation.*0 to 2; got 1 to 3"),
-    "other lengths": ({"y_train": TRAIN.labels[:-1]}, "inputs and labels do not belong together"),
+    "a new label held out": ({"y_validation": HELDOUT.labels + 1}, "y_validation.*0 to 2; got 1 to 3"),
+    "other lengths": (
+        {"y_train": TRAIN.labels[:-1]},
+        r"do not belong together; at .*npz: x_train and y_train",
+    ),
     "labels in columns": ({"y_train": TRAIN.labels[:, None]}, "inputs and labels do not belong together"),
     "labels that are fractions": ({"y_train": TRAIN.labels + 0.5}, "labels are not whole numbers"),
-    "no samples": ({"x_train": TRAIN.inputs[:0], "y_train": TRAIN.labels[:0]}, "no samples"),
-    "groups of another length": ({"groups_train": np.zeros(3, np.int64)}, "one group a sample"),
+    "no samples": (
+        {"x_train": TRAIN.inputs[:0], "y_train": TRAIN.labels[:0]},
+        r"no samples; at .*data.npz: x_train",
+    ),
+    "groups of another length": (
+        {"groups_train": np.zeros(3, np.int64)},
+        r"one group a sample; at .*npz: groups_train",
+    ),
     "no labels": ({"y_train": None}, "arrays are missing; .*expected x_train and y_train"),
     "half of the held-out data": ({"x_validation": None}, "expected x_validation and y_validation"),
     "a misspelt array": ({"x_validaton": HELDOUT.inputs}, "unknown array.*did you mean 'x_validation'"),
@@ -312,6 +328,8 @@ def test_data_that_is_wrong_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(EdgestillError, match=r"data.npz") as refused:
         DataName(file=npz(tmp_path / "data.npz", **changes)).load(tmp_path, 0)
     assert re.search(told, str(refused.value)), refused.value
+    assert refused.value.fix
+    assert "allow_pickle" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

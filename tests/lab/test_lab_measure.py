@@ -57,7 +57,9 @@ def test_one_group_says_nothing_about_others() -> None:
 
 def test_nothing_cannot_be_measured() -> None:
     """No values, no figure."""
-    with pytest.raises(DataError, match=r"\[data-unusable\] nothing to measure; expected at least one value"):
+    with pytest.raises(
+        DataError, match=r"\[data-unusable\] nothing to measure; at values; expected at least one value"
+    ):
         mean_figure(array(), np.array([], dtype=np.int64))
 
 
@@ -90,7 +92,9 @@ def test_more_than_was_lost_and_less_than_nothing_can_come_back() -> None:
 
     def share(shifted: float, after: float, before: float = 1.0) -> float:
         means = array(before, before), array(shifted, shifted), array(after, after)
-        return recovered_share(*means, groups_before=groups, groups_after=groups).value
+        found = recovered_share(*means, groups_before=groups, groups_after=groups)
+        assert found is not None
+        return found.value
 
     assert share(0.4, 1.0, before=0.8) == pytest.approx(1.5)
     assert share(0.5, 0.0) == pytest.approx(-1)
@@ -100,19 +104,22 @@ def test_one_group_gives_a_share_without_an_interval() -> None:
     """The ends are infinite: one person says nothing about others, and a share is not bounded."""
     one = np.array([0, 0])
     found = recovered_share(array(1, 1), array(0, 0), array(1, 0), groups_before=one, groups_after=one)
+    assert found is not None
     assert (found.value, found.low, found.high) == (0.5, float("-inf"), float("inf"))
 
 
 def test_where_nothing_was_lost_there_is_no_share() -> None:
     """A change that did no harm leaves nothing to recover."""
     groups = np.array([0, 1])
-    with pytest.raises(DataError, match=r"nothing was lost; at shifted; expected less than before; got 1.0"):
-        recovered_share(array(1, 0), array(1, 1), array(1, 1), groups_before=groups, groups_after=groups)
+    same = recovered_share(array(1, 0), array(1, 1), array(1, 1), groups_before=groups, groups_after=groups)
+    assert same is None
 
 
 def test_other_groups_after_the_change_are_refused() -> None:
     """A loss is measured on the same people."""
-    with pytest.raises(DataError, match=r"the same groups before and after; expected \[0 1\]; got \[0 2\]"):
+    with pytest.raises(
+        DataError, match=r"the same groups before and after; at groups; expected \[0 1\]; got \[0 2\]"
+    ):
         recovered_share(
             array(1, 1),
             array(0, 0),

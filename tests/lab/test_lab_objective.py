@@ -111,7 +111,8 @@ def test_a_batch_that_happens_to_have_no_label_keeps_its_weight() -> None:
 def test_what_is_needed_and_missing_is_named() -> None:
     """Soft labels without a teacher, plain training without labels, DKD without labels."""
     with pytest.raises(
-        SettingError, match=r"\[setting-invalid\].*there is no teacher; at soft_weight; got 0.5"
+        SettingError,
+        match=r"\[setting-invalid\].*there is no teacher; at soft_weight; expected 0 without a teacher; got 0.5",
     ):
         Objective().loss(STUDENT, LABELS, None)
     with pytest.raises(SettingError, match=r"training needs labels; at soft_weight; expected more than 0"):

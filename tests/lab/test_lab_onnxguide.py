@@ -135,9 +135,12 @@ def test_a_hint_that_is_not_exported_is_refused() -> None:
 
 def test_several_inputs_and_too_few_samples_are_refused() -> None:
     """What cannot be exported or compared is said before any work."""
-    with pytest.raises(ModelError, match=r"an exported teacher takes one tensor; got tuple; use LiveGuide"):
+    with pytest.raises(
+        ModelError,
+        match=r"an exported teacher takes one tensor; at inputs; expected one tensor; got tuple; use LiveGuide",
+    ):
         plain()[1].answer(ASK, (POINTS, POINTS))
-    with pytest.raises(DataError, match=r"too few samples to compare; expected at least 4; got 3"):
+    with pytest.raises(DataError, match=r"too few samples to compare; at shown; expected at least 4; got 3"):
         OnnxGuide.export(teacher(), SAMPLE[:3])
 
 

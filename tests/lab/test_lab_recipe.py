@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import inf, nan
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from edgestill.core.errors import PathError, SettingError
@@ -52,6 +53,34 @@ def test_a_file_without_the_table_is_refused(tmp_path: Path, text: str) -> None:
     """A misspelt or forgotten table must not be the defaults."""
     with pytest.raises(SettingError, match=r"no recipe in this file; .*expected a \[recipe\] table"):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", "3", "a whole number"),
+        ("epochs", 3.0, "a whole number"),
+        ("epochs", np.int64(3), "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("epochs", None, "a whole number"),
+        ("lr", "1e-3", "a number"),
+        ("optimiser", 3, "text"),
+        ("hint", None, "text"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: object, expected: str) -> None:
+    """As in a TOML file: what it is, with its type, and what it should be."""
+    with pytest.raises(
+        SettingError, match=r"a recipe's value has the wrong type; .*convert it first"
+    ) as caught:
+        Recipe(**{name: value})  # type: ignore[arg-type]  # on purpose
+    got = f"{value!r} ({type(value).__name__})"
+    assert (caught.value.where, caught.value.expected, caught.value.got) == (name, expected, got)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    """`lr=1` is no mistake."""
+    assert Recipe(lr=1).lr == 1
 
 
 @pytest.mark.parametrize(

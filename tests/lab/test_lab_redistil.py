@@ -83,7 +83,8 @@ def test_evidence_of_another_shape_or_type_is_refused() -> None:
     """Another window length, or float64 of a float32 sensor, does not join the old data."""
     one = evidence()
     with pytest.raises(
-        EvidenceError, match=r"evidence of another input; expected \(\(16, 6\), .*got \(\(15, 6\)"
+        EvidenceError,
+        match=r"evidence of another input; at evidence: input; expected \(\(16, 6\), .*got \(\(15, 6\)",
     ):
         redistil(run(), replace(one, inputs=one.inputs[:, 1:]), NEXT)
     with pytest.raises(EvidenceError, match=r"evidence of another input; .*float64"):
@@ -93,7 +94,9 @@ def test_evidence_of_another_shape_or_type_is_refused() -> None:
 def test_evidence_of_other_classes_is_refused() -> None:
     """A teacher of another lineage answered it."""
     one = evidence()
-    with pytest.raises(EvidenceError, match="evidence of other classes; expected 3; got 2"):
+    with pytest.raises(
+        EvidenceError, match="evidence of other classes; at evidence: teacher; expected 3; got 2"
+    ):
         redistil(run(), replace(one, teacher=one.teacher[:, :2]), NEXT)
 
 
@@ -114,9 +117,12 @@ def test_evidence_that_is_not_finite_is_refused(bad: float) -> None:
 def test_evidence_whose_parts_differ_in_length_is_refused() -> None:
     """Each input has one answer, one coin and one device."""
     one = evidence()
-    with pytest.raises(EvidenceError, match="parts do not belong together; expected 24 of each"):
+    with pytest.raises(EvidenceError, match="parts do not belong together; at evidence; expected 24 of each"):
         replace(one, devices=one.devices[1:])
-    with pytest.raises(EvidenceError, match=r"answers that are no logits; expected \[N, C\]; got \(24,\)"):
+    with pytest.raises(
+        EvidenceError,
+        match=r"answers that are no logits; at evidence: teacher; expected \[N, C\]; got \(24,\)",
+    ):
         replace(one, teacher=one.teacher[:, 0])
     assert len(one) == 24
 
@@ -165,5 +171,7 @@ def distill_on(student: torch.nn.Module, samples: Samples, recipe: Recipe) -> to
 
 def test_a_student_that_was_not_inherited_cannot_be_absorbed() -> None:
     """Without a map nobody knows where its weights belong."""
-    with pytest.raises(DataError, match="no index map; expected a student that was inherited"):
+    with pytest.raises(
+        DataError, match=r"no index map; at run\.index_map; expected a student that was inherited"
+    ):
         absorb(replace(run(), index_map=None), HELDOUT)

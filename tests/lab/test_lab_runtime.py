@@ -15,7 +15,7 @@ from lab_worlds import points, same_weights, straight
 
 from edgestill.core.errors import PathError, SettingError
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.training.runtime import Runtime
+from edgestill.lab.training.runtime import Runtime, together
 from edgestill.lab.training.train import Lesson, train_
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
@@ -23,12 +23,17 @@ PROGRAM = Path(__file__).with_name("distributed_run.py")
 
 def distributed(devices: int, out: Path) -> list[dict[str, Any]]:
     """What each process of a distillation wrote."""
+    run_distributed(devices, out)
+    return [torch.load(out / f"student-{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
+
+
+def run_distributed(devices: int, out: Path, *more: str) -> None:
+    """Runs the program to its end."""
     names = ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
     env = {key: value for key, value in os.environ.items() if key not in names} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(PROGRAM), str(devices), str(out)]
+    command = [sys.executable, str(PROGRAM), str(devices), str(out), *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return [torch.load(out / f"student-{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
 
 
 @pytest.mark.slow
@@ -46,6 +51,25 @@ def test_two_processes_train_the_student_that_one_would(tmp_path: Path) -> None:
     assert one == two
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "failing"), [("fill", 0), ("fill", 1), ("step", 1)])
+def test_no_process_waits_for_one_that_failed(tmp_path: Path, stage: str, failing: int) -> None:
+    """While the cache is filled or in a step: one says what is wrong and lives on, the other ends with a coded error."""
+    run_distributed(2, tmp_path, stage, str(failing))
+    assert (tmp_path / f"{failing}.txt").read_text() == "[data-unusable] a sensor is gone"
+    said = (tmp_path / f"{1 - failing}.txt").read_text()
+    assert said.startswith(
+        f"[training-diverged] another process of this run has failed; at process {2 - failing} of 2; "
+    )
+    assert said.endswith("mend what the other one says: its error is the reason")
+
+
+def test_an_error_of_a_process_alone_stays_what_it_is() -> None:
+    """Without a group there is nobody else to blame."""
+    with pytest.raises(RuntimeError, match=r"^gloo/ is not at fault$"), together():
+        raise RuntimeError("gloo/ is not at fault")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -60,6 +84,17 @@ def test_a_value_out_of_range_is_refused(name: str, value: object, expected: str
     with pytest.raises(SettingError, match="a runtime's value is out of range") as caught:
         Runtime(**{name: value})  # type: ignore[arg-type]  # on purpose
     assert (caught.value.where, caught.value.expected, caught.value.got) == (name, expected, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("devices", "2", "a whole number"), ("checkpoint", "here", "a pathlib.Path")],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: object, expected: str) -> None:
+    """Before anything runs, and not in the middle of it."""
+    with pytest.raises(SettingError, match="a runtime's value has the wrong type") as caught:
+        Runtime(**{name: value})  # type: ignore[arg-type]  # on purpose
+    assert (caught.value.where, caught.value.expected) == (name, expected)
 
 
 def test_a_machine_without_the_accelerator_says_so() -> None:

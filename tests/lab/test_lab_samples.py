@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.core.errors import ClassCountError, DataError, EdgestillError, NotFiniteError, ShapeError
+from edgestill.core.errors import (
+    ClassCountError,
+    DataError,
+    DtypeError,
+    EdgestillError,
+    NotFiniteError,
+    ShapeError,
+)
 from edgestill.lab.data.samples import Samples
 
 if TYPE_CHECKING:
@@ -22,7 +30,7 @@ Y = [0, 1, 0, 1]
 @pytest.mark.parametrize(
     ("inputs", "labels", "error", "text"),
     [
-        (np.zeros((0, 3)), [], DataError, r"\[data-unusable\] no samples; expected at least one"),
+        (np.zeros((0, 3)), [], DataError, r"\[data-unusable\] no samples; at inputs; expected at least one"),
         (X, [1, 1, 1, 1], DataError, r"\[data-unusable\] only one class; at labels; .*got class 1 only"),
         (X, Y[:3], ShapeError, r"\[shape-mismatch\] inputs and labels do not belong together"),
         (X, [Y], ShapeError, r"\[shape-mismatch\] inputs and labels do not belong together"),
@@ -46,9 +54,69 @@ def test_the_first_sample_that_is_not_finite_is_named(bad: float) -> None:
     """NaN and infinities are refused with the first index and how many samples follow."""
     x = X.copy()
     x[2, 1] = x[3, 0] = bad
-    with pytest.raises(NotFiniteError, match=r"\[not-finite\] .* at sample 2 and 1 more") as caught:
+    with pytest.raises(NotFiniteError, match=r"\[not-finite\] .* at inputs, sample 2 and 1 more") as caught:
         Samples.of(x, Y)
     assert caught.value.fix == "drop or repair these samples"
+
+
+UNEVEN = [[1.0, 2.0], [3.0], [4.0], [5.0]]
+HUGE = np.array([0, 1, 0, 2**63], np.uint64)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "groups", "error", "text"),
+    [
+        (None, Y, None, DataError, r"the inputs are no array; at inputs; .*got NoneType; make an array"),
+        (X, None, None, DataError, r"the labels are no array; at labels; .*got NoneType"),
+        (
+            UNEVEN,
+            Y,
+            None,
+            DataError,
+            r"the inputs are no array; at inputs; .*lists of equal lengths; got list: ",
+        ),
+        (torch.zeros(4, 3, requires_grad=True), Y, None, DataError, r"got Tensor: .*detach\(\)\.cpu\(\)"),
+        (X.astype(object), Y, None, DtypeError, r"inputs are not numbers; at inputs; .*got object; convert"),
+        (X.astype(str), Y, None, DtypeError, r"inputs are not numbers; at inputs; .*got <U"),
+        (X.astype(complex), Y, None, DtypeError, r"inputs are not numbers; at inputs; .*got complex128"),
+        (X.astype("datetime64[s]"), Y, None, DtypeError, r"inputs are not numbers; at inputs"),
+        (
+            X,
+            HUGE,
+            None,
+            DataError,
+            r"labels are too large; at labels; expected at most \d+; got 9223372036854775808",
+        ),
+        (X, Y, HUGE, DataError, r"groups are too large; at groups"),
+        (X, ["a", "b", "a", "b"], None, DataError, r"labels are not whole numbers; .*numpy\.unique"),
+    ],
+    ids=[
+        "none",
+        "no labels",
+        "uneven",
+        "tensor",
+        "objects",
+        "texts",
+        "complex",
+        "dates",
+        "huge",
+        "huge groups",
+        "names",
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(
+    inputs: Any, labels: Any, groups: Any, error: type[EdgestillError], text: str
+) -> None:
+    """Neither kept until training trips over it, nor wrapped round into other numbers."""
+    with pytest.raises(error, match=text):
+        Samples.of(inputs, labels, groups=groups)
+
+
+def test_numbers_in_the_other_byte_order_are_kept_in_this_machines() -> None:
+    """PyTorch takes no other; the numbers, and the digest of the data, are the same."""
+    other = Samples.of(X.astype(X.dtype.newbyteorder()), Y)
+    assert other.inputs.dtype.isnative
+    assert other.digest == Samples.of(X, Y).digest
 
 
 def test_a_label_outside_the_named_classes_is_refused() -> None:
@@ -92,7 +160,7 @@ def test_two_sets_add_in_order() -> None:
 
 def test_sets_of_different_classes_do_not_add() -> None:
     """Two lineages are not one."""
-    with pytest.raises(ClassCountError, match="different classes; expected 2; got 3"):
+    with pytest.raises(ClassCountError, match="different classes; at classes; expected 2; got 3"):
         Samples.of(X, Y) + Samples.of(X, Y, classes=3)
 
 

@@ -143,7 +143,9 @@ def test_an_empty_source_is_refused() -> None:
     """No samples, no tensors, or a number in place of a batch."""
     empty: list[Inputs] = [torch.zeros(0, 2), (), {}, torch.tensor(1.0)]
     for inputs in empty:
-        with pytest.raises(DataError, match=r"\[data-unusable\] no samples; expected at least one"):
+        with pytest.raises(
+            DataError, match=r"\[data-unusable\] no samples; at inputs; expected at least one"
+        ):
             source_of(inputs, None)
 
 

@@ -136,7 +136,9 @@ def test_a_tail_average_of_a_network_with_batchnorm_is_refused() -> None:
 
 def test_soft_weight_without_a_teacher_is_refused() -> None:
     """A recipe that asks for soft labels does not fall back to hard ones."""
-    with pytest.raises(SettingError, match=r"needs a teacher; at soft_weight; got 0.5"):
+    with pytest.raises(
+        SettingError, match=r"needs a teacher; at soft_weight; expected 0 without a teacher; got 0.5"
+    ):
         train_(straight(), Lesson.of(SAMPLES), Recipe(soft_weight=0.5))
 
 

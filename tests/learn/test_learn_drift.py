@@ -72,16 +72,31 @@ def test_a_fall_is_no_alarm_unless_two_sided() -> None:
         assert state.alarm is two_sided
 
 
-def test_warming_up_measures_the_stream() -> None:
-    """Mean and deviation are those of the first values, and stay."""
+def test_the_first_values_make_the_reference() -> None:
+    """Mean and deviation are those of the first `reference` values, and stay."""
     rng = np.random.default_rng(0)
     first = rng.normal(5, 2, 200)
-    test = PageHinkley(warm_up=200)
+    test = PageHinkley(reference=200)
     state = feed(test, first)
     assert state.mean == pytest.approx(first.mean())
     assert state.deviation == pytest.approx(first.std(ddof=1))
     later = feed(test, rng.normal(5, 2, 100), state)
     assert (later.mean, later.deviation, later.n) == (state.mean, state.deviation, 300)
+
+
+def test_nothing_is_tested_while_warming_up() -> None:
+    """Whatever the first values are."""
+    state = feed(PageHinkley(warm_up=5, reference=50), [0.0, 1e6, -1e6, 5.0, 1e9])
+    assert (state.rise, state.alarm) == (0, False)
+
+
+def test_a_value_is_measured_against_those_before_it() -> None:
+    """Student's t of the sixth value, as a normal value of the same probability: t = 2, 4 degrees of freedom, p = 0.0581."""
+    before = np.array([-1.0, 1.0, -1.0, 1.0, 0.0])
+    scale = before.std(ddof=1) * math.sqrt(6 / 5)
+    test = PageHinkley(warm_up=5, reference=50, slack=0)
+    state = feed(test, [*before, 2 * scale])
+    assert state.rise == pytest.approx(1.571, abs=0.01)  # the normal value with 0.0581 above it
 
 
 def test_false_alarms_on_still_streams_are_rare() -> None:
@@ -93,10 +108,31 @@ def test_false_alarms_on_still_streams_are_rare() -> None:
     assert alarms <= 3
 
 
-def test_false_alarms_after_a_warm_up_are_few() -> None:
-    """100 streams of 2,000 values whose reference was estimated from 200: at most 5 alarms."""
-    rng, test = np.random.default_rng(2), PageHinkley(warm_up=200)
-    assert sum(feed(test, rng.normal(3, 0.1, 2_200)).alarm for _ in range(100)) <= 5
+def test_a_short_beginning_makes_the_test_slow_not_loud() -> None:
+    """100 streams of 2,000 values of which the first 25 begin the reference: at most 3 alarms."""
+    rng, test = np.random.default_rng(2), PageHinkley(warm_up=25)
+    assert sum(feed(test, rng.normal(3, 0.1, 2_000)).alarm for _ in range(100)) <= 3
+
+
+def test_a_growing_threshold_bounds_the_false_alarms_of_a_whole_life() -> None:
+    """60 streams of 4,000 values: a constant threshold of 6 alarms in nearly all, a growing one in hardly any."""
+    rng, alarms = np.random.default_rng(8), {0.0: 0, 1.2: 0}
+    for _ in range(60):
+        stream = rng.normal(size=4_000)
+        for growth in alarms:
+            test = PageHinkley(threshold=6.0 if growth == 0 else 4.0, growth=growth)
+            alarms[growth] += feed(test, stream, test.start(mean=0, deviation=1)).alarm
+    assert alarms[0.0] >= 40
+    assert alarms[1.2] <= 3
+
+
+def test_a_growing_threshold_still_finds_a_late_change() -> None:
+    """After 4,000 values in nearly all of 20 streams, within 60."""
+    rng, test, found = np.random.default_rng(9), PageHinkley(threshold=4.0, growth=1.2), 0
+    for _ in range(20):
+        state = feed(test, rng.normal(size=4_000))
+        found += not state.alarm and 0 < delay(test, rng.normal(1, 1, 100), state) <= 60
+    assert found >= 17
 
 
 @pytest.mark.parametrize(("shift", "mean_delay", "longest"), [(1.0, 25, 90), (2.0, 9, 20)])
@@ -120,7 +156,7 @@ def test_one_outlier_is_no_drift() -> None:
 
 def test_a_stream_that_stood_still_may_move_a_little() -> None:
     """After a constant warm-up a change within a thousandth of the mean is no drift, a real one is."""
-    test = PageHinkley(warm_up=20)
+    test = PageHinkley(warm_up=20, reference=20)
     state = feed(test, [1.0] * 20)
     assert not feed(test, [1.0, 1.0004] * 50, state).alarm
     assert feed(test, [0.9, 1.1] * 5 + [1.1] * 20, state).alarm
@@ -172,8 +208,50 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(SettingError, match="a drift setting is out of range"):
         PageHinkley(threshold=0)
     with pytest.raises(SettingError, match="a drift setting is out of range"):
-        PageHinkley(warm_up=1)
+        PageHinkley(warm_up=2)
+    with pytest.raises(SettingError, match="a drift setting is out of range"):
+        PageHinkley(warm_up=30, reference=20)
+    with pytest.raises(SettingError, match="a drift setting is out of range"):
+        PageHinkley(growth=-0.1)
     with pytest.raises(SettingError, match="a drift reference is out of range"):
         PageHinkley().start(mean=1.0)
     with pytest.raises(SettingError, match="a drift reference is out of range"):
         PageHinkley().start(mean=1.0, deviation=0.0)
+
+
+def test_a_block_is_one_value_of_the_test() -> None:
+    """Blocks of four give what their means give one by one; an open block counts for nothing yet."""
+    rng = np.random.default_rng(6)
+    stream = rng.normal(size=402)
+    blocks, single = PageHinkley(block=4, reference=50), PageHinkley(reference=50)
+    state = feed(blocks, stream)
+    means = feed(single, stream[:400].reshape(-1, 4).mean(axis=1))
+    assert state.rise == pytest.approx(means.rise)
+    assert (state.mean, state.deviation) == pytest.approx((means.mean, means.deviation))
+    assert (state.n, state.blocks) == (402, 100)
+    assert state.partial == pytest.approx(stream[400:].sum())
+
+
+def in_bouts(rng: np.random.Generator, levels: np.ndarray, rounds: int, length: int) -> np.ndarray:
+    """A stream of bouts: each activity has a level of its own, and they take turns in a random order."""
+    order = np.concatenate([rng.permutation(levels) for _ in range(rounds)])
+    return np.repeat(order, length) + rng.normal(0, 0.3, len(order) * length)
+
+
+def test_changes_of_activity_are_no_drift_where_blocks_are_long_enough() -> None:
+    """Seven activities in bouts of 16: value by value nearly every stream alarms, by blocks of 16 nearly none does."""
+    rng = np.random.default_rng(7)
+    alarms = {1: 0, 16: 0}
+    for _ in range(40):
+        stream = in_bouts(rng, rng.normal(size=7), rounds=10, length=16)
+        for block in alarms:
+            test = PageHinkley(block=block, warm_up=14 * 16 // block, reference=70 * 16 // block)
+            alarms[block] += feed(test, stream).alarm
+    assert alarms[1] >= 30
+    assert alarms[16] <= 2
+
+
+def test_a_block_needs_a_value() -> None:
+    """Blocks of none are refused."""
+    with pytest.raises(SettingError, match="a drift setting is out of range"):
+        PageHinkley(block=0)

@@ -157,6 +157,9 @@ def test_statistics_carry_their_id(hub: _Hub, client: ControlClient, accepted: b
     assert client.statistics("s-1", b"message") is accepted
     path, headers, body = hub.asked[0]
     assert (path, headers["x-edgestill-id"], body) == ("POST /v1/evidence/statistics", "s-1", b"message")
+    assert "x-edgestill-sequence" not in headers
+    client.statistics("s-2", b"message", sequence=2**53 - 1)
+    assert hub.asked[1][1]["x-edgestill-sequence"] == "9007199254740991"
     assert headers["content-type"] == "application/octet-stream"
 
 

@@ -182,6 +182,27 @@ def test_samples_are_tensors(hub: _Hub, client: OperatorClient) -> None:
             client.samples()
 
 
+def test_a_device_is_revoked_by_its_name(hub: _Hub, client: OperatorClient) -> None:
+    """Whatever the name holds, it stays within its place in the path; one that is unknown is an error of its own."""
+    hub.answer = JSONResponse({"device": "d0", "revoked_at": 1.5})
+    assert client.revoke("d0") == {"device": "d0", "revoked_at": 1.5}
+    client.revoke("../rollouts/1?x=#y")
+    assert [path for path, _ in hub.asked] == [
+        "POST devices/d0/revoke",
+        "POST devices/../rollouts/1?x=#y/revoke",
+    ]
+    hub.answer = JSONResponse({"what": "no such device"}, 404)
+    with pytest.raises(NotFoundError, match="no such device"):
+        client.revoke("d1")
+
+
+def test_sums_of_a_kind_can_be_asked_for(hub: _Hub, client: OperatorClient) -> None:
+    """By its counts of classes and features."""
+    hub.answer = Response(b"message")
+    client.statistics(Digest.of(b"backbone"), kind=(4, 16))
+    assert hub.asked[0][0].endswith("&classes=4&features=16")
+
+
 def test_statistics_are_handed_on(hub: _Hub, client: OperatorClient) -> None:
     """By backbone; none are an error of their own."""
     backbone = Digest.of(b"backbone")

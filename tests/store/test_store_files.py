@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import StoreError
@@ -134,6 +138,85 @@ def test_put_syncs_the_bytes_before_the_name_and_the_name_before_it_returns(
     log.clear()
     store.put(DATA)
     assert log == ["folder"]
+
+
+@given(pieces=st.lists(st.binary(max_size=40), max_size=8))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_blob_in_pieces_is_the_blob(tmp_path: Path, pieces: list[bytes]) -> None:
+    """However it is cut: the same name, the same bytes, and nothing left beside it."""
+    store = FileBlobs.open(tmp_path)
+    with store.incoming() as coming:
+        for piece in pieces:
+            coming.write(piece)
+        coming.sync()
+        assert coming.path.read_bytes() == b"".join(pieces)
+        digest = coming.keep()
+    assert digest == Digest.of(b"".join(pieces))
+    assert store.get(digest) == b"".join(pieces)
+    assert list((tmp_path / INCOMING).iterdir()) == []
+
+
+def test_a_blob_that_was_not_kept_is_gone(tmp_path: Path) -> None:
+    """Given up, or broken off by an error: neither a name nor a file is left."""
+    store = FileBlobs.open(tmp_path)
+    with store.incoming() as coming:
+        coming.write(DATA)
+    with pytest.raises(TypeError), store.incoming() as coming:
+        coming.write("no bytes")  # type: ignore[arg-type]  # as a bug would
+    assert list(store.list()) == []
+    assert list((tmp_path / INCOMING).iterdir()) == []
+
+
+def test_a_blob_in_pieces_mends_a_damaged_one(tmp_path: Path) -> None:
+    """It takes the place of whatever stands under its name."""
+    store = FileBlobs.open(tmp_path)
+    store.put(DATA)
+    _file(tmp_path).write_bytes(b"rotten")
+    with store.incoming() as coming:
+        coming.write(DATA)
+        coming.keep()
+    assert store.get(Digest(HEX)) == DATA
+
+
+def test_opening_a_store_leaves_a_blob_that_is_coming_alone(tmp_path: Path) -> None:
+    """Its writer lives; a second process looks into the folder meanwhile."""
+    store = FileBlobs.open(tmp_path)
+    with store.incoming() as coming:
+        coming.write(DATA)
+        FileBlobs.open(tmp_path)
+        assert coming.path.exists()
+        coming.keep()
+    assert store.get(Digest(HEX)) == DATA
+
+
+def written(store: FileBlobs, data: bytes) -> Digest:
+    """Keeps a blob in one piece."""
+    with store.incoming() as coming:
+        coming.write(data)
+        return coming.keep()
+
+
+@pytest.mark.parametrize("step", ["begin", "write", "keep"])
+def test_a_disk_that_refuses_a_blob_in_pieces_is_told(tmp_path: Path, step: str) -> None:
+    """Really, by a limit on the size of files and by a folder that is gone: a StoreError, and no part left."""
+    store = FileBlobs.open(tmp_path)
+    if step == "begin":
+        (tmp_path / INCOMING).rmdir()
+        with pytest.raises(StoreError, match="cannot keep a blob"), store.incoming():
+            pass
+        return
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = 1_000_000 if step == "write" else 2_000  # the second waits in a buffer until it is synced
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+        with pytest.raises(StoreError, match=r"cannot keep a blob; at .*; got File too large"):
+            written(store, b"x" * size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list((tmp_path / INCOMING).iterdir()) == []
+    assert list(store.list()) == []
 
 
 KILL_ANYWHERE = """

@@ -36,13 +36,24 @@ def bench(
         _list(scripts, as_json=as_json)
         return
     if name not in scripts:
-        raise NotFoundError("no such benchmark", where=name, expected=" or ".join(scripts))
+        raise NotFoundError(
+            "no such benchmark",
+            where=name,
+            expected=" or ".join(scripts),
+            fix="run `edgestill bench` to see them",
+        )
     command = [sys.executable, str(scripts[name]), *context.args, *(["--json"] if as_json else [])]
     status = subprocess.run(command, check=False).returncode  # noqa: S603  # a script of the checkout, chosen by name from a list
     if status == USAGE:
         raise typer.Exit(USAGE)
     if status != 0:
-        raise BenchError("a benchmark failed", where=scripts[name], got=f"exit status {status}")
+        raise BenchError(
+            "a benchmark failed",
+            where=scripts[name],
+            got=f"exit status {status}",
+            expected="exit status 0",
+            fix="read what it said above this line",
+        )
 
 
 def scripts_in(*folders: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from edgestill.cli.terminal import plain
-from edgestill.core.bundle import Bundle, replace
+from edgestill.core.bundle import PUBLIC, Bundle, replace
 from edgestill.core.digest import Digest
 from edgestill.core.errors import PathError
 from edgestill.core.extras import require
@@ -54,13 +54,15 @@ def diff(
     new: Annotated[Path, typer.Argument(help="The bundle it shall get (.esb).")],
     patch: Annotated[Path, typer.Argument(help="Where the patch goes.")],
 ) -> None:
-    """Make the patch from one bundle to another."""
+    """Make the patch from one bundle to another; both are checked first."""
     require("zstandard", extra="agent", purpose="to make patches")
     from edgestill.delta.codec import diff as make
 
+    for one in (old, new):
+        Bundle.open(one).verify()
     target = _read(new)
     made = make(_read(old), target)
-    replace(patch, made)
+    replace(patch, made, mode=PUBLIC)
     typer.echo(f"{format_size(len(made))}, {len(made) / max(1, len(target)):.1%} of the new file")
 
 
@@ -81,7 +83,7 @@ def apply(
     head = Header.read(given)
     given.seek(0)
     make(io.BytesIO(_read(old)), given, out, expected=head.new, max_size=MAX_NEW_BYTES)
-    replace(new, out.getvalue())
+    replace(new, out.getvalue(), mode=PUBLIC)
     typer.echo(str(Digest.of(out.getvalue())))
 
 

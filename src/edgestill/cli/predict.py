@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated
-from zipfile import BadZipFile
 
 import typer
 
 from edgestill.cli.terminal import plain
-from edgestill.core.errors import DataError, PathError
+from edgestill.core.bundle import Bundle
+from edgestill.core.errors import DtypeError, NotFiniteError, ShapeError
 from edgestill.core.extras import require
 
 
@@ -22,23 +22,23 @@ def predict(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Answer a batch with a bundle's student alone."""
+    """Answer a batch with a bundle's student alone; every byte of the bundle is checked first."""
     require("onnxruntime", extra="device", purpose="to run a model")
-    import numpy as np
-
+    from edgestill.infer.arrayfile import read_npy
     from edgestill.infer.student import load
 
+    Bundle.open(bundle).verify()
     model = load(bundle)
+    batch = read_npy(inputs, what="the input")
     try:
-        with inputs.open("rb") as source:
-            batch = np.load(source, allow_pickle=False)
-    except OSError as error:
-        raise PathError("cannot read the input", where=inputs, got=error.strerror or error) from error
-    except (ValueError, EOFError, BadZipFile, MemoryError) as error:
-        raise DataError("not an npy file of plain numbers", where=inputs, got=error) from error
-    if not isinstance(batch, np.ndarray):
-        raise DataError("several arrays", where=inputs, expected="an npy file, one array", got="an npz file")
-    answer = model.predict(batch)
+        answer = model.predict(batch)
+    except (
+        ShapeError,
+        DtypeError,
+        NotFiniteError,
+    ) as error:  # which names the model's input, and cannot know the file
+        error.where = f"{inputs}: {error.where}"
+        raise
     rows = [
         {"label": model.policy.labels[int(one.argmax())], "confidence": round(float(sure), 4)}
         for one, sure in zip(answer.probabilities, answer.confidence, strict=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import inf
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import SettingError, UnitError
 from edgestill.core.units import parse_duration, parse_share, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T = TypeVar("T")
+T = TypeVar("T", bound=float)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -28,7 +29,7 @@ class Budget:
         escalation: share of inputs that may be passed to a larger model, in [0, 1].
 
     Raises:
-        UnitError: a quantity that cannot be read.
+        UnitError: a quantity that cannot be read. SettingError: one below 0, or a share above 1.
     """
 
     size: int | None
@@ -46,12 +47,15 @@ class Budget:
         update: int | str | None = None,
         escalation: float | str | None = None,
     ) -> None:
-        # a frozen value is written past its own guard, once, here
-        object.__setattr__(self, "size", _read(parse_size, size))
-        object.__setattr__(self, "latency", _read(parse_duration, latency))
-        object.__setattr__(self, "memory", _read(parse_size, memory))
-        object.__setattr__(self, "update", _read(parse_size, update))
-        object.__setattr__(self, "escalation", _read(parse_share, escalation))
+        for name, value in (
+            ("size", _bytes("size", size)),
+            ("latency", _read("latency", parse_duration, latency, (int, float), "seconds, at least 0")),
+            ("memory", _bytes("memory", memory)),
+            ("update", _bytes("update", update)),
+            ("escalation", _read("escalation", parse_share, escalation, (int, float), "0 to 1", most=1)),
+        ):
+            # a frozen value is written past its own guard, once, here
+            object.__setattr__(self, name, value)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -70,10 +74,44 @@ class Budget:
                     "cannot read a budget",
                     where=repr(part),
                     expected=f"NAME=VALUE, each once, of {', '.join(known)}",
+                    got=repr(part),
+                    fix="write for instance size=120kB,latency=1.5ms",
                 )
             values[name] = value
         return cls(**values)
 
 
-def _read(parse: Callable[[str], T], value: T | str | None) -> T | None:
-    return parse(value) if isinstance(value, str) else value
+def _bytes(name: str, value: int | str | None) -> int | None:
+    return _read(name, parse_size, value, (int,), "whole bytes, at least 0")
+
+
+def _read(
+    name: str,
+    parse: Callable[[str], T],
+    value: T | str | None,
+    kinds: tuple[type, ...],
+    expected: str,
+    *,
+    most: float = inf,
+) -> T | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            return parse(value)
+        except UnitError as error:  # which cannot know what the quantity is of
+            error.where = f"budget: {name}"
+            raise
+    if not _is_number(value, kinds) or not 0 <= value <= most:  # NaN is within no bounds
+        raise SettingError(
+            "a budget's value is out of range",
+            where=f"budget: {name}",
+            expected=expected,
+            got=repr(value),
+            fix="give an upper bound, or leave it out",
+        )
+    return value
+
+
+def _is_number(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)

@@ -12,9 +12,10 @@ The layout, byte by byte, stands in `docs/bundle.md`.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 
 MANIFEST: Final = "bundle.json"
 BLOBS: Final = "blobs"
+PUBLIC: Final = 0o666
+"""Mode of a file for others to read, before the umask; without it a file is its owner's alone."""
 
+_CHUNK: Final = 1 << 20
+_NUMBERS: Final = itertools.count()
 _REFETCH: Final = "fetch or build it again"
 
 
@@ -76,39 +81,53 @@ class Bundle:
         ref = self.manifest.blobs.get(name)
         if ref is None:
             raise BundleError(
-                "no such blob", where=self.path, expected=f"one of {list(self.manifest.blobs)}", got=name
+                "no such blob",
+                where=self.path,
+                expected=f"one of {list(self.manifest.blobs)}",
+                got=name,
+                fix="build the bundle with it",
             )
+        return b"".join(self._checked(name, ref.size))
+
+    def verify(self) -> None:
+        """Reads every blob once, a megabyte at a time, and checks it.
+
+        Raises:
+            BundleTruncatedError, BundleAlteredError, PathError: as `read`.
+        """
+        for name in self.manifest.blobs:
+            for _ in self._checked(name, _CHUNK):
+                pass
+
+    def _checked(self, name: str, chunk: int) -> Iterator[bytes]:
+        """The bytes of a blob in pieces of this size; whether they are the right ones shows only at their end."""
+        ref = self.manifest.blobs[name]
         file, offset = self._spans[name]
+        state, left = hashlib.sha256(), ref.size
         try:
             with file.open("rb") as source:
                 source.seek(offset)
-                data = source.read(ref.size)
+                while left and (data := source.read(min(chunk, left))):
+                    state.update(data)
+                    left -= len(data)
+                    yield data
         except OSError as error:
             raise PathError(
                 f"cannot read {name}", where=file, got=error.strerror or error, fix="check the path"
             ) from error
-        if len(data) < ref.size:
+        if left:
             raise BundleTruncatedError(
                 f"{name} ends too early",
                 where=self.path,
                 expected=f"{ref.size} bytes",
-                got=len(data),
+                got=ref.size - left,
                 fix=_REFETCH,
             )
-        if Digest.of(data) != ref.digest:
+        found = Digest(state.hexdigest())
+        if found != ref.digest:
             raise BundleAlteredError(
-                f"{name} was altered", where=self.path, expected=ref.digest, got=Digest.of(data), fix=_REFETCH
+                f"{name} was altered", where=self.path, expected=ref.digest, got=found, fix=_REFETCH
             )
-        return data
-
-    def verify(self) -> None:
-        """Reads every blob once and checks it.
-
-        Raises:
-            BundleTruncatedError, BundleAlteredError: as `read`.
-        """
-        for name in self.manifest.blobs:
-            self.read(name)
 
 
 def build(
@@ -150,7 +169,7 @@ def write_archive(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) ->
     Raises:
         PathError: the folder cannot be written.
     """
-    replace(path, archive_bytes(manifest, blobs))
+    replace(path, archive_bytes(manifest, blobs), mode=PUBLIC)
 
 
 def write_folder(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> None:
@@ -166,30 +185,45 @@ def write_folder(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> 
     files = dict(_files(manifest, blobs))
     head = files.pop(MANIFEST)
     for name, data in files.items():
-        replace(path / name, data)
-    replace(path / MANIFEST, head)
+        replace(path / name, data, mode=PUBLIC)
+    replace(path / MANIFEST, head, mode=PUBLIC)
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Writes a file so that its name holds the old bytes or the new ones, never a part, whenever power fails.
+
+    Args:
+        path: in a folder that exists.
+        data: all of it.
+        mode: permissions of the file, from which the process's umask is taken.
 
     Raises:
         PathError: it cannot be written.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        handle, temporary = _beside(path, mode)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).replace(path)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _beside(path: Path, mode: int) -> tuple[int, Path]:
+    """A new file in the same folder; its name is this process's, or the next that nobody has left there."""
+    while True:
+        temporary = path.parent / f".{path.name[:40]}.{os.getpid()}-{next(_NUMBERS)}"
+        try:
+            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), temporary
+        except FileExistsError:  # of a process that was killed, and had the same number
+            continue
 
 
 def sync_folder(path: Path) -> None:

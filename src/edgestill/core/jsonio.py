@@ -4,6 +4,8 @@
   (a lone surrogate). Its time and memory grow with the length of the text and no faster, whatever the text says.
 - `Fields` reads one object: each getter checks type and range and names the field when it refuses.
 - `canonical` writes the same value always as the same bytes: sorted keys, no spaces, no NaN.
+- What strangers call themselves is asked for as `plain` text, and what they say at length is made plain by `plain()`:
+  no NUL (no database of ours need take one), no line end, no escape sequence, nothing that turns the direction of text.
 """
 
 from __future__ import annotations
@@ -25,6 +27,12 @@ JsonObject = dict[str, Json]
 
 MAX_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 32
+
+# C0 and C1 controls with DEL, line and paragraph separators, marks that turn the direction of what follows (UAX 9), and
+# halves of characters.
+_NOT_PLAIN: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 # Strings are skipped whole, an unterminated one to the end of the text; possessive (`*+`), because going back would make
 # a hostile text cost the square of its length.
@@ -87,6 +95,11 @@ def canonical(value: Json | Mapping[str, Json]) -> bytes:
         ) from error
 
 
+def plain(text: str) -> str:
+    """The text with a space in place of every control character."""
+    return _NOT_PLAIN.sub(" ", text)
+
+
 class Fields:
     """One JSON object, read field by field.
 
@@ -127,13 +140,15 @@ class Fields:
         known = set(names)
         return {name: value for name, value in self._value.items() if name not in known}
 
-    def text(self, name: str, *, at_most: int = 500, pattern: str | None = None) -> str:
-        """A string of bounded length, matching `pattern` as a whole where one is given."""
+    def text(self, name: str, *, at_most: int = 500, pattern: str | None = None, plain: bool = False) -> str:
+        """A string of bounded length, matching `pattern` as a whole where one is given; `plain` refuses control characters."""
         value = self._value.get(name)
         if not isinstance(value, str) or len(value) > at_most:
             self._refuse(name, f"a string of at most {at_most} characters", value)
         if pattern is not None and re.fullmatch(pattern, value) is None:
             self._refuse(name, f"a string that matches {pattern}", value)
+        if plain and _NOT_PLAIN.search(value):
+            self._refuse(name, "a string without control characters", value)
         return value
 
     def integer(self, name: str, *, least: int = 0, most: int = 2**53 - 1) -> int:
@@ -184,12 +199,14 @@ class Fields:
         """An object within this one."""
         return Fields.of(self._value.get(name), f"{self.where}: {name}")
 
-    def texts(self, name: str, *, at_most: int = 64) -> dict[str, str]:
-        """An object of strings, such as labels."""
+    def texts(self, name: str, *, at_most: int = 64, plain: bool = False) -> dict[str, str]:
+        """An object of strings, such as labels; `plain` refuses control characters in names and values."""
         inner = self.inner(name)
         if len(inner.names()) > at_most:
             self._refuse(name, f"at most {at_most} entries", len(inner.names()))
-        return {key: inner.text(key) for key in inner.names()}
+        if plain and any(map(_NOT_PLAIN.search, inner.names())):
+            self._refuse(name, "names without control characters", inner.names())
+        return {key: inner.text(key, plain=plain) for key in inner.names()}
 
     def _refuse(self, name: str, expected: str, got: object) -> NoReturn:
         raise MessageError(

@@ -26,6 +26,8 @@ POLICY: Final = "policy.json"
 GOLDEN: Final = "golden.npz"
 LINEAGE: Final = "lineage.json"
 CARD: Final = "card.md"
+REFERENCE: Final = "reference.stats"
+"""Optional: `learn.statistics` over the data that the student was calibrated on."""
 REQUIRED: Final = (MODEL, POLICY, GOLDEN, LINEAGE, CARD)
 
 _BLOB_NAME: Final = r"[a-z0-9][a-z0-9_.-]{0,63}"

@@ -123,7 +123,7 @@ class InferRequest:
             raise MessageError("a request without inputs", where="inputs", expected="at least one tensor")
         return cls(
             inputs=tensors,
-            id=fields.text("id", at_most=200) if fields.has("id") else "",
+            id=fields.text("id", at_most=200, plain=True) if fields.has("id") else "",
             parameters=parameters,
             outputs=tuple(one.text("name", at_most=200) for one in outputs),
             binary=binary,

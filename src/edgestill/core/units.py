@@ -42,7 +42,12 @@ def parse_size(text: str) -> int:
     number, unit = _split(text, _SIZES, "a size such as '120 kB'")
     size = number * _SIZES[unit]
     if size != int(size):
-        raise UnitError("a size must be whole bytes", expected="whole bytes", got=repr(text))
+        raise UnitError(
+            "a size must be whole bytes",
+            expected="whole bytes",
+            got=repr(text),
+            fix="round it to whole bytes",
+        )
     return int(size)
 
 
@@ -64,10 +69,20 @@ def parse_share(text: str) -> float:
     """
     match = _QUANTITY.fullmatch(text)
     if match is None or match[2] not in {"", "%"}:
-        raise UnitError("cannot read a share", expected="a share such as '20 %' or '0.2'", got=repr(text))
+        raise UnitError(
+            "cannot read a share",
+            expected="a share such as '20 %' or '0.2'",
+            got=repr(text),
+            fix="write a number from 0 to 1, or a percentage",
+        )
     share = float(match[1]) / (100 if match[2] else 1)
     if not 0 <= share <= 1:
-        raise UnitError("a share lies between 0 and 1", expected="0 to 1, or 0 % to 100 %", got=repr(text))
+        raise UnitError(
+            "a share lies between 0 and 1",
+            expected="0 to 1, or 0 % to 100 %",
+            got=repr(text),
+            fix="write a number from 0 to 1, or a percentage",
+        )
     return share
 
 
@@ -95,8 +110,15 @@ def _three_digits(value: float) -> str:
 def _split(text: str, units: dict[str, int] | dict[str, Decimal], example: str) -> tuple[Decimal, str]:
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise UnitError("cannot read a quantity", expected=example, got=repr(text))
+        raise UnitError(
+            "cannot read a quantity", expected=example, got=repr(text), fix="write a number and its unit"
+        )
     if match[2] not in units:
         problem = "a quantity has an unknown unit" if match[2] else "a quantity needs a unit"
-        raise UnitError(problem, expected=f"{example}; units: {', '.join(units)}", got=repr(text))
+        raise UnitError(
+            problem,
+            expected=f"{example}; units: {', '.join(units)}",
+            got=repr(text),
+            fix="write a number and one of these units",
+        )
     return Decimal(match[1]), match[2]

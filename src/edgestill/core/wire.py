@@ -7,8 +7,13 @@
 | `POST /v1/reports` | `[Report, ...]` | `{"accepted": n, "duplicates": m}` |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}` |
 
-Reports carry an id made on the device: sending one twice counts once. Unknown fields are ignored, so that an old hub
+Reports carry an id made on the device: sending one twice counts once. So do statistics, in the header `x-edgestill-id`.
+A second header, `x-edgestill-sequence`, grows with every message that a device makes: of one backbone and window the
+largest counts, whatever arrives when. Devices of old send none; there the last to arrive counts. Unknown fields are ignored, so that an old hub
 serves a new device; a known field with a wrong value is refused.
+
+What a device calls itself, its labels or a release is refused where it holds control characters. A reason may quote
+anything, so there they become spaces, on both ends: a report that is refused for its wording would be lost.
 """
 
 from __future__ import annotations
@@ -18,11 +23,14 @@ from typing import Final, Literal, Self, get_args
 
 from edgestill.core import hardware
 from edgestill.core.errors import MessageError
-from edgestill.core.jsonio import Fields, Json, JsonObject, canonical, parse, parse_object
+from edgestill.core.jsonio import Fields, Json, JsonObject, canonical, parse, parse_object, plain
 
 MAX_REPORTS: Final = 200
 MAX_MESSAGE_BYTES: Final = 1_000_000  # the longest batch of reports fits, however its reasons are spelt
 MAX_REASON: Final = 500
+MAX_SEQUENCE: Final = 2**53 - 1
+ID_HEADER: Final = "x-edgestill-id"
+SEQUENCE_HEADER: Final = "x-edgestill-sequence"
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 
 DeviceState = Literal["downloaded", "verified", "staged", "serving", "confirmed", "fell-back"]
@@ -52,7 +60,7 @@ class Enrol:
             join_token=fields.text("join_token", at_most=200),
             device=fields.text("device", pattern=_ID),
             hardware_class=fields.text("hardware_class", pattern=hardware.PATTERN),
-            labels=fields.texts("labels", at_most=16) if fields.has("labels") else {},
+            labels=fields.texts("labels", at_most=16, plain=True) if fields.has("labels") else {},
         )
 
     def to_bytes(self) -> bytes:
@@ -220,15 +228,15 @@ class Report:
             id=fields.text("id", pattern=_ID),
             at=fields.number("at", least=0, most=1e11),
             bundle=str(fields.digest("bundle")),
-            release=fields.text("release", at_most=100),
+            release=fields.text("release", at_most=100, plain=True),
             state=state,  # type: ignore[arg-type]  # checked against the literal two lines up
-            reason=fields.text("reason", at_most=MAX_REASON) if fields.has("reason") else "",
+            reason=plain(fields.text("reason", at_most=MAX_REASON)) if fields.has("reason") else "",
             health=Health.from_fields(fields.inner("health")) if has_health else None,
         )
 
     def as_json(self) -> JsonObject:
         """One report as JSON; a reason too long for the wire is cut, because a refused one would be sent for ever."""
-        return asdict(self) | {"reason": self.reason[:MAX_REASON]}
+        return asdict(self) | {"reason": plain(self.reason[:MAX_REASON])}
 
 
 def reports_from_bytes(data: bytes) -> list[Report]:

@@ -167,7 +167,12 @@ class Fleet:
             if heard is not None:
                 heard(last)
             if last["state"] in {"paused", "rolled-back"}:
-                raise DemoError("the rollout was stopped", where=release, got=last["reason"])
+                raise DemoError(
+                    "the rollout was stopped",
+                    where=release,
+                    got=last["reason"],
+                    fix="look into the logs of the devices",
+                )
             return last["state"] == "done"
 
         self._processes.wait_for(f"the rollout of {release}", done, within=2 * PATIENCE)
@@ -217,7 +222,13 @@ class Fleet:
             after = parameters.integer("last")
             parts.append(arrays)
         if not parts:
-            raise DemoError("no evidence came in", where="hub", expected="escalated answers")
+            raise DemoError(
+                "no evidence came in",
+                where="hub",
+                expected="escalated answers",
+                got="none",
+                fix="look into the logs of the hub and the devices",
+            )
         joined = {
             name: np.concatenate([part[name] for part in parts]) for name in ("input", "teacher", "audit")
         }

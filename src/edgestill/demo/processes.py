@@ -1,7 +1,8 @@
 """Processes that end when the demonstration does, however it ends.
 
 Each gets a session of its own, so that Ctrl-C in the terminal reaches the demonstration alone, which then ends the
-others in order: SIGTERM, some seconds of grace, SIGKILL.
+others in order: SIGTERM, some seconds of grace, SIGKILL. Where it is killed and cannot, each ends by itself: it is on a
+leash (`demo.leash`) that only the demonstration holds.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 GRACE: Final = 8.0
 LOOK: Final = 0.05
 
+_LEASH: Final = "edgestill.demo.leash"
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,6 +48,7 @@ class Processes:
         self._longest = longest
         self._logs, self._clock, self._pause = logs, clock, pause
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._line: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +66,10 @@ class Processes:
         """
         with ExitStack() as ending:
             with signals_put_off():
+                line = self._held()
                 process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
-                    [sys.executable, "-m", module, *arguments],
+                    [sys.executable, "-m", _LEASH, str(line), module, *arguments],
+                    pass_fds=[line],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -77,18 +82,30 @@ class Processes:
                 said, failed = process.communicate(timeout=self._longest)
             except subprocess.TimeoutExpired as error:
                 raise DemoError(
-                    f"{name} did not end", where=module, expected=f"within {error.timeout:g} s"
+                    f"{name} did not end",
+                    where=module,
+                    expected=f"within {error.timeout:g} s",
+                    got="still running",
+                    fix="is the machine very busy? Try again",
                 ) from error
         if process.returncode != 0:
-            raise DemoError(f"{name} failed", where=module, expected="exit status 0", got=failed[-300:])
+            raise DemoError(
+                f"{name} failed",
+                where=module,
+                expected="exit status 0",
+                got=failed[-300:],
+                fix="read what it said; docs/errors.md says what its code means",
+            )
         return said
 
     def start(self, name: str, module: str, arguments: Sequence[str], *, ready: Path) -> None:
         """Starts `python -m module` in the background; `wait_for` its ready file before using it."""
         ready.unlink(missing_ok=True)
         with (self._logs / f"{name}.log").open("ab") as log, signals_put_off():
+            line = self._held()
             process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
-                [sys.executable, "-m", module, *arguments],
+                [sys.executable, "-m", _LEASH, str(line), module, *arguments],
+                pass_fds=[line],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -110,11 +127,18 @@ class Processes:
                     log = self._logs / f"{name}.log"
                     said = log.read_text(errors="replace").strip()[-300:]
                     raise DemoError(
-                        f"{name} ended while waiting for {what}", where=log, got=said or "nothing said"
+                        f"{name} ended while waiting for {what}",
+                        where=log,
+                        got=said or "nothing said",
+                        expected="a process that runs",
+                        fix="read its log; a second try may do where it was killed",
                     )
             if self._clock.monotonic() > until:
                 raise DemoError(
-                    f"waited in vain for {what}", where=self._logs, expected=f"within {within:g} s"
+                    f"waited in vain for {what}",
+                    where=self._logs,
+                    expected=f"within {within:g} s",
+                    fix="read the logs there; a busy machine may need another try",
                 )
             self._pause(LOOK)
 
@@ -131,6 +155,18 @@ class Processes:
             for _, process in reversed(self._running):
                 _kill(process)
             self._running.clear()
+            self._let_go()
+
+    def _held(self) -> int:
+        """The end of the leash that a process gets; ours is inherited by nobody, so it closes with this process."""
+        if self._line is None:
+            self._line = os.pipe()
+        return self._line[0]
+
+    def _let_go(self) -> None:
+        for handle in self._line or ():
+            os.close(handle)
+        self._line = None
 
 
 def _kill(process: subprocess.Popen[AnyStr]) -> None:

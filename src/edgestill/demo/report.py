@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Final
 
-from edgestill.core.bundle import replace
+from edgestill.core.bundle import PUBLIC, replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ _BLUE, _GREY, _ORANGE, _GREEN = "#2b6cb0", "#8795a1", "#c05621", "#2f855a"
 _STEPS: Final = (
     ("teacher", "teacher\nbefore", _GREY),
     ("int8", "student\nbefore", _BLUE),
+    ("teacher_after", "teacher\nafter", _GREY),
     ("shifted", "student\nafter", _ORANGE),
     ("control", "control\nafter", _GREY),
     ("updated", "updated\nafter", _GREEN),
@@ -44,22 +45,21 @@ def write_report(story: Story, folder: Path) -> tuple[Path, Path]:
     """
     page, figures = folder / "report.html", folder / "report.json"
     drawn, told = _page(story), json.dumps(story.as_json(), indent=2)
-    replace(figures, told.encode())
-    replace(page, drawn.encode())
+    replace(figures, told.encode(), mode=PUBLIC)
+    replace(page, drawn.encode(), mode=PUBLIC)
     return page, figures
 
 
 def _page(story: Story) -> str:
     what, change = (html.escape(one) for one in story.told)
-    won, control = story.recovered(), story.recovered_by_control()
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>edgestill: {html.escape(story.scenario)}</title>'
         f"<style>{_STYLE}</style><h1>edgestill demo: {html.escape(story.scenario)}</h1>"
         f"<p>{what}. Halfway, {change}. All figures are of devices that shared nothing, so that nothing was learned "
-        f"from them. The update won back <b>{won.value:.0%}</b> (95 % interval {won.low:.0%} to {won.high:.0%}) of the "
-        f"accuracy lost; the same training without evidence {control.value:.0%}.</p>"
+        f"from them. {_won_back(story)}</p>"
         f"<h2>Accuracy along the route</h2>{_svg(_route_plot(story))}{_accuracy_table(story)}"
-        f"<h2>Device by device</h2>{_svg(_device_plot(story))}{_device_table(story)}"
+        f"<h2>Device by device</h2><p>Accuracy of each student alone; of answers that the teacher helped with, see below."
+        f"</p>{_svg(_device_plot(story))}{_device_table(story)}"
         f"<p>Devices that share answered {_fused(story)}</p>"
         f"<h2>Bytes</h2>{_bytes_table(story)}"
         f'<p class="note">Policy: alpha = {story.alpha:.2f}. Promise on the risk: {html.escape(story.promise)}. '
@@ -68,12 +68,28 @@ def _page(story: Story) -> str:
     )
 
 
-def _fused(story: Story) -> str:
-    live = story.live
+def _won_back(story: Story) -> str:
+    won, control = story.recovered(), story.recovered_by_control()
+    if won is None or control is None:
+        return "Nothing was lost by the change, so nothing could be won back."
     return (
+        f"The update won back <b>{won.value:.0%}</b> (95 % interval {won.low:.0%} to {won.high:.0%}) of the "
+        f"accuracy lost; the same training without evidence {control.value:.0%}."
+    )
+
+
+def _fused(story: Story) -> str:
+    live, figures = story.live, story.accuracies()
+    helped = (
         f"{live.fused_before:.1%} rightly before the change with the teacher's help, {live.alone_before:.1%} alone; "
-        f"after it {live.fused_shifted:.1%} and {live.alone_shifted:.1%}. On their later data, with what they had "
-        f"learned by themselves, {live.personal:.1%} alone, against {live.personal_without:.1%} as shipped."
+        f"after it {live.fused_shifted:.1%} and {live.alone_shifted:.1%}."
+    )
+    if "personal" not in figures:
+        return helped
+    own, without = figures["personal"], figures["personal_without"]
+    return (
+        f"{helped} On later data, with what each had learned by itself, {own.value:.1%} alone ({own.low:.1%} to "
+        f"{own.high:.1%}), against {without.value:.1%} as shipped (n = {own.n}, {own.groups} groups)."
     )
 
 
@@ -139,11 +155,11 @@ def _device_table(story: Story) -> str:
             "yes" if row.shares else "no",
             f"{row.before:.1%}",
             f"{row.shifted:.1%}",
+            f"{row.own:.1%}" if row.learned and row.own is not None else "none",
             f"{row.updated:.1%}",
             f"{row.escalated:.0%}",
             f"{row.bytes_up:,}",
             row.drift,
-            "yes" if row.learned else "no",
             f"{row.latency_ms:.2f} ms",
         )
         for row in story.live.rows
@@ -153,11 +169,11 @@ def _device_table(story: Story) -> str:
         "shares",
         "before",
         "after",
+        "own head",
         "updated",
         "asked",
         "bytes sent",
         "noticed",
-        "own head",
         "latency",
     )
     return _table(head, rows)

@@ -21,7 +21,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EvidenceError, NotFoundError, PathError
 from edgestill.demo.fleet import Fleet
 from edgestill.demo.processes import Processes
-from edgestill.demo.rehearse import Outcome, compare, right
+from edgestill.demo.rehearse import Outcome, compare, right, sharing
 from edgestill.demo.story import Absorption, Live, Row, Story
 from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.core.jsonio import JsonObject
+    from edgestill.core.protocols import Engine
     from edgestill.demo.fleet import Said
     from edgestill.demo.scenario import Scenario, Stream
     from edgestill.demo.workshop import Workshop
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from edgestill.lab.packing.pack import Packed
 
 _RIDGE: Final = 1e-2
-_NOTICE: Final = 6.0
 
 
 class View(Protocol):
@@ -81,7 +81,7 @@ class Route:
         view: shows the steps.
 
     Raises:
-        PathError: the folder cannot be made.
+        PathError: the folder cannot be made, or nothing can be written there.
     """
 
     def __init__(self, scenario: Scenario, out: Path, view: View) -> None:
@@ -90,12 +90,15 @@ class Route:
         self.clock = SystemClock()
         try:
             (out / "logs").mkdir(parents=True, exist_ok=True)
+            for folder in (out, out / "logs"):
+                with tempfile.TemporaryFile(dir=folder):  # found now, and not after the training
+                    pass
         except OSError as error:
             raise PathError(
                 "cannot write the report's folder",
                 where=out,
                 expected="a writable folder",
-                got=error.strerror,
+                got=error.strerror or error,
                 fix="give another one with --out",
             ) from error
 
@@ -110,9 +113,6 @@ class Route:
         """
         start = self.clock.monotonic()
         workshop = self._make()
-        torch.set_num_threads(
-            1
-        )  # from now on the fleet runs too; threads that wait for a shared core are slower than one
         with tempfile.TemporaryDirectory(prefix="edgestill-") as name:
             processes = Processes(self.out / "logs", clock=self.clock, pause=time.sleep)
             with processes:
@@ -165,7 +165,7 @@ class Route:
         before = self._feed(fleet, "answer, ask and fuse", lambda stream: stream.before)
         early = [_drift(fleet.status(one.device)) for one in self.scenario.streams]
         shifted = self._feed(fleet, self.scenario.change, lambda stream: stream.after)
-        noticed = self._notice(fleet, false_alarms=early.count("confirmed"))
+        noticed = self._notice(fleet, (before, shifted), false_alarms=early.count("confirmed"))
         with self._step("gather the evidence") as done:
             evidence = fleet.evidence()
             head, message = self._shared_head(fleet, workshop)
@@ -173,7 +173,7 @@ class Route:
         with self._step("what each device learned by itself") as done:
             later = {one.device: fleet.feed(one.device, one.later) for one in self._sharing if one.later}
             states = {one.device: fleet.status(one.device) for one in self.scenario.streams}
-            done(_learned(states))
+            done(_learned(states, later, self._sharing, engine_of(workshop.packed)))
         with self._step("make version 1.1.0 from the evidence, and a control without") as done:
             parent = workshop.packed.manifest.digest
             following = next_student(workshop, evidence, version="1.1.0", parent=parent)
@@ -199,7 +199,9 @@ class Route:
             for stream in self.scenario.streams
         ]
         live = self._told(walked, rows, workshop, following)
-        outcome = self._measured(walked, compare(workshop, engine_of(following), engine_of(control)))
+        alone = {name: said.alone for name, said in later.items()}
+        outcome = compare(workshop, engine_of(following), engine_of(control), alone)
+        outcome = self._measured(walked, outcome)
         live = replace(
             live, evidence=len(evidence), statistics_bytes=message, head_accuracy=head, patch_bytes=patch
         )
@@ -207,7 +209,7 @@ class Route:
 
     @property
     def _sharing(self) -> list[Stream]:
-        return [stream for stream in self.scenario.streams if stream.shares]
+        return sharing(self.scenario)
 
     @property
     def _quiet(self) -> list[Stream]:
@@ -227,28 +229,33 @@ class Route:
             )
         return said
 
-    def _notice(self, fleet: Fleet, *, false_alarms: int) -> dict[str, str]:
-        """What the devices report of the change: each has reported, and all were given some seconds to be sure.
+    def _notice(
+        self, fleet: Fleet, said: tuple[dict[str, Said], ...], *, false_alarms: int
+    ) -> dict[str, str]:
+        """What the devices report of the change, once their figures cover all they have answered.
 
         Args:
             fleet: whose devices.
+            said: what they have answered so far.
             false_alarms: how many were sure of a change before there was any.
         """
         with self._step("notice") as done:
-            until = self.clock.monotonic() + _NOTICE
             found: dict[str, str] = {}
 
-            def noticed() -> bool:
-                found.update({name: health.text("drift") for name, health in fleet.health().items()})
-                sure = all(one == "confirmed" for one in found.values())
-                heard = len(found) == len(self.scenario.streams)
-                return heard and (sure or self.clock.monotonic() > until)
+            def reported() -> bool:
+                health = fleet.health()
+                found.update({name: one.text("drift") for name, one in health.items()})
+                return all(
+                    name in health
+                    and health[name].integer("answers") >= sum(len(part[name].answers) for part in said)
+                    for name in said[0]
+                )
 
-            fleet.wait_for("health reports", noticed)
+            fleet.wait_for("health reports", reported)
             sure = sorted(name for name, verdict in found.items() if verdict == "confirmed")
             done(
-                f"{len(sure)} of {len(found)} devices report that the world has changed "
-                f"({false_alarms} of them said so before it had)"
+                f"{len(sure)} of {len(found)} devices are sure that the world has changed "
+                f"({false_alarms} of them were so before it had)"
             )
         return found
 
@@ -298,13 +305,15 @@ class Route:
         name, later = stream.device, stream.later or stream.after
         said = [walked.before[name], walked.shifted[name], walked.updated[name]]
         alone = np.concatenate([one.seconds[~one.asked] for one in said])
+        own = walked.later.get(name)
         return Row(
             device=name,
             shares=stream.shares,
             answers=sum(len(one.answers) for one in said),
-            before=_share(walked.before[name].answers == stream.before.labels),
-            shifted=_share(walked.shifted[name].answers == stream.after.labels),
-            updated=_share(walked.updated[name].answers == later.labels),
+            before=_share(walked.before[name].alone == stream.before.labels),
+            shifted=_share(walked.shifted[name].alone == stream.after.labels),
+            own=None if own is None else _share(own.alone == later.labels),
+            updated=_share(walked.updated[name].alone == later.labels),
             escalated=_share(np.concatenate([one.asked for one in said])),
             bytes_up=bytes_up,
             drift=drift.get(name, "none"),
@@ -322,12 +331,6 @@ class Route:
 
         asked = np.concatenate([walked.shifted[one.device].asked for one in self._sharing])
         groups = np.concatenate([np.full(len(one.after), index) for index, one in enumerate(self._sharing)])
-        own = [one for one in self._sharing if one.later]
-        engine = engine_of(workshop.packed)
-        without = np.concatenate([right(engine, one.later) for one in own if one.later])
-        personal = np.concatenate(
-            [walked.later[one.device].alone == one.later.labels for one in own if one.later]
-        )
         return Live(
             rows=tuple(rows),
             escalated=mean_figure(asked.astype(np.float64), groups),
@@ -338,8 +341,6 @@ class Route:
             evidence=0,
             statistics_bytes=0,
             head_accuracy=None,
-            personal=_share(personal),
-            personal_without=_share(without),
             bundle_bytes=len(archive_bytes(following.manifest, following.blobs)),
             patch_bytes=None,
             model_bytes=len(following.blobs["model.onnx"]),
@@ -399,15 +400,23 @@ def _drift(state: JsonObject) -> str:
     return str(engine.get("drift")) if isinstance(engine, dict) else "none"
 
 
-def _learned(states: dict[str, JsonObject]) -> str:
+def _learned(
+    states: dict[str, JsonObject], later: dict[str, Said], streams: list[Stream], shipped: Engine
+) -> str:
     learned = [name for name, state in states.items() if _has_overlay(state)]
-    return f"{len(learned)} of {len(states)} devices adopted a head of their own"
+    text = f"{len(learned)} of {len(streams)} sharing devices adopted a head of their own"
+    parts = [(later[one.device].alone, one.later) for one in streams if one.later]
+    if not parts:
+        return text
+    own = np.concatenate([named == part.labels for named, part in parts])
+    without = np.concatenate([right(shipped, part) for _, part in parts])
+    return f"{text}: {without.mean():.1%} as shipped, {own.mean():.1%} with what they learned"
 
 
 def _promise(evidence: JsonObject) -> str:
     if evidence.get("promised"):
         return (
-            f"with probability {1 - float(str(evidence['delta'])):g} the teacher is right where the answer is wrong for "
-            f"at most {float(str(evidence['epsilon'])):.0%} of inputs (n = {evidence['n']})"
+            f"of at most {float(str(evidence['epsilon'])):.0%} of inputs the answer is wrong although the teacher knows "
+            f"better; true with probability {1 - float(str(evidence['delta'])):g}, shown on {evidence['n']} samples"
         )
     return f"none: {evidence.get('why', '')}"

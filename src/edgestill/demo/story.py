@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -12,13 +13,22 @@ from edgestill.lab.measure import Figure, mean_figure, recovered_share
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgestill.core.jsonio import JsonObject
+    from edgestill.core.jsonio import Json, JsonObject
     from edgestill.demo.rehearse import Outcome
 
-_ACCURACIES: Final = ("teacher", "student", "int8", "shifted", "updated", "control", "kept")
-_OUTCOME: Final = dict(
-    zip(_ACCURACIES, ("teacher", "fp32", "student", "shifted", "recovered", "control", "kept"), strict=True)
-)
+_OUTCOME: Final = {
+    "teacher": ("teacher", "before"),
+    "student": ("fp32", "before"),
+    "int8": ("student", "before"),
+    "shifted": ("shifted", "after"),
+    "teacher_after": ("teacher_after", "after"),
+    "updated": ("recovered", "after"),
+    "control": ("control", "after"),
+    "kept": ("kept", "before"),
+    "personal": ("personal", "later"),
+    "personal_without": ("personal_without", "later"),
+}
+"""Figure -> the outcome's field and its groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +39,10 @@ class Row:
         device: its name.
         shares: whether it asked the teacher and its evidence was used.
         answers: it gave.
-        before: its accuracy before the change.
-        shifted: after the change, with version 1.0.0.
-        updated: after the change, with version 1.1.0.
+        before: accuracy of its student alone before the change.
+        shifted: after the change, with version 1.0.0 and, from some moment on, perhaps a head of its own.
+        own: on its later data, with what it learned by itself; None where it learns nothing.
+        updated: with version 1.1.0, on its later data where there is such, else on all after the change.
         escalated: share of its inputs that it asked the teacher about.
         bytes_up: it sent for that.
         drift: what it noticed.
@@ -44,6 +55,7 @@ class Row:
     answers: int
     before: float
     shifted: float
+    own: float | None
     updated: float
     escalated: float
     bytes_up: int
@@ -67,8 +79,6 @@ class Live:
         statistics_bytes: of one device's summed statistics.
         head_accuracy: of a head solved from the summed statistics alone, after the change, on devices that shared
             nothing; None where no statistics came.
-        personal: accuracy of the sharing devices on their later data, with what they learned by themselves.
-        personal_without: the same with the bundle as it was shipped.
         bundle_bytes: of version 1.1.0.
         patch_bytes: that the devices fetched instead; None where they fetched it whole.
         model_bytes: of the model file alone.
@@ -84,8 +94,6 @@ class Live:
     evidence: int
     statistics_bytes: int
     head_accuracy: float | None
-    personal: float
-    personal_without: float
     bundle_bytes: int
     patch_bytes: int | None
     model_bytes: int
@@ -136,25 +144,25 @@ class Story:
     steps: dict[str, float] = field(default_factory=dict)
 
     def accuracies(self) -> dict[str, Figure]:
-        """Over all folds, on devices that shared nothing."""
-        return {name: self._pooled(_OUTCOME[name]) for name in _ACCURACIES}
+        """Over all folds; the personal ones of devices that shared, the others of devices that shared nothing."""
+        figures = {name: self._pooled(*where) for name, where in _OUTCOME.items()}
+        return {name: figure for name, figure in figures.items() if figure is not None}
 
-    def recovered(self) -> Figure:
-        """The share of the loss that the update won back, there."""
+    def recovered(self) -> Figure | None:
+        """The share of the loss that the update won back, on devices that shared nothing; None where nothing was lost."""
         return self._won_back("recovered")
 
-    def recovered_by_control(self) -> Figure:
+    def recovered_by_control(self) -> Figure | None:
         """The share that the same training without evidence won back."""
         return self._won_back("control")
 
-    def _pooled(self, name: str) -> Figure:
-        before = name in {"teacher", "fp32", "student", "kept"}
-        groups = [one.before if before else one.after for one in self.outcomes]
-        return mean_figure(
-            np.concatenate([getattr(one, name) for one in self.outcomes]), np.concatenate(groups)
+    def _pooled(self, name: str, groups: str) -> Figure | None:
+        values, units = (
+            np.concatenate([getattr(one, part) for one in self.outcomes]) for part in (name, groups)
         )
+        return mean_figure(values, units) if len(values) else None
 
-    def _won_back(self, name: str) -> Figure:
+    def _won_back(self, name: str) -> Figure | None:
         parts = {
             key: np.concatenate([getattr(one, key) for one in self.outcomes])
             for key in ("student", "shifted", name, "before", "after")
@@ -169,15 +177,12 @@ class Story:
 
     def as_json(self) -> JsonObject:
         """`report.json`; `figures` is what benches and tests read."""
-        figures: JsonObject = {}
-        named = {f"{name}_accuracy": one for name, one in self.accuracies().items()}
+        named: dict[str, Figure | None] = {f"{name}_accuracy": one for name, one in self.accuracies().items()}
         named |= {"recovered_share": self.recovered(), "control_recovered_share": self.recovered_by_control()}
         named |= {"escalated_share": self.live.escalated}
+        figures: JsonObject = {}
         for name, one in named.items():
-            figures[name] = round(one.value, 4)
-            figures[f"{name}_n"] = one.n
-            figures[f"{name}_groups"] = one.groups
-            figures[f"{name}_ci95"] = [round(one.low, 4), round(one.high, 4)]
+            figures |= _plain(name, one)
         figures |= {"size_ratio": round(self.size_ratio, 2), "wall_s": round(self.wall_s, 1)}
         return {
             "scenario": self.scenario,
@@ -203,10 +208,21 @@ class Story:
             "evidence_samples": live.evidence,
             "statistics_bytes": live.statistics_bytes,
             "shared_head_accuracy": live.head_accuracy,
-            "personal_accuracy": live.personal,
-            "personal_accuracy_without_learning": live.personal_without,
             "bundle_bytes": live.bundle_bytes,
             "patch_bytes": live.patch_bytes,
             "model_bytes": live.model_bytes,
             "teacher_bytes": live.teacher_bytes,
         }
+
+
+def _plain(name: str, figure: Figure | None) -> JsonObject:
+    """A figure as numbers for JSON; null where there is none, or where an end of its interval is not bounded."""
+    if figure is None:
+        return {name: None, f"{name}_n": 0, f"{name}_groups": 0, f"{name}_ci95": [None, None]}
+    ends: list[Json] = [round(one, 4) if math.isfinite(one) else None for one in (figure.low, figure.high)]
+    return {
+        name: round(figure.value, 4),
+        f"{name}_n": figure.n,
+        f"{name}_groups": figure.groups,
+        f"{name}_ci95": ends,
+    }

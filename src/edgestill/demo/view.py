@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 from rich import box
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from edgestill.demo.story import Story
+    from edgestill.lab.measure import Figure
 
 
 @final
@@ -74,8 +76,9 @@ class Stage:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        line = Text.assemble(("done ", "green"), (self._step, "bold"), f"  {note}")
-        self._console.print(line, highlight=False)
+        self._console.print(Text.assemble(("done ", "green"), (self._step, "bold")), highlight=False)
+        if note:
+            self._console.print(Padding(Text(note), (0, 0, 0, 5)), highlight=False)
 
 
 def closing_tables(story: Story) -> list[Table]:
@@ -85,7 +88,7 @@ def closing_tables(story: Story) -> list[Table]:
 
 def _accuracies(story: Story) -> Table:
     table = Table(
-        title="Accuracy where nothing was shared or learned",
+        title="Accuracy on devices that shared nothing; the last two: on those that did",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -96,7 +99,8 @@ def _accuracies(story: Story) -> Table:
         "teacher": "teacher, before the change",
         "student": "student, before",
         "int8": "shipped as int8, before",
-        "shifted": "the same after the change",
+        "teacher_after": "teacher, after the change",
+        "shifted": "shipped as int8, after",
         "control": "next without evidence, after",
         "updated": "next from evidence, after",
         "kept": "next from evidence, before",
@@ -104,31 +108,54 @@ def _accuracies(story: Story) -> Table:
     figures = story.accuracies()
     for key, text in named.items():
         one = figures[key]
-        table.add_row(
-            text, f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}", f"{one.n} in {one.groups} groups"
-        )
-    won, control = story.recovered(), story.recovered_by_control()
-    table.add_row("share of the loss won back", f"{won.value:.0%}", f"{won.low:.0%} to {won.high:.0%}", "")
-    table.add_row("by the control", f"{control.value:.0%}", f"{control.low:.0%} to {control.high:.0%}", "")
+        table.add_row(text, f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}", _units(one))
+    for text, share in (
+        ("share of the loss won back", story.recovered()),
+        ("by the control", story.recovered_by_control()),
+    ):
+        table.add_row(text, *(_share(share)), "")
+    for key, text in (
+        ("personal_without", "learning devices, as shipped"),
+        ("personal", "with what each learned"),
+    ):
+        if key in figures:
+            one = figures[key]
+            table.add_row(text, f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}", _units(one))
     return table
 
 
+def _units(figure: Figure) -> str:
+    return f"{figure.n}" if figure.n == figure.groups else f"{figure.n} in {figure.groups} groups"
+
+
+def _share(figure: Figure | None) -> tuple[str, str]:
+    if figure is None:
+        return "nothing was lost", ""
+    return f"{figure.value:.0%}", f"{figure.low:.0%} to {figure.high:.0%}"
+
+
 def _devices(story: Story) -> Table:
-    table = Table(title="The live fleet", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("device", "before", "after", "updated", "asked", "sent", "noticed", "learned"):
-        table.add_column(
-            name, justify="left" if name in {"device", "noticed", "learned"} else "right", no_wrap=True
-        )
+    table = Table(
+        title="The live fleet: accuracy of each student alone",
+        caption=f"After the change sharing devices answered {story.live.fused_shifted:.1%} rightly with the teacher's help.",
+        caption_justify="left",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("device", "before", "after", "own head", "updated", "asked", "sent", "noticed"):
+        table.add_column(name, justify="left" if name in {"device", "noticed"} else "right")
     for row in story.live.rows:
         table.add_row(
             Text(row.device),
             f"{row.before:.1%}",
             f"{row.shifted:.1%}",
+            f"{row.own:.1%}" if row.learned and row.own is not None else "none",
             f"{row.updated:.1%}",
-            f"{row.escalated:.0%}",
-            f"{row.bytes_up / 1000:.0f} kB" if row.shares else "shares nothing",
+            f"{row.escalated:.0%}" if row.shares else "0",
+            f"{row.bytes_up / 1000:.0f} kB" if row.shares else "0",
             Text(row.drift),
-            "a head" if row.learned else "no",
         )
     return table
 

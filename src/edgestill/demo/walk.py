@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import tempfile
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -41,7 +43,11 @@ def scenario_named(name: str, *, seed: int = 0, data: Path | None = None) -> Sce
         return images(seed=seed, data=data)
     if name != "watch":
         raise SettingError(
-            "no such scenario", where="--scenario", expected=", ".join(SCENARIOS), got=repr(name)
+            "no such scenario",
+            where="--scenario",
+            expected=", ".join(SCENARIOS),
+            got=repr(name),
+            fix="name one of these",
         )
     if data is not None:
         raise SettingError(
@@ -57,8 +63,8 @@ def walk(scenario: Scenario, out: Path, view: View, *, seed: int = 0) -> Story:
         PathError: the folder cannot be written. DemoError: a step did not come to its end.
     """
     folds = range(1, FOLDS) if scenario.name == "watch" else range(0)
-    if folds:
-        torch.set_num_threads(1)  # the rehearsals have the other core
+    # the other core is for rehearsals, hub and devices; and what comes out must not depend on how many there are
+    torch.set_num_threads(1)
     route = Route(scenario, out, view)
     with _rehearsals(list(folds), seed) as rehearsed:
         story = route.walk(rehearsed)
@@ -87,9 +93,18 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
 
 
 def _settle(scratch: str) -> None:
-    """Of the process beside: one thread, and its own place for temporary files."""
+    """Of the process beside: one thread, its own place for temporary files, and an end when this process ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     tempfile.tempdir = scratch
+
+
+def _end_with_parent() -> None:
+    """In a child: waits until its parent is gone, killed perhaps, and then ends without another step."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager
@@ -114,6 +129,8 @@ def _result(future: Future[Outcome]) -> Outcome:
             "the process that measures the other folds died",
             expected="an outcome",
             fix="is there memory enough?",
+            where="the process beside the fleet",
+            got="its end",
         ) from error
 
 

@@ -3,6 +3,9 @@
 Ten people take turns in four roles that never overlap: the teacher's (both wrists), one held-out person who fits the
 policy, the fleet's, and two who are only ever measured. The student sees the right wrist alone. Five folds rotate the
 roles, so that every person is measured once; the live route walks the first fold.
+
+A recording holds one exercise from beginning to end. People change what they do, so a device's stream is cut into bouts
+of about ten seconds, and the exercises take turns; the windows and what is in them stay as they were recorded.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 FOLDS: Final = 5
 LENGTH: Final = 128
 _HOP: Final = 32
+_BOUT: Final = 16
 _CLOSER_HOP: Final = 24
 _EARLY: Final = 0.6
 _PEOPLE: Final = tuple(range(1, 11))
@@ -81,12 +85,25 @@ def _stream(recordings: list[Recording], person: int, *, shares: bool) -> Stream
     return Stream(
         device=f"person-{person}",
         shares=shares,
-        before=_samples(recordings, [person], RIGHT),
-        after=_samples(recordings, [person], LEFT, until=_EARLY, hop=_CLOSER_HOP)
+        before=in_bouts(_samples(recordings, [person], RIGHT)),
+        after=in_bouts(_samples(recordings, [person], LEFT, until=_EARLY, hop=_CLOSER_HOP))
         if shares
-        else _samples(recordings, [person], LEFT),
-        later=_samples(recordings, [person], LEFT, since=_EARLY) if shares else None,
+        else in_bouts(_samples(recordings, [person], LEFT)),
+        later=in_bouts(_samples(recordings, [person], LEFT, since=_EARLY)) if shares else None,
     )
+
+
+def in_bouts(samples: Samples, *, size: int = _BOUT) -> Samples:
+    """The same samples, so that their labels take turns: `size` of the first label met, of the second, and so on."""
+    rounds: list[tuple[int, int, int]] = []
+    met: dict[int, int] = {}
+    turns: dict[int, int] = {}
+    for index, label in enumerate(samples.labels.tolist()):
+        turn = turns.setdefault(label, len(turns))
+        rounds.append((met.get(label, 0) // size, turn, index))
+        met[label] = met.get(label, 0) + 1
+    order = [index for _, _, index in sorted(rounds)]
+    return Samples(samples.inputs[order], samples.labels[order], samples.groups[order], samples.classes)
 
 
 def _samples(

@@ -89,6 +89,7 @@ def _path() -> Path:
     except importlib.metadata.PackageNotFoundError as error:
         raise MissingExtraError(
             "seglearn is not installed; it carries the watch data",
+            where="import seglearn",
             fix='run: pip install "edgestill[demo]"',
         ) from error
     return Path(str(found))
@@ -114,5 +115,10 @@ def _fields(data: bytes) -> dict[str, list[object]]:
 class _ArraysOnly(pickle.Unpickler):  # noqa: S301  # of a file whose digest is known, and arrays only
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
-            raise DataError("the watch data asks for more than arrays", got=f"{module}.{name}")
+            raise DataError(
+                "the watch data asks for more than arrays",
+                where="watch_dataset.npy",
+                got=f"{module}.{name}",
+                fix="install seglearn==1.2.5",
+            )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

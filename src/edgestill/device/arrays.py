@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import Json
 
+_MATRIX = 2
 _PARTS = ("probabilities", "confidence", "features", "alpha", "student", "teacher")
 
 
@@ -57,16 +58,14 @@ def answer_from_frame(frame: Frame) -> Answer:
     """The answer that was sent.
 
     Raises:
-        MessageError: no answer.
+        MessageError: no answer, or one whose parts have other shapes than an answer's.
     """
     fields = Fields(frame.header, "answer")
     decided_by = tuple(map(str, fields.items("decided_by", at_most=1_000_000)))
     probabilities, confidence = _floats(frame, "probabilities"), _floats(frame, "confidence")
     if probabilities is None or confidence is None:
         raise MessageError("an answer without probabilities", where="answer")
-    if not len(probabilities) == len(confidence) == len(decided_by):
-        raise MessageError("an answer whose parts differ in length", where="answer")
-    return Answer(
+    answer = Answer(
         probabilities=probabilities,
         confidence=confidence,
         decided_by=decided_by,
@@ -76,6 +75,44 @@ def answer_from_frame(frame: Frame) -> Answer:
         teacher=_floats(frame, "teacher"),
         latency=fields.number("latency", least=0),
     )
+    _check_shapes(answer)
+    return answer
+
+
+def as_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Labels as the learner takes them.
+
+    Raises:
+        DtypeError: no whole numbers; a score is not rounded to a class.
+    """
+    if labels.dtype.kind not in "iu":
+        raise DtypeError(
+            "labels of another element type", where="labels", expected="whole numbers", got=labels.dtype.name
+        )
+    return labels.astype(np.int64)
+
+
+def _check_shapes(answer: Answer) -> None:
+    n, said = len(answer), answer.probabilities.shape
+    parts = (
+        ("probabilities", answer.probabilities, (n, *(said[1:] if len(said) == _MATRIX else "C"))),
+        ("confidence", answer.confidence, (n,)),
+        ("alpha", answer.alpha, (n,)),
+        ("student", answer.student, said),
+        ("teacher", answer.teacher, said),
+        ("features", answer.features, None),
+    )
+    for name, part, wanted in parts:
+        if part is None:
+            continue
+        wide = part.ndim == _MATRIX and len(part) == n
+        if not (wide if wanted is None else part.shape == wanted):
+            raise MessageError(
+                "an answer whose parts do not fit",
+                where=f"answer: {name}",
+                expected=[n, "D"] if wanted is None else list(wanted),
+                got=list(part.shape),
+            )
 
 
 def _floats(frame: Frame, name: str) -> NDArray[np.float32] | None:

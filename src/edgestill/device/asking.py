@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core.errors import DeadlineError, EdgestillError, MessageError, UnreachableError, codes
 from edgestill.core.jsonio import Fields
-from edgestill.device.frames import Frame, receive, send
+from edgestill.device.frames import MAX_HEADER_BYTES, Frame, receive, send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,14 +69,15 @@ def ask(stream: socket.socket, frame: Frame, *, timeout: float) -> Frame | None:
 
 
 def error_from(frame: Frame) -> EdgestillError:
-    """The error that a frame carries."""
+    """The error that a frame carries; its texts are as long as a frame's header lets them be."""
     fields = Fields(frame.header, "engine").inner("error")
     parts = {
-        name: fields.text(name) if fields.has(name) else None for name in ("where", "expected", "got", "fix")
+        name: fields.text(name, at_most=MAX_HEADER_BYTES) if fields.has(name) else None
+        for name in ("where", "expected", "got", "fix")
     }
     kind = codes().get(fields.text("code", at_most=64), MessageError)
     return kind(
-        fields.text("what", at_most=1000),
+        fields.text("what", at_most=MAX_HEADER_BYTES),
         where=parts["where"],
         expected=parts["expected"],
         got=parts["got"],

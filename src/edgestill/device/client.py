@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DeadlineError, NotFoundError, UnreachableError
 from edgestill.device import asking
-from edgestill.device.arrays import answer_from_frame, to_tensor
+from edgestill.device.arrays import answer_from_frame, as_labels, to_tensor
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, find_socket
 from edgestill.device.status import read_status
@@ -86,9 +86,9 @@ class LocalClient:
         """Tells the true classes `[N]` of a batch; the device may learn from them, and nothing leaves it raw.
 
         Raises:
-            as `predict`; ClassCountError where a label is no class.
+            as `predict`; ClassCountError where a label is no class, DtypeError where it is no whole number.
         """
-        tensors = (to_tensor("input", batch), to_tensor("labels", labels.astype("int64")))
+        tensors = (to_tensor("input", batch), to_tensor("labels", as_labels(labels)))
         self._ask(Frame({"op": "teach"}, tensors), None)
 
     def status(self) -> JsonObject:

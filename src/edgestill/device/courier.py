@@ -3,7 +3,7 @@
 - An assignment counts when the hub's key (named by the publisher's root) signed it for this device, its counter does
   not go back, it has not expired, and the publisher lists its target *now*: the list is refreshed first.
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
-- A patch is a hint: it may be missing, useless or hostile. What comes out must have the digest that was listed; if it
+- A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched.
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
   report that it refuses is dropped, so that one bad report cannot block the rest.
@@ -17,7 +17,14 @@ import os
 from typing import TYPE_CHECKING, Final, final
 
 from edgestill.core import bundle
-from edgestill.core.errors import MessageError, NotFoundError, PatchError, RefusedError
+from edgestill.core.errors import (
+    DeadlineError,
+    MessageError,
+    NotFoundError,
+    PatchError,
+    RefusedError,
+    UnreachableError,
+)
 from edgestill.delta.codec import apply
 from edgestill.device.events import Assigned
 from edgestill.device.state import Target
@@ -141,7 +148,7 @@ class Courier:
         if statistics is None:
             return True
         try:
-            self._control.statistics(statistics.id, statistics.body)
+            self._control.statistics(statistics.id, statistics.body, sequence=statistics.sequence)
         except RefusedError as error:
             if not _is_final(error):
                 raise
@@ -159,7 +166,8 @@ class Courier:
             _apply(hint, path, to, target)
         except NotFoundError:
             return False
-        except (PatchError, MessageError, RefusedError) as error:
+        except (PatchError, MessageError, RefusedError, UnreachableError, DeadlineError) as error:
+            # where nothing can be reached, the download says so too; where only patches cannot, it must not wait for them
             log.info("a patch was of no use: %s", error)
             return False
         log.info("patched %s: %d of %d bytes", target.release, len(hint), target.size)

@@ -1,43 +1,29 @@
-"""The process that runs models: probes one bundle and ends, or serves one until it is told to stop.
+"""The process that runs models, as a program: probes one bundle and ends, or serves one until it is told to stop.
 
 - It is started by the supervisor, which hands it a control socket and the socket that applications connect to. When
   the control socket closes, however that came, the child ends.
-- It serves one bundle from one slot and never changes the slot. What it learns lies beside (`device.memory`).
-- What may leave the device is asked of `device.privacy` once, in `Serving.open`, and wired accordingly: without
-  permission there is no teacher to ask, and no statistics are handed out.
-- Figures and statistics are handed to the supervisor, which sends them; only escalations go out from here, because
-  they are answers that somebody waits for.
+- Whatever keeps it from serving is said over that socket in one line; what it takes to run a model is looked for first,
+  since the supervisor does without.
+- What it does is in `device.engine_work`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import random
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING
 
-from edgestill.core.bundle import Bundle
-from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError
-from edgestill.core.manifest import GOLDEN, MODEL, POLICY
-from edgestill.device.frames import Frame, receive, send
+from edgestill.core.extras import require
+from edgestill.device.frames import Frame, send
 from edgestill.device.home import Home
-from edgestill.device.model import Serving, learner_of
-from edgestill.device.serving import Server
-from edgestill.infer.engine import OnnxEngine
-from edgestill.infer.golden import probe, read_golden
-from edgestill.infer.policy import Policy
-from edgestill.infer.student import Student
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-log = logging.getLogger(__name__)
-
-LEAVE_SECONDS: Final = 3.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,64 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = socket.socket(fileno=options.control)
     with control:
         try:
-            if options.probe:
-                run_probe(options.archive)
-                send(control, Frame({"op": "probed"}))
-            else:
-                serve(
-                    Home.open(options.home), options.archive, control, socket.socket(fileno=options.listener)
-                )
+            _work(options, control)
         except EdgestillError as error:
-            send(control, Frame({"op": "failed", "reason": str(error)}))
+            with suppress(EdgestillError):  # the supervisor is gone, and with it whoever would hear why
+                send(control, Frame({"op": "failed", "reason": str(error)}))
             return 1
     return 0
 
 
-def run_probe(archive: Path) -> None:
-    """Asks the bundle its golden questions, and loads whatever else it would serve with.
+def _work(options: argparse.Namespace, control: socket.socket) -> None:
+    for module in ("numpy", "onnxruntime"):
+        require(module, extra="device", purpose="to run a model")
+    from edgestill.device.engine_work import run_probe, serve
 
-    Raises:
-        ProbeError: it answers wrongly or too slowly.
-        BundleError, ModelError, EngineError and others: it does not load.
-    """
-    clock = SystemClock()
-    bundle = Bundle.open(archive)
-    engine = OnnxEngine(bundle.read(MODEL))
-    probe(engine, read_golden(bundle.read(GOLDEN)), clock).check()
-    policy = Policy.from_bytes(bundle.read(POLICY))
-    Student(engine, policy, clock=clock)
-    learner_of(bundle, policy, clock)
-
-
-def serve(home: Home, archive: Path, control: socket.socket, listener: socket.socket) -> None:
-    """Serves the bundle until the supervisor says stop, or is gone.
-
-    Raises:
-        EdgestillError: the bundle does not serve.
-    """
-    clock = SystemClock()
-    serving = Serving.open(home, archive, clock=clock, random=random.SystemRandom().random)
-    server = Server(listener, serving.answer)
-    server.start()
-    send(control, Frame({"op": "ready"}))
-    try:
-        while (said := hear(control)) is not None and said != "stop":
-            serving.learn()
-            send(control, serving.collect())
-    finally:
-        server.stop(seconds=LEAVE_SECONDS)
-        serving.keep()
-    if said == "stop":
-        send(control, serving.collect())
-
-
-def hear(control: socket.socket) -> str | None:
-    """What the supervisor says next; None where it is gone."""
-    try:
-        frame = receive(control)
-    except EdgestillError:
-        return None
-    return None if frame is None else cast("str", frame.header.get("op"))
+    if options.probe:
+        run_probe(options.archive)
+        send(control, Frame({"op": "probed"}))
+    else:
+        serve(Home.open(options.home), options.archive, control, socket.socket(fileno=options.listener))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from edgestill.core.oip import DATATYPES, MAX_RANK, MAX_TENSORS, Tensor
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from edgestill.core.jsonio import Json
 
@@ -94,23 +95,27 @@ def send(stream: socket.socket, frame: Frame) -> None:
         raise UnreachableError("a local process hung up", where="socket", got=error) from error
 
 
-def receive(stream: socket.socket) -> Frame | None:
+def receive(stream: socket.socket, *, left: Callable[[], float] | None = None) -> Frame | None:
     """Reads a frame; None where the stream ended before one began.
+
+    Args:
+        stream: with a timeout of its own for each piece, or none.
+        left: seconds left for the whole frame, asked before each piece; by default only the stream's timeout holds.
 
     Raises:
         MessageError: not a frame, or one that ends within.
         UnreachableError: the stream broke.
-        TimeoutError: the socket's timeout passed.
+        TimeoutError: the socket's timeout passed, or no time is left.
     """
-    head = _exactly(stream, _HEAD.size)
+    head = _exactly(stream, _HEAD.size, left)
     if not head:
         return None
     if len(head) < _HEAD.size:
         raise MessageError("a frame that ends too early", where="frame")
     header_length, body_length = _HEAD.unpack(head)
     _check_lengths(header_length, body_length)
-    header = _exactly(stream, header_length)
-    body = _exactly(stream, body_length)
+    header = _exactly(stream, header_length, left)
+    body = _exactly(stream, body_length, left)
     if len(header) < header_length or len(body) < body_length:
         raise MessageError("a frame that ends too early", where="frame")
     return decode(header, body)
@@ -137,11 +142,13 @@ def _tensor(one: Fields, body: memoryview, offset: int) -> Tensor:
     return Tensor(name, datatype, shape, body[offset : offset + size])
 
 
-def _exactly(stream: socket.socket, length: int) -> bytes:
+def _exactly(stream: socket.socket, length: int, left: Callable[[], float] | None) -> bytes:
     """That many bytes, fewer where the stream ends."""
     pieces: list[bytes] = []
     missing = length
     while missing:
+        if left is not None:
+            stream.settimeout(_some(left()))
         try:
             piece = stream.recv(min(missing, 1 << 20))
         except TimeoutError:
@@ -153,3 +160,10 @@ def _exactly(stream: socket.socket, length: int) -> bytes:
         pieces.append(piece)
         missing -= len(piece)
     return b"".join(pieces)
+
+
+def _some(left: float) -> float:
+    """Seconds that a socket may wait; TimeoutError where there are none, as 0 would mean not to wait at all."""
+    if left <= 0:
+        raise TimeoutError
+    return left

@@ -204,7 +204,8 @@ class Home:
         for name in (IDENTITY, SETTINGS, ROOT, SOCKET):
             left += self.path.glob(f".{name}.*")
         for path in left:
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def refuse_inhabited(path: Path) -> None:
@@ -238,14 +239,16 @@ def find_socket(path: Path) -> Path:
     """The socket of the agent that lives in this home.
 
     Raises:
-        NotFoundError: no agent has run here.
+        NotFoundError: no agent has run here, or the record of its socket is damaged.
     """
     try:
-        return Path(os.fsdecode((path / SOCKET).read_bytes()))
-    except OSError as error:
-        raise NotFoundError(
-            "no agent has run here", where=path, fix="run: edgestill-agent run --home DIR"
-        ) from error
+        with (path / SOCKET).open("rb") as file:
+            recorded = file.read(MAX_SOCKET_BYTES + 1)
+    except OSError:
+        recorded = b""
+    if not recorded.startswith(b"/") or len(recorded) > MAX_SOCKET_BYTES or b"\0" in recorded:
+        raise NotFoundError("no agent has run here", where=path, fix="run: edgestill-agent run --home DIR")
+    return Path(os.fsdecode(recorded))
 
 
 def _private_folder() -> Path:

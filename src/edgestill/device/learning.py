@@ -4,15 +4,20 @@
   never from fused answers, which would train on themselves.
 - What is escalated is a biased sample: the hard inputs. An audit of an input that would not have been escalated
   stands for 1 / audit_share inputs (Horvitz and Thompson 1952), bounded by `max_weight`.
-- Every fourth sample is held back: it is never learned from, only looked at. A head is adopted when it agrees with
-  the teacher on held-back samples where what serves now does not, more often than the other way round, by an exact
-  one-sided sign test (McNemar 1947). Looks happen as their number doubles, the k-th at level 0.05 / 2^k: all looks
-  together err with probability at most 0.05. After an adoption the samples held back so far are dropped.
-- The bundle's own statistics are the prior. Two heads are tried, at half the level each: in one the prior counts for
-  as many samples as the device has (it keeps what is rare here), in the other for a tenth of that (the world here is
-  another). Where both pass, the one that is right more often is taken.
+- The bundle's own statistics are the prior. Two heads are tried: in one the prior counts for as many samples as the
+  device has (it keeps what is rare here), in the other for a tenth of that (the world here is another).
+- First asked, then learned from: every sample is put to the heads made of *earlier* samples and to what serves, and
+  only then joins the sums (prequential; Dawid 1984). None is spent on tests alone. The last `gap` samples are kept out
+  of the heads, because neighbours in time resemble each other.
+- A head is adopted when betting on it has shown that it is right more often than what serves (`learn.contest`); the
+  chance that one that is no better is ever adopted is at most `level` per contest. It must not be behind on audits,
+  the fair part of the samples. After an adoption the next contest begins.
+- When the world has changed (`device.noticing`), what was learned before is forgotten, and the contest begins anew.
+  The samples since the change are kept where they are still at hand.
 - Forgetting drops whole windows. Only the current one is sent, as a sum, and only after it has grown by a quarter.
-- Drift is looked for in two streams, the log leverage of the features and the confidence; the worse verdict counts.
+
+Answering must not wait for learning: a batch is noted, and looked at when figures are asked for, or when 256 inputs are
+waiting. What comes out depends on the order of the inputs alone, never on when somebody looked.
 
 A learner is called from several threads; a lock makes its changes one after the other.
 """
@@ -26,23 +31,29 @@ from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
-from edgestill.core.errors import ClassCountError, EdgestillError
+from edgestill.core.errors import ClassCountError, EvidenceError, MessageError
+from edgestill.core.jsonio import Fields
+from edgestill.device.noticing import Noticing
+from edgestill.device.sums import Sample, Sums
+from edgestill.device.trial import Trial
 from edgestill.infer.calibration import fit_temperature
-from edgestill.learn.drift import DriftState, PageHinkley
 from edgestill.learn.leverage import Leverage
 from edgestill.learn.overlay import Overlay
-from edgestill.learn.statistics import Statistics, solve
+from edgestill.learn.statistics import Head, Statistics, solve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from edgestill.core.digest import Digest
+    from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock
     from edgestill.infer.cascade import Escalation
     from edgestill.infer.policy import Policy
 
-_PRIOR_SHARES: Final = (1.0, 0.1)
-_SEVERITY: Final = ("none", "suspected", "confirmed")
+PRIOR_SHARES: Final = (1.0, 0.1)
+_WAITING: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +64,11 @@ class Lessons:
         window: seconds of a window of statistics.
         windows: that are remembered.
         ridge: of the heads, as a share of the mean square of a feature.
-        hold_back: one sample of so many is held back.
-        held_back: samples kept to look at, the newest.
-        first_look: held-back samples before the first look.
-        level: probability that any head is adopted which is not better.
+        gap: newest samples that no head has learned from when it is asked.
+        young: newest samples that are kept one by one; the older ones only as sums.
+        first: samples before the first head is made; again and again once they have grown by an eighth.
+        level: probability per contest that a head is adopted which is not better.
+        looked: samples of a contest before its outcome counts, and that the temperature is fitted on at most 16 times.
         max_weight: of one sample.
         least: samples before statistics are sent: few could expose one.
     """
@@ -64,21 +76,23 @@ class Lessons:
     window: float = 86_400.0
     windows: int = 7
     ridge: float = 1e-3
-    hold_back: int = 4
-    held_back: int = 1024
-    first_look: int = 16
+    gap: int = 8
+    young: int = 64
+    first: int = 8
     level: float = 0.05
+    looked: int = 16
     max_weight: float = 20.0
     least: int = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Held:
-    """A sample that is only looked at: its features, the teacher's probabilities, and what served then named."""
+class _Note:
+    """A batch that nobody has looked at yet: N inputs, and what is known of H of them."""
 
     features: NDArray[np.float32]
-    target: NDArray[np.float32]
-    named: int
+    confidence: NDArray[np.float32]
+    samples: list[Sample]
+    probability: list[float]
 
 
 @final
@@ -106,30 +120,37 @@ class Learner:
         self._reference = reference
         self._policy = policy
         self._clock = clock
-        self._lessons = lessons or Lessons()
-        self._windows: dict[int, Statistics] = {}
-        self._held: list[_Held] = []
-        self._met = 0
-        self._looks = 0
-        self._next_look = self._lessons.first_look
+        self._lessons = lessons = lessons or Lessons()
+        self._leverage = Leverage.fit(reference, self._ridge(reference))
+        self._leverages = (0.0, 0)
+        self._noticing = Noticing()
+        self._sums = Sums(reference, young=lessons.young, windows=lessons.windows)
+        self._trial = self._fresh_trial()
+        self._renew_at = lessons.first
+        self._notes: list[_Note] = []
+        self._waiting = 0
+        self._seen = 0
         self._taken: tuple[int, int] = (0, 0)
         self._changed = False
-        self._leverage = Leverage.fit(reference, self._ridge(reference))
-        self._drift = _Drift()
         self._lock = threading.Lock()
 
     @property
     def drift(self) -> str:
         """`none`, `suspected` or `confirmed`."""
-        return self._drift.verdict
+        with self._lock:
+            self._look()
+            return self._noticing.verdict
 
     def mean_leverage(self) -> float:
         """Mean leverage of the features since the last call; 0 where there were none."""
         with self._lock:
-            return self._drift.take_leverage()
+            self._look()
+            total, n = self._leverages
+            self._leverages = (0.0, 0)
+            return min(total / n, 1e9) if n else 0.0
 
     def observe(self, told: Escalation, *, threshold: float) -> None:
-        """Looks at a batch, and learns from what the teacher said about it.
+        """Notes a batch, and what the teacher said about it.
 
         Args:
             told: what became of the batch.
@@ -138,22 +159,34 @@ class Learner:
         Raises:
             EvidenceError: features of another width than the bundle's statistics.
         """
-        features = told.answer.features
+        features, teacher, student = told.answer.features, told.answer.teacher, told.answer.student
         if features is None:
             return
+        self._check(features)
+        heard = np.flatnonzero(told.heard) if teacher is not None and student is not None else ()
         with self._lock:
-            self._drift.update(self._leverage.of(features), told.confidence)
-            if told.answer.teacher is None or told.answer.student is None:
-                return
-            heard = np.flatnonzero(told.heard)
-            named = told.answer.student.argmax(axis=1)
-            weights = self._weights(told, threshold)
-            self._learn(features[heard], told.answer.teacher[heard], weights[heard], named[heard])
+            samples, probability = [], []
+            for index in heard:
+                assert teacher is not None
+                assert student is not None
+                stands_for_many = told.audited[index] and told.confidence[index] >= threshold
+                samples.append(
+                    self._sample(
+                        features[index],
+                        teacher[index],
+                        named=int(student[index].argmax()),
+                        weight=self._audit_weight if stands_for_many else 1.0,
+                        audit=bool(told.audited[index]),
+                        seen=self._seen + int(index) + 1,
+                    )
+                )
+                probability.append(float(student[index].max()))
+            self._note(_Note(features, told.confidence, samples, probability))
 
     def teach(
         self, features: NDArray[np.float32], labels: NDArray[np.integer], named: NDArray[np.integer]
     ) -> None:
-        """Learns from labels `[N]` for features `[N, D]`, where the student named the classes `[N]`.
+        """Learns from labels `[N]` for features `[N, D]`, where what serves named the classes `[N]`.
 
         Raises:
             ClassCountError: a label that is no class. EvidenceError: shapes that do not fit.
@@ -167,14 +200,21 @@ class Learner:
                 where="labels",
                 expected=f"[{len(features)}], 0 to {classes - 1}",
             )
+        self._check(features)
+        targets = np.eye(classes, dtype=np.float32)[labels]
         with self._lock:
-            targets = np.eye(classes, dtype=np.float32)[labels]
-            self._learn(features, targets, np.ones(len(labels)), named)
+            samples = [
+                self._sample(one, target, named=int(name), seen=self._seen)
+                for one, target, name in zip(features, targets, named, strict=True)
+            ]
+            self._note(_Note(features[:0], np.empty(0, np.float32), samples, []))
 
     def statistics(self) -> Statistics | None:
         """The sum of the current window, if it is large enough and has grown by a quarter since it was last taken."""
         with self._lock:
-            window, current = self._current()
+            self._look()
+            window = self._window()
+            current = self._sums.of(window)
             before = self._taken[1] if self._taken[0] == window else 0
             if current.n < max(self._lessons.least, math.ceil(1.25 * before)) or current.n == before:
                 return None
@@ -182,153 +222,171 @@ class Learner:
             return current
 
     def consider(self) -> Overlay | None:
-        """A head that is better than what serves, as far as held-back samples can tell; None most of the time.
+        """A head that is shown to be better than what serves; None most of the time.
 
         Raises:
             EvidenceError: sums that have no solution.
         """
         with self._lock:
-            if len(self._held) < self._next_look:
+            self._look()
+            number = self._trial.winner(self._lessons.level, least=self._lessons.looked)
+            if number is None:
                 return None
-            held, own = list(self._held), self._own()
-            self._looks += 1
-            self._next_look *= 2
-            level = self._lessons.level / 2**self._looks
-        overlay = self._best(held, own, level)
-        if overlay is not None:
-            with self._lock:
-                self._held = self._held[len(held) :]
-                self._next_look, self._looks = self._lessons.first_look, 0
-        return overlay
+            overlay = self._overlay(number)
+            self._trial = self._fresh_trial()
+            self._renew()
+            self._noticing.begin_anew_with_another_head()
+            return overlay
 
-    def keep(self) -> list[bytes]:
-        """The windows as files to be kept over restarts; empty where nothing has changed since the last time."""
+    def keep(self) -> list[bytes] | None:
+        """The windows as files to be kept over restarts; None where nothing has changed since the last time."""
         with self._lock:
+            self._look()
             if not self._changed:
-                return []
+                return None
             self._changed = False
-            return [one.to_bytes() for one in self._windows.values()]
+            return self._sums.to_files()
 
-    def recall(self, kept: list[bytes]) -> None:
-        """Takes up what `keep` gave; what belongs to another backbone, or is damaged, is left."""
-        for data in kept:
-            try:
-                one = Statistics.from_bytes(data, backbone=self._reference.backbone)
-                self._windows[one.window] = one + self._empty(one.window)  # refuses another width
-            except EdgestillError:
-                continue
+    def progress(self) -> JsonObject:
+        """What else is to be kept: what was noticed, and how the contest stands."""
+        with self._lock:
+            self._look()
+            return {"noticing": self._noticing.as_json(), "trial": self._trial.as_json()}
 
-    def _learn(
+    def recall(self, kept: Sequence[bytes], progress: JsonObject | None = None) -> None:
+        """Takes up what `keep` and `progress` gave; what belongs to another backbone, or is damaged, is left."""
+        with self._lock:
+            self._sums.recall(kept)
+            if progress is not None:
+                self._recall_progress(Fields(progress, "progress"))
+            if self._sums.older_than(self._lessons.gap) >= self._lessons.first:
+                self._renew()
+
+    def _recall_progress(self, fields: Fields) -> None:
+        noticing, trial = Noticing(), self._fresh_trial()
+        try:
+            noticing.recall(fields.inner("noticing"))
+            trial.recall(fields.inner("trial"))
+        except MessageError:
+            return
+        self._noticing, self._trial = noticing, trial
+
+    def _check(self, features: NDArray[np.float32]) -> None:
+        wanted = self._reference.features
+        if features.ndim != 2 or features.shape[1] != wanted:  # [N, D]
+            raise EvidenceError(
+                "features of another width",
+                where="features",
+                expected=f"[N, {wanted}]",
+                got=list(features.shape),
+            )
+
+    def _sample(
         self,
         features: NDArray[np.float32],
-        targets: NDArray[np.float32],
-        weights: NDArray[np.float64],
-        named: NDArray[np.integer],
-    ) -> None:
-        numbers = self._met + np.arange(len(features))
-        self._met += len(features)
-        aside = numbers % self._lessons.hold_back == self._lessons.hold_back - 1
-        for index in np.flatnonzero(aside):
-            self._held.append(_Held(features[index], targets[index], int(named[index])))
-        self._held = self._held[-self._lessons.held_back :]
-        if not aside.all():
-            window, current = self._current()
-            kept = ~aside
-            self._windows[window] = current.add(features[kept], targets[kept], weights[kept])
-            self._changed = True
-
-    def _weights(self, told: Escalation, threshold: float) -> NDArray[np.float64]:
-        """1 for what was escalated; for an audit the number of inputs it stands for."""
-        share = max(self._policy.audit_share, 1 / self._lessons.max_weight)
-        stands_for_many = told.audited & (told.confidence >= threshold)
-        return np.where(stands_for_many, 1 / share, 1.0)
-
-    def _current(self) -> tuple[int, Statistics]:
-        window = max(0, int(self._clock.now() // self._lessons.window))
-        for old in [one for one in self._windows if one <= window - self._lessons.windows]:
-            del self._windows[old]
-        return window, self._windows.get(window) or self._empty(window)
-
-    def _empty(self, window: int) -> Statistics:
-        reference = self._reference
-        return Statistics.empty(
-            backbone=reference.backbone,
-            window=window,
-            classes=reference.classes,
-            features=reference.features,
+        target: NDArray[np.float32],
+        *,
+        named: int,
+        seen: int,
+        weight: float = 1.0,
+        audit: bool = False,
+    ) -> Sample:
+        return Sample(
+            features=features,
+            target=target,
+            weight=weight,
+            named=named,
+            audit=audit,
+            seen=seen,
+            window=self._window(),
         )
 
-    def _own(self) -> Statistics:
-        _, total = self._current()
-        for window, one in self._windows.items():
-            if window != total.window:
-                total = total + one
-        return total
+    @property
+    def _audit_weight(self) -> float:
+        """The number of inputs that an audit of a sure input stands for."""
+        return 1 / max(self._policy.audit_share, 1 / self._lessons.max_weight)
 
-    def _best(self, held: list[_Held], own: Statistics, level: float) -> Overlay | None:
-        if own.n == 0:
-            return None
-        tried = [self._candidate(held, own, share) for share in _PRIOR_SHARES]
-        passed = [overlay for overlay, p in tried if p <= level / len(tried)]
-        return max(passed, key=lambda overlay: overlay.agreement_after, default=None)
+    def _note(self, note: _Note) -> None:
+        self._notes.append(note)
+        self._seen += len(note.features)
+        self._waiting += len(note.features) + len(note.samples)
+        if self._waiting >= _WAITING:
+            self._look()
 
-    def _candidate(self, held: list[_Held], own: Statistics, share: float) -> tuple[Overlay, float]:
-        """A head for which the prior counts `share` of the device's own samples, and the sign test's p-value."""
+    def _look(self) -> None:
+        """Looks at all that was noted, in order."""
+        notes, self._notes, self._waiting = self._notes, [], 0
+        seen = self._seen - sum(len(note.features) for note in notes)
+        for note in notes:
+            seen += len(note.features)
+            self._see(note, seen)
+            for index, sample in enumerate(note.samples):
+                self._meet(sample, note.probability[index] if note.probability else None)
+
+    def _see(self, note: _Note, seen: int) -> None:
+        """A batch whose last input is number `seen`: only looked at."""
+        leverage = self._leverage.of(note.features)
+        total, n = self._leverages
+        self._leverages = (total + float(leverage.sum()), n + len(leverage))
+        ago = self._noticing.see(leverage.tolist(), note.confidence.tolist())
+        if ago is not None:
+            self._begin_anew(lambda young: [one for one in young if one.seen > seen - ago])
+
+    def _meet(self, sample: Sample, probability: float | None) -> None:
+        """One sample: it is asked about, then it begins to age."""
+        self._trial.ask(sample)
+        self._sums.add(sample)
+        self._changed = True
+        if probability is not None:
+            contradicted = int(sample.target.argmax()) != sample.named
+            ago = self._noticing.hear(contradicted=[contradicted], probability=[probability])
+            if ago is not None:
+                self._begin_anew(lambda young: young[-ago:])
+        if self._sums.older_than(self._lessons.gap) >= self._renew_at:
+            self._renew()
+
+    def _begin_anew(self, keep: Callable[[list[Sample]], list[Sample]]) -> None:
+        """The world has changed: only what `keep` chooses of the newest samples is of the new one."""
+        self._sums.begin_anew(keep)
+        self._trial = self._fresh_trial()
+        self._renew_at, self._taken, self._changed = self._lessons.first, (0, 0), True
+
+    def _renew(self) -> None:
+        """Makes the heads anew, of all samples but the newest; forgets windows that are too old."""
+        gap = self._lessons.gap
+        self._sums.forget(self._window())
+        self._renew_at = max(self._lessons.first, math.ceil(1.125 * self._sums.older_than(gap)))
+        own = self._sums.total(gap=gap)
+        if own.n:
+            self._trial.renew([self._head(own, share) for share in PRIOR_SHARES])
+
+    def _fresh_trial(self) -> Trial:
+        return Trial(len(PRIOR_SHARES), recent=16 * self._lessons.looked)
+
+    def _head(self, own: Statistics, share: float) -> Head:
+        """A head for which the prior counts `share` of the device's own samples."""
         prior = self._reference
         together = own + prior.scaled(min(1.0, share * own.weight / prior.weight))
-        head = solve(together, ridge=self._ridge(together))
-        targets = np.stack([one.target for one in held])
-        scores = np.stack([one.features for one in held]) @ head.weight + head.bias
-        right = targets.argmax(axis=1)
-        before = np.array([one.named for one in held]) == right
-        after = scores.argmax(axis=1) == right
-        overlay = Overlay(
+        return solve(together, ridge=self._ridge(together))
+
+    def _overlay(self, number: int) -> Overlay:
+        """The head that has won, made of all samples; its temperature is of answers given before learning."""
+        contest, own = self._trial.contest, self._sums.total()
+        scores, targets = self._trial.answers(number)
+        return Overlay(
             bundle=self._bundle,
-            head=head,
+            head=self._head(own, PRIOR_SHARES[number]),
             temperature=fit_temperature(scores, targets),
             n=own.n,
             created=self._clock.now(),
-            agreement_before=float(before.mean()),
-            agreement_after=float(after.mean()),
+            agreement_before=contest.served / contest.samples,
+            agreement_after=contest.agreement(number),
         )
-        return overlay, sign_test(int((after & ~before).sum()), int((before & ~after).sum()))
+
+    def _window(self) -> int:
+        return max(0, int(self._clock.now() // self._lessons.window))
 
     def _ridge(self, statistics: Statistics) -> float:
         """The configured share of the mean square of a feature, times the weight: the same pull for any n."""
         mean = float(statistics.matrix.diagonal().mean())
         return max(self._lessons.ridge * mean, 1e-9)
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """The probability of so many wins or more among wins + losses tosses of a fair coin; 1 for no toss."""
-    n = wins + losses
-    return math.fsum(math.comb(n, k) / 2**n for k in range(wins, n + 1))
-
-
-class _Drift:
-    """Two detectors, and the mean leverage between two reports."""
-
-    def __init__(self) -> None:
-        self._detector = PageHinkley()
-        self._leverage: DriftState = self._detector.start()
-        self._doubt: DriftState = self._detector.start()
-        self._sum, self._n = 0.0, 0
-
-    @property
-    def verdict(self) -> str:
-        verdicts = (self._detector.verdict(state) for state in (self._leverage, self._doubt))
-        return max(verdicts, key=_SEVERITY.index)
-
-    def update(self, leverage: NDArray[np.float64], confidence: NDArray[np.float32]) -> None:
-        """One batch: leverage `[N]` and confidence `[N]`."""
-        for value, sure in zip(leverage.tolist(), confidence.tolist(), strict=True):
-            # leverages are skewed; their logarithms are fit for a test of means
-            self._leverage = self._detector.update(self._leverage, math.log(max(value, 1e-12)))
-            self._doubt = self._detector.update(self._doubt, 1.0 - sure)
-        self._sum += float(leverage.sum())
-        self._n += len(leverage)
-
-    def take_leverage(self) -> float:
-        mean = self._sum / self._n if self._n else 0.0
-        self._sum, self._n = 0.0, 0
-        return min(mean, 1e9)

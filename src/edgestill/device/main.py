@@ -5,7 +5,8 @@
     edgestill-agent status --home DIR [--json]
 
 Exit status: 0; 1 with one line on standard error that says what is wrong and what to do; 2 for wrong usage. Arguments
-are read by argparse: this program must start on a device that has no more than the `agent` extra.
+are read by argparse: this program must start on a device that has no more than the `agent` extra. Where not even that is
+there, it says which line installs it: everything that needs it is imported after that was looked at.
 """
 
 from __future__ import annotations
@@ -14,46 +15,28 @@ import argparse
 import json
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgestill.core.clock import SystemClock
-from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, PathError, SettingError, TrustError
-from edgestill.core.hardware import HardwareClass
+from edgestill.core.errors import EdgestillError, PathError, SettingError
+from edgestill.core.extras import require
 from edgestill.core.units import parse_duration
-from edgestill.core.wire import Enrol
-from edgestill.device import processes
-from edgestill.device.agent import Agent
-from edgestill.device.courier import Courier
-from edgestill.device.home import Home, Identity, Settings, choose_socket, drop_socket, refuse_inhabited
-from edgestill.device.installer import Installer
-from edgestill.device.machine import Rules
-from edgestill.device.outbox import Outbox
 from edgestill.device.privacy import LEVELS
-from edgestill.device.slots import Slots
-from edgestill.device.status import read_status
-from edgestill.device.supervisor import Pace, Supervisor
-from edgestill.link.control import ControlClient
-from edgestill.link.http import HttpTransport
-from edgestill.trust.client import TrustedClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgestill.core.protocols import Transport
-
-TIMEOUT: Final = 20.0
-_TOKEN: Final = re.compile(r"est1\.[A-Za-z0-9_-]{1,120}\.([0-9a-f]{64})")
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NEEDED: Final = ("tuf", "securesystemslib", "cryptography", "zstandard", "urllib3")
+"""What the `agent` extra brings."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        for module in NEEDED:
+            require(module, extra="agent", purpose="to keep a device up to date")
         {"join": _join, "run": _run, "status": _status}[options.verb](options)
     except EdgestillError as error:
         sys.stderr.write(f"{error}\n")
@@ -64,96 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def join(path: Path, *, hub: str, token: str, name: str, settings: Settings, transport: Transport) -> Home:
-    """Enrols a device with its hub and makes its home.
-
-    Args:
-        path: the home to make.
-        hub: the hub's address.
-        token: what the operator gave: a secret, and the digest of the publisher's root.
-        name: the device's name in the fleet.
-        settings: what its owner chose.
-        transport: to the hub.
-
-    Raises:
-        SettingError: a token or name that cannot be one.
-        ConflictError: a device lives there already.
-        TrustError: the hub offers another publisher than the token names.
-        UnreachableError, RefusedError and others: the hub did not let it in.
-    """
-    pinned = _TOKEN.fullmatch(token)
-    if pinned is None:
-        raise SettingError(
-            "not a join token", where="--token", expected="est1.SECRET.DIGEST", fix="copy it whole"
-        )
-    if _NAME.fullmatch(name) is None:
-        raise SettingError(
-            "a name that cannot be used", where="--name", expected=f"{_NAME.pattern}", got=name[:80]
-        )
-    refuse_inhabited(path)
-    hub = hub.rstrip("/")
-    hardware_class = str(HardwareClass.here())
-    control = ControlClient(transport, hub, timeout=TIMEOUT)
-    enrolled = control.enrol(
-        Enrol(join_token=token, device=name, hardware_class=hardware_class, labels=settings.labels)
-    )
-    if Digest.of(enrolled.root).hex != pinned[1]:
-        raise TrustError(
-            "the hub offers another publisher than the join token names",
-            where=hub,
-            expected=f"sha256:{pinned[1]}",
-            got=Digest.of(enrolled.root),
-            fix="ask the operator for a new token; do not trust this hub",
-        )
-    identity = Identity(
-        device=enrolled.device,
-        credential=enrolled.credential,
-        hub=hub,
-        hardware_class=hardware_class,
-        interval=enrolled.interval,
-    )
-    return Home.create(path, identity=identity, settings=settings, root=enrolled.root)
-
-
-def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Path | None = None) -> None:
-    """Runs a device until SIGTERM or SIGINT.
-
-    Raises:
-        ConflictError: its agent runs already.
-        PathError, EngineError: the home or the application socket cannot be used.
-    """
-    clock = SystemClock()
-    identity = home.identity
-    with home.locked():
-        slots, outbox = Slots.open(home.slots), Outbox.open(home.outbox)
-        control = ControlClient(transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
-        trusted = TrustedClient(home.tuf, root=home.root, fetch=control.artefact, clock=clock)
-        courier = Courier(identity, control=control, trusted=trusted, transport=transport, clock=clock)
-        supervisor = Supervisor(
-            home.path,
-            agent=Agent(device=identity.device, slots=slots, outbox=outbox, clock=clock, rules=rules),
-            slots=slots,
-            outbox=outbox,
-            installer=Installer(
-                slots,
-                fetch=courier.fetch,
-                probe=lambda slot, target, archive: processes.probe(home.path, slot, target, archive),
-                hardware_class=identity.hardware_class,
-            ),
-            hub=courier,
-            clock=clock,
-        )
-        supervisor.stop_on_signals()
-        address = choose_socket(home.path)
-        try:
-            with processes.listening(address) as listener:
-                supervisor.run(listener=listener, pace=pace, ready=ready)
-        finally:
-            drop_socket(home.path, address)
-            outbox.close()
-
-
 def _join(options: argparse.Namespace) -> None:
+    from edgestill.device.home import Settings
+    from edgestill.device.life import join
+    from edgestill.link.http import HttpTransport
+
     settings = Settings(leaves=options.leaves, labels=_labels(options.label))
     home = join(
         options.home,
@@ -167,6 +65,12 @@ def _join(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from edgestill.device.home import Home
+    from edgestill.device.life import run
+    from edgestill.device.machine import Rules
+    from edgestill.device.supervisor import Pace
+    from edgestill.link.http import HttpTransport
+
     level = os.environ.get("EDGESTILL_LOG", "INFO").upper()
     logging.basicConfig(
         level=level if level in logging.getLevelNamesMapping() else "INFO",
@@ -182,6 +86,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
+    from edgestill.device.status import read_status
+
     status = read_status(options.home)
     if options.json:
         sys.stdout.write(json.dumps(status, indent=2, sort_keys=True) + "\n")

@@ -1,6 +1,7 @@
 """What an engine child keeps over restarts, in the home's folder `learned`.
 
     policy.json               the escalation policy's state, and the bundle it belongs to
+    progress.json             what was noticed, how a head on trial stands, and the bundle they belong to
     <bundle>.overlay          a learned head (learn.overlay)
     <backbone>-<window>.stats sums of one window (learn.statistics)
 
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.core.digest import Digest
+    from edgestill.core.jsonio import JsonObject
     from edgestill.infer.policy import Policy
 
 MAX_OVERLAYS: Final = 4
 _POLICY: Final = "policy.json"
+_PROGRESS: Final = "progress.json"
+_MOST_JSON: Final = 16_384
 
 
 @final
@@ -44,10 +48,11 @@ class Memory:
     def __init__(self, folder: Path, bundle: Digest) -> None:
         self._folder = folder
         self._bundle = bundle
+        self._written: dict[str, bytes] = {}
 
     def policy_state(self, policy: Policy) -> PolicyState:
         """The state to go on with: after a change of bundle a fresh one, but what was sent today stays sent."""
-        data = _read(self._folder / _POLICY, 8192)
+        data = _read(self._folder / _POLICY, _MOST_JSON)
         if data is None:
             return PolicyState.start(policy)
         try:
@@ -62,7 +67,24 @@ class Memory:
     def keep_policy_state(self, state: PolicyState) -> None:
         """Writes the policy's state; PathError where it cannot be written."""
         value = {"bundle": str(self._bundle), "state": parse(state.to_bytes(), where=_POLICY)}
-        self._write(_POLICY, canonical(value))
+        self._write_news(_POLICY, canonical(value))
+
+    def progress(self) -> JsonObject | None:
+        """What `keep_progress` wrote for this bundle."""
+        data = _read(self._folder / _PROGRESS, _MOST_JSON)
+        if data is None:
+            return None
+        try:
+            fields = Fields(parse_object(data, where=_PROGRESS), _PROGRESS)
+            if fields.digest("bundle") == self._bundle:
+                return fields.inner("progress").unknown(())
+        except EdgestillError:
+            return None
+        return None
+
+    def keep_progress(self, progress: JsonObject) -> None:
+        """Writes how learning stands; PathError where it cannot be written."""
+        self._write_news(_PROGRESS, canonical({"bundle": str(self._bundle), "progress": progress}))
 
     def overlay(self) -> Overlay | None:
         """The head that was adopted for this bundle."""
@@ -88,9 +110,13 @@ class Memory:
         files = sorted(self._folder.glob("*.stats"))
         return [data for path in files if (data := _read(path, MAX_STATISTICS_BYTES)) is not None]
 
-    def keep_statistics(self, windows: list[bytes]) -> None:
-        """Writes the windows that are remembered, and forgets the others; PathError where one cannot be written."""
-        if not windows:
+    def keep_statistics(self, windows: list[bytes] | None) -> None:
+        """Writes the windows that are remembered, and forgets the others; PathError where one cannot be written.
+
+        Args:
+            windows: all that are remembered; None leaves everything as it is.
+        """
+        if windows is None:
             return
         names = set()
         for data in windows:
@@ -109,6 +135,12 @@ class Memory:
     def _write(self, name: str, data: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         bundles.replace(self._folder / name, data)
+
+    def _write_news(self, name: str, data: bytes) -> None:
+        """Writes what differs from the last time: a device that rests must not wear out its flash memory."""
+        if self._written.get(name) != data:
+            self._write(name, data)
+            self._written[name] = data
 
 
 def _read(path: Path, most: int) -> bytes | None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Final, Self, final
-
-import numpy as np
 
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError
 from edgestill.core.jsonio import Fields
-from edgestill.core.manifest import MODEL, POLICY
+from edgestill.core.manifest import MODEL, POLICY, REFERENCE
 from edgestill.core.oip import Tensor
-from edgestill.device.arrays import answer_to_frame, to_array
+from edgestill.device.arrays import answer_to_frame, as_labels, to_array
 from edgestill.device.frames import Frame
 from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgestill.core.answer import Answer
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REFERENCE: Final = "reference.stats"
 TEACHER: Final = "teacher"
 TEACHER_SECONDS: Final = 5.0
 
@@ -208,6 +207,7 @@ class Serving:
             self._memory.keep_policy_state(self._cascade.state)
             if self._learner is not None:
                 self._memory.keep_statistics(self._learner.keep())
+                self._memory.keep_progress(self._learner.progress())
         except (EdgestillError, OSError) as error:
             log.warning("%s", error)
 
@@ -230,6 +230,7 @@ class Serving:
             log.warning("%s", error)
 
     def _teach(self, batch: NDArray[np.generic], labels: NDArray[np.generic]) -> None:
+        classes = as_labels(labels)
         answer = self._current.predict(batch)
         if self._learner is None or answer.features is None:
             raise MessageError(
@@ -238,12 +239,12 @@ class Serving:
                 expected=f"a model with features, and a blob {REFERENCE}",
             )
         named = answer.probabilities.argmax(axis=1)
-        self._learner.teach(answer.features, labels.astype(np.int64), named)
+        self._learner.teach(answer.features, classes, named)
 
     def _recall(self, memory: Memory) -> None:
         if self._learner is None:
             return
-        self._learner.recall(memory.statistics())
+        self._learner.recall(memory.statistics(), memory.progress())
         overlay = memory.overlay()
         if overlay is None:
             return
@@ -251,7 +252,8 @@ class Serving:
             self._adopt(overlay)
         except EdgestillError as error:
             log.warning("%s", error)
-            memory.drop_overlay()
+            with suppress(OSError):  # it stays, and is passed over at every start
+                memory.drop_overlay()
 
     def _adopt(self, overlay: Overlay) -> None:
         calibrated = replace(self._policy, temperature=overlay.temperature)

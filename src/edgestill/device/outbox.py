@@ -3,7 +3,9 @@
 - A report is written and synced before the step it tells of counts as done; it is forgotten when the hub has
   accepted it. Its id is made from what it tells (for steps) or at random (for figures), so that writing or sending it
   twice counts once.
-- Statistics are sums over a window: a newer sum of the same window replaces an older one that still waits.
+- Statistics are sums over a window: a newer sum of the same window replaces an older one that still waits, be it larger
+  or smaller (a device may begin its window anew). Each gets a number that only grows, so that the hub, too, keeps the
+  newest, whichever arrives last. The numbers go on over restarts; where the file was lost, they go on from the time.
 - The box is bounded. Where it is full, the oldest health figures go first; steps of an update are kept.
 - A damaged file is put aside and a new one begun: reports matter less than serving.
 """
@@ -16,9 +18,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, final
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import MessageError, PathError
 from edgestill.core.jsonio import canonical
-from edgestill.core.wire import MAX_REPORTS, Report, reports_from_bytes
+from edgestill.core.wire import MAX_REPORTS, MAX_SEQUENCE, Report, reports_from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +35,7 @@ CREATE TABLE IF NOT EXISTS reports (
 CREATE TABLE IF NOT EXISTS told (id TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS statistics (
     key TEXT PRIMARY KEY, seq INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS numbered (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), last INTEGER NOT NULL);
 """
 
 
@@ -42,10 +46,12 @@ class Statistics:
     Attributes:
         id: made on the device; the hub counts it once.
         body: the message.
+        sequence: larger than that of every message made before.
     """
 
     id: str
     body: bytes
+    sequence: int
 
 
 @final
@@ -68,7 +74,7 @@ class Outbox:
             PathError: the file cannot be written.
         """
         try:
-            return cls(_connect(path))
+            return cls(_checked(_connect(path)))
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise PathError("cannot open the outbox", where=path, got=error) from error
@@ -89,7 +95,7 @@ class Outbox:
         Raises:
             PathError: they cannot be written.
         """
-        with self._using() as write:
+        with self._writing() as write:
             for report in reports:
                 if write.execute("SELECT 1 FROM told WHERE id = ?", (report.id,)).fetchone():
                     continue
@@ -101,7 +107,7 @@ class Outbox:
 
     def waiting(self, *, at_most: int = MAX_REPORTS) -> list[Report]:
         """The oldest reports that wait, in order."""
-        with self._using() as read:
+        with self._writing() as read:
             rows = read.execute("SELECT id, body FROM reports ORDER BY seq LIMIT ?", (at_most,)).fetchall()
             known = [(one, _report(body)) for one, body in rows]
             read.executemany(
@@ -121,37 +127,54 @@ class Outbox:
         Raises:
             PathError: it cannot be written; they will be sent again, and count once.
         """
-        with self._using() as write:
+        with self._writing() as write:
             for one in ids:
                 steps = write.execute("SELECT seq FROM reports WHERE id = ? AND health = 0", (one,))
                 for (seq,) in steps.fetchall():
                     write.execute("INSERT OR IGNORE INTO told (id, seq) VALUES (?, ?)", (one, seq))
                 write.execute("DELETE FROM reports WHERE id = ?", (one,))
 
-    def put_statistics(self, key: str, statistics: Statistics) -> None:
-        """Keeps the newest sum under a key (its backbone and window).
+    def put_statistics(self, key: str, body: bytes, *, at: float) -> Statistics:
+        """Keeps the newest sum under a key, in place of an older one that still waits, and returns it as it will be sent.
+
+        Args:
+            key: its backbone and window.
+            body: the message.
+            at: seconds since 1970.
 
         Raises:
             PathError: it cannot be written.
         """
-        with self._using() as write:
-            (seq,) = write.execute("SELECT coalesce(max(seq), 0) + 1 FROM statistics").fetchone()
+        with self._writing() as write:
+            sequence = _next_number(write, at)
+            one = Statistics(f"{sequence:x}-{Digest.of(body).hex[:32]}", body, sequence)
             write.execute(
                 "INSERT OR REPLACE INTO statistics (key, seq, id, body) VALUES (?, ?, ?, ?)",
-                (key, seq, statistics.id, statistics.body),
+                (key, sequence, one.id, body),
             )
-            write.execute("DELETE FROM statistics WHERE seq <= ?", (seq - MAX_STATISTICS,))
+            write.execute(
+                "DELETE FROM statistics WHERE key NOT IN (SELECT key FROM statistics ORDER BY seq DESC LIMIT ?)",
+                (MAX_STATISTICS,),
+            )
+        return one
 
     def statistics(self) -> Statistics | None:
         """The oldest statistics that wait."""
         with self._using() as read:
-            row = read.execute("SELECT id, body FROM statistics ORDER BY seq LIMIT 1").fetchone()
-        return None if row is None else Statistics(row[0], row[1])
+            row = read.execute("SELECT id, body, seq FROM statistics ORDER BY seq LIMIT 1").fetchone()
+        return None if row is None else Statistics(*row)
 
     def statistics_delivered(self, one: str) -> None:
         """Forgets statistics by their id; a newer sum that replaced them stays."""
-        with self._using() as write:
+        with self._writing() as write:
             write.execute("DELETE FROM statistics WHERE id = ?", (one,))
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Cursor]:
+        """The box for one's own: what is read here is still so when it is written."""
+        with self._using() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            yield cursor
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Cursor]:
@@ -174,6 +197,40 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _checked(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """The same connection; DatabaseError where something within the file is damaged, which opening it does not show."""
+    try:
+        found = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if found != [("ok",)]:
+            raise sqlite3.DatabaseError(str(found)[:200])
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def waiting_in(path: Path) -> int:
+    """How many reports wait in a box, looked at without changing anything; 0 where there is none, or none to be read."""
+    if not path.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            (number,) = connection.execute("SELECT count(*) FROM reports").fetchone()
+    except sqlite3.Error:
+        return 0
+    return int(number)
+
+
+def _next_number(write: sqlite3.Cursor, at: float) -> int:
+    """A number above all before; of a new box the time in milliseconds, which is above those of a lost one."""
+    (last,) = write.execute(
+        "SELECT max(coalesce((SELECT last FROM numbered), 0), coalesce((SELECT max(seq) FROM statistics), 0))"
+    ).fetchone()
+    number = max(int(last) + 1, min(int(at * 1000), MAX_SEQUENCE // 2))
+    write.execute("INSERT OR REPLACE INTO numbered (only_row, last) VALUES (1, ?)", (number,))
+    return number
 
 
 def _bound(write: sqlite3.Cursor) -> None:

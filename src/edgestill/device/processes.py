@@ -77,7 +77,10 @@ class EngineProcess:
         Raises:
             EngineError: the process cannot be started.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise EngineError("the engine process cannot be started", got=error) from error
         handles = [theirs.fileno()] + ([] if listener is None else [listener.fileno()])
         command = [sys.executable, "-m", "edgestill.device.engine_child", "--home", str(home)]
         command += ["--archive", str(archive), "--control", str(theirs.fileno())]

@@ -3,6 +3,7 @@
 - The number of connections is bounded; more wait in the kernel's queue.
 - Every error of ours goes back as its JSON, so that the asker can raise it again; anything else is a bug, is logged,
   and goes back as an engine error.
+- A connection may be silent for as long as it likes; a question that has begun must be whole soon, or its place is freed.
 - Stopping is gentle: what has been asked is answered, and whoever is idle is told to turn to the successor.
 """
 
@@ -20,10 +21,13 @@ from edgestill.device.frames import Frame, receive, send
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgestill.core.protocols import Clock
+
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 64
 SEND_SECONDS: Final = 30.0
+WITHIN_SECONDS: Final = 30.0
 _LOOK: Final = 0.1
 
 
@@ -34,11 +38,13 @@ class Server:
     Args:
         listener: bound and listening; other processes may accept from it too.
         answer: gives the answer to a frame, or raises an EdgestillError; called from many threads.
+        clock: for patience.
     """
 
-    def __init__(self, listener: socket.socket, answer: Callable[[Frame], Frame]) -> None:
+    def __init__(self, listener: socket.socket, answer: Callable[[Frame], Frame], *, clock: Clock) -> None:
         self._listener = listener
         self._answer = answer
+        self._clock = clock
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -52,7 +58,8 @@ class Server:
         self._acceptor.start()
 
     def stop(self, *, seconds: float) -> None:
-        """Accepts no more, hangs up on the idle, and waits for the busy."""
+        """Accepts no more, hangs up on the idle, and waits so long for all of the busy together."""
+        until = self._clock.monotonic() + seconds
         self._stopping.set()
         self._acceptor.join(seconds)
         with self._lock:
@@ -60,7 +67,7 @@ class Server:
                 _send_away(stream)
             threads = list(self._threads)
         for thread in threads:
-            thread.join(seconds)
+            thread.join(max(0.0, until - self._clock.monotonic()))
 
     def _accept(self) -> None:
         while not self._stopping.is_set():
@@ -71,10 +78,20 @@ class Server:
             except OSError:  # a timeout, mostly
                 self._free.release()
                 continue
-            thread = threading.Thread(target=self._serve, args=(stream,), daemon=True)
-            with self._lock:
-                self._threads.add(thread)
+            self._begin(stream)
+
+    def _begin(self, stream: socket.socket) -> None:
+        thread = threading.Thread(target=self._serve, args=(stream,), name="asker", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        try:
             thread.start()
+        except RuntimeError as error:  # no room for one more, perhaps for a moment only
+            log.warning("a connection is given up: %s", error)
+            with self._lock:
+                self._threads.discard(thread)
+            stream.close()
+            self._free.release()
 
     def _serve(self, stream: socket.socket) -> None:
         try:
@@ -95,8 +112,7 @@ class Server:
         with self._lock:
             self._idle.add(stream)
         try:
-            stream.settimeout(None)
-            question = receive(stream)
+            question = self._heard(stream)
         finally:
             with self._lock:
                 self._idle.discard(stream)
@@ -105,6 +121,20 @@ class Server:
         stream.settimeout(SEND_SECONDS)
         send(stream, self._safely(question))
         return True
+
+    def _heard(self, stream: socket.socket) -> Frame | None:
+        """The next question; None where there is none, or it does not come to its end."""
+        stream.settimeout(None)
+        try:
+            stream.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return None
+        until = self._clock.monotonic() + WITHIN_SECONDS
+        try:
+            return receive(stream, left=lambda: until - self._clock.monotonic())
+        except TimeoutError:
+            log.debug("a question did not come to its end")
+            return None
 
     def _safely(self, question: Frame) -> Frame:
         try:

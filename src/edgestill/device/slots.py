@@ -90,7 +90,8 @@ class Slots:
             for slot in SLOTS:
                 (folder / slot).mkdir(parents=True, exist_ok=True)
             for leftover in (*folder.glob(".*"), *folder.glob("[ab]/.*")):
-                leftover.unlink(missing_ok=True)
+                if not leftover.is_dir():  # a file system's own, such as .snapshot
+                    leftover.unlink(missing_ok=True)
         except OSError as error:
             raise PathError("cannot prepare the slots", where=folder, got=error.strerror) from error
         return slots

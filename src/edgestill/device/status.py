@@ -8,7 +8,7 @@ from edgestill.core.errors import EdgestillError
 from edgestill.device import asking
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, find_socket
-from edgestill.device.outbox import Outbox
+from edgestill.device.outbox import waiting_in
 from edgestill.device.slots import read_state
 from edgestill.device.state import State
 
@@ -52,22 +52,9 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         "failure": None
         if failure is None
         else {"counter": failure.counter, "release": failure.target.release, "reason": failure.reason},
-        "reports": _waiting(home.outbox),
+        "reports": waiting_in(home.outbox),
         "engine": _engine(path) if ask_engine and serving is not None else None,
     }
-
-
-def _waiting(path: Path) -> int:
-    if not path.exists():
-        return 0
-    try:
-        outbox = Outbox.open(path)
-    except EdgestillError:
-        return 0
-    try:
-        return outbox.count()
-    finally:
-        outbox.close()
 
 
 def _engine(path: Path) -> Json:

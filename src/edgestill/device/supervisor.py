@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 from edgestill.core import bundle
-from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError
+from edgestill.core.errors import EdgestillError, PathError
 from edgestill.core.jsonio import Fields
 from edgestill.core.wire import Health
 from edgestill.device.engines import Engines
@@ -40,7 +39,6 @@ from edgestill.device.events import (
     Verify,
     Watched,
 )
-from edgestill.device.outbox import Statistics
 
 if TYPE_CHECKING:
     import socket
@@ -308,6 +306,8 @@ class Supervisor:
             fields = Fields(frame.header, "engine")
             health = Health.from_fields(fields.inner("health"))
             self._keep_statistics(frame, fields)
+        except PathError as error:
+            log.warning("%s", error)  # our disk refuses, which is not the child's fault
         except EdgestillError as error:
             log.warning("%s", error)
             engine.kill()  # its end will be heard, and counts as a death
@@ -325,7 +325,7 @@ class Supervisor:
         if tensor is not None:
             body = bytes(tensor.data)
             key = fields.text("statistics", at_most=200)
-            self._outbox.put_statistics(key, Statistics(Digest.of(body).hex[:40], body))
+            self._outbox.put_statistics(key, body, at=self._clock.now())
 
     # threads that wait
 

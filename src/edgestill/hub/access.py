@@ -34,13 +34,13 @@ async def calling_device(request: Request) -> Device:
     """The device that sends this request.
 
     Raises:
-        AccessError: no credential, or one that nobody has.
+        AccessError: no credential, one that nobody has, or one that was revoked.
     """
     async with hub_of(request).database.read() as connection:
         device = await registry.device_by_credential(connection, digest_of(bearer(request)))
     if device is None:
         raise AccessError("unknown credential", fix="enrol the device")
-    return device
+    return registry.standing(device)
 
 
 def require_operator(request: Request) -> None:

@@ -13,9 +13,10 @@
 | `GET /v1/admin/rollouts/ID` | where it is, why, and how each device stands |
 | `POST /v1/admin/rollouts/ID/pause`, `/resume`, `/rollback` | the rollout afterwards |
 | `GET /v1/admin/fleet` | `{"devices": [...]}` |
+| `POST /v1/admin/devices/NAME/revoke` | `{"device", "revoked_at"}`; its credential is refused from now on |
 | `GET /v1/admin/evidence` | counts |
 | `GET /v1/admin/evidence/samples?after=ID&limit=N` | samples in the Open Inference Protocol's response form |
-| `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message |
+| `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message; `&classes=C&features=D` for another kind |
 
 Every call asks for the operator's token as a Bearer token.
 """
@@ -32,8 +33,9 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, MessageError, NotFoundError
 from edgestill.core.oip import HEADER
 from edgestill.core.release import Gates, Rollout, Stage
-from edgestill.hub import bodies, enrolment, evidence, registry, rollouts
+from edgestill.hub import bodies, enrolment, evidence, registry, rollouts, sums
 from edgestill.hub.access import hub_of, require_operator
+from edgestill.learn.statistics import MAX_CLASSES, MAX_FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
     from starlette.requests import Request
 
-    from edgestill.core.jsonio import Fields, Json
+    from edgestill.core.jsonio import Fields, Json, JsonObject
     from edgestill.learn.statistics import Statistics
 
 MAX_ROOT_BYTES: Final = 128_000
@@ -51,6 +53,7 @@ LISTED_ROLLOUTS: Final = 100
 
 _RELEASE: Final = r"[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
 _WEEK: Final = 7 * 86_400.0
+_MAX_ROW: Final = 2**53 - 1
 
 
 async def online_key(request: Request) -> Response:
@@ -92,12 +95,9 @@ async def add_archive(request: Request) -> Response:
     """`PUT /v1/admin/blobs`."""
     require_operator(request)
     hub = hub_of(request)
-    path = hub.home.incoming / f"{hub.secret()}.esb"
-    try:
-        await bodies.save(request, path, at_most=hub.settings.max_bundle, in_thread=hub.in_thread)
-        info = await hub.in_thread(lambda: hub.artefacts.add_archive(path))
-    finally:
-        path.unlink(missing_ok=True)
+    with hub.artefacts.incoming() as coming:
+        await bodies.save(request, coming.write, at_most=hub.settings.max_bundle, in_thread=hub.in_thread)
+        info = await hub.in_thread(lambda: hub.artefacts.add_archive(coming))
     return bodies.answer({"digest": str(info.digest), "size": info.size}, status=201)
 
 
@@ -133,7 +133,7 @@ async def start_rollout(request: Request) -> Response:
     hub = hub_of(request)
     fields = await bodies.read_object(request, where="rollout")
     fields.only(("release", "stages", "gates", "labels"))
-    labels = fields.texts("labels", at_most=16) if fields.has("labels") else {}
+    labels = fields.texts("labels", at_most=16, plain=True) if fields.has("labels") else {}
     async with hub.database.write() as connection:
         rollout = await rollouts.start(connection, _rollout(fields), labels=labels, now=hub.clock.now())
     await hub.step()
@@ -177,17 +177,33 @@ async def fleet(request: Request) -> Response:
     return bodies.answer({"devices": found})
 
 
+async def revoke(request: Request) -> Response:
+    """`POST /v1/admin/devices/NAME/revoke`."""
+    require_operator(request)
+    hub = hub_of(request)
+    async with hub.database.write() as connection:
+        device = await registry.revoke(connection, request.path_params["device"], hub.clock.now())
+    hub.bell.ring([device.id])
+    await hub.step()
+    return bodies.answer({"device": device.id, "revoked_at": device.revoked_at})
+
+
 async def evidence_counts(request: Request) -> Response:
     """`GET /v1/admin/evidence`."""
     require_operator(request)
     async with hub_of(request).database.read() as connection:
-        return bodies.answer(await evidence.counts(connection))
+        found: JsonObject = {
+            "samples": await evidence.counts(connection),
+            "statistics": await sums.counts(connection),
+        }
+    return bodies.answer(found)
 
 
 async def samples(request: Request) -> Response:
     """`GET /v1/admin/evidence/samples`."""
     require_operator(request)
-    after, limit = _number(request, "after", 0), _number(request, "limit", evidence.MAX_SAMPLES)
+    after = _number(request, "after", default=0, least=0, most=_MAX_ROW)
+    limit = _number(request, "limit", default=evidence.MAX_SAMPLES, least=1, most=evidence.MAX_SAMPLES)
     async with hub_of(request).database.read() as connection:
         message = await evidence.samples_after(connection, after, limit)
     data, json_length = message.encode()
@@ -200,11 +216,13 @@ async def statistics(request: Request) -> Response:
     require_operator(request)
     hub = hub_of(request)
     backbone = Digest.parse(request.query_params.get("backbone", ""))
+    asked = _kind(request)
     total: Statistics | None = None
     async with hub.database.read() as connection:
-        async for some in evidence.statistics_bodies(connection, backbone):
+        kind = asked or await sums.kind_of(connection, backbone)
+        async for some in sums.bodies(connection, backbone, kind):
             total = await hub.in_thread(_adding(total, some))
-    data = await hub.in_thread(lambda: evidence.as_message(total, backbone))
+    data = await hub.in_thread(lambda: sums.as_message(total, backbone))
     return Response(data, media_type="application/octet-stream", headers={"cache-control": "no-store"})
 
 
@@ -226,7 +244,17 @@ async def _shown(request: Request) -> Response:
 
 
 def _adding(total: Statistics | None, some: list[bytes]) -> Callable[[], Statistics | None]:
-    return lambda: evidence.add_bodies(total, some)
+    return lambda: sums.add_bodies(total, some)
+
+
+def _kind(request: Request) -> sums.Kind | None:
+    """The kind that the query asks for: both numbers or neither."""
+    if not {"classes", "features"} & set(request.query_params):
+        return None
+    return sums.Kind(
+        _number(request, "classes", default=0, least=1, most=MAX_CLASSES),
+        _number(request, "features", default=0, least=1, most=MAX_FEATURES),
+    )
 
 
 def _rollout(fields: Fields) -> Rollout:
@@ -251,8 +279,15 @@ def _gates(fields: Fields) -> Gates:
     )
 
 
-def _number(request: Request, name: str, default: int) -> int:
+def _number(request: Request, name: str, *, default: int, least: int, most: int) -> int:
+    """A whole number of the query; MessageError where it is none, or out of range."""
     text = request.query_params.get(name, str(default))
-    if re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) is None:
-        raise MessageError("not a whole number", where=name, expected="0 or more", got=repr(text[:40]))
+    if re.fullmatch(r"[0-9]{1,16}", text, re.ASCII) is None or not least <= int(text) <= most:
+        raise MessageError(
+            "not a number that can be asked for",
+            where=f"query: {name}",
+            expected=f"a whole number from {least} to {most}",
+            got=repr(text[:40]),
+            fix=f"leave {name} out, or change it",
+        )
     return int(text)

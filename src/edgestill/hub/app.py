@@ -100,6 +100,7 @@ def _admin() -> list[Route]:
         Route(f"{one}/resume", admin.resume, methods=["POST"]),
         Route(f"{one}/rollback", admin.roll_back, methods=["POST"]),
         Route("/v1/admin/fleet", admin.fleet),
+        Route("/v1/admin/devices/{device}/revoke", admin.revoke, methods=["POST"]),
         Route("/v1/admin/evidence", admin.evidence_counts),
         Route("/v1/admin/evidence/samples", admin.samples),
         Route("/v1/admin/evidence/statistics", admin.statistics),

@@ -27,17 +27,20 @@ from edgestill.core.errors import (
     TrustError,
 )
 from edgestill.core.jsonio import Fields, parse_object
+from edgestill.core.manifest import REFERENCE
 from edgestill.delta.codec import diff
-from edgestill.hub.registry import Parts
+from edgestill.hub.registry import Parts, Reference
+from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.repository import TargetInfo, check_root, check_targets, file_name, freshen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from edgestill.hub.home import Home
     from edgestill.hub.settings import Settings
-    from edgestill.store.files import FileBlobs
+    from edgestill.store.files import FileBlobs, Incoming
 
 log: Final = logging.getLogger(__name__)
 
@@ -104,15 +107,33 @@ class Artefacts:
                 fix="restore it from a backup, or publish again into a new hub",
             ) from error
 
-    def add_archive(self, path: Path) -> TargetInfo:
-        """Checks an uploaded archive and keeps it.
+    def incoming(self) -> AbstractContextManager[Incoming]:
+        """An archive to be written in pieces; what was not kept is gone when the block ends."""
+        return self._blobs.incoming()
+
+    def add_archive(self, coming: Incoming) -> TargetInfo:
+        """Checks an archive that has come and keeps it.
 
         Raises:
             BundleError, BundleTruncatedError, BundleAlteredError: it is no sound bundle.
+            StoreError: it cannot be kept.
         """
-        Bundle.open(path).verify()
-        data = path.read_bytes()
-        return TargetInfo(len(data), self._blobs.put(data))
+        coming.sync()
+        Bundle.open(coming.path).verify()
+        return TargetInfo(coming.size, coming.keep())
+
+    def reference(self, digest: Digest) -> Reference:
+        """What an archive's own statistics are of; of nothing where it brings none that can be read, or is gone."""
+        try:
+            bundle = Bundle.open(self._blobs.path(digest))
+            known = bundle.manifest.blobs.get(REFERENCE)
+            if known is None or known.size > MAX_BYTES:
+                return Reference()
+            found = Statistics.from_bytes(bundle.read(REFERENCE))
+        except EdgestillError as error:
+            log.warning("the statistics of %s cannot be read: %s", digest, error)
+            return Reference()
+        return Reference(str(found.backbone), found.classes, found.features)
 
     def set_root(self, root: bytes, now: float) -> None:
         """Takes in the publisher's root, the first or the next one.

@@ -7,18 +7,18 @@ holds for compressed bodies too: the bound is on what comes out.
 from __future__ import annotations
 
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import Fields, canonical, parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from pathlib import Path
-    from typing import BinaryIO
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
 
@@ -41,14 +41,14 @@ async def read(request: Request, *, at_most: int, compressed: bool = False) -> b
 
     Raises:
         HTTPException: 413, longer than that.
-        MessageError: an encoding that is not understood, or damaged.
+        MessageError: an encoding that is not understood, or damaged; or a caller who hung up.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ({"identity", "gzip", "deflate"} if compressed else {"identity"}):
         raise MessageError("an encoding that is not spoken here", where="content-encoding", got=encoding[:40])
     _check_length(request, at_most)
     parts = bytearray()
-    async for chunk in request.stream():
+    async for chunk in _chunks(request):
         parts += chunk
         if len(parts) > at_most:
             _refuse(at_most)
@@ -63,28 +63,28 @@ async def read_object(request: Request, *, where: str) -> Fields:
 
 async def save(
     request: Request,
-    path: Path,
+    write: Callable[[bytes], object],
     *,
     at_most: int,
     in_thread: Callable[[Callable[[], object]], Awaitable[object]],
 ) -> None:
-    """Writes the body to a file as it comes, a megabyte in memory at most.
+    """Writes the body out as it comes, a megabyte in memory at most; what is over the bound is never written.
 
     Raises:
         HTTPException: 413, longer than that.
+        MessageError: the caller hung up.
     """
     _check_length(request, at_most)
-    written, buffer = 0, bytearray()
-    with path.open("wb") as file:
-        async for chunk in request.stream():
-            buffer += chunk
-            written += len(chunk)
-            if written > at_most:
-                _refuse(at_most)
-            if len(buffer) >= _BUFFER:
-                await in_thread(_writing(file, bytes(buffer)))
-                buffer.clear()
-        await in_thread(_writing(file, bytes(buffer)))
+    came, buffer = 0, bytearray()
+    async for chunk in _chunks(request):
+        buffer += chunk
+        came += len(chunk)
+        if came > at_most:
+            _refuse(at_most)
+        if len(buffer) >= _BUFFER:
+            await in_thread(partial(write, bytes(buffer)))
+            buffer.clear()
+    await in_thread(partial(write, bytes(buffer)))
 
 
 def answer(value: JsonObject, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -97,8 +97,15 @@ def answer(value: JsonObject, *, status: int = 200, headers: dict[str, str] | No
     )
 
 
-def _writing(file: BinaryIO, data: bytes) -> Callable[[], object]:
-    return lambda: file.write(data)
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes; a caller who is gone is no failure of ours."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as error:
+        raise MessageError(
+            "the body broke off", where="body", expected="all of it", fix="send it again"
+        ) from error
 
 
 def _check_length(request: Request, at_most: int) -> None:

@@ -5,9 +5,11 @@
 | `POST /v1/enrol` | a join token becomes a device with a credential |
 | `GET /v1/poll?wait=SECONDS` | the signed assignment; 304 while it is the one of `If-None-Match`, after waiting that long |
 | `POST /v1/reports` | steps and health figures; each counts once |
-| `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once |
+| `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once. Of a window
+  the largest `x-edgestill-sequence` counts, or without one the last to arrive |
 
-All but enrolment ask for the device's credential as a Bearer token.
+All but enrolment ask for the device's credential as a Bearer token; one that was revoked is refused everywhere, and a poll
+that waits ends.
 """
 
 from __future__ import annotations
@@ -20,8 +22,17 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import Response
 
 from edgestill.core.errors import ConflictError, MessageError
-from edgestill.core.wire import MAX_MESSAGE_BYTES, Enrol, Enrolled, Poll, reports_from_bytes
-from edgestill.hub import assignments, bodies, enrolment, evidence, registry, reports
+from edgestill.core.wire import (
+    ID_HEADER,
+    MAX_MESSAGE_BYTES,
+    MAX_SEQUENCE,
+    SEQUENCE_HEADER,
+    Enrol,
+    Enrolled,
+    Poll,
+    reports_from_bytes,
+)
+from edgestill.hub import assignments, bodies, enrolment, registry, reports, sums
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 
@@ -31,8 +42,6 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import JsonObject
     from edgestill.hub.registry import Device
     from edgestill.hub.service import Hub
-
-ID_HEADER: Final = "x-edgestill-id"
 
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 _SEEN_SHARE: Final = 4
@@ -77,6 +86,7 @@ async def report(request: Request) -> Response:
     device = await calling_device(request)
     batch = reports_from_bytes(await bodies.read(request, at_most=MAX_MESSAGE_BYTES, compressed=True))
     async with hub.database.write() as connection:
+        await registry.require_standing(connection, device.id)
         accepted = await reports.accept(connection, device.id, batch, hub.clock.now())
         await registry.mark_seen(connection, device.id, hub.clock.now())
     if any(map(reports.is_decisive, accepted)):
@@ -88,27 +98,19 @@ async def statistics(request: Request) -> Response:
     """`POST /v1/evidence/statistics`."""
     hub = hub_of(request)
     device = await calling_device(request)
-    message_id = request.headers.get(ID_HEADER, "")
-    if re.fullmatch(_ID, message_id) is None:
-        raise MessageError("a message without its id", where=ID_HEADER, expected=_ID, got=message_id[:80])
+    message_id, sequence = _message_id(request), _sequence(request)
     body = await bodies.read(request, at_most=MAX_BYTES)
     parsed = await hub.in_thread(lambda: Statistics.from_bytes(body))
+    message = sums.Message(device=device.id, id=message_id, sequence=sequence, parsed=parsed, body=body)
     async with hub.database.write() as connection:
-        accepted = await evidence.keep_statistics(
-            connection,
-            device.id,
-            message_id,
-            parsed,
-            body,
-            now=hub.clock.now(),
-            settings=hub.settings,
-        )
+        await registry.require_standing(connection, device.id)
+        accepted = await sums.keep(connection, message, now=hub.clock.now(), settings=hub.settings)
     return bodies.answer({"accepted": accepted})
 
 
 async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:
     async with hub.database.read() as connection:
-        present = await registry.require_device(connection, device)
+        present = await registry.require_standing(connection, device)
     told = assignments.envelope(
         present, key=hub.home.key, now=hub.clock.now(), lifetime=hub.settings.assignment_lifetime
     )
@@ -153,6 +155,28 @@ def _wait(request: Request) -> float:
     if not 0 <= wait < math.inf:
         raise MessageError("not a time to wait", where="wait", expected="seconds", got=repr(text[:40]))
     return wait
+
+
+def _message_id(request: Request) -> str:
+    told = request.headers.get(ID_HEADER, "")
+    if re.fullmatch(_ID, told) is None:
+        raise MessageError("a message without its id", where=ID_HEADER, expected=_ID, got=told[:80])
+    return told
+
+
+def _sequence(request: Request) -> int | None:
+    """The message's place among its device's; None from a device that does not number them."""
+    told = request.headers.get(SEQUENCE_HEADER)
+    if told is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,16}", told, re.ASCII) is None or int(told) > MAX_SEQUENCE:
+        raise MessageError(
+            "not a place in a sequence",
+            where=SEQUENCE_HEADER,
+            expected=f"a whole number from 0 to {MAX_SEQUENCE}",
+            got=told[:40],
+        )
+    return int(told)
 
 
 def _interval(hub: Hub) -> float:

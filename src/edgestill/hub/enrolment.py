@@ -4,7 +4,8 @@
   whoever carries the token to a device carries the trust too. The hub keeps the digest of SECRET only.
 - Enrolling takes one use of the token and makes the device, together or not at all.
 - A device whose answer got lost may ask again with the same token, name, class and labels, as long as it never called
-  with its credential: it gets a new one, and the use is not taken twice. Any other second claim of a name is refused.
+  with its credential: it gets a new one, and the use is not taken twice. Any other second claim of a name is refused,
+  that of a revoked device included.
 - A token that is unknown, spent or past its time gets one and the same answer.
 """
 
@@ -77,7 +78,8 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
     fresh = {"credential": digest_of(credential), "enrolled_at": now}
     if known is not None:
         is_same = (known.hardware_class, known.labels) == (message.hardware_class, message.labels)
-        if known.join_token != token or known.last_seen is not None or not is_same:
+        is_used = known.last_seen is not None or known.revoked_at is not None
+        if known.join_token != token or is_used or not is_same:
             raise ConflictError(
                 "the name is taken", where=repr(message.device), fix="enrol under another name"
             )

@@ -6,7 +6,7 @@
 | `blobs/` | archives by digest |
 | `metadata/` | TUF metadata, as it is served |
 | `patches/BASE/NEW` | patches, as they are served |
-| `incoming/` | uploads that are not complete; emptied when a hub begins to serve |
+| `blobs/incoming/` | uploads that are not complete; emptied when a hub begins to serve |
 | `lock` | held by the hub that serves |
 | `online.pem` | the hub's private key: snapshot, timestamp, assignments. Readable by its owner only |
 | `operator.token` | the operator's secret; the hub itself compares its digest |
@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Final, Self
 from edgestill.core.bundle import replace
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, PathError
+from edgestill.store.files import INCOMING
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FOLDERS: Final = ("blobs", "metadata", "patches", "incoming")
+FOLDERS: Final = ("blobs", "metadata", "patches")
 
 _OPERATOR_TOKEN: Final = r"eso1\.[A-Za-z0-9_-]{20,200}"  # noqa: S105  # the form of a secret, not one
 _OWNER_ONLY: Final = 0o700
@@ -87,7 +88,7 @@ class Home:
                 "not a hub's folder",
                 where=folder,
                 expected=", ".join(missing),
-                fix=f"run: edgestill hub init --home {folder}",
+                fix=f"run: python -m edgestill.hub.main init --home {folder}",
             )
         try:
             key = SigningKey.from_pem((folder / "online.pem").read_bytes())
@@ -120,7 +121,11 @@ class Home:
                 raise ConflictError(
                     "a hub runs here already", where=self.folder, fix="stop it, or use another --home"
                 ) from error
-            for left in (*self.incoming.iterdir(), *self.metadata.glob(".*"), *self.patches.glob("*/.*")):
+            unfinished = (
+                *self.incoming.glob("*"),
+                *(self.folder / INCOMING).glob("*"),
+            )  # the latter: hubs of old
+            for left in (*unfinished, *self.metadata.glob(".*"), *self.patches.glob("*/.*")):
                 left.unlink()
             yield
         finally:
@@ -149,4 +154,4 @@ class Home:
     @property
     def incoming(self) -> Path:
         """The folder of uploads in progress."""
-        return self.folder / "incoming"
+        return self.blobs / INCOMING

@@ -15,7 +15,7 @@ from starlette.responses import Response
 import edgestill
 from edgestill.core.errors import MessageError, NotFoundError
 from edgestill.core.oip import HEADER, InferRequest
-from edgestill.hub import bodies, evidence
+from edgestill.hub import bodies, evidence, registry
 from edgestill.hub.access import bearer, calling_device, hub_of, is_operator
 from edgestill.hub.teacher import NAME
 
@@ -88,6 +88,7 @@ async def infer(request: Request) -> Response:
 async def _retain(hub: Hub, asked: evidence.Asked) -> int:
     try:
         async with hub.database.write() as connection:
+            await registry.require_standing(connection, asked.device)
             return await evidence.keep_samples(
                 connection, asked, now=hub.clock.now(), most=hub.settings.max_samples
             )

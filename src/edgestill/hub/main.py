@@ -12,76 +12,44 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import os
 import random
 import secrets
-import signal
 import socket
 import sys
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import uvicorn
-
-from edgestill.core.bundle import replace
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, PortError, SettingError
+from edgestill.core.extras import require
 from edgestill.core.jsonio import canonical
-from edgestill.hub.app import create_app
-from edgestill.hub.home import Home
-from edgestill.hub.service import Hub
 from edgestill.hub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+NEEDED: Final = ("cryptography", "sqlalchemy", "aiosqlite", "alembic", "starlette", "uvicorn", "numpy")
+"""Of what the `hub` extra brings; what needs it is imported after it was looked for."""
 DRAIN_SECONDS: Final = 20
 MAX_TEACHER_BYTES: Final = 2**31
+MAX_PORT: Final = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, or 1 after an error told in one line. Usage errors end with 2."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        for module in NEEDED:
+            require(module, extra="hub", purpose="to run a hub")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         if options.verb == "init":
             return _init(options)
         return _up(options)
     except EdgestillError as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command line tells its failure
         return 1
-
-
-class _Server(uvicorn.Server):
-    """A server that drains the hub on a signal, and says when it listens."""
-
-    def __init__(self, config: uvicorn.Config, hub: Hub, *, url: str, ready: Path | None) -> None:
-        super().__init__(config)
-        self._hub = hub
-        self._url = url
-        self._ready = ready
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Ends on a signal by returning; the library's own way would die of it again afterwards."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts, and tells."""
-        await super().startup(sockets)
-        if self._ready is not None:
-            replace(self._ready, f"{self._url}\n".encode())
-
-    def _end(self) -> None:
-        self._hub.drain()
-        self.should_exit = True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,13 +71,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _init(options: argparse.Namespace) -> int:
+    from edgestill.hub.home import Home
+
     home = Home.init(options.home)
     print(canonical({"online_key": home.key.public.as_json()}).decode())  # noqa: T201  # the verb's answer
     return 0
 
 
 def _up(options: argparse.Namespace) -> int:
+    from edgestill.hub.home import Home
+
     _check_exposure(options)
+    _check_port(options.port)
+    if options.ready is not None:
+        _check_writable(options.ready)
     settings = Settings() if options.poll_interval is None else Settings(poll_interval=options.poll_interval)
     with Home.init(options.home).locked():
         _serve(options, settings)
@@ -117,6 +92,12 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> None:
+    import uvicorn
+
+    from edgestill.hub.app import create_app
+    from edgestill.hub.server import Server
+    from edgestill.hub.service import Hub
+
     hub = Hub.open(
         options.home,
         clock=SystemClock(),
@@ -138,13 +119,18 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
             ssl_keyfile=options.tls_key,
         )
         url = f"{scheme}://{host}:{listener.getsockname()[1]}"
-        server = _Server(config, hub, url=url, ready=options.ready)
+        server = Server(config, hub, url=url, ready=options.ready)
         asyncio.run(server.serve([listener]))
 
 
 def _check_exposure(options: argparse.Namespace) -> None:
     if (options.tls_certificate is None) != (options.tls_key is None):
-        raise SettingError("half of what TLS needs", expected="--tls-certificate and --tls-key, or neither")
+        raise SettingError(
+            "half of what TLS needs",
+            where="--tls-certificate" if options.tls_key is None else "--tls-key",
+            expected="--tls-certificate and --tls-key, or neither",
+            fix="give the other one too",
+        )
     if options.tls_certificate is None and not options.behind_proxy and not _is_loopback(options.host):
         raise SettingError(
             "secrets would travel in the clear",
@@ -152,6 +138,34 @@ def _check_exposure(options: argparse.Namespace) -> None:
             expected="a loopback address, or TLS",
             fix="give --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
         )
+
+
+def _check_port(port: int) -> None:
+    if not 0 <= port <= MAX_PORT:
+        raise SettingError(
+            "a port is out of range",
+            where="--port",
+            expected=f"0 to {MAX_PORT}",
+            got=port,
+            fix="choose another port; 0 takes a free one",
+        )
+
+
+def _check_writable(path: Path) -> None:
+    """Tries to write beside the file: what is found now need not be found once everything runs."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PathError(
+            "cannot say that the hub is ready",
+            where=f"--ready {path}",
+            expected="a file in a folder that can be written",
+            got=error.strerror or error,
+            fix="choose another path",
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -171,14 +185,16 @@ def _bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        taken = error.errno == errno.EADDRINUSE
         raise PortError(
             "the port is taken" if taken else "the port cannot be bound",
             where=f"{host}:{port}",
             got=error,
-            fix="choose another port, or end what listens there",
+            fix="choose another port, or end what listens there"
+            if taken
+            else "give an address of this machine with --host, and a port that you may use",
         ) from error
     return listener
 
@@ -186,10 +202,18 @@ def _bound(host: str, port: int) -> socket.socket:
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_TEACHER_BYTES:
-            raise PathError("the teacher is too large", where=path, expected=f"{MAX_TEACHER_BYTES} bytes")
+            raise PathError(
+                "the teacher is too large",
+                where=path,
+                expected=f"at most {MAX_TEACHER_BYTES} bytes",
+                got=path.stat().st_size,
+                fix="export a smaller one",
+            )
         return path.read_bytes()
     except OSError as error:
-        raise PathError("cannot read the teacher", where=path, got=error.strerror) from error
+        raise PathError(
+            "cannot read the teacher", where=path, got=error.strerror, fix="check the path"
+        ) from error
 
 
 if __name__ == "__main__":

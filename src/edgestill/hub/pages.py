@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from edgestill.core.errors import AccessError
-from edgestill.hub import evidence, registry, rollouts
+from edgestill.hub import registry, rollouts, sums
 from edgestill.hub.access import basic_password, bearer, hub_of, is_operator
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def status(request: Request) -> Response:
     async with hub.database.read() as connection:
         devices = await registry.fleet(connection)
         records = await rollouts.newest(connection, MAX_ROWS)
-        counts = await evidence.counts(connection)
+        counts = await sums.counts(connection)
     parts = [
         _trouble(hub.trouble),
         _table("Rollouts", _ROLLOUT, map(rollouts.summary, records)),
@@ -91,13 +91,14 @@ _DEVICE: Final = (
     "state",
     "reason",
     "last_seen",
+    "revoked_at",
     "answers",
     "escalated",
     "audits",
     "agreed",
     "drift",
 )
-_BACKBONE: Final = ("backbone", "devices", "messages", "n")
+_BACKBONE: Final = ("backbone", "classes", "features", "devices", "messages", "n", "apart")
 
 
 def _is_operator(request: Request) -> bool:
@@ -110,18 +111,16 @@ def _is_operator(request: Request) -> bool:
 
 def _flattened(device: JsonObject) -> JsonObject:
     figures = device["health"]
-    seen = device["last_seen"]
+    times = {name: device[name] for name in ("last_seen", "revoked_at")}
     return {
         **device,
         **(figures if isinstance(figures, dict) else {}),
-        "last_seen": _when(seen) if isinstance(seen, float) else None,
+        **{name: _when(at) if isinstance(at, float) else None for name, at in times.items()},
     }
 
 
 def _backbones(counts: JsonObject) -> list[JsonObject]:
-    sums = counts["statistics"]
-    assert isinstance(sums, dict)
-    return [{"backbone": name, **one} for name, one in sums.items() if isinstance(one, dict)]
+    return [{"backbone": name, **one} for name, one in counts.items() if isinstance(one, dict)]
 
 
 def _when(seconds: float) -> str:

@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from edgestill.core.errors import NotFoundError
+from edgestill.core.digest import Digest
+from edgestill.core.errors import AccessError, NotFoundError
 from edgestill.hub.tables import devices, health, reports, targets
 
 if TYPE_CHECKING:
@@ -38,12 +39,29 @@ class Device:
         counter: of its assignment; 0 while there never was one.
         target: TUF path it shall run; None where nothing is assigned.
         last_seen: hub time of its last recorded call; None if it never called.
+        revoked_at: hub time at which its credential was revoked; None while it is good.
     """
 
     id: str
     counter: int
     target: str | None
     last_seen: float | None
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a bundle's own statistics are of.
+
+    Attributes:
+        backbone: digest of the weights up to `features`, as text; empty where the bundle brings no statistics.
+        classes: C.
+        features: D.
+    """
+
+    backbone: str = ""
+    classes: int = 0
+    features: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +100,7 @@ async def device_by_id(connection: AsyncConnection, device: str) -> Device | Non
 
 
 async def _device(connection: AsyncConnection, condition: object) -> Device | None:
-    columns = (devices.c.id, devices.c.counter, devices.c.target, devices.c.last_seen)
+    columns = [devices.c[one.name] for one in fields(Device)]
     row = (await connection.execute(select(*columns).where(condition))).mappings().first()  # type: ignore[arg-type]  # a column's comparison is a condition, which mypy sees as bool
     return None if row is None else Device(**row)
 
@@ -102,8 +120,30 @@ async def assign(connection: AsyncConnection, told: Mapping[str, str | None], no
     )
 
 
-async def mirror_targets(connection: AsyncConnection, listed: Mapping[str, TargetInfo], now: float) -> None:
-    """Makes `targets` say what the signed list says; what is no longer listed stays as history."""
+async def unread_targets(connection: AsyncConnection, listed: Mapping[str, TargetInfo]) -> dict[str, Digest]:
+    """Archives by path whose own statistics the mirror has not been told of: new ones, and those of an older schema."""
+    rows = await connection.execute(select(targets.c.path, targets.c.digest, targets.c.backbone))
+    known = {row.path: (row.digest, row.backbone) for row in rows}
+    unread = {path: Digest(digest) for path, (digest, backbone) in known.items() if backbone is None}
+    return unread | {
+        path: info.digest for path, info in listed.items() if known.get(path, ("",))[0] != info.digest.hex
+    }
+
+
+async def mirror_targets(
+    connection: AsyncConnection,
+    listed: Mapping[str, TargetInfo],
+    now: float,
+    references: Mapping[str, Reference] | None = None,
+) -> None:
+    """Makes `targets` say what the signed list says; what is no longer listed stays as history.
+
+    Args:
+        connection: of a write.
+        listed: what the publisher's list says.
+        now: hub time.
+        references: what archives say of themselves, by path, where that was just read.
+    """
     known = {row.path: row for row in await connection.execute(select(targets))}
     for path, info in listed.items():
         values = {"digest": info.digest.hex, "size": info.size, "listed": True}
@@ -113,6 +153,8 @@ async def mirror_targets(connection: AsyncConnection, listed: Mapping[str, Targe
             await connection.execute(insert(targets).values(path=path, **values))
         elif (known[path].digest, known[path].listed) != (info.digest.hex, True):
             await connection.execute(update(targets).where(targets.c.path == path).values(**values))
+    for path, reference in (references or {}).items():
+        await connection.execute(update(targets).where(targets.c.path == path).values(**asdict(reference)))
     gone = [path for path, row in known.items() if row.listed and path not in listed]
     if gone:
         await connection.execute(update(targets).where(targets.c.path.in_(gone)).values(listed=False))
@@ -124,6 +166,12 @@ async def release_targets(connection: AsyncConnection, release: str) -> dict[str
         select(targets.c.hardware_class, targets.c.path).where(targets.c.release == release, targets.c.listed)
     )
     return {row.hardware_class: row.path for row in rows}
+
+
+async def is_known(connection: AsyncConnection, release: str) -> bool:
+    """Whether the publisher has listed a bundle of this release here, now or once."""
+    rows = await connection.execute(select(targets.c.path).where(targets.c.release == release).limit(1))
+    return rows.first() is not None
 
 
 async def listed_paths(connection: AsyncConnection) -> frozenset[str]:
@@ -178,6 +226,7 @@ def _described(row: RowMapping) -> JsonObject:
         "reason": row["reason"],
         "enrolled_at": row["enrolled_at"],
         "last_seen": row["last_seen"],
+        "revoked_at": row["revoked_at"],
         "health": None if row["answers"] is None else figures,
     }
 
@@ -192,6 +241,44 @@ async def require_device(connection: AsyncConnection, device: str) -> Device:
     if found is None:
         raise NotFoundError("no such device", got=repr(device[:80]))
     return found
+
+
+async def require_standing(connection: AsyncConnection, device: str) -> Device:
+    """The device of this name, whose credential is good.
+
+    Asked again within the transaction that takes in what a device sent: a call that began before the credential was
+    revoked, and dragged on, brings nothing in after it.
+
+    Raises:
+        NotFoundError: nobody of that name is enrolled.
+        AccessError: its credential was revoked.
+    """
+    return standing(await require_device(connection, device))
+
+
+def standing(device: Device) -> Device:
+    """The same device; AccessError where its credential was revoked."""
+    if device.revoked_at is not None:
+        raise AccessError(
+            "the credential was revoked",
+            where=f"device {device.id}",
+            fix="ask the operator; it may enrol again under another name",
+        )
+    return device
+
+
+async def revoke(connection: AsyncConnection, device: str, now: float) -> Device:
+    """Takes a device's credential back, for ever; doing it twice changes nothing. The device afterwards.
+
+    Raises:
+        NotFoundError: nobody of that name is enrolled.
+    """
+    await connection.execute(
+        update(devices)
+        .where(devices.c.id == device, devices.c.revoked_at.is_(None))
+        .values(revoked_at=now, target=None, counter=devices.c.counter + 1)
+    )
+    return await require_device(connection, device)
 
 
 async def forget_reports(connection: AsyncConnection, before: float) -> None:

@@ -5,6 +5,8 @@
   whatever arrives first. What a device runs *now* follows its own clock, bounded so that a clock gone wild cannot
   silence later reports for ever.
 - A device that fell back is not shown as running what it fell back from.
+- Figures are added up only for releases that the publisher has listed here at some time: a device may make up any
+  number of names, and each would take a row. The report itself is taken, and shown as what the device runs.
 - Sums stop growing at 2^53 - 1, the largest count a message can carry.
 """
 
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import insert, select, update
 
-from edgestill.hub import engine
+from edgestill.hub import engine, registry
 from edgestill.hub.database import insert_once
 from edgestill.hub.registry import HEALTH_LATEST, HEALTH_SUMS
 from edgestill.hub.tables import devices, health, members, reports, rollouts
@@ -67,7 +69,8 @@ async def _take_in(connection: AsyncConnection, device: str, report: Report, now
     at = min(report.at, now + CLOCK_AHEAD)
     await _tell_rollout(connection, device, report, now)
     if report.health is not None:
-        await _add_health(connection, device, report.release, report.health, at)
+        if await registry.is_known(connection, report.release):
+            await _add_health(connection, device, report.release, report.health, at)
     else:
         await _show_state(connection, device, report, at)
     if report.health is not None or report.state in _SHOWS_RUNNING:

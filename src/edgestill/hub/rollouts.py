@@ -6,6 +6,7 @@
 - Two rollouts never pull at one device: one is refused while another is open (running or paused) for devices that
   could be in both cohorts.
 - A cohort is the devices that carry all of the rollout's labels; without labels it is the whole fleet.
+- A device whose credential was revoked is in no cohort: it is neither chosen nor waited for, and counts neither way.
 - Sums of audits are kept by device and release. What was counted before a member joined, or was excused, is subtracted.
 """
 
@@ -183,7 +184,9 @@ async def view(connection: AsyncConnection, record: Record) -> engine.View:
             members,
             health.c.audits,
             health.c.agreed,
-        ).select_from(devices.outerjoin(members, mine).outerjoin(health, sums))
+        )
+        .select_from(devices.outerjoin(members, mine).outerjoin(health, sums))
+        .where(devices.c.revoked_at.is_(None))
     )
     return engine.View(
         id=record.id,
@@ -215,6 +218,7 @@ async def status(connection: AsyncConnection, rollout: int, now: float) -> JsonO
     seen = await view(connection, record)
     rows = await connection.execute(select(devices.c.id, devices.c.running))
     running = {row.id: row.running or None for row in rows}
+    revoked = await _revoked(connection, rollout)
     gates = record.rollout.gates
     stages: JsonObject = {
         "id": record.id,
@@ -234,6 +238,7 @@ async def status(connection: AsyncConnection, rollout: int, now: float) -> JsonO
             for device in seen.devices
             if device.target is not None or device.member is not None
         }
+        | {name: {"state": "revoked", "reason": "", "release": running.get(name)} for name in revoked}
     }
 
 
@@ -262,9 +267,24 @@ def _standing(device: engine.DeviceView, gates: Gates, now: float) -> JsonObject
     return {"state": device.member.state, "reason": device.member.reason}
 
 
+async def _revoked(connection: AsyncConnection, rollout: int) -> list[str]:
+    """Members whose credential was revoked since."""
+    rows = await connection.execute(
+        select(devices.c.id)
+        .join(members, members.c.device_id == devices.c.id)
+        .where(members.c.rollout_id == rollout, devices.c.revoked_at.is_not(None))
+        .order_by(devices.c.id)
+    )
+    return list(rows.scalars())
+
+
 async def _with_work(connection: AsyncConnection) -> list[Record]:
     """Rollouts that `decide` may have something to say about; newest first, so that newer ones hold their devices."""
-    unreturned = select(members.c.rollout_id).where(members.c.returned.is_(False))
+    unreturned = (
+        select(members.c.rollout_id)
+        .join(devices, devices.c.id == members.c.device_id)
+        .where(members.c.returned.is_(False), devices.c.revoked_at.is_(None))
+    )
     rows = await connection.execute(
         select(rollouts)
         .where(

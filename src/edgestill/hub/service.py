@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import evidence, registry, rollouts
+from edgestill.hub import registry, rollouts, sums
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -174,7 +174,7 @@ class Hub:
             await self._freshen(now)
         async with self.database.write() as connection:
             await registry.forget_reports(connection, now - self.settings.keep_reports)
-            await evidence.forget_messages(connection, now - self.settings.keep_reports)
+            await sums.forget(connection, now - self.settings.keep_reports)
         await self.step()
 
     async def tick_if_due(self) -> None:
@@ -210,8 +210,14 @@ class Hub:
                 log.warning("%s", self.trouble)
 
     async def _mirror(self) -> None:
+        listed = self.artefacts.publication.listed
+        async with self.database.read() as connection:
+            unread = await registry.unread_targets(connection, listed)
+        read = await self.in_thread(
+            lambda: {path: self.artefacts.reference(one) for path, one in unread.items()}
+        )
         async with self.database.write() as connection:
-            await registry.mirror_targets(connection, self.artefacts.publication.listed, self.clock.now())
+            await registry.mirror_targets(connection, listed, self.clock.now(), read)
 
     async def _tick_for_ever(self) -> None:
         while True:

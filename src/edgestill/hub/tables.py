@@ -59,6 +59,8 @@ devices: Final = Table(
     Column("join_token", _ID, nullable=False),
     Column("enrolled_at", Float, nullable=False),
     Column("last_seen", Float),
+    # When the operator took its credential back; nothing it says is heard after that.
+    Column("revoked_at", Float),
     # What it is told to run.
     Column("counter", BigInteger, nullable=False, default=0),
     Column("target", String(200)),
@@ -82,6 +84,10 @@ targets: Final = Table(
     Column("digest", _ID, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("listed", Boolean, nullable=False),
+    # What its `reference.stats` says: null until the archive was looked at, an empty backbone where it brings none.
+    Column("backbone", String(80), index=True),
+    Column("classes", Integer),
+    Column("features", Integer),
     Column("published_at", Float, nullable=False),
 )
 
@@ -175,6 +181,8 @@ statistics: Final = Table(
     Column("id", _SERIAL, primary_key=True, autoincrement=True),
     Column("device_id", ForeignKey("devices.id"), nullable=False),
     Column("message_id", _ID, nullable=False),
+    # Its place among the device's messages; null from a device that does not number them.
+    Column("sequence", BigInteger),
     Column("received_at", Float, nullable=False),
     Column("backbone", String(80), nullable=False, index=True),
     Column("window", BigInteger, nullable=False),

@@ -13,6 +13,9 @@ __all__ = ["load"]
 def __getattr__(name: str) -> object:
     # `infer.policy` is read by processes that must never load numpy, so nothing is imported before it is asked for
     if name == "load":
+        from edgestill.core.extras import require
+
+        require("numpy", extra="device", purpose="to run a model")
         from edgestill.infer.student import load
 
         return load

@@ -33,6 +33,7 @@ from edgestill.infer.confidence import confidence_of
 from edgestill.infer.fusion import fuse
 from edgestill.infer.health import Counts, HealthCounter
 from edgestill.infer.policy import Decision, Policy, PolicyState, decide, promise_is_void, unanswered
+from edgestill.infer.student import is_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,7 +138,7 @@ class Cascade:
             EngineError: the student's engine failed.
         """
         start = self._clock.monotonic()
-        n = batch.shape[0] if batch.ndim and self._teacher is not None else 0
+        n = batch.shape[0] if is_array(batch, "batch").ndim and self._teacher is not None else 0
         coins = [self._random() for _ in range(n)]
         alone = self._ask_student(batch, deadline)
         decisions, lost = self._decide(alone.confidence, coins, batch)
@@ -215,7 +216,13 @@ class Cascade:
         self, model: Predict, batch: NDArray[np.generic], classes: int, deadline: float | None
     ) -> NDArray[np.float32]:
         if deadline is not None and self._clock.monotonic() >= deadline:
-            raise DeadlineError("no time left to ask", where="teacher")
+            raise DeadlineError(
+                "no time left to ask",
+                where="teacher",
+                expected="more than 0 s",
+                got="none",
+                fix="allow more time",
+            )
         given = model.predict(batch, deadline=deadline).probabilities
         if given.shape != (len(batch), classes):
             raise MessageError(
@@ -223,10 +230,16 @@ class Cascade:
                 where="teacher",
                 expected=[len(batch), classes],
                 got=list(given.shape),
+                fix="compare the versions of both sides",
             )
         sums = given.sum(axis=1)
         if not (given.min() >= 0 and np.abs(sums - 1).max() <= PROBABILITY_SLACK):
-            raise MessageError("the teacher's answer is no set of probabilities", where="teacher")
+            raise MessageError(
+                "the teacher's answer is no set of probabilities",
+                where="teacher",
+                expected="rows of probabilities",
+                fix="look at the teacher: its rows must sum to 1",
+            )
         return given
 
     def _fused(self, alone: Answer, teacher: NDArray[np.float32]) -> Answer:

@@ -60,7 +60,13 @@ class OnnxEngine:
 
     def __init__(self, model: bytes, *, threads: int = 1) -> None:
         if not 1 <= threads <= _MAX_THREADS:
-            raise SettingError("threads out of range", expected=f"1 to {_MAX_THREADS}", got=threads)
+            raise SettingError(
+                "threads out of range",
+                expected=f"1 to {_MAX_THREADS}",
+                got=threads,
+                where="threads",
+                fix="leave it at 1 on a small device",
+            )
         check_self_contained(model)
         runtime = require("onnxruntime", extra="device", purpose="to run a model")
         self._session = _session(runtime, model, threads)
@@ -88,7 +94,10 @@ class OnnxEngine:
             values = self._session.run(self._names, inputs)
         except Exception as error:  # onnxruntime's classes share no other base
             raise EngineError(
-                "the engine could not run the model", where="onnxruntime", got=_plain(error)
+                "the engine could not run the model",
+                where="onnxruntime",
+                got=_plain(error),
+                fix="is there memory enough? Otherwise export it again for this version of onnxruntime",
             ) from error
         return dict(zip(self._names, values, strict=True))
 
@@ -124,12 +133,24 @@ def _describe(arguments: Sequence[Any], what: str) -> Described:
     try:
         return dict(_described(one, what) for one in arguments)
     except UnicodeDecodeError as error:  # onnxruntime lets any bytes through as a name
-        raise EngineError(f"a model's {what} has a name that is no text", where="model.onnx") from error
+        raise EngineError(
+            f"a model's {what} has a name that is no text",
+            where="model.onnx",
+            expected="UTF-8",
+            got="other bytes",
+            fix="export it again",
+        ) from error
 
 
 def _described(one: Any, what: str) -> tuple[str, tuple[str, tuple[int | None, ...]]]:
     if one.type not in _DATATYPES:
-        raise EngineError(f"a model's {what} must be a tensor of numbers", where=one.name, got=one.type)
+        raise EngineError(
+            f"a model's {what} must be a tensor of numbers",
+            where=one.name,
+            got=one.type,
+            expected="a tensor of numbers",
+            fix="export it with tensors of numbers only",
+        )
     shape = tuple(dim if isinstance(dim, int) else None for dim in one.shape)
     return one.name, (_DATATYPES[one.type], shape)
 

@@ -175,7 +175,13 @@ def probe(engine: Engine, golden: Golden, clock: Clock) -> Probe:
         ProbeError: the engine failed, or its logits have another shape.
     """
     if len(engine.inputs) != 1:
-        raise ProbeError("a student takes one input", where="model.onnx", got=list(engine.inputs))
+        raise ProbeError(
+            "a student takes one input",
+            where="model.onnx",
+            got=list(engine.inputs),
+            expected="one input",
+            fix="export a network of one input",
+        )
     (name,) = engine.inputs
     rows = [golden.input[index : index + 1] for index in range(len(golden.input))]
     given = np.concatenate([_logits(engine, name, row, golden.logits.shape[1]) for row in rows])
@@ -208,6 +214,7 @@ def _logits(engine: Engine, name: str, row: NDArray[np.generic], classes: int) -
             where=LOGITS,
             expected=[1, classes],
             got="nothing" if given is None else list(given.shape),
+            fix="build the bundle again with its own golden answers",
         )
     return given.astype(np.float32)
 

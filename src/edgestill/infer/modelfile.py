@@ -82,7 +82,11 @@ def _walk(view: memoryview, message: str, depth: int) -> Iterator[tuple[str, int
     """Every (message, field number, value) down to the tensors, outer ones first."""
     if depth > MAX_DEPTH:
         raise ModelError(
-            "a model is nested too deeply", where="model.onnx", expected=f"at most {MAX_DEPTH} levels"
+            "a model is nested too deeply",
+            where="model.onnx",
+            expected=f"at most {MAX_DEPTH} levels",
+            got="more",
+            fix="export it again without nested control flow",
         )
     inside = _INSIDE[message]
     for number, kind, value in _fields(view):
@@ -126,4 +130,10 @@ def _text(value: int | memoryview) -> str:
 
 
 def _not_onnx(got: str) -> ModelError:
-    return ModelError("not an ONNX model", where="model.onnx", expected="a serialised ModelProto", got=got)
+    return ModelError(
+        "not an ONNX model",
+        where="model.onnx",
+        expected="a serialised ModelProto",
+        got=got,
+        fix="export it again, or fetch it again",
+    )

@@ -100,7 +100,11 @@ class Policy:
         schema = fields.integer("schema")
         if schema != SCHEMA:
             raise MessageError(
-                "a policy of another schema", where="policy.json", expected=f"schema {SCHEMA}", got=schema
+                "a policy of another schema",
+                where="policy.json",
+                expected=f"schema {SCHEMA}",
+                got=schema,
+                fix="update edgestill, or build the bundle again",
             )
         numbers = {name: fields.number(name) for name in _NUMBERS if fields.has(name)}
         return cls(
@@ -312,4 +316,10 @@ def _within(name: str, value: float, least: float, most: float) -> None:
 
 
 def _wrong(name: str, expected: str, got: object) -> SettingError:
-    return SettingError("a policy value is out of range", where=f"policy: {name}", expected=expected, got=got)
+    return SettingError(
+        "a policy value is out of range",
+        where=f"policy: {name}",
+        expected=expected,
+        got=got,
+        fix="leave it out where you are unsure",
+    )

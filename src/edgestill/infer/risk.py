@@ -95,7 +95,13 @@ def choose_threshold(
     """
     for name, value in (("epsilon", epsilon), ("delta", delta)):
         if not 0 < value < 1:
-            raise SettingError(f"{name} is out of range", expected="more than 0, less than 1", got=value)
+            raise SettingError(
+                f"{name} is out of range",
+                expected="more than 0, less than 1",
+                got=value,
+                where=name,
+                fix="give a probability, such as 0.05",
+            )
     sure, alone = np.asarray(confidence, dtype=np.float64), _zero_or_one(loss, "loss")
     asked = np.zeros_like(alone) if escalated_loss is None else _zero_or_one(escalated_loss, "escalated_loss")
     _check(sure, alone, asked)
@@ -145,10 +151,22 @@ def threshold_for_share(confidence: NDArray[np.floating], share: float) -> float
         DataError: no confidences, or some outside [0, 1].
     """
     if not 0 <= share <= 1:
-        raise SettingError("a share is out of range", expected="0 to 1", got=share)
+        raise SettingError(
+            "a share is out of range",
+            expected="0 to 1",
+            got=share,
+            where="share",
+            fix="give a share, such as 0.2",
+        )
     sure = np.sort(np.asarray(confidence, dtype=np.float64))
     if not len(sure):
-        raise DataError("no confidences", expected="at least one", got=0)
+        raise DataError(
+            "no confidences",
+            expected="at least one",
+            got=0,
+            where="confidence",
+            fix="give at least one sample",
+        )
     _check(sure, sure, sure)
     below = round(share * len(sure))
     return ALWAYS if below == len(sure) else float(sure[below])
@@ -169,7 +187,12 @@ def _losses(
 def _zero_or_one(values: NDArray[np.generic], what: str) -> NDArray[np.int64]:
     given = np.asarray(values)
     if given.dtype.kind not in "biuf" or not np.isin(given, (0, 1)).all():
-        raise DataError(f"{what} must be 0 or 1", where=what, expected="a 0/1 loss per sample")
+        raise DataError(
+            f"{what} must be 0 or 1",
+            where=what,
+            expected="a 0/1 loss per sample",
+            fix="give 1 for each sample that is lost, 0 for the others",
+        )
     return given.astype(np.int64)
 
 
@@ -179,9 +202,16 @@ def _check(sure: NDArray[np.float64], alone: NDArray[np.generic], asked: NDArray
             "confidences and losses do not fit",
             expected="one of each per sample",
             got=f"{list(sure.shape)}, {list(alone.shape)}, {list(asked.shape)}",
+            where="confidence",
+            fix="give one of each a sample",
         )
     if not ((sure >= 0) & (sure <= 1)).all():
-        raise DataError("a confidence is out of range", where="confidence", expected="0 to 1")
+        raise DataError(
+            "a confidence is out of range",
+            where="confidence",
+            expected="0 to 1",
+            fix="give probabilities",
+        )
 
 
 def _why(n: int, losses: int, epsilon: float, delta: float) -> str:

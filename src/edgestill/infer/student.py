@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, cast, final
 
 import numpy as np
@@ -17,13 +18,23 @@ import numpy as np
 from edgestill.core.answer import Answer
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import ClassCountError, DtypeError, ModelError, NotFiniteError, ShapeError
+from edgestill.core.errors import (
+    ClassCountError,
+    DtypeError,
+    EngineError,
+    MessageError,
+    ModelError,
+    NotFiniteError,
+    ShapeError,
+)
 from edgestill.core.manifest import MODEL, POLICY
 from edgestill.core.oip import NUMPY_NAMES
+from edgestill.infer.arrayfile import native
 from edgestill.infer.confidence import confidence_of, softmax
 from edgestill.infer.policy import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,12 +66,18 @@ class Student:
 
     def __init__(self, engine: Engine, policy: Policy, *, head: Head | None = None, clock: Clock) -> None:
         if len(engine.inputs) != 1:
-            raise ModelError("a student takes one input", expected="one input", got=list(engine.inputs))
+            raise ModelError(
+                "a student takes one input",
+                where=MODEL,
+                expected="one input",
+                got=list(engine.inputs),
+                fix="export a network of one input",
+            )
         ((self._input, (datatype, shape)),) = engine.inputs.items()
         self._dtype = np.dtype(NUMPY_NAMES[datatype])
         self._shape = shape
         self._engine = engine
-        self._head = None if head is None else _checked(head, len(policy.labels))
+        self._head = None if head is None else _checked_head(head, len(policy.labels))
         self._clock = clock
         self.policy = policy
 
@@ -80,7 +97,7 @@ class Student:
             ModelError, ClassCountError: the model gives no logits `[N, C]` for the C labels.
         """
         start = self._clock.monotonic()
-        self._check(batch)
+        batch = self._checked(batch)
         outputs = self._engine.run({self._input: batch})
         features = outputs.get(FEATURES)
         probabilities = softmax(self._logits(outputs, len(batch)), self.policy.temperature)
@@ -92,9 +109,10 @@ class Student:
             latency=self._clock.monotonic() - start,
         )
 
-    def _check(self, batch: NDArray[np.generic]) -> None:
+    def _checked(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The batch, in this machine's byte order."""
         shape = self._shape
-        fits = batch.ndim == len(shape) and batch.shape[0] > 0
+        fits = is_array(batch, self._input).ndim == len(shape) and batch.shape[0] > 0
         if not fits or any(
             want is not None and got != want for got, want in zip(batch.shape, shape, strict=True)
         ):
@@ -103,7 +121,9 @@ class Student:
                 where=self._input,
                 expected=_shape_text(shape),
                 got=list(batch.shape),
+                fix="give inputs as the sensor does, the batch first, and at least one",
             )
+        batch = native(batch)
         if batch.dtype != self._dtype:
             raise DtypeError(
                 "the batch has another element type",
@@ -114,8 +134,13 @@ class Student:
             )
         if self._dtype.kind == "f" and not np.isfinite(cast("NDArray[np.floating]", batch)).all():
             raise NotFiniteError(
-                "the batch holds NaN or infinity", where=self._first_bad(batch), expected="finite numbers"
+                "the batch holds NaN or infinity",
+                where=self._first_bad(batch),
+                expected="finite numbers",
+                got=batch[~np.isfinite(cast("NDArray[np.floating]", batch))][0],
+                fix="fill or drop such inputs before predicting",
             )
+        return batch
 
     def _first_bad(self, batch: NDArray[np.generic]) -> str:
         bad = np.argwhere(~np.isfinite(cast("NDArray[np.floating]", batch)))[0]
@@ -130,6 +155,7 @@ class Student:
                 where=wanted,
                 expected=f"[{n}, ...]",
                 got=sorted(outputs) if given is None else list(given.shape),
+                fix="export it with the outputs `logits` and `features`, the batch first (docs/bundle.md)",
             )
         logits = given.astype(np.float32, copy=False)
         if self._head is not None:
@@ -140,6 +166,7 @@ class Student:
                     where=FEATURES,
                     expected=f"[{n}, {weight.shape[0]}]",
                     got=list(logits.shape),
+                    fix="give the head that was learned with this bundle",
                 )
             logits = logits @ weight + bias
         if logits.shape[1] != len(self.policy.labels):
@@ -148,8 +175,26 @@ class Student:
                 where=LOGITS,
                 expected=f"{len(self.policy.labels)} classes (policy.json)",
                 got=logits.shape[1],
+                fix="pack the bundle again, with one label a class",
             )
         return logits
+
+
+def is_array(batch: object, name: str) -> NDArray[np.generic]:
+    """The batch, where it is a numpy array.
+
+    Raises:
+        DtypeError: it is a list, a tensor of another library, or anything else.
+    """
+    if isinstance(batch, np.ndarray | np.generic):
+        return cast("NDArray[np.generic]", batch)
+    raise DtypeError(
+        "the batch is no numpy array",
+        where=name,
+        expected="numpy.ndarray",
+        got=f"{type(batch).__module__}.{type(batch).__qualname__}",
+        fix="convert it with numpy.asarray(batch), or a tensor with tensor.numpy(), in the type that the model takes",
+    )
 
 
 def load(path: Path | str, *, threads: int = 1, clock: Clock | None = None) -> Student:
@@ -168,12 +213,25 @@ def load(path: Path | str, *, threads: int = 1, clock: Clock | None = None) -> S
     from edgestill.infer.engine import OnnxEngine
 
     bundle = Bundle.open(path)
-    policy = Policy.from_bytes(bundle.read(POLICY))
-    engine = OnnxEngine(bundle.read(MODEL), threads=threads)
-    return Student(engine, policy, clock=clock or SystemClock())
+    with _named(f"{path}: {POLICY}"):
+        policy = Policy.from_bytes(bundle.read(POLICY))
+    with _named(f"{path}: {MODEL}"):
+        engine = OnnxEngine(bundle.read(MODEL), threads=threads)
+        return Student(engine, policy, clock=clock or SystemClock())
 
 
-def _checked(head: Head, classes: int) -> Head:
+@contextmanager
+def _named(blob: str) -> Iterator[None]:
+    """Errors in a blob, which cannot know the bundle that it is in, name both."""
+    try:
+        yield
+    except (MessageError, ModelError, EngineError) as error:
+        error.where = blob if error.where is None else f"{blob}: {error.where}"
+        error.fix = error.fix or "fetch or build the bundle again"
+        raise
+
+
+def _checked_head(head: Head, classes: int) -> Head:
     weight, bias = (np.ascontiguousarray(part, dtype=np.float32) for part in head)
     if weight.ndim != 2 or bias.shape != weight.shape[1:]:  # [D, C]
         raise ShapeError(
@@ -181,6 +239,7 @@ def _checked(head: Head, classes: int) -> Head:
             where="head",
             expected="weight [D, C] and bias [C]",
             got=f"{list(weight.shape)} and {list(bias.shape)}",
+            fix="learn the head again with this bundle",
         )
     if len(bias) != classes:
         raise ClassCountError(
@@ -188,9 +247,16 @@ def _checked(head: Head, classes: int) -> Head:
             where="head",
             expected=f"{classes} classes (policy.json)",
             got=len(bias),
+            fix="learn the head again with this bundle",
         )
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-        raise NotFiniteError("a head holds NaN or infinity", where="head", expected="finite numbers")
+        raise NotFiniteError(
+            "a head holds NaN or infinity",
+            where="head",
+            expected="finite numbers",
+            got="NaN or infinity",
+            fix="learn the head again with this bundle",
+        )
     return weight, bias
 
 

@@ -47,7 +47,13 @@ def absorb(run: Run, heldout: Samples) -> Absorbed:
         DataError: the student was not inherited, so that there is no index map.
     """
     if run.index_map is None:
-        raise DataError("no index map", expected="a student that was inherited from its teacher")
+        raise DataError(
+            "no index map",
+            expected="a student that was inherited from its teacher",
+            where="run.index_map",
+            got="none",
+            fix="call distill(..., inherit=True), which is the default",
+        )
     inputs, labels = torch.from_numpy(heldout.inputs), torch.from_numpy(heldout.labels)
     tried, losses = {}, {}
     for alpha in ALPHAS:

@@ -31,6 +31,7 @@ from edgestill.lab.data.source import Ask
 from edgestill.lab.forward import evaluating, forward, weights_digest
 from edgestill.lab.gain import MOST_SEEDS, Gain, gain_of
 from edgestill.lab.score import scores
+from edgestill.lab.settings import check_types
 from edgestill.lab.teacher.guide import LiveGuide
 from edgestill.lab.training.train import Lesson, train_
 
@@ -64,11 +65,14 @@ class Slice:
     seeds: int = 3
 
     def __post_init__(self) -> None:
+        check_types(self, what="a slice to compare on")
         if self.samples < 2 or self.epochs < 0 or not 2 <= self.seeds <= MOST_SEEDS:
             raise SettingError(
                 "a slice to compare on is out of range",
                 expected=f"samples >= 2, epochs >= 0, seeds 2 to {MOST_SEEDS}",
                 got=f"samples {self.samples}, epochs {self.epochs}, seeds {self.seeds}",
+                where="compare",
+                fix="keep the defaults of Slice() where you are unsure",
             )
 
 
@@ -263,11 +267,24 @@ def _check(train: Source, heldout: Source, recipe: Recipe) -> None:
             where="soft_weight",
             expected="more than 0, or a hint",
             got=recipe.soft_weight,
+            fix="give the recipe a soft_weight, or leave `against` out",
         )
     if not train.labelled:
-        raise SettingError("plain training needs labels", expected="labelled data to compare on")
+        raise SettingError(
+            "plain training needs labels",
+            expected="labelled data to compare on",
+            where="train",
+            got="no labels",
+            fix="bring labels, or leave `against` out",
+        )
     if not heldout.labelled:
-        raise DataError("nothing to compare answers with", where="validation", expected="labelled data")
+        raise DataError(
+            "nothing to compare answers with",
+            where="validation",
+            expected="labelled data",
+            got="no labels",
+            fix="bring labelled held-out data, or leave `against` out",
+        )
 
 
 def _copies(student: nn.Module) -> Callable[[int], nn.Module]:

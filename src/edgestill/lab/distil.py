@@ -26,7 +26,7 @@ from edgestill.lab.recipe import Recipe
 from edgestill.lab.teacher.cache import CachedGuide
 from edgestill.lab.teacher.guide import LiveGuide
 from edgestill.lab.teacher.onnxguide import OnnxGuide
-from edgestill.lab.training.runtime import Runtime
+from edgestill.lab.training.runtime import Runtime, together
 from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
@@ -177,14 +177,20 @@ def distill(
         ModelError: the student cannot be inherited from this teacher.
         SettingError: values that exclude each other.
         DataError: the cache or the checkpoint is of another teacher, data set or recipe.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or another process of the run has failed.
 
     Warns:
         DistillingHurtsWarning: `against` found plain training to be better, beyond the noise.
     """
     recipe, runtime = recipe or Recipe(epochs=30, soft_weight=0.7), runtime or Runtime()
     if ask not in get_args(Asking):
-        raise SettingError("unknown way to ask", where="ask", expected=", ".join(get_args(Asking)), got=ask)
+        raise SettingError(
+            "unknown way to ask",
+            where="ask",
+            expected=", ".join(get_args(Asking)),
+            got=ask,
+            fix="leave it out where you are unsure",
+        )
     source = _source(train, augment, "train")
     heldout = _source(validation, None, "validation")
     _check_outputs(teacher, student, source, heldout, _first(source, 2))
@@ -208,7 +214,8 @@ def distill(
         )
         if comparison.gain.verdict == "hurts":
             warnings.warn(DistillingHurtsWarning(comparison), stacklevel=2)
-    with _guide(teacher, source, recipe, ask=ask, cache=cache, fabric=(fabric := runtime.open())) as guide:
+    fabric = runtime.open()
+    with together(), _guide(teacher, source, recipe, ask=ask, cache=cache, fabric=fabric) as guide:
         lesson = Lesson(source=source, guide=guide)
         train_(student, lesson, recipe, runtime=runtime, fabric=fabric, progress=progress)
         fabric.barrier()  # nobody takes a shared folder away before all have done with it
@@ -286,6 +293,7 @@ def _shown(source: Source) -> Tensor:
             where="ask",
             expected="cached or live",
             got="onnx",
+            fix='ask it live, or keep its answers: ask="cached"',
         )
     return inputs
 
@@ -299,6 +307,15 @@ def _source(data: Samples | Source, augment: Augment | None, where: str) -> Sour
             where=where,
             expected="augment= for Samples, or a source that makes its own views",
             got=type(data).__name__,
+            fix="make the views in the source, and leave augment= out",
+        )
+    if not hasattr(data, "batches"):
+        raise SettingError(
+            "data of a kind that is not known",
+            where=where,
+            expected="Samples or a Source",
+            got=type(data).__name__,
+            fix="make Samples.of(inputs, labels), or DatasetSource of a torch Dataset",
         )
     return data
 
@@ -338,4 +355,5 @@ def _width(model: nn.Module, example: Inputs, name: str) -> int:
             where=name,
             expected="a model that runs on a batch of the data",
             got=f"{type(error).__name__}: {error}",
+            fix=f"try {name}(batch) by hand with what the data gives; dtype, shape and order of the axes are the usual causes",
         ) from error

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ModelError
+from edgestill.lab.data.chunks import byte_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from edgestill.lab.data.source import Inputs
 
 _BATCH: Final = 256
-_CHUNK: Final = 4 * 2**20
 
 
 @contextmanager
@@ -64,6 +64,7 @@ def forward(model: nn.Module, inputs: Inputs) -> Tensor:
         where=type(model).__name__,
         expected="a tensor [N, C], a tuple that begins with one, or an object with `logits`",
         got=type(given).__name__,
+        fix="wrap the model so that it returns one tensor of logits",
     )
 
 
@@ -78,16 +79,6 @@ def answers(model: nn.Module, inputs: Tensor) -> Tensor:
 def weights_digest(model: nn.Module) -> Digest:
     """Of all parameters and buffers, with their names, types and shapes."""
     return Digest.of_chunks(_named_chunks(model.state_dict()))
-
-
-def byte_chunks(values: Tensor) -> Iterator[bytes]:
-    """The bytes of a tensor in row-major order, some megabytes at a time, so that large data is never copied whole."""
-    if values.ndim == 0 or len(values) == 0:
-        values = values.reshape(1, -1)
-    rows = max(1, _CHUNK // max(1, values[0].numel() * values.element_size()))
-    for part in torch.split(values.detach(), rows):
-        flat = part.cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().tobytes()  # not every type of torch has one in numpy
 
 
 def _named_chunks(state: Mapping[str, Tensor]) -> Iterator[bytes]:

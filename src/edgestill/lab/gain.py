@@ -64,11 +64,23 @@ def gain_of(
         SettingError: a single seed, which has no spread. DataError: no sample has a score.
     """
     if len(ours) < 2:
-        raise SettingError("one seed has no spread", where="seeds", expected="at least 2", got=len(ours))
+        raise SettingError(
+            "one seed has no spread",
+            where="seeds",
+            expected="at least 2",
+            got=len(ours),
+            fix="give two seeds or more",
+        )
     difference = ours - theirs
     labelled = ~np.isnan(difference).any(0)
     if not labelled.any():
-        raise DataError("nothing to measure", expected="at least one sample with a score in every seed")
+        raise DataError(
+            "nothing to measure",
+            expected="at least one sample with a score in every seed",
+            where="scores",
+            got="none",
+            fix="give at least one sample",
+        )
     difference = difference[:, labelled]
     names = np.arange(difference.shape[1]) if groups is None else groups[labelled]
     over = mean_figure(difference.mean(0), names)

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from edgestill.core.budget import Budget
+from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import DataError, PathError, SettingError
+from edgestill.core.errors import DataError, PathError, SettingError, UnitError
 from edgestill.core.extras import require
 from edgestill.infer.policy import Policy
 from edgestill.lab.compare import Slice
@@ -80,6 +81,8 @@ class StudentName:
                 "a student is named or carved",
                 expected="model = NAME, or carve = a share of more than 0 and less than 1",
                 got=f"model {self.model!r}, carve {self.carve:g}",
+                where="student",
+                fix="keep one of the two",
             )
         own = bool(self.arguments) or self.weights is not None or self.inherit is not None
         if (self.carve and own) or (self.weights is not None and self.inherit):
@@ -89,6 +92,8 @@ class StudentName:
                 got=", ".join(
                     one for one in ("carve", "arguments", "weights", "inherit") if getattr(self, one)
                 ),
+                where="student",
+                fix="keep one of these",
             )
 
     @property
@@ -190,7 +195,7 @@ class Job:
             name: one.clone(memory_format=torch.contiguous_format)
             for name, one in run.student.state_dict().items()
         }
-        write_whole(out / "student.safetensors", save(weights))
+        write_whole(out / "student.safetensors", save(weights), mode=PUBLIC)
         _write(out, report)
         if isinstance(run.train, Samples) and isinstance(run.validation, Samples):
             bundle = run.save_bundle(out / "student.esb", self._policy(data.labels))
@@ -239,7 +244,11 @@ class _Reader:
         found = self.tables.get(name)
         if not isinstance(found, dict):
             raise SettingError(
-                "a table is missing in a job", where=self.where, expected=f"[{name}]", got=found
+                "a table is missing in a job",
+                where=self.where,
+                expected=f"[{name}]",
+                got=found,
+                fix=f"add [{name}]; docs/lab.md shows a whole job",
             )
         return found
 
@@ -249,7 +258,11 @@ class _Reader:
 
     def budget(self) -> Budget:
         texts = self.one(_BudgetTable, "budget")
-        return Budget(**{name: value for name, value in asdict(texts).items() if value})
+        try:
+            return Budget(**{name: value for name, value in asdict(texts).items() if value})
+        except (UnitError, SettingError) as error:  # which names the quantity, and cannot know the file
+            error.where = f"{self.where}: {error.where}"
+            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,11 +299,12 @@ def _check_packable(data: Data) -> None:
             where="data",
             expected=f"at least {FEWEST} samples",
             got=len(data.heldout),
+            fix="bring more as x_validation and y_validation, or raise `validation`",
         )
 
 
 def _write(out: Path, report: JsonObject) -> None:
-    write_whole(out / "report.json", json.dumps(report, indent=1).encode())
+    write_whole(out / "report.json", json.dumps(report, indent=1).encode(), mode=PUBLIC)
 
 
 def _one(train: Samples | Source) -> Inputs:

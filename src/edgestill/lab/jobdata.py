@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgestill.core.errors import ClassCountError, DataError, EdgestillError, PathError, SettingError
+from edgestill.core.errors import ClassCountError, DataError, EdgestillError, SettingError
+from edgestill.infer.arrayfile import read_npz
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import Asking  # noqa: TC001  # `from_table` reads the annotations
 from edgestill.lab.models import called
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
 
     from edgestill.lab.data.source import Source
 
-# What numpy and zipfile raise for files that are empty, cut off, damaged, encrypted, pickled, or a single array.
 _PARTS: Final = ("train", "validation")
 _KINDS: Final = ("x", "y", "groups")
 _LABELS: Final = "labels"
-_NOT_NPZ: Final = (ValueError, EOFError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +51,11 @@ class DataName:
     def __post_init__(self) -> None:
         if (self.file is None) == (not self.source):
             raise SettingError(
-                "one place for the data", where="data", expected="file = PATH, or source = NAME"
+                "one place for the data",
+                where="data",
+                expected="file = PATH, or source = NAME",
+                got="both" if self.source else "neither",
+                fix="keep one of the two",
             )
         if (
             self.classes < 0
@@ -66,6 +67,7 @@ class DataName:
                 where="classes",
                 expected=f"{len(self.labels)} (the labels)" if self.labels else "2 or more, or 0",
                 got=self.classes,
+                fix="leave it out where you are unsure",
             )
         if not 0 < self.validation < 1:
             raise SettingError(
@@ -73,6 +75,7 @@ class DataName:
                 where="validation",
                 expected="more than 0, less than 1",
                 got=self.validation,
+                fix="leave it out where you are unsure",
             )
 
     def load(self, folder: Path, seed: int) -> Data:
@@ -93,6 +96,7 @@ class DataName:
                 where="labels",
                 expected=f"{data.train.classes} (the classes)",
                 got=len(data.labels),
+                fix="give one name a class, or say how many `classes` there are",
             )
         return data
 
@@ -106,6 +110,7 @@ class DataName:
                 where=self.source,
                 expected="(training, held-out) data, each Samples or a Source",
                 got=kinds,
+                fix="return a pair from it",
             )
         return Data(train=pair[0], heldout=pair[1], labels=self.labels)
 
@@ -126,7 +131,7 @@ class Data:
 
 
 def _from_file(path: Path, name: DataName, seed: int) -> Data:
-    arrays = _arrays(path)
+    arrays = read_npz(path, what="the data")
     _check_names(arrays, path)
     labels = name.labels or _labels(arrays, path)
     train = _samples(arrays, "train", name.classes or len(labels) or None, path)
@@ -137,19 +142,13 @@ def _from_file(path: Path, name: DataName, seed: int) -> Data:
     mask = np.isin(train.groups, held)
     if mask.all():
         raise DataError(
-            "nothing is left to train on", where=path, expected="two groups or more", got=len(names)
+            "nothing is left to train on",
+            where=path,
+            expected="two groups or more",
+            got=len(names),
+            fix="bring x_validation and y_validation, or more groups",
         )
     return Data(train=train.where(~mask), heldout=train.where(mask), labels=labels)
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
-            return {name: found[name] for name in found}
-    except OSError as error:
-        raise PathError("cannot read the data", where=path, got=error.strerror or error) from error
-    except _NOT_NPZ as error:
-        raise DataError("not an npz file of plain arrays", where=path, got=error) from error
 
 
 def _check_names(arrays: Mapping[str, object], path: Path) -> None:
@@ -170,6 +169,7 @@ def _labels(arrays: Mapping[str, np.ndarray[Any, Any]], path: Path) -> tuple[str
             where=f"{path}: {_LABELS}",
             expected="an array [classes] of texts",
             got=f"{found.dtype} {found.shape}",
+            fix="save numpy.array([NAME, ...]), in the order of the classes",
         )
     return tuple(found.tolist())
 
@@ -178,11 +178,22 @@ def _samples(arrays: dict[str, np.ndarray[Any, Any]], part: str, classes: int | 
     wanted = (f"x_{part}", f"y_{part}")
     if not set(wanted) <= arrays.keys():
         raise DataError(
-            "arrays are missing", where=path, expected=" and ".join(wanted), got=", ".join(sorted(arrays))
+            "arrays are missing",
+            where=path,
+            expected=" and ".join(wanted),
+            got=", ".join(sorted(arrays)),
+            fix=f"save them with numpy.savez({path.name!r}, {wanted[0]}=..., {wanted[1]}=...)",
         )
     x, y = (arrays[name] for name in wanted)
     try:
         return Samples.of(x, y, classes=classes, groups=arrays.get(f"groups_{part}"))
-    except EdgestillError as error:  # which names the sample or the array, and cannot know the file
-        error.where = f"{path}: {part}" if error.where is None else f"{path}: {part}: {error.where}"
+    except EdgestillError as error:  # which knows neither the file nor the arrays' names in it
+        error.where = f"{path}: {_named(str(error.where), part)}"
         raise
+
+
+def _named(where: str, part: str) -> str:
+    """`labels` of `Samples.of` as the file calls them."""
+    for word, kind in (("inputs", "x"), ("labels", "y"), ("groups", "groups")):
+        where = where.replace(word, f"{kind}_{part}")
+    return where

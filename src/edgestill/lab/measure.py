@@ -69,7 +69,13 @@ def mean_figure(values: NDArray[np.float64], groups: NDArray[np.int64], *, seed:
         DataError: no values.
     """
     if len(values) == 0:
-        raise DataError("nothing to measure", expected="at least one value")
+        raise DataError(
+            "nothing to measure",
+            expected="at least one value",
+            where="values",
+            got="none",
+            fix="give at least one sample",
+        )
     names, index = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(index, weights=values), np.bincount(index)
     low, high = 0.0, 1.0
@@ -87,8 +93,8 @@ def recovered_share(
     groups_before: NDArray[np.int64],
     groups_after: NDArray[np.int64],
     seed: int = 0,
-) -> Figure:
-    """How much of a loss was won back: `(after - shifted) / (before - shifted)`, as means.
+) -> Figure | None:
+    """How much of a loss was won back: `(after - shifted) / (before - shifted)`, as means; None where nothing was lost.
 
     Args:
         before: `[N]` of 0 and 1, right or wrong before the change.
@@ -99,7 +105,7 @@ def recovered_share(
         seed: of the resampling of groups.
 
     Raises:
-        DataError: different groups before and after, or nothing was lost.
+        DataError: different groups before and after.
     """
     names = np.unique(groups_before)
     if not np.array_equal(names, np.unique(groups_after)):
@@ -107,6 +113,8 @@ def recovered_share(
             "a loss needs the same groups before and after",
             expected=names[:8],
             got=np.unique(groups_after)[:8],
+            where="groups",
+            fix="measure the same people, devices or recordings",
         )
     parts = [
         _sums(values, groups)
@@ -115,9 +123,7 @@ def recovered_share(
     whole = np.arange(len(names))[None]
     value = float(_won_back(parts, whole)[0])
     if not np.isfinite(value):
-        raise DataError(
-            "nothing was lost", where="shifted", expected="less than before", got=float(shifted.mean())
-        )
+        return None
     drawn = np.random.default_rng(seed).integers(0, len(names), (_DRAWS, len(names)))
     shares = _won_back(parts, drawn)
     low, high = (

@@ -79,6 +79,7 @@ class ModelName:
                 where=self.model,
                 expected="a callable that returns an nn.Module",
                 got=type(made).__name__,
+                fix="return the model from it",
             )
         return made
 
@@ -96,7 +97,12 @@ def called(name: str, arguments: Mapping[str, Any], folder: Path) -> object:
     except EdgestillError:
         raise
     except Exception as error:
-        raise ModelError("a callable that fails", where=name, got=_told(error)) from error
+        raise ModelError(
+            "a callable that fails",
+            where=name,
+            got=_told(error),
+            fix="call it by hand with the same arguments",
+        ) from error
     return made
 
 
@@ -109,7 +115,11 @@ def callable_named(name: str, folder: Path) -> Any:
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
         raise SettingError(
-            "not the name of a callable", where=repr(name), expected="FILE.py:NAME or MODULE:NAME"
+            "not the name of a callable",
+            where=repr(name),
+            expected="FILE.py:NAME or MODULE:NAME",
+            got=repr(name),
+            fix='write for instance model = "net.py:make"',
         )
     module = _file(folder / place) if place.endswith(".py") else _module(place)
     if not callable(getattr(module, function, None)):
@@ -142,13 +152,25 @@ def load_weights_(model: nn.Module, path: Path) -> None:
         PathError: no such file. ModelError: not a file of weights, or of another model; the text names what differs.
     """
     if not path.is_file():
-        raise PathError("no such file of weights", where=path)
+        raise PathError(
+            "no such file of weights",
+            where=path,
+            expected="a file",
+            got="nothing there",
+            fix="check the path; it is relative to the job's file",
+        )
     try:
         weights = _weights(path)
     except EdgestillError:
         raise
     except Exception as error:  # damaged files make the readers fail in many ways
-        raise ModelError("not a file of weights", where=path, got=_told(error)) from error
+        raise ModelError(
+            "not a file of weights",
+            where=path,
+            got=_told(error),
+            expected="a state_dict of tensors",
+            fix="save it with torch.save(model.state_dict(), FILE) or safetensors",
+        ) from error
     if isinstance(model, ImageInput) and not any(name.startswith("model.") for name in weights):
         model = model.model
     own = model.state_dict()
@@ -159,6 +181,7 @@ def load_weights_(model: nn.Module, path: Path) -> None:
             where=path,
             expected=f"the {len(own)} tensors of {type(model).__name__}",
             got=f"{len(differing)} that differ, first {differing[0]}",
+            fix="give the weights that were saved of this model, made with the same arguments",
         )
     model.load_state_dict(dict(weights))
 
@@ -183,14 +206,26 @@ def _weights(path: Path) -> Mapping[str, Tensor]:
     found = torch.load(path, weights_only=True, map_location="cpu")
     if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
         keys = ", ".join(map(str, list(found)[:4])) if isinstance(found, dict) else type(found).__name__
-        raise ModelError("not a file of weights", where=path, expected="a state_dict of tensors", got=keys)
+        raise ModelError(
+            "not a file of weights",
+            where=path,
+            expected="a state_dict of tensors",
+            got=keys,
+            fix="save it with torch.save(model.state_dict(), FILE) or safetensors",
+        )
     return found
 
 
 def _file(path: Path) -> ModuleType:
     """A file as a module; run once, however often it is named, and again once it has changed."""
     if not path.is_file():
-        raise PathError("no such file", where=path)
+        raise PathError(
+            "no such file",
+            where=path,
+            expected="a file",
+            got="nothing there",
+            fix="check the path; it is relative to the job's file",
+        )
     name = f"edgestill_user_{Digest.of(str(path.resolve()).encode() + path.read_bytes()).hex[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -203,7 +238,13 @@ def _file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise SettingError("this file cannot be run", where=path, got=_told(error)) from error
+        raise SettingError(
+            "this file cannot be run",
+            where=path,
+            got=_told(error),
+            expected="Python that can be imported",
+            fix="run it by hand: python FILE",
+        ) from error
     return module
 
 
@@ -223,12 +264,22 @@ def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
     timm: Any = require("timm", extra="zoo", purpose="for models named timm:...")
     if ":" in name:  # hf-hub:... would ask the network
         raise SettingError(
-            "not the name of a timm model", where=TIMM + name, expected="such as timm:resnet18"
+            "not the name of a timm model",
+            where=TIMM + name,
+            expected="such as timm:resnet18",
+            got=repr(name),
+            fix="look the name up with timm.list_models()",
         )
     try:
         model = timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:
-        raise SettingError("timm cannot make this model", where=TIMM + name, got=_told(error)) from error
+        raise SettingError(
+            "timm cannot make this model",
+            where=TIMM + name,
+            got=_told(error),
+            expected="a model",
+            fix="look at its name and arguments with timm.create_model",
+        ) from error
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, deviation = config.get("mean") or (), config.get("std") or ()
     if not mean or not deviation or len(mean) != arguments.get("in_chans", len(mean)):
@@ -243,13 +294,25 @@ def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
 def _hugging_face(path: Path, arguments: dict[str, Any]) -> nn.Module:
     library: Any = require("transformers", extra="zoo", purpose="for models named hf:...")
     if not path.is_dir():  # any other text is a name on the hub to transformers
-        raise PathError("no such folder of a model", where=path, expected="config.json and the weights in it")
+        raise PathError(
+            "no such folder of a model",
+            where=path,
+            expected="config.json and the weights in it",
+            got="nothing there",
+            fix="check the path, or download the model first",
+        )
     try:
         model = library.AutoModelForSequenceClassification.from_pretrained(
             path, local_files_only=True, **arguments
         )
     except Exception as error:
-        raise SettingError("transformers cannot load this model", where=path, got=_told(error)) from error
+        raise SettingError(
+            "transformers cannot load this model",
+            where=path,
+            got=_told(error),
+            expected="a model",
+            fix="load it by hand with AutoModelForImageClassification.from_pretrained(FOLDER)",
+        ) from error
     assert isinstance(model, nn.Module)
     return model
 
@@ -286,6 +349,8 @@ class ImageInput(nn.Module):
                 "an image's normalisation is out of range",
                 expected="a mean and a deviation above 0 for each channel",
                 got=f"mean {mean}, deviation {deviation}",
+                where="normalisation",
+                fix="give the mean and the deviation of each channel that the model was trained with",
             )
         self.model, self.size = model, size
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

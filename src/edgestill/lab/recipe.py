@@ -15,7 +15,7 @@ from edgestill.core.errors import SettingError
 from edgestill.core.jsonio import JsonObject, canonical
 from edgestill.lab.loss.hint import Channels, Hint
 from edgestill.lab.loss.objective import Method, Objective
-from edgestill.lab.settings import from_table, read_toml
+from edgestill.lab.settings import check_types, from_table, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,6 +89,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self, what="a recipe")
         for name, holds, expected in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch", self.batch >= 1, "at least 1"),
@@ -108,7 +109,11 @@ class Recipe:
         ):
             if not holds:
                 raise SettingError(
-                    "a recipe's value is out of range", where=name, expected=expected, got=getattr(self, name)
+                    "a recipe's value is out of range",
+                    where=name,
+                    expected=expected,
+                    got=getattr(self, name),
+                    fix="leave it out where you are unsure",
                 )
         self.objective("regression" if self.huber else "classes")  # which checks the values of the loss
 
@@ -121,7 +126,13 @@ class Recipe:
         """
         table = read_toml(path).get("recipe")
         if not isinstance(table, dict):  # a file without the table would otherwise be the defaults, unasked
-            raise SettingError("no recipe in this file", where=path, expected="a [recipe] table")
+            raise SettingError(
+                "no recipe in this file",
+                where=path,
+                expected="a [recipe] table",
+                got="none",
+                fix="add [recipe]",
+            )
         return cls.from_mapping(table, where=str(path))
 
     @classmethod
@@ -134,6 +145,7 @@ class Recipe:
                 where=f"{where}: version",
                 expected=f"{VERSION} (this edgestill's)",
                 got=repr(version),
+                fix="write the recipe for this version, or update edgestill",
             )
         named = {name: value for name, value in table.items() if name != "version"}
         return from_table(cls, named, where=where, what="a recipe", folder=Path())

@@ -43,11 +43,28 @@ class Evidence:
     def __post_init__(self) -> None:
         n = len(self.inputs)
         if not len(self.teacher) == len(self.audit) == len(self.devices) == n:
-            raise EvidenceError("evidence whose parts do not belong together", expected=f"{n} of each")
+            raise EvidenceError(
+                "evidence whose parts do not belong together",
+                expected=f"{n} of each",
+                where="evidence",
+                fix="take all of it from one answer of the hub",
+            )
         if self.teacher.ndim != 2:
-            raise EvidenceError("answers that are no logits", expected="[N, C]", got=self.teacher.shape)
+            raise EvidenceError(
+                "answers that are no logits",
+                expected="[N, C]",
+                got=self.teacher.shape,
+                where="evidence: teacher",
+                fix="give the teacher's logits, or the logarithms of its probabilities",
+            )
         if not np.isfinite(self.teacher).all():
-            raise EvidenceError("evidence with answers that are not finite", where="teacher")
+            raise EvidenceError(
+                "evidence with answers that are not finite",
+                where="teacher",
+                expected="finite numbers",
+                got="NaN or infinity",
+                fix="drop these samples",
+            )
         if np.issubdtype(self.inputs.dtype, np.floating) and not np.isfinite(self.inputs).all():
             rows = np.flatnonzero(~np.isfinite(self.inputs.reshape(n, -1)).all(axis=1))
             raise EvidenceError(
@@ -67,10 +84,16 @@ class Evidence:
                 "evidence of another input",
                 expected=(replay.inputs.shape[1:], replay.inputs.dtype),
                 got=(self.inputs.shape[1:], self.inputs.dtype),
+                where="evidence: input",
+                fix="take evidence that devices gathered with this model",
             )
         if self.teacher.shape[1] != replay.classes:
             raise EvidenceError(
-                "evidence of other classes", expected=replay.classes, got=self.teacher.shape[1]
+                "evidence of other classes",
+                expected=replay.classes,
+                got=self.teacher.shape[1],
+                where="evidence: teacher",
+                fix="take evidence that devices gathered with this model",
             )
         names = {name: index for index, name in enumerate(sorted(set(self.devices)))}
         first = int(replay.groups.max()) + 1
@@ -95,7 +118,13 @@ def redistil(
     train = classified(parent.train, "train")
     if evidence is not None:
         if len(evidence) == 0:
-            raise EvidenceError("no evidence yet", expected="at least one escalated answer", got=0)
+            raise EvidenceError(
+                "no evidence yet",
+                expected="at least one escalated answer",
+                got=0,
+                where="evidence",
+                fix="let the devices escalate first",
+            )
         train = train + evidence.labelled(train)
     run = distill(
         parent.teacher,

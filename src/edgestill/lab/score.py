@@ -41,13 +41,25 @@ def scores(model: nn.Module, source: Source) -> NDArray[np.float64]:
     with evaluating(model):
         for batch in plain_batches(source):
             if batch.targets is None:
-                raise DataError("nothing to compare answers with", expected="labelled data")
+                raise DataError(
+                    "nothing to compare answers with",
+                    expected="labelled data",
+                    where="validation",
+                    got="none",
+                    fix="bring labelled held-out data",
+                )
             answers = forward(model, batch.inputs).float()
             _check_finite(answers, sum(len(one) for one in found))
             found.append(_scores(source.task, answers, batch.targets))
     whole = torch.cat(found).double().numpy()
     if np.isnan(whole).all():
-        raise DataError("nothing to compare answers with", expected="labelled data", got="not one label")
+        raise DataError(
+            "nothing to compare answers with",
+            expected="labelled data",
+            got="not one label",
+            where="validation",
+            fix="bring labelled held-out data",
+        )
     return whole
 
 
@@ -55,7 +67,11 @@ def _check_finite(answers: Tensor, before: int) -> None:
     bad = ~answers.isfinite().all(1)
     if bad.any():
         raise NotFiniteError(
-            "a model's answer is not finite", where=f"sample {before + int(bad.nonzero()[0])}"
+            "a model's answer is not finite",
+            where=f"sample {before + int(bad.nonzero()[0])}",
+            expected="finite numbers",
+            got="NaN or infinity",
+            fix="lower the learning rate, or look for bad samples",
         )
 
 

@@ -41,9 +41,21 @@ def read_toml(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PathError("cannot read a recipe", where=path, got=error.strerror) from error
+        raise PathError(
+            "cannot read a recipe",
+            where=path,
+            got=error.strerror,
+            expected="a TOML file",
+            fix="check the path",
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError("not a TOML file", where=path, got=error) from error
+        raise SettingError(
+            "not a TOML file",
+            where=path,
+            got=error,
+            expected="TOML in UTF-8",
+            fix="mend the line that the text names",
+        ) from error
 
 
 def from_table(kind: type[T], table: Mapping[str, object], *, where: str, what: str, folder: Path) -> T:
@@ -68,7 +80,13 @@ def from_table(kind: type[T], table: Mapping[str, object], *, where: str, what: 
         values[name] = _typed(value, known[name], what=what, where=f"{where}: {name}", folder=folder)
     for one in fields(kind):  # type: ignore[arg-type]
         if one.init and one.default is MISSING and one.default_factory is MISSING and one.name not in values:
-            raise SettingError(f"a key is missing in {what}", where=where, expected=one.name)
+            raise SettingError(
+                f"a key is missing in {what}",
+                where=where,
+                expected=one.name,
+                got="none",
+                fix=f"add {one.name} = ...",
+            )
     try:
         return kind(**values)
     except SettingError as error:  # which names the value, and cannot know where it was written
@@ -80,6 +98,33 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
     """What was probably meant."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def check_types(value: object, *, what: str) -> None:
+    """Whether the fields of a dataclass hold what they say: a caller from Python may pass anything.
+
+    Args:
+        value: whose fields are texts, numbers, truths, paths, or None where that is allowed.
+        what: it is, such as `a recipe`, for errors.
+
+    Raises:
+        SettingError: a field of another type; a whole number will do for a number, and nothing else for anything.
+    """
+    hints = get_type_hints(type(value))
+    for one in fields(value):  # type: ignore[arg-type]  # it is a dataclass
+        given, hint = getattr(value, one.name), hints[one.name]
+        if given is None and type(None) in get_args(hint):
+            continue
+        wanted = _plain(_without_none(hint))
+        fits = isinstance(given, wanted) or (wanted is float and type(given) is int)
+        if not fits or (isinstance(given, bool) and wanted is not bool):
+            raise SettingError(
+                f"{what}'s value has the wrong type",
+                where=one.name,
+                expected="a pathlib.Path" if wanted is Path else _IN_WORDS.get(wanted, wanted.__name__),
+                got=f"{given!r} ({type(given).__name__})",
+                fix="convert it first",
+            )
 
 
 def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) -> object:
@@ -100,6 +145,7 @@ def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) 
             where=where,
             expected=_IN_WORDS.get(wanted, wanted.__name__),
             got=repr(value),
+            fix="numbers, true and false stand without quotes, texts with them",
         )
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise SettingError(
@@ -107,6 +153,7 @@ def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) 
             where=where,
             expected=", ".join(get_args(hint)),
             got=value,
+            fix="choose one of these",
         )
     return value
 

@@ -36,8 +36,8 @@ class Overlay:
         temperature: divides the head's scores before the softmax, in [0.001, 1000].
         n: samples it was learned from.
         created: seconds since 1970.
-        agreement_before: share of held-back samples on which the bundle's own head agreed with the teacher.
-        agreement_after: the same with this head.
+        agreement_before: share of the samples it was tried on, on which what served then agreed with the teacher.
+        agreement_after: the same with this head, asked of each sample before it learned from it.
     """
 
     bundle: Digest

@@ -15,7 +15,14 @@ from urllib.parse import quote
 from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.protocols import Request
-from edgestill.core.wire import MAX_MESSAGE_BYTES, Enrolled, Poll, reports_to_bytes
+from edgestill.core.wire import (
+    ID_HEADER,
+    MAX_MESSAGE_BYTES,
+    SEQUENCE_HEADER,
+    Enrolled,
+    Poll,
+    reports_to_bytes,
+)
 from edgestill.link.exchange import ABSENT, Reply, accepted, exchange
 
 if TYPE_CHECKING:
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
     from edgestill.core.protocols import Transport
     from edgestill.core.wire import Enrol, Report
 
-ID_HEADER: Final = "x-edgestill-id"
 MAX_ENROLLED_BYTES: Final = (
     2 * MAX_MESSAGE_BYTES
 )  # it carries a root, which JSON may spell at twice its length
@@ -109,17 +115,21 @@ class ControlClient:
                 "reports that the hub does not account for", expected=f"{len(reports)} of them", got=told
             )
 
-    def statistics(self, id: str, message: bytes) -> bool:  # noqa: A002  # the wire's own word
-        """Hands over a `learn.statistics` message; whether it was new to the hub.
+    def statistics(self, id: str, message: bytes, *, sequence: int | None = None) -> bool:  # noqa: A002  # the wire's own word
+        """Hands over a `learn.statistics` message; whether it changed anything at the hub.
 
         Args:
             id: made on the device; the same id counts once.
             message: as `learn` wrote it.
+            sequence: grows with every message of this device, so that one which is late replaces none that is newer;
+                without one the last to arrive counts.
 
         Raises:
             RefusedError, AccessError, UnreachableError, DeadlineError, MessageError: see `enrol`.
         """
         headers = {ID_HEADER: id, "content-type": "application/octet-stream"}
+        if sequence is not None:
+            headers[SEQUENCE_HEADER] = str(sequence)
         reply = self._call(self._request("POST", "/v1/evidence/statistics", message, headers=headers))
         answer = parse_object(reply.body, where="statistics", max_bytes=MAX_MESSAGE_BYTES)
         return Fields(answer, "statistics").boolean("accepted")

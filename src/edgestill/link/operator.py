@@ -173,6 +173,14 @@ class OperatorClient:
         """`{"devices": [...]}`."""
         return self._object("GET", "fleet")
 
+    def revoke(self, device: str) -> JsonObject:
+        """Takes a device's credential back, for ever: `{"device", "revoked_at"}`. Doing it twice changes nothing.
+
+        Raises:
+            NotFoundError: no such device.
+        """
+        return self._object("POST", f"devices/{quote(device, safe='')}/revoke", documented=ABSENT)
+
     def evidence(self) -> JsonObject:
         """Counts of samples and of statistics."""
         return self._object("GET", "evidence")
@@ -197,16 +205,20 @@ class OperatorClient:
             )
         return InferResponse.decode(reply.body, None if length is None else int(length))
 
-    def statistics(self, backbone: Digest) -> bytes:
+    def statistics(self, backbone: Digest, *, kind: tuple[int, int] | None = None) -> bytes:
         """The sum over the fleet as a `learn.statistics` message.
 
         Args:
             backbone: that the features are of.
+            kind: counts of classes and of features; by default those of the newest bundle with this backbone, or, where
+                the hub knows no such bundle, those that most devices send.
 
         Raises:
             NotFoundError: nobody has sent any.
         """
         path = f"evidence/statistics?backbone={quote(str(backbone), safe='')}"
+        if kind is not None:
+            path += f"&classes={kind[0]:d}&features={kind[1]:d}"
         return self._call("GET", path, max_bytes=MAX_STATISTICS_BYTES, documented=ABSENT).body
 
     def _order(self, id: str, order: str) -> JsonObject:  # noqa: A002  # the wire's own word

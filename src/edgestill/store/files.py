@@ -3,6 +3,7 @@
 - A name holds the whole blob or is not there, whenever the process is killed or the power fails: bytes are written
   and synced under `FOLDER/incoming`, then renamed, and every folder whose entries changed is synced before `put` returns.
 - What is read is checked. A file that was damaged is an error of `get`, and the next `put` of its bytes mends it.
+- A blob may come in pieces (`incoming`): its digest is taken on the way, and no more of it is in memory than a piece.
 - Writers share a lock on `incoming`; who opens the store throws away what is left there only when no writer lives.
   Several processes may share a folder.
 - Foreign files are left alone and never listed.
@@ -11,10 +12,11 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, final
 
@@ -24,6 +26,7 @@ from edgestill.core.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
 INCOMING: Final = "incoming"
 
@@ -66,12 +69,45 @@ class FileBlobs:
         digest = Digest.of(data)
         path = self._path(digest)
         try:
-            if not _holds(path, data):
-                self._write(path, data)
-            sync_folder(path.parent)  # also where it was there: its writer may have been killed just before
+            if _holds(path, data):
+                sync_folder(path.parent)  # its writer may have been killed just before that
+                return digest
         except OSError as error:
             raise _failed("cannot keep a blob", path, error) from error
-        return digest
+        with self.incoming() as coming:
+            coming.write(data)
+            return coming.keep()
+
+    @contextmanager
+    def incoming(self) -> Iterator[Incoming]:
+        """A blob to be written in pieces; what was not kept is gone when the block ends.
+
+        Raises:
+            StoreError: it cannot be begun.
+        """
+        folder = self.folder / INCOMING
+        with ExitStack() as stack:
+            with _told("cannot keep a blob", folder):
+                stack.enter_context(_locked(folder, fcntl.LOCK_SH))
+                handle, name = tempfile.mkstemp(dir=folder)
+            path = Path(name)
+            stack.callback(path.unlink, missing_ok=True)
+            file = os.fdopen(handle, "wb")
+            stack.callback(_close, file)
+            yield Incoming(self, path, file)
+
+    def adopt(self, path: Path, digest: Digest) -> None:
+        """Gives a synced file of this store's file system the name of its digest, which is not looked at again.
+
+        Raises:
+            StoreError: it cannot be moved there.
+        """
+        named = self._path(digest)
+        with _told("cannot keep a blob", named):
+            _make_folder(named.parent.parent)
+            _make_folder(named.parent)
+            path.replace(named)
+            sync_folder(named.parent)
 
     def get(self, digest: Digest) -> bytes:
         """The bytes, checked against their digest.
@@ -138,21 +174,68 @@ class FileBlobs:
     def _path(self, digest: Digest) -> Path:
         return self.folder / digest.hex[:2] / digest.hex[2:4] / digest.hex
 
-    def _write(self, path: Path, data: bytes) -> None:
-        incoming = self.folder / INCOMING
-        with _locked(incoming, fcntl.LOCK_SH):
-            handle, name = tempfile.mkstemp(dir=incoming, prefix=f"{path.name[:8]}.")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                _make_folder(path.parent.parent)
-                _make_folder(path.parent)
-                Path(name).replace(path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+
+@final
+class Incoming:
+    """A blob that comes in pieces, its digest taken on the way. Made by `FileBlobs.incoming`.
+
+    Attributes:
+        path: where its bytes lie until they are kept; whole after `sync`.
+        size: bytes so far.
+    """
+
+    def __init__(self, store: FileBlobs, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.size = 0
+        self._store = store
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        """Takes the next piece.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        with _told("cannot keep a blob", self.path):
+            self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Makes all that came durable, so that whoever reads `path` reads what will be kept.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        with _told("cannot keep a blob", self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def keep(self) -> Digest:
+        """Gives the bytes their name, durably; the last call.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        self.sync()
+        digest = Digest(self._hash.hexdigest())
+        self._store.adopt(self.path, digest)
+        return digest
+
+
+def _close(file: BinaryIO) -> None:
+    """Closes a file whose content no longer matters: on a full disk the last piece may not go out."""
+    with suppress(OSError):
+        file.close()
+
+
+@contextmanager
+def _told(what: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _failed(what, path, error) from error
 
 
 @contextmanager

@@ -56,7 +56,11 @@ class MotionJitter:
         for name, value in (("scale", self.scale), ("noise", self.noise)):
             if not 0 <= value < inf:
                 raise SettingError(
-                    "a jitter is out of range", where=name, expected="at least 0, finite", got=value
+                    "a jitter is out of range",
+                    where=name,
+                    expected="at least 0, finite",
+                    got=value,
+                    fix="give a spread, such as 0.1",
                 )
 
     def __call__(self, inputs: Tensor, seeds: Seeds) -> Tensor:
@@ -68,7 +72,11 @@ class MotionJitter:
         _check_rank(inputs, 3, "[N, T, C]")
         if not inputs.is_floating_point():
             raise DtypeError(
-                "noise needs room between the numbers", expected="floating point", got=inputs.dtype
+                "noise needs room between the numbers",
+                expected="floating point",
+                got=inputs.dtype,
+                where="inputs",
+                fix="convert the inputs to float32, or leave the noise out",
             )
         factor = 1 + torch.from_numpy(normal(seeds, 1, stream=0)) * self.scale
         noise = torch.from_numpy(normal(seeds, prod(inputs.shape[1:]), stream=1)) * self.noise
@@ -92,7 +100,11 @@ class ImageShift:
     def __post_init__(self) -> None:
         if self.pixels < 0:
             raise SettingError(
-                "a shift is out of range", where="pixels", expected="at least 0", got=self.pixels
+                "a shift is out of range",
+                where="pixels",
+                expected="at least 0",
+                got=self.pixels,
+                fix="give the largest shift in pixels",
             )
 
     def __call__(self, inputs: Tensor, seeds: Seeds) -> Tensor:
@@ -128,7 +140,9 @@ class OneOf:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise SettingError("nothing to choose from", where="parts", expected="at least one", got=0)
+            raise SettingError(
+                "nothing to choose from", where="parts", expected="at least one", got=0, fix="leave OneOf out"
+            )
 
     @property
     def version(self) -> int:
@@ -152,5 +166,9 @@ class OneOf:
 def _check_rank(inputs: Tensor, rank: int, expected: str) -> None:
     if inputs.ndim != rank:
         raise ShapeError(
-            "an augmentation for other inputs", where="inputs", expected=expected, got=tuple(inputs.shape)
+            "an augmentation for other inputs",
+            where="inputs",
+            expected=expected,
+            got=tuple(inputs.shape),
+            fix="choose the augmentation for this kind of data, or leave it out",
         )

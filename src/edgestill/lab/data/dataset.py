@@ -66,12 +66,23 @@ class DatasetSource:
                 where=name,
                 expected="a map-style dataset",
                 got=type(dataset).__name__,
+                fix="give it __getitem__ and __len__",
             )
         if len(self) == 0:
-            raise DataError("no samples", where=name, expected="at least one")
+            raise DataError(
+                "no samples",
+                where=name,
+                expected="at least one",
+                got="none",
+                fix="look at what the dataset was filtered by",
+            )
         if workers < 0:
             raise SettingError(
-                "a source cannot be read so", where="workers", expected="at least 0", got=workers
+                "a source cannot be read so",
+                where="workers",
+                expected="at least 0",
+                got=workers,
+                fix="give the number of processes that read ahead",
             )
 
     def __len__(self) -> int:
@@ -96,7 +107,12 @@ class DatasetSource:
 
     def _batch(self, got: object) -> Batch:
         if isinstance(got, _Failure):
-            raise DataError(got.what, where=f"{self.name}: {got.where}", got=got.got)
+            raise DataError(
+                got.what,
+                where=f"{self.name}: {got.where}",
+                got=got.got,
+                fix="try dataset[i] by hand for this sample",
+            )
         if not self.labelled:
             return Batch(_as_inputs(got), None)
         if not isinstance(got, list | tuple) or len(got) != 2 or not isinstance(got[1], Tensor):
@@ -105,6 +121,7 @@ class DatasetSource:
                 where=self.name,
                 expected="(inputs, target), or labelled=False",
                 got=type(got).__name__,
+                fix="return (inputs, target) from __getitem__, or say labelled=False",
             )
         inputs, targets = got
         targets = targets if self.task == "classes" else targets.float()
@@ -202,4 +219,6 @@ def _as_inputs(got: object) -> Inputs:
         "a dataset whose items are no tensors",
         expected="a tensor, a tuple or a dictionary of tensors",
         got=type(got).__name__,
+        where="an item",
+        fix="convert the items in __getitem__, for example with torch.as_tensor",
     )

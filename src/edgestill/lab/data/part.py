@@ -32,7 +32,13 @@ class PartSource:
 
     def __post_init__(self) -> None:
         if len(self.index) == 0:
-            raise DataError("no samples", where="a part of the data", expected="at least one")
+            raise DataError(
+                "no samples",
+                where="a part of the data",
+                expected="at least one",
+                got="none",
+                fix="choose a larger share of the data",
+            )
 
     def __len__(self) -> int:
         return len(self.index)

@@ -7,15 +7,18 @@ two windows of one recording are nearly one sample.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
+from edgestill.core.errors import ClassCountError, DataError, DtypeError, NotFiniteError, ShapeError
+from edgestill.infer.arrayfile import native
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+_LARGEST: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,38 +55,40 @@ class Samples:
             groups: `[N]`; by default every sample is its own group.
 
         Raises:
-            DataError: empty, or of one class only. ShapeError: lengths differ. NotFiniteError: NaN or infinity.
+            DataError: empty, of one class only, no array, or labels or groups that are no int64. ShapeError: lengths
+                differ. DtypeError: inputs that are no numbers. NotFiniteError: NaN or infinity.
             ClassCountError: a label outside `[0, classes)`.
         """
-        x, y = np.asarray(inputs), np.asarray(labels)
+        x, y = _array(inputs, "inputs"), _array(labels, "labels")
         if len(x) == 0:
-            raise DataError("no samples", expected="at least one sample of each of two classes", got=x.shape)
+            raise DataError(
+                "no samples",
+                where="inputs",
+                expected="at least one sample of each of two classes",
+                got=x.shape,
+                fix="look at what the data were chosen by",
+            )
         if x.ndim < 2 or y.shape != (len(x),):
             raise ShapeError(
                 "inputs and labels do not belong together",
+                where="inputs and labels",
                 expected="inputs [N, ...] and labels [N]",
                 got=(x.shape, y.shape),
+                fix="give one label a sample, and the samples along the first axis",
             )
-        if not np.issubdtype(y.dtype, np.integer):
-            raise DataError(
-                "labels are not whole numbers", where="labels", expected="integers from 0", got=y.dtype
-            )
-        _check_finite(x)
-        count = int(y.max()) + 1 if classes is None else classes
-        if y.min() < 0 or y.max() >= count:
-            raise ClassCountError(
-                "a label outside the classes", expected=f"0 to {count - 1}", got=f"{y.min()} to {y.max()}"
-            )
-        if len(np.unique(y)) < 2:
-            raise DataError(
-                "only one class", where="labels", expected="two classes or more", got=f"class {y[0]} only"
-            )
-        g = np.arange(len(x)) if groups is None else np.asarray(groups)
+        _check_numbers(x)
+        y = _whole(y, "labels")
+        count = _classes(y, classes)
+        g = np.arange(len(x)) if groups is None else _array(groups, "groups")
         if g.shape != y.shape:
-            raise ShapeError("one group a sample", where="groups", expected=y.shape, got=g.shape)
-        if not np.issubdtype(g.dtype, np.integer):
-            raise DataError("groups are not whole numbers", where="groups", expected="integers", got=g.dtype)
-        return cls(x, y.astype(np.int64), g.astype(np.int64), count)
+            raise ShapeError(
+                "one group a sample",
+                where="groups",
+                expected=y.shape,
+                got=g.shape,
+                fix="give each sample the number of its person, device or recording",
+            )
+        return cls(x, y, _whole(g, "groups"), count)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,7 +104,13 @@ class Samples:
     def __add__(self, other: Samples) -> Samples:
         """Both, one after the other."""
         if self.classes != other.classes:
-            raise ClassCountError("different classes", expected=self.classes, got=other.classes)
+            raise ClassCountError(
+                "different classes",
+                where="classes",
+                expected=self.classes,
+                got=other.classes,
+                fix="say `classes=` when reading either",
+            )
         return Samples(
             np.concatenate([self.inputs, other.inputs]),
             np.concatenate([self.labels, other.labels]),
@@ -116,14 +127,85 @@ class Samples:
         )
 
 
-def _check_finite(x: NDArray[np.generic]) -> None:
-    if not np.issubdtype(x.dtype, np.floating):
+def _array(given: object, name: str) -> NDArray[np.generic]:
+    """Whatever numpy can make one array of."""
+    try:
+        made = native(np.asarray(given))
+    except Exception as error:  # of lists of uneven lengths, and whatever a class of the user's raises
+        raise _no_array(name, f"{type(given).__name__}: {error}") from error
+    if made.ndim == 0:
+        raise _no_array(name, type(given).__name__)
+    return made
+
+
+def _no_array(name: str, got: str) -> DataError:
+    return DataError(
+        f"the {name} are no array",
+        where=name,
+        expected="an array, or lists of equal lengths",
+        got=got,
+        fix="make an array of them first: numpy.stack(...), or tensor.detach().cpu().numpy()",
+    )
+
+
+def _check_numbers(x: NDArray[np.generic]) -> None:
+    if x.dtype.kind not in "buif":
+        raise DtypeError(
+            "inputs are not numbers",
+            where="inputs",
+            expected="whole numbers or floats",
+            got=x.dtype,
+            fix="convert them, for example with .astype('float32')",
+        )
+    if x.dtype.kind != "f":
         return
     bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
     if bad.any():
         raise NotFiniteError(
             "NaN or infinity in the inputs",
-            where=f"sample {int(np.flatnonzero(bad)[0])} and {int(bad.sum()) - 1} more",
+            where=f"inputs, sample {int(np.flatnonzero(bad)[0])} and {int(bad.sum()) - 1} more",
             expected="finite numbers",
+            got="NaN or infinity",
             fix="drop or repair these samples",
         )
+
+
+def _whole(numbers: NDArray[np.generic], name: str) -> NDArray[np.int64]:
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise DataError(
+            f"{name} are not whole numbers",
+            where=name,
+            expected="integers from 0",
+            got=numbers.dtype,
+            fix=f"number the {name}: numpy.unique(names, return_inverse=True)[1]",
+        )
+    if int(numbers.max()) > _LARGEST:
+        raise DataError(
+            f"{name} are too large",
+            where=name,
+            expected=f"at most {_LARGEST}",
+            got=int(numbers.max()),
+            fix=f"number the {name} from 0",
+        )
+    return numbers.astype(np.int64)
+
+
+def _classes(y: NDArray[np.int64], classes: int | None) -> int:
+    count = int(y.max()) + 1 if classes is None else classes
+    if y.min() < 0 or y.max() >= count:
+        raise ClassCountError(
+            "a label outside the classes",
+            where="labels",
+            expected=f"0 to {count - 1}",
+            got=f"{y.min()} to {y.max()}",
+            fix="number the classes from 0, and name all of them with `classes`",
+        )
+    if len(np.unique(y)) < 2:
+        raise DataError(
+            "only one class",
+            where="labels",
+            expected="two classes or more",
+            got=f"class {y[0]} only",
+            fix="take samples of another class in; one alone teaches nothing",
+        )
+    return count

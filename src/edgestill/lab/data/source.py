@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
-from edgestill.lab.forward import byte_chunks
+from edgestill.lab.data.chunks import byte_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,9 +147,21 @@ class ArraySource:
         parts = [one for _, one in _named(self.inputs, self.targets)]
         lengths = sorted({len(one) if one.ndim else 0 for one in parts})
         if len(lengths) > 1:
-            raise ShapeError("inputs and targets do not belong together", expected="one length", got=lengths)
+            raise ShapeError(
+                "inputs and targets do not belong together",
+                expected="one length",
+                got=lengths,
+                where="inputs and targets",
+                fix="give one target a sample",
+            )
         if not tensors(self.inputs) or lengths == [0]:
-            raise DataError("no samples", expected="at least one")
+            raise DataError(
+                "no samples",
+                expected="at least one",
+                where="inputs",
+                got="none",
+                fix="look at what the data were chosen by",
+            )
         self._check_augment()
         for one in tensors(self.inputs):
             _check_finite(one, "inputs")
@@ -166,6 +178,7 @@ class ArraySource:
                     where="augment",
                     expected=f"some of {', '.join(names)}" if names else "one augmentation for the one input",
                     got=", ".join(unknown) or "none",
+                    fix="name the inputs as they are named in `inputs`",
                 )
         elif self.augment is not None and names:
             raise DataError(
@@ -173,6 +186,7 @@ class ArraySource:
                 where="augment",
                 expected=f"a mapping from some of {', '.join(names)} to the augmentation of each",
                 got=type(self.augment).__name__,
+                fix="say by name or place which input is changed how",
             )
 
     def __len__(self) -> int:
@@ -237,6 +251,7 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
                 where="targets",
                 expected="int64 [N]",
                 got=f"{targets.dtype} {tuple(targets.shape)}",
+                fix="give the class of each sample, with .long()",
             )
         low, high = int(targets.min()), int(targets.max())
         if low < UNKNOWN or high >= outputs:
@@ -244,6 +259,8 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
                 "a label outside the classes",
                 expected=f"0 to {outputs - 1}, or {UNKNOWN} for none",
                 got=f"{low} to {high}",
+                where="targets",
+                fix="number the classes from 0, and say how many there are",
             )
         return
     if targets.ndim != 2 or targets.shape[1] != outputs or not targets.is_floating_point():
@@ -252,12 +269,25 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
             where="targets",
             expected=f"float32 [N, {outputs}]",
             got=f"{targets.dtype} {tuple(targets.shape)}",
+            fix="give targets float32 [N, outputs]",
         )
     known = targets[~targets.isnan()]
     if not known.isfinite().all():
-        raise NotFiniteError("a target is infinite", where="targets", expected="numbers, or NaN for none")
+        raise NotFiniteError(
+            "a target is infinite",
+            where="targets",
+            expected="numbers, or NaN for none",
+            got="infinity",
+            fix="drop or repair these samples",
+        )
     if task == "multi-label" and len(known) and (known.min() < 0 or known.max() > 1):
-        raise DataError("a label outside [0, 1]", where="targets", got=f"{known.min():g} to {known.max():g}")
+        raise DataError(
+            "a label outside [0, 1]",
+            where="targets",
+            got=f"{known.min():g} to {known.max():g}",
+            expected="0 to 1, or NaN for unknown",
+            fix="give 1 where a label holds, 0 where it does not, NaN where nobody knows",
+        )
 
 
 def mapped(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:

@@ -77,7 +77,13 @@ class TokenNeighbours:
         _check_settings(self.most, self.first)
         _check_ids(self.table, "table", "[V, K]")
         if self.table.numel() == 0:
-            raise ShapeError("no neighbours", where="table", expected="[V, K]", got=tuple(self.table.shape))
+            raise ShapeError(
+                "no neighbours",
+                where="table",
+                expected="[V, K]",
+                got=tuple(self.table.shape),
+                fix="make it by `neighbours`",
+            )
 
     def __call__(self, inputs: Tensor, seeds: Seeds) -> Tensor:
         """Ids `[N, L]`, each below V -> the same shape.
@@ -109,7 +115,11 @@ class TokenMix:
         _check_ids(self.texts, "texts", "[M, L]")
         if self.texts.numel() == 0:
             raise ShapeError(
-                "no texts to mix with", where="texts", expected="[M, L]", got=tuple(self.texts.shape)
+                "no texts to mix with",
+                where="texts",
+                expected="[M, L]",
+                got=tuple(self.texts.shape),
+                fix="give the training texts",
             )
 
     def __call__(self, inputs: Tensor, seeds: Seeds) -> Tensor:
@@ -125,6 +135,7 @@ class TokenMix:
                 where="inputs",
                 expected=f"[N, {self.texts.shape[1]}]",
                 got=tuple(inputs.shape),
+                fix="pad both to one length",
             )
         others = self.texts[torch.from_numpy(integers(seeds, len(self.texts), 1))[:, 0]].to(inputs.dtype)
         drawn = torch.from_numpy(uniform(seeds, 3, stream=1))
@@ -154,7 +165,11 @@ def neighbours(embeddings: Tensor, count: int, *, allowed: Tensor) -> Tensor:
     """
     if not 1 <= count < len(allowed):
         raise SettingError(
-            "too many neighbours", where="count", expected=f"1 to {len(allowed) - 1}", got=count
+            "too many neighbours",
+            where="count",
+            expected=f"1 to {len(allowed) - 1}",
+            got=count,
+            fix="ask for fewer, or allow more",
         )
     lengths = functional.normalize(embeddings.detach().float(), dim=1)
     found = []
@@ -184,14 +199,36 @@ def _run(tokens: Tensor, share: Tensor, start: Tensor) -> Tensor:
 def _check_settings(most: float, first: int) -> None:
     if not 0 < most <= 1:
         raise SettingError(
-            "a share is out of range", where="most", expected="more than 0, at most 1", got=most
+            "a share is out of range",
+            where="most",
+            expected="more than 0, at most 1",
+            got=most,
+            fix="try 0.5",
         )
     if first < 1:
-        raise SettingError("0 is no token", where="first", expected="at least 1", got=first)
+        raise SettingError(
+            "0 is no token",
+            where="first",
+            expected="at least 1",
+            got=first,
+            fix="0 is for padding; number tokens from 1",
+        )
 
 
 def _check_ids(ids: Tensor, where: str, expected: str) -> None:
     if ids.ndim != 2:
-        raise ShapeError("not a table of tokens", where=where, expected=expected, got=tuple(ids.shape))
+        raise ShapeError(
+            "not a table of tokens",
+            where=where,
+            expected=expected,
+            got=tuple(ids.shape),
+            fix="pad texts to one length",
+        )
     if ids.is_floating_point() or ids.is_complex():
-        raise DtypeError("tokens are whole numbers", where=where, expected="an integer type", got=ids.dtype)
+        raise DtypeError(
+            "tokens are whole numbers",
+            where=where,
+            expected="an integer type",
+            got=ids.dtype,
+            fix="give int64 ids",
+        )

@@ -66,7 +66,13 @@ def carve(
         ModelError: the teacher does not run on the example, or its code holds a size that only fits its own widths.
     """
     if selection not in get_args(Selection):
-        raise SettingError("unknown selection", expected=", ".join(get_args(Selection)), got=selection)
+        raise SettingError(
+            "unknown selection",
+            expected=", ".join(get_args(Selection)),
+            got=selection,
+            where="selection",
+            fix="leave it out where you are unsure",
+        )
     trace = traced(teacher, example, who="teacher")
     wish = Wish(ratio=ratio, probability=probability, keep=keep, widths=widths or {}, multiple_of=multiple_of)
     wanted = decided(teacher, trace, wish, seed)
@@ -110,7 +116,12 @@ def _settle_(student: nn.Module, trace: Trace, wanted: dict[Axis, int], example:
         wrong = _difference(trace, ours, wanted)
         if wrong is None:
             return
-        problem = problem or ModelError("computes in other shapes", where=wrong)
+        problem = problem or ModelError(
+            "computes in other shapes",
+            where=wrong,
+            expected="the teacher's shapes, scaled",
+            fix="name the layer in keep",
+        )
     raise ModelError(
         "the carved student does not work as a part of its teacher",
         where=problem.where if problem else type(student).__name__,

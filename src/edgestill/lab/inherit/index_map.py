@@ -85,21 +85,41 @@ class IndexMap:
             DataError: not an index map, cut off, too long, or with indices that do not ascend.
         """
         if len(data) > MAX_BYTES:
-            raise DataError("an index map is too long", expected=f"<= {MAX_BYTES} bytes", got=len(data))
+            raise DataError(
+                "an index map is too long",
+                expected=f"<= {MAX_BYTES} bytes",
+                got=len(data),
+                where="index map",
+                fix="write it again with IndexMap.to_bytes()",
+            )
         if not data.startswith(_MAGIC):
             raise DataError(
-                "not an index map", expected=f"the first bytes {_MAGIC!r}", got=data[: len(_MAGIC)]
+                "not an index map",
+                expected=f"the first bytes {_MAGIC!r}",
+                got=data[: len(_MAGIC)],
+                where="index map",
+                fix="write it again with IndexMap.to_bytes()",
             )
         start = len(_MAGIC) + 8
         length = int.from_bytes(data[len(_MAGIC) : start], "little")
         if length > min(_MAX_HEADER, len(data) - start):
             raise DataError(
-                "an index map is cut off", expected=f"{length} bytes of header", got=len(data) - start
+                "an index map is cut off",
+                expected=f"{length} bytes of header",
+                got=len(data) - start,
+                where="index map",
+                fix="write it again with IndexMap.to_bytes()",
             )
         try:
             return _read(json.loads(data[start : start + length]), data[start + length :])
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-            raise DataError("an index map is damaged", got=f"{type(error).__name__}: {error}") from error
+            raise DataError(
+                "an index map is damaged",
+                got=f"{type(error).__name__}: {error}",
+                where="index map",
+                expected="what IndexMap.to_bytes() writes",
+                fix="write it again with IndexMap.to_bytes()",
+            ) from error
 
 
 def fuse_parameters_(teacher: nn.Module, student: nn.Module, index_map: IndexMap, *, alpha: float) -> None:
@@ -116,7 +136,13 @@ def fuse_parameters_(teacher: nn.Module, student: nn.Module, index_map: IndexMap
         ModelError: the map belongs to another teacher or student; the teacher is unchanged.
     """
     if not 0 <= alpha <= 1:
-        raise SettingError("alpha is out of range", expected="0 to 1", got=alpha)
+        raise SettingError(
+            "alpha is out of range",
+            expected="0 to 1",
+            got=alpha,
+            where="alpha",
+            fix="give the share of the student in the sum",
+        )
     ours, theirs = student.state_dict(), teacher.state_dict()
     pairs = list(_pairs(ours, theirs, index_map))
     done: set[int] = set()
@@ -143,6 +169,8 @@ def _pairs(
                 where=name,
                 got=f"student {None if mine is None else tuple(mine.shape)}, "
                 f"teacher {None if tensor is None else tuple(tensor.shape)}",
+                expected="tensors of the shapes in the map",
+                fix="give the teacher and the student that the map was made for",
             )
         yield name, mine, tensor
 

@@ -70,7 +70,13 @@ def inherit_(
 
 def _check_name(given: str, known: tuple[str, ...], what: str) -> None:
     if given not in known:
-        raise SettingError(f"unknown {what}", expected=", ".join(known), got=given)
+        raise SettingError(
+            f"unknown {what}",
+            expected=", ".join(known),
+            got=given,
+            where=what,
+            fix="leave it out where you are unsure",
+        )
 
 
 def _check_classes(theirs: Trace, ours: Trace) -> None:
@@ -81,6 +87,7 @@ def _check_classes(theirs: Trace, ours: Trace) -> None:
             expected=f"{wide} (the teacher's on the example)",
             got=narrow,
             fix="give the student a head with as many outputs as the teacher's",
+            where="the output",
         )
 
 
@@ -106,6 +113,7 @@ def _widths(theirs: Trace, ours: Trace, pairs: dict[str, str]) -> dict[Axis, int
                     where=name,
                     expected=f"{before} (as in {first})",
                     got=width,
+                    fix="give both layers the same width, or pass inherit=False",
                 )
     return {axis: found[axis][0] if axis in found else axis.size for axis in theirs.axes()}
 
@@ -119,6 +127,7 @@ def _check_width(axis: Axis, width: int, name: str, where: tuple[Trace, Trace, d
             where=name.rpartition(".")[0] or name,
             expected=f"<= {axis.size}",
             got=width,
+            fix="make the student narrower there, or pass inherit=False",
         )
 
 
@@ -145,4 +154,5 @@ def _check_shapes(
                 where=name,
                 expected=f"{tuple(mine[name].shape)} (the student's)",
                 got=f"{tuple(tensor.shape)} from {tuple(weights[pairs[name]].shape)}",
+                fix="build the student with the teacher's size there, or pass inherit=False",
             )

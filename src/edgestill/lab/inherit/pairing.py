@@ -35,6 +35,8 @@ def paired(student: Collection[str], teacher: Collection[str], blocks: Blocks) -
             "teacher and student are not of one family",
             where=", ".join(sorted(strange)[:4]),
             expected="the same layer names in both; the student may have fewer numbered blocks",
+            got="names that only one of them has",
+            fix="pass inherit=False, or cut a student out of the teacher with lab.carve",
         )
     return pairs
 

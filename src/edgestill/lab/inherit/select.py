@@ -69,6 +69,7 @@ def check_consistent(trace: Trace, kept_by_name: Mapping[str, tuple[Tensor | Non
                         where=name,
                         expected=f"{before} (as in {first})",
                         got=units,
+                        fix="name the layer in keep",
                     )
 
 
@@ -84,7 +85,11 @@ def _read_back(dim: Dim, positions: Sequence[int], name: str) -> Iterator[tuple[
             yield from _read_back_run(factor, units, name)
     if product != len(positions):
         raise ModelError(
-            "units are kept in part", where=name, expected=f"{product} positions", got=len(positions)
+            "units are kept in part",
+            where=name,
+            expected=f"{product} positions",
+            got=len(positions),
+            fix="name the layer in keep",
         )
 
 

@@ -40,7 +40,11 @@ class Wish:
         for name, share in (("ratio", self.ratio), ("probability", self.probability)):
             if share is not None and not 0 < share <= 1:
                 raise SettingError(
-                    "a share is out of range", where=name, expected="more than 0, at most 1", got=share
+                    "a share is out of range",
+                    where=name,
+                    expected="more than 0, at most 1",
+                    got=share,
+                    fix="0.25 keeps a quarter of the units",
                 )
         for name, width in self.widths.items():
             if not (0 < width <= 1 or (type(width) is int and width >= 1)):
@@ -49,9 +53,16 @@ class Wish:
                     where=name,
                     expected="a share in (0, 1] or a whole number of units",
                     got=width,
+                    fix="0.5 keeps half of the units, 16 keeps sixteen",
                 )
         if self.multiple_of < 1:
-            raise SettingError("multiple_of is out of range", expected="at least 1", got=self.multiple_of)
+            raise SettingError(
+                "multiple_of is out of range",
+                expected="at least 1",
+                got=self.multiple_of,
+                where="multiple_of",
+                fix="give 1, or a power of two such as 8",
+            )
 
 
 @dataclass(slots=True)
@@ -156,7 +167,13 @@ def _width(axis: Axis, wish: Wish, inner: int, random: torch.Generator) -> int:
 def _ask(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
     free = [dim for dim in dims if any(axis in plan.widths for axis in axes(dim))]
     if not free:
-        raise SettingError("a module's output has no width that can be cut", where=name)
+        raise SettingError(
+            "a module's output has no width that can be cut",
+            where=name,
+            expected="a layer whose units can be taken away",
+            got="none that can",
+            fix="leave it out of widths, or name a layer before it",
+        )
     dim = free[-1]
     share = width / size(dim) if type(width) is int else width
     for axis in axes(dim):
@@ -166,7 +183,11 @@ def _ask(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
     found = shrunk(dim, {axis: plan.widths.get(axis, axis.size) for axis in axes(dim)})
     if type(width) is int and found != width:
         raise SettingError(
-            "a module cannot have this width", where=name, expected=f"for instance {found}", got=width
+            "a module cannot have this width",
+            where=name,
+            expected=f"for instance {found}",
+            got=width,
+            fix="ask for that width, or for a share",
         )
 
 
@@ -176,7 +197,11 @@ def _check_granted(name: str, width: float, dims: list[Dim], plan: _Plan) -> Non
     if type(width) is int and width not in sizes:
         near = min(sizes, key=lambda one: abs(one - width))
         raise SettingError(
-            "a module cannot have this width", where=name, expected=f"for instance {near}", got=width
+            "a module cannot have this width",
+            where=name,
+            expected=f"for instance {near}",
+            got=width,
+            fix="ask for that width, or for a share",
         )
 
 

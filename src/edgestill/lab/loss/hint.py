@@ -59,10 +59,20 @@ class Hint:
     def __post_init__(self) -> None:
         for name in ("student_layer", "teacher_layer"):
             if not getattr(self, name):
-                raise SettingError("a hint names two layers", where=name, expected="a layer's name", got="''")
+                raise SettingError(
+                    "a hint names two layers",
+                    where=name,
+                    expected="a layer's name",
+                    got="''",
+                    fix="write TEACHER_LAYER=STUDENT_LAYER",
+                )
         if self.channels not in get_args(Channels):
             raise SettingError(
-                "a hint's value is unknown", where="channels", expected="first or last", got=self.channels
+                "a hint's value is unknown",
+                where="channels",
+                expected="first or last",
+                got=self.channels,
+                fix="say where these layers keep their channels",
             )
 
 
@@ -96,7 +106,11 @@ class Features:
         self._latest = _first_tensor(output)
         if self._latest is None:
             raise ModelError(
-                "a layer for a hint must give a tensor", where=self.layer, got=type(output).__name__
+                "a layer for a hint must give a tensor",
+                where=self.layer,
+                got=type(output).__name__,
+                expected="a tensor",
+                fix="name a layer inside of it",
             )
 
     def forget(self) -> None:
@@ -178,6 +192,7 @@ def hint_loss(projected: Tensor, teacher: Tensor, *, channels: Channels = "first
             expected=f"{list(theirs.shape[:2])} (the teacher's)",
             got=list(ours.shape[:2]),
             fix="put projector_for(...) between them",
+            where="hint",
         )
     smaller = [min(pair) for pair in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
     ours, theirs = _shrunk(ours, smaller), _shrunk(theirs, smaller)
@@ -198,6 +213,8 @@ def _rank(student: Sequence[int], teacher: Sequence[int]) -> int:
             "a hint needs two layers of the same kind",
             expected="both [N, D], both of rank 3, or both of rank 4",
             got=f"{list(student)} (the student's) and {list(teacher)} (the teacher's)",
+            where="hint",
+            fix="name two layers whose outputs have the same number of dimensions",
         )
     return len(student)
 

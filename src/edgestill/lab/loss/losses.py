@@ -74,7 +74,13 @@ def decoupled_loss(
     student, teacher = _pair(student, teacher)
     _check_labels(student, labels)
     if student.shape[1] < 2:
-        raise ClassCountError("one class cannot be decoupled", expected="2 or more classes", got=1)
+        raise ClassCountError(
+            "one class cannot be decoupled",
+            expected="2 or more classes",
+            got=1,
+            where="student",
+            fix="use method kd",
+        )
     targets = torch.where(labels == IGNORE, teacher.argmax(1), labels)[:, None]
     ours, our_rest = _split(student / tau, targets)
     theirs, their_rest = _split(teacher / tau, targets)
@@ -277,6 +283,7 @@ def _pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             expected=f"{teacher.shape[-1]} classes (the teacher's)",
             got=f"{student.shape[-1]} (the student's)",
             fix="give the student a head of the teacher's width",
+            where="logits",
         )
     _check_same_shape(student, teacher)
     return _alike(student, teacher)
@@ -289,11 +296,25 @@ def _check_same_shape(student: Tensor, other: Tensor) -> None:
             "a loss compares row with row",
             expected=f"two of [N, outputs]; the student gives {list(student.shape)}",
             got=list(other.shape),
+            where="logits",
+            fix="give both as [N, outputs]",
         )
 
 
 def _check_labels(student: Tensor, labels: Tensor) -> None:
     if labels.shape != student.shape[:1]:
-        raise ShapeError("one label a sample", expected=[student.shape[0]], got=list(labels.shape))
+        raise ShapeError(
+            "one label a sample",
+            expected=[student.shape[0]],
+            got=list(labels.shape),
+            where="labels",
+            fix="give labels [N]",
+        )
     if labels.dtype != torch.int64:
-        raise DtypeError("class labels are whole numbers", expected="int64", got=labels.dtype)
+        raise DtypeError(
+            "class labels are whole numbers",
+            expected="int64",
+            got=labels.dtype,
+            where="labels",
+            fix="convert them with .long()",
+        )

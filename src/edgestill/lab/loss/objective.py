@@ -94,6 +94,7 @@ class Objective:
                     where=name,
                     expected=expected,
                     got=getattr(self, name),
+                    fix="leave it out where you are unsure",
                 )
 
     def check(self, outputs: int, *, labelled: bool) -> None:
@@ -108,7 +109,11 @@ class Objective:
         """
         if outputs < 1:
             raise SettingError(
-                "a network without outputs", where="outputs", expected="at least 1", got=outputs
+                "a network without outputs",
+                where="outputs",
+                expected="at least 1",
+                got=outputs,
+                fix="give the network a head",
             )
         if self.task == "classes" and outputs < 2:
             raise SettingError(
@@ -128,6 +133,7 @@ class Objective:
                 where="soft_weight",
                 expected="more than 0 for unlabelled data",
                 got=self.soft_weight,
+                fix="give the recipe a soft_weight, or bring labels",
             )
         if self.method == "dkd":
             raise SettingError(
@@ -135,6 +141,7 @@ class Objective:
                 where="method",
                 expected="kd or dist for unlabelled data",
                 got=self.method,
+                fix="use method kd, or bring labels",
             )
 
     def loss(self, student_logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None) -> Tensor:
@@ -159,6 +166,8 @@ class Objective:
                 "soft labels are asked for, and there is no teacher",
                 where="soft_weight",
                 got=self.soft_weight,
+                expected="0 without a teacher",
+                fix="give a teacher, or set soft_weight to 0",
             )
         soft = self._soft(student_logits, targets, teacher_logits)
         return soft if hard is None else (1 - self.soft_weight) * hard + self.soft_weight * soft
@@ -188,5 +197,9 @@ class Objective:
 
 def _unfit(name: str, value: object, expected: str) -> SettingError:
     return SettingError(
-        "two values of an objective exclude each other", where=name, expected=expected, got=value
+        "two values of an objective exclude each other",
+        where=name,
+        expected=expected,
+        got=value,
+        fix="change one of the two",
     )

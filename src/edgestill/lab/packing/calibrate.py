@@ -1,6 +1,7 @@
 """The policy of a bundle, fitted on data neither teacher nor student was trained on.
 
-Held-out data is split in three: one part fits the temperatures and alpha, one chooses the threshold, one reports. The
+Held-out data is split in three: one part fits the temperatures and alpha, one chooses the threshold, one reports. What
+counts when fitting are the groups (people, devices), not the samples: few of them stay near the prior. The
 threshold comes from Learn-then-Test on the loss "the teacher is right and the fused answer is wrong" where the
 samples are independent; where several belong to one group (a person), that promise would be false: the threshold then
 only keeps the escalation budget, and the policy says that it promises nothing and why.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 EPSILON: Final = 0.05
 DELTA: Final = 0.1
+_PARTS: Final = 3
 FEWEST: Final = 30
 """Held-out samples that something can be fitted on."""
 
@@ -56,8 +58,10 @@ class Heldout:
         if self.student.shape != self.teacher.shape:
             raise ClassCountError(
                 "teacher and student answer differently many classes",
+                where="held-out answers",
                 expected=self.teacher.shape,
                 got=self.student.shape,
+                fix="give a student with as many outputs as the teacher",
             )
 
     def part(self, index: NDArray[np.int64]) -> Heldout:
@@ -84,17 +88,20 @@ def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
     if len(heldout.labels) < FEWEST:
         raise DataError(
             "too little held-out data to calibrate",
+            where="validation",
             expected=f"at least {FEWEST} samples",
             got=len(heldout.labels),
+            fix="hold more samples out of training",
         )
     fit, choose, report = _thirds(heldout, seed)
+    units = len(np.unique(fit.groups))
     policy = replace(
         wanted,
-        temperature=fit_temperature(fit.student, fit.labels),
-        teacher_temperature=fit_temperature(fit.teacher, fit.labels),
+        temperature=fit_temperature(fit.student, fit.labels, units=units),
+        teacher_temperature=fit_temperature(fit.teacher, fit.labels, units=units),
     )
     student, teacher = _probabilities(policy, fit)
-    policy = replace(policy, alpha=fit_alpha(teacher, student, fit.labels))
+    policy = replace(policy, alpha=fit_alpha(teacher, student, fit.labels, units=units))
     groups = len(np.unique(heldout.groups))
     policy, promise = _with_threshold(policy, choose, independent=groups == len(heldout.labels))
     return replace(policy, evidence=promise | {"report": _report(policy, report)})
@@ -140,6 +147,15 @@ def _probabilities(policy: Policy, part: Heldout) -> tuple[NDArray[np.float32], 
 
 
 def _thirds(heldout: Heldout, seed: int) -> tuple[Heldout, Heldout, Heldout]:
-    order = np.random.default_rng(seed).permutation(len(heldout.labels))
-    first, second, third = np.array_split(order, 3)
-    return heldout.part(first), heldout.part(second), heldout.part(third)
+    """Three parts that share no group; of fewer than three groups, parts that share no sample."""
+    random = np.random.default_rng(seed)
+    names = np.unique(heldout.groups)
+    if len(names) >= _PARTS:
+        parts = [
+            np.flatnonzero(np.isin(heldout.groups, chosen))
+            for chosen in np.array_split(random.permutation(names), _PARTS)
+        ]
+    else:
+        parts = np.array_split(random.permutation(len(heldout.labels)), _PARTS)
+    first, second, third = (heldout.part(part) for part in parts)
+    return first, second, third

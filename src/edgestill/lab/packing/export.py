@@ -31,7 +31,13 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     """
     found = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     if not found:
-        raise ModelError("no head found", where=type(model).__name__, expected="a last nn.Linear")
+        raise ModelError(
+            "no head found",
+            where=type(model).__name__,
+            expected="a last nn.Linear",
+            got="none",
+            fix="end the network with one linear layer",
+        )
     return found[-1]
 
 

@@ -109,7 +109,11 @@ def pack(
     """
     if len(policy.labels) != heldout.classes:
         raise SettingError(
-            "one name a class", where="policy: labels", expected=heldout.classes, got=len(policy.labels)
+            "one name a class",
+            where="policy: labels",
+            expected=heldout.classes,
+            got=len(policy.labels),
+            fix="give Policy(labels=...) one name a class",
         )
     fp32 = export_onnx(student, torch.from_numpy(heldout.inputs[:2]))
     where = hardware_class or HardwareClass.here()
@@ -122,6 +126,7 @@ def pack(
             expected=f"{heldout.classes} (the data's)",
             got=f"{logits.shape[1]} (the student's)",
             fix="say `classes=` when reading the data",
+            where="heldout",
         )
     teacher_logits = answers(teacher, torch.from_numpy(heldout.inputs)).numpy()
     said = Heldout(student=logits, teacher=teacher_logits, labels=heldout.labels, groups=heldout.groups)

@@ -68,7 +68,11 @@ def quantise(model: bytes, calibration: NDArray[np.generic], hardware_class: Har
             )
         except Exception as error:
             raise ModelError(
-                "the model cannot be quantised", got=f"{type(error).__name__}: {error}"
+                "the model cannot be quantised",
+                got=f"{type(error).__name__}: {error}",
+                where="model.onnx",
+                expected="operators that onnxruntime quantises",
+                fix="replace the layer that the text names, or report it",
             ) from error
         finally:
             logging.getLogger().setLevel(quiet)

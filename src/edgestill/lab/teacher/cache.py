@@ -166,7 +166,11 @@ class CachedGuide:
         """
         if not 0 <= ask.view < self.views:
             raise DataError(
-                "a view that is not kept", where=f"view {ask.view}", expected=f"0 to {self.views - 1}"
+                "a view that is not kept",
+                where=f"view {ask.view}",
+                expected=f"0 to {self.views - 1}",
+                got=ask.view,
+                fix="open the cache with as many views as the recipe asks for",
             )
         rows = self._kept.rows(ask.view, ask.index)
         right = not self._augmented if ask.seeds is None else np.array_equal(rows["seed"], ask.seeds)
@@ -176,6 +180,7 @@ class CachedGuide:
                 where=f"view {ask.view}",
                 expected="seeds of view_seeds(seed, view, index) with the cache's own seed",
                 got="none" if ask.seeds is None else "others",
+                fix="use the seed and the views that the cache was opened with",
             )
         answer, device = self._kept.head.layout.decode(rows), tensors(inputs)[0].device
         return answer if device.type == "cpu" else answer.to(device)
@@ -218,11 +223,19 @@ def _check(*, views: int, batch: int, rank: int, world: int, shard: int | None) 
     for name, value in (("views", views), ("batch", batch), ("world", world), ("shard", shard)):
         if value is not None and value < 1:
             raise SettingError(
-                "a cache's setting is out of range", where=name, expected="at least 1", got=value
+                "a cache's setting is out of range",
+                where=name,
+                expected="at least 1",
+                got=value,
+                fix="leave it out where you are unsure",
             )
     if not 0 <= rank < world:
         raise SettingError(
-            "a cache's setting is out of range", where="rank", expected=f"0 to {world - 1}", got=rank
+            "a cache's setting is out of range",
+            where="rank",
+            expected=f"0 to {world - 1}",
+            got=rank,
+            fix="leave it out where you are unsure",
         )
 
 
@@ -246,6 +259,8 @@ def _layout(answer: Answer, source: Source, top_k: int | None) -> Layout:
             "the teacher gives another number of outputs",
             expected=f"{source.outputs} (the data's)",
             got=f"{tuple(answer.logits.shape[1:])} (the teacher's)",
+            where="teacher",
+            fix="give the teacher a head for this data, or other data",
         )
     if top_k is not None and (source.task != "classes" or not 1 <= top_k < outputs):
         raise SettingError(
@@ -253,6 +268,7 @@ def _layout(answer: Answer, source: Source, top_k: int | None) -> Layout:
             where="top_k",
             expected=f"1 to {outputs - 1}" if source.task == "classes" else f"None for {source.task}",
             got=top_k,
+            fix="leave top_k out",
         )
     return Layout(
         outputs=outputs,

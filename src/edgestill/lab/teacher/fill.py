@@ -115,7 +115,13 @@ class Fill:
     def _unwritable(self, error: OSError, left: Sequence[Shard]) -> PathError:
         where = left[0].path(self.folder)
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            return PathError("cannot keep the teacher's answers", where=where, got=error.strerror or error)
+            return PathError(
+                "cannot keep the teacher's answers",
+                where=where,
+                got=error.strerror or error,
+                expected="a folder that can be written",
+                fix="give another folder with cache=, or make this one writable",
+            )
         needed = self._bytes(left)
         return PathError(
             "no room for the teacher's answers",
@@ -191,4 +197,5 @@ def told(folder: Path) -> Iterator[None]:
             where=where,
             expected="a folder that can be written and has room",
             got=error.strerror or error,
+            fix="give another folder with cache=, or make this one writable",
         ) from error

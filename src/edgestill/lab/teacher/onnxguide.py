@@ -114,7 +114,11 @@ class OnnxGuide:
         """
         if len(sample) < _LEAST_SAMPLES:
             raise DataError(
-                "too few samples to compare", expected=f"at least {_LEAST_SAMPLES}", got=len(sample)
+                "too few samples to compare",
+                expected=f"at least {_LEAST_SAMPLES}",
+                got=len(sample),
+                where="shown",
+                fix="give more samples, or ask the teacher live",
             )
         if hint is not None:
             _check_hint(teacher, sample[:2], hint)
@@ -154,7 +158,11 @@ class OnnxGuide:
         del ask
         if not isinstance(inputs, Tensor):
             raise ModelError(
-                "an exported teacher takes one tensor", got=type(inputs).__name__, fix="use LiveGuide"
+                "an exported teacher takes one tensor",
+                got=type(inputs).__name__,
+                fix="use LiveGuide",
+                where="inputs",
+                expected="one tensor",
             )
         found = self._engine.run({INPUT: inputs.cpu().numpy()})
         features = _plain(found, FEATURES).to(inputs.device) if self._with_features else None

@@ -135,6 +135,7 @@ class Layout:
                 where=what,
                 expected=expected,
                 got=tuple(got.shape),
+                fix="let the teacher answer every batch in the same shape",
             )
 
 

@@ -53,7 +53,11 @@ class Checkpoints:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PathError(
-                "cannot make a folder for checkpoints", where=self.path.parent, got=error.strerror
+                "cannot make a folder for checkpoints",
+                where=self.path.parent,
+                got=error.strerror,
+                expected="a folder that can be written",
+                fix="name another folder",
             ) from error
         replace(self.path, buffer.getvalue())
 

@@ -49,7 +49,13 @@ class Learner(nn.Module):
             ShapeError: two layers of different kinds.
         """
         if answer.features is None:
-            raise ModelError("the teacher's features are not there", where=hint.teacher_layer)
+            raise ModelError(
+                "the teacher's features are not there",
+                where=hint.teacher_layer,
+                expected="features of the hint's layer",
+                got="none",
+                fix="open the guide with the same hint as the recipe",
+            )
         with watching(model, hint.student_layer) as features, evaluating(model):
             forward(model, inputs)
             ours = features.tensor.shape

@@ -6,20 +6,27 @@ flags. Under `torchrun` or SLURM the processes are already there, and Fabric joi
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import torch
 
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import SettingError, TrainingError
 from edgestill.core.extras import require
+from edgestill.lab.settings import check_types
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightning_fabric import Fabric
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 """How numbers are kept and multiplied, in Fabric's words."""
+
+_SOURCE_LINE: Final = re.compile(r"^\[[^\]]*\] ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,7 @@ class Runtime:
     log: Path | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, what="a runtime")
         for name, holds, expected in (
             ("devices", self.devices >= 1, "at least 1"),
             ("nodes", self.nodes >= 1, "at least 1"),
@@ -61,6 +69,7 @@ class Runtime:
                     where=name,
                     expected=expected,
                     got=getattr(self, name),
+                    fix="leave it out where you are unsure",
                 )
 
     @staticmethod
@@ -88,7 +97,48 @@ class Runtime:
             )
         except (ValueError, RuntimeError, fabric.utilities.exceptions.MisconfigurationException) as error:
             raise SettingError(
-                "training cannot be set up so", where="runtime", expected="what this machine has", got=error
+                "training cannot be set up so",
+                where="runtime",
+                expected="what this machine has",
+                got=error,
+                fix="leave accelerator and strategy out, or choose what this machine has",
             ) from error
         opened.launch()
         return opened
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Within, no process of a run waits for one that has failed, and each says why it ends.
+
+    Whoever fails leaves the group, so that its connections close, whether the process ends or lives on (in a notebook,
+    say). The others notice where they next meet it, and raise a coded error instead of the transport's.
+
+    Raises:
+        TrainingError: another process failed, or cannot be reached any more.
+    """
+    try:
+        yield
+    except Exception as error:
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()):
+            raise
+        me, of = distributed.get_rank(), distributed.get_world_size()
+        with suppress(RuntimeError):
+            distributed.destroy_process_group()
+        if not _is_lost(error):
+            raise
+        raise TrainingError(
+            "another process of this run has failed",
+            where=f"process {me + 1} of {of}",
+            expected="all of them to the end",
+            got=_SOURCE_LINE.sub("", str(error).partition(". ")[0]),
+            fix="mend what the other one says: its error is the reason",
+        ) from error
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether it is the transport's: gloo raises it as a plain RuntimeError, with the line of its source."""
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and "gloo/" in str(error)
+    )

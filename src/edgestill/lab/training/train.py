@@ -26,7 +26,7 @@ from edgestill.lab.training.checkpoint import Checkpoints
 from edgestill.lab.training.learner import Learner
 from edgestill.lab.training.optimise import TailAverage, optimiser_for, schedule_for
 from edgestill.lab.training.plan import Plan
-from edgestill.lab.training.runtime import Runtime
+from edgestill.lab.training.runtime import Runtime, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,12 +83,12 @@ def train_(
         SettingError: a teacher is asked for and missing, an average over weights with BatchNorm, or an objective that
             does not fit the task.
         ClassCountError: the teacher answers with another number of outputs.
-        TrainingError: the loss is not finite; the last checkpoint is kept.
+        TrainingError: the loss is not finite, or another process of the run has failed; the last checkpoint is kept.
         DataError: the checkpoint is of another run.
     """
     objective = recipe.objective(lesson.source.task)
     _check(model, lesson, recipe, objective)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), together():
         runtime = runtime or Runtime()
         run = _Run(model, lesson, recipe, objective, runtime=runtime, fabric=fabric or runtime.open())
         while run.epoch < recipe.epochs:
@@ -102,7 +102,11 @@ def train_(
 def _check(model: nn.Module, lesson: Lesson, recipe: Recipe, objective: Objective) -> None:
     if lesson.guide is None and recipe.distils:
         raise SettingError(
-            "a recipe with soft labels needs a teacher", where="soft_weight", got=recipe.soft_weight
+            "a recipe with soft labels needs a teacher",
+            where="soft_weight",
+            got=recipe.soft_weight,
+            expected="0 without a teacher",
+            fix="give the lesson a guide, or set soft_weight to 0",
         )
     objective.check(outputs=lesson.source.outputs, labelled=lesson.source.labelled)
     moving = any(name.endswith("running_mean") for name, _ in model.named_buffers())
@@ -112,6 +116,7 @@ def _check(model: nn.Module, lesson: Lesson, recipe: Recipe, objective: Objectiv
             where="average_tail",
             expected="0 for this network",
             got=recipe.average_tail,
+            fix="leave average_tail out, or use a network without BatchNorm",
         )
 
 
@@ -286,7 +291,13 @@ class _Run:
                     rows.writerow(["epoch", "step", "loss", "lr", "seconds_per_step"])
                 rows.writerow([self.epoch, self.step, f"{loss:.6g}", f"{rate:.6g}", f"{seconds:.6f}"])
         except OSError as error:
-            raise PathError("cannot write the log", where=path, got=error.strerror) from error
+            raise PathError(
+                "cannot write the log",
+                where=path,
+                got=error.strerror,
+                expected="a file that can be written",
+                fix="name another file",
+            ) from error
 
 
 def _digest(model: nn.Module, lesson: Lesson, recipe: Recipe, guide: Guide | None) -> Digest:

@@ -1,0 +1,51 @@
+"""The web server of a hub: it drains on a signal, and says when it listens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from edgestill.core.bundle import replace
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from edgestill.hub.service import Hub
+
+
+class Server(uvicorn.Server):
+    """A server that drains the hub on a signal, and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub, *, url: str, ready: Path | None) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._url = url
+        self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ends on a signal by returning; the library's own way would die of it again afterwards."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts, and tells."""
+        await super().startup(sockets)
+        if self._ready is not None:
+            replace(self._ready, f"{self._url}\n".encode())
+
+    def _end(self) -> None:
+        self._hub.drain()
+        self.should_exit = True

@@ -1,0 +1,312 @@
+"""Sums from devices (`learn.statistics` messages): which of them count, and what they add up to.
+
+- A message counts once for each device, backbone and window: the newest replaces the others, be it larger or smaller.
+  The newest is the one with the largest sequence, in whatever order they arrive; of a device that does not number its
+  messages it is the last to arrive. A message that is sent again under its id changes nothing.
+- Sums add only where they are of one kind (classes, features). Of a backbone that a published bundle names, the bundle's
+  own `reference.stats` says which kinds there are, and others are refused. Of any other backbone each kind is kept apart,
+  and what most devices send is what the backbone is taken to be: no single one can shut the others out.
+- Old windows are forgotten whole, so that order never matters. So are backbones of which a device names too many.
+- What a revoked device had sent no longer counts.
+- No message is so large that sums with it could not be written any more.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from sqlalchemy import delete, func, select, update
+
+from edgestill.core.errors import EvidenceError, NotFoundError
+from edgestill.core.manifest import REFERENCE
+from edgestill.hub.database import insert_once
+from edgestill.hub.tables import devices, statistics, targets
+from edgestill.learn.statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from edgestill.core.digest import Digest
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.hub.settings import Settings
+
+MAX_MESSAGE_N: Final = 10**9
+MAX_MESSAGE_SUM: Final = 1e24
+
+_CHUNK: Final = 64
+
+
+class Kind(NamedTuple):
+    """What makes sums of one backbone add: their shape."""
+
+    classes: int
+    features: int
+
+    def __str__(self) -> str:
+        return f"{self.classes} classes, {self.features} features"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What a device sent.
+
+    Attributes:
+        device: who.
+        id: made on the device.
+        sequence: its place among the device's messages; None from a device that does not number them.
+        parsed: what it says.
+        body: its bytes.
+    """
+
+    device: str
+    id: str
+    sequence: int | None
+    parsed: Statistics
+    body: bytes
+
+
+class _Sent(NamedTuple):
+    """What was sent of one kind."""
+
+    messages: int
+    devices: int
+    n: int
+    first: int
+
+
+async def keep(connection: AsyncConnection, message: Message, *, now: float, settings: Settings) -> bool:
+    """Keeps a message where it is the newest of its window; returns whether it counts now and did not before.
+
+    Raises:
+        EvidenceError: another kind than the bundles of this backbone have, or sums too large for one device.
+    """
+    parsed, device = message.parsed, message.device
+    backbone = str(parsed.backbone)
+    _check_size(parsed)
+    await _check_kind(connection, parsed)
+    row = {
+        "device_id": device,
+        "message_id": message.id,
+        "sequence": message.sequence,
+        "received_at": now,
+        "backbone": backbone,
+        "window": parsed.window,
+        "n": parsed.n,
+        "classes": parsed.classes,
+        "features": parsed.features,
+    }
+    if not await insert_once(connection, statistics, [row]):
+        return False
+    mine = (statistics.c.device_id == device) & (statistics.c.backbone == backbone)
+    this_window = mine & (statistics.c.window == parsed.window)
+    if not await _is_newest(connection, message, this_window):
+        return False
+    await connection.execute(update(statistics).where(this_window).values(body=None))
+    await connection.execute(
+        update(statistics)
+        .where(statistics.c.device_id == device, statistics.c.message_id == message.id)
+        .values(body=message.body)
+    )
+    kept = (
+        select(statistics.c.window)
+        .where(mine, statistics.c.body.is_not(None))
+        .order_by(statistics.c.window.desc())
+        .limit(settings.max_windows)
+    )
+    await connection.execute(
+        update(statistics).where(mine, statistics.c.window.not_in(kept)).values(body=None)
+    )
+    await _forget_backbones(connection, device, settings.max_backbones)
+    return True
+
+
+async def forget(connection: AsyncConnection, before: float) -> None:
+    """Drops what no longer counts and was received before this hub time: only its id was still remembered."""
+    await connection.execute(
+        delete(statistics).where(statistics.c.body.is_(None), statistics.c.received_at < before)
+    )
+
+
+async def bodies(connection: AsyncConnection, backbone: Digest, kind: Kind) -> AsyncIterator[list[bytes]]:
+    """The messages of this kind that count for a backbone, a few at a time."""
+    last = 0
+    while True:
+        found = await connection.execute(
+            select(statistics.c.id, statistics.c.body)
+            .join(devices, devices.c.id == statistics.c.device_id)
+            .where(
+                devices.c.revoked_at.is_(None),
+                statistics.c.backbone == str(backbone),
+                statistics.c.classes == kind.classes,
+                statistics.c.features == kind.features,
+                statistics.c.body.is_not(None),
+                statistics.c.id > last,
+            )
+            .order_by(statistics.c.id)
+            .limit(_CHUNK)
+        )
+        rows = found.all()
+        if not rows:
+            return
+        last = rows[-1].id
+        yield [row.body for row in rows]
+
+
+async def kind_of(connection: AsyncConnection, backbone: Digest) -> Kind:
+    """The kind that a backbone's sum is of, where nobody asks for another.
+
+    Raises:
+        NotFoundError: nothing to sum.
+    """
+    sent = {kind: one for _, kind, one in await _sent(connection, str(backbone))}
+    chosen = _chosen(sent, await _known(connection, str(backbone)))
+    if chosen is None:
+        raise NotFoundError("no statistics of this backbone", got=backbone)
+    return chosen
+
+
+def add_bodies(total: Statistics | None, bodies: Sequence[bytes]) -> Statistics | None:
+    """The sum of `total` and these messages."""
+    for body in bodies:
+        one = Statistics.from_bytes(body)
+        total = one if total is None else total + one
+    return total
+
+
+def as_message(total: Statistics | None, backbone: Digest) -> bytes:
+    """A sum as a message: exact where that fits into one, else rounded as little as makes it fit.
+
+    Raises:
+        NotFoundError: nothing to sum.
+    """
+    if total is None:
+        raise NotFoundError("no statistics of this backbone", got=backbone)
+    for dtype in ("float64", "float32"):
+        with suppress(EvidenceError):
+            return total.to_bytes(dtype)
+    return total.to_bytes("float16")
+
+
+async def counts(connection: AsyncConnection) -> JsonObject:
+    """What there is of each backbone: of the kind that is summed, and how many messages of others are kept apart."""
+    by_backbone: dict[str, dict[Kind, _Sent]] = {}
+    for backbone, kind, one in await _sent(connection):
+        by_backbone.setdefault(backbone, {})[kind] = one
+    found: JsonObject = {}
+    for backbone, sent in by_backbone.items():
+        chosen = _chosen(sent, await _known(connection, backbone))
+        if chosen is not None:
+            found[backbone] = {
+                "messages": sent[chosen].messages,
+                "devices": sent[chosen].devices,
+                "n": sent[chosen].n,
+                "classes": chosen.classes,
+                "features": chosen.features,
+                "apart": sum(one.messages for kind, one in sent.items() if kind != chosen),
+            }
+    return found
+
+
+async def _forget_backbones(connection: AsyncConnection, device: str, most: int) -> None:
+    """Keeps the backbones that the device named last: it may make up any number, and each would take room."""
+    mine = (statistics.c.device_id == device) & statistics.c.body.is_not(None)
+    kept = (
+        select(statistics.c.backbone)
+        .where(mine)
+        .group_by(statistics.c.backbone)
+        .order_by(func.max(statistics.c.id).desc())
+        .limit(most)
+    )
+    await connection.execute(
+        update(statistics).where(mine, statistics.c.backbone.not_in(kept)).values(body=None)
+    )
+
+
+async def _check_kind(connection: AsyncConnection, parsed: Statistics) -> None:
+    known = await _known(connection, str(parsed.backbone))
+    kind = Kind(parsed.classes, parsed.features)
+    if known and kind not in known:
+        raise EvidenceError(
+            "statistics of another kind",
+            where=parsed.backbone,
+            expected=f"{' or '.join(map(str, known))} (the published bundles' {REFERENCE})",
+            got=kind,
+        )
+
+
+async def _known(connection: AsyncConnection, backbone: str) -> list[Kind]:
+    """The kinds that published bundles of this backbone have, of the newest first; retired ones count: they may still run."""
+    newest = func.max(targets.c.published_at)
+    rows = await connection.execute(
+        select(targets.c.classes, targets.c.features)
+        .where(targets.c.backbone == backbone)
+        .group_by(targets.c.classes, targets.c.features)
+        .order_by(newest.desc(), targets.c.classes, targets.c.features)
+    )
+    return [Kind(row.classes, row.features) for row in rows]
+
+
+async def _sent(connection: AsyncConnection, backbone: str | None = None) -> list[tuple[str, Kind, _Sent]]:
+    """What counts, by backbone and kind."""
+    asked: list[ColumnElement[bool]] = [statistics.c.body.is_not(None), devices.c.revoked_at.is_(None)]
+    if backbone is not None:
+        asked.append(statistics.c.backbone == backbone)
+    key = (statistics.c.backbone, statistics.c.classes, statistics.c.features)
+    rows = await connection.execute(
+        select(
+            *key,
+            func.count().label("messages"),
+            func.count(statistics.c.device_id.distinct()).label("devices"),
+            func.sum(statistics.c.n).label("n"),
+            func.min(statistics.c.id).label("first"),
+        )
+        .join(devices, devices.c.id == statistics.c.device_id)
+        .where(*asked)
+        .group_by(*key)
+    )
+    return [
+        (
+            row.backbone,
+            Kind(row.classes, row.features),
+            _Sent(row.messages, row.devices, int(row.n), row.first),
+        )
+        for row in rows
+    ]
+
+
+def _chosen(sent: Mapping[Kind, _Sent], known: Sequence[Kind]) -> Kind | None:
+    """The kind to sum: of the newest bundle that there are sums of; where no bundle is known, what most devices sent."""
+    if known:
+        return next((kind for kind in known if kind in sent), None)
+    return max(sent, key=lambda kind: (sent[kind].devices, -sent[kind].first), default=None)
+
+
+async def _is_newest(connection: AsyncConnection, message: Message, window: ColumnElement[bool]) -> bool:
+    """Whether nothing of this window has a later place; two of one place (a lost count) are told apart by their ids."""
+    if message.sequence is None:
+        return True
+    rows = await connection.execute(
+        select(statistics.c.sequence, statistics.c.message_id).where(
+            window, statistics.c.sequence >= message.sequence
+        )
+    )
+    mine = (message.sequence, message.id)
+    return all((row.sequence, row.message_id) <= mine for row in rows)
+
+
+def _check_size(parsed: Statistics) -> None:
+    """Whatever devices send, their sum must stay finite and writable: no single one can make it unreadable."""
+    largest = max(float(np.abs(parsed.a).max()), float(np.abs(parsed.b).max()))
+    if parsed.n > MAX_MESSAGE_N or largest > MAX_MESSAGE_SUM:
+        raise EvidenceError(
+            "sums too large for one device",
+            where=parsed.backbone,
+            expected=f"at most {MAX_MESSAGE_N:.0e} samples and {MAX_MESSAGE_SUM:g} in any sum",
+            got=f"{parsed.n} samples, {largest:g}",
+        )

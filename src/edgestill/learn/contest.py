@@ -1,0 +1,145 @@
+"""Who is right more often: a challenger or what serves? A bet on every sample, to be stopped at any time.
+
+Each sample on which exactly one of both is right is a toss. Starting with a wealth of 1, one bets a share `stake` of it
+that the challenger wins: wealth becomes wealth * (1 + stake) where it does, wealth * (1 - stake) where it does not.
+Where the challenger is in truth no better, wealth does not grow on average, whatever came before; the probability that
+it *ever* reaches 1 / level is then at most `level` (Ville 1939; betting as a test: Shafer 2021; Waudby-Smith and Ramdas
+2024). So one may look after every sample, and stop when it is shown.
+
+- What the challenger says of a sample must have been fixed before that sample was seen. It may change between samples.
+- The right stake is not known; wealth is the mean over several, which is a bet as well.
+- K challengers share the level: each must reach K / level. The one with the most wealth wins.
+- Samples that hang together are harmless only where a challenger has not learned from their neighbours: keep a gap
+  (`device.learning` does).
+
+Pure: the state goes in and comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from edgestill.core.errors import MessageError, SettingError
+from edgestill.core.jsonio import Fields
+
+if TYPE_CHECKING:
+    from edgestill.core.jsonio import JsonObject
+
+STAKES: Final = (0.1, 0.25, 0.5, 0.75, 0.95)
+_LEAST_WEALTH: Final = 1e-300
+_MOST: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How one challenger has done.
+
+    Attributes:
+        wins: samples on which it alone was right.
+        losses: samples on which only what serves was right.
+        wealth: one for each of `STAKES`, positive.
+    """
+
+    wins: int = 0
+    losses: int = 0
+    wealth: tuple[float, ...] = (1.0,) * len(STAKES)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Reads one of a contest's scores; MessageError where it is something else."""
+        given = fields.items("wealth", at_most=len(STAKES))
+        if len(given) != len(STAKES):
+            raise MessageError("not a score", where="wealth", expected=len(STAKES), got=len(given))
+        numbered = Fields({str(index): one for index, one in enumerate(given)}, "wealth")
+        wealth = [
+            numbered.number(str(index), least=_LEAST_WEALTH, most=1 / _LEAST_WEALTH)
+            for index in range(len(STAKES))
+        ]
+        return cls(wins=fields.integer("wins"), losses=fields.integer("losses"), wealth=tuple(wealth))
+
+    @property
+    def mean_wealth(self) -> float:
+        """The evidence that the challenger is better (an e-value)."""
+        return float(np.mean(self.wealth))
+
+    def after(self, *, challenger: bool, serving: bool) -> Self:
+        """The score after one sample on which each was right, or not."""
+        if challenger == serving:
+            return self
+        sign = 1 if challenger else -1
+        wealth = tuple(
+            min(max(one * (1 + sign * stake), _LEAST_WEALTH), 1 / _LEAST_WEALTH)
+            for one, stake in zip(self.wealth, STAKES, strict=True)
+        )
+        return replace(self, wins=self.wins + challenger, losses=self.losses + serving, wealth=wealth)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """All challengers against what serves.
+
+    Attributes:
+        scores: one a challenger.
+        samples: seen so far.
+        served: of them, on which what serves was right.
+    """
+
+    scores: tuple[Score, ...]
+    samples: int = 0
+    served: int = 0
+
+    @classmethod
+    def among(cls, challengers: int) -> Self:
+        """A contest that has just begun.
+
+        Raises:
+            SettingError: no challenger.
+        """
+        if challengers < 1:
+            raise SettingError("a contest without challengers", expected="at least 1", got=challengers)
+        return cls(scores=(Score(),) * challengers)
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Reads what `as_json` wrote; MessageError where it is something else."""
+        scores = tuple(Score.from_fields(one) for one in fields.objects("scores", at_most=_MOST))
+        samples = fields.integer("samples")
+        contest = cls(scores=scores, samples=samples, served=fields.integer("served", most=samples))
+        if not scores:
+            raise MessageError("not a contest", where="scores", expected="at least one", got=0)
+        return contest
+
+    def as_json(self) -> JsonObject:
+        """The contest as JSON, to be kept over restarts."""
+        return asdict(self) | {"scores": [asdict(one) | {"wealth": list(one.wealth)} for one in self.scores]}
+
+    def after(self, challengers: tuple[bool, ...], *, serving: bool) -> Self:
+        """The contest after one sample: which of the challengers were right, and whether what serves was."""
+        scores = tuple(
+            score.after(challenger=one, serving=serving)
+            for score, one in zip(self.scores, challengers, strict=True)
+        )
+        return replace(self, scores=scores, samples=self.samples + 1, served=self.served + serving)
+
+    def winner(self, level: float) -> int | None:
+        """Number of the challenger that is shown to be better, the clearest first; None as long as none is.
+
+        Args:
+            level: probability, in (0, 1), that one that is no better ever wins.
+
+        Raises:
+            SettingError: a level out of range.
+        """
+        if not 0 < level < 1:
+            raise SettingError("a level is out of range", expected="between 0 and 1", got=level)
+        wealth = [score.mean_wealth for score in self.scores]
+        best = max(range(len(wealth)), key=wealth.__getitem__)
+        return best if wealth[best] >= len(wealth) / level else None
+
+    def agreement(self, challenger: int) -> float:
+        """Share of the samples on which this challenger was right; 0 of none."""
+        score = self.scores[challenger]
+        return (self.served + score.wins - score.losses) / self.samples if self.samples else 0.0

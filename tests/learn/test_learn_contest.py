@@ -1,0 +1,128 @@
+"""The contest: by hand, fair at any time, quick where one is better."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgestill.core.errors import MessageError, SettingError
+from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.learn.contest import STAKES, Contest, Score
+
+if TYPE_CHECKING:
+    from edgestill.core.jsonio import JsonObject
+
+tosses = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
+
+
+def play(rounds: list[tuple[bool, bool]], contest: Contest | None = None) -> Contest:
+    """A contest of one challenger after (challenger right, serving right) rounds."""
+    contest = contest or Contest.among(1)
+    for challenger, serving in rounds:
+        contest = contest.after((challenger,), serving=serving)
+    return contest
+
+
+def test_wealth_by_hand() -> None:
+    """A win and a loss at stake s leave (1 + s)(1 - s); draws change nothing."""
+    contest = play([(True, False), (True, True), (False, False), (False, True)])
+    assert contest.scores[0].wealth == pytest.approx([(1 + s) * (1 - s) for s in STAKES])
+    assert (contest.scores[0].wins, contest.scores[0].losses) == (1, 1)
+    assert (contest.samples, contest.served) == (4, 2)
+    assert contest.agreement(0) == 0.5
+
+
+@given(tosses)
+def test_a_fair_toss_leaves_wealth_unchanged_on_average(rounds: list[tuple[bool, bool]]) -> None:
+    """Whatever came before: the mean over the next win and the next loss is the wealth of now (a martingale)."""
+    score = play(rounds).scores[0]
+    won = score.after(challenger=True, serving=False).mean_wealth
+    lost = score.after(challenger=False, serving=True).mean_wealth
+    assert (won + lost) / 2 == pytest.approx(score.mean_wealth)
+
+
+@given(tosses)
+def test_the_order_of_samples_does_not_matter(rounds: list[tuple[bool, bool]]) -> None:
+    """Only how often each alone was right."""
+    forth, back = play(rounds), play(rounds[::-1])
+    assert forth.scores[0].wealth == pytest.approx(back.scores[0].wealth)
+    assert forth.agreement(0) == back.agreement(0)
+
+
+def test_looking_after_every_sample_errs_no_more_often_than_the_level() -> None:
+    """Equal opponents, 1,000 contests of 300 tosses, looked at after each: at most 5 % are ever won, with some slack."""
+    rng, won = np.random.default_rng(0), 0
+    for _ in range(1_000):
+        wealth = np.ones(len(STAKES))
+        signs = np.where(rng.random(300) < 0.5, 1, -1)
+        path = np.cumprod(1 + signs[:, None] * np.array(STAKES), axis=0) * wealth
+        won += bool((path.mean(axis=1) >= 1 / 0.05).any())
+    assert won <= 65
+
+
+def test_a_challenger_that_is_clearly_better_wins_soon() -> None:
+    """Right in nine tosses of ten, it has won after 30 in nearly all of 200 contests."""
+    rng, won = np.random.default_rng(1), 0
+    for _ in range(200):
+        rounds = [(bool(one), not one) for one in rng.random(30) < 0.9]
+        won += any(play(rounds[: n + 1]).winner(0.05) is not None for n in range(30))
+    assert won >= 190
+
+
+def test_the_fewest_wins_that_can_decide() -> None:
+    """Six in a row are enough at level 0.05 for one challenger, eight for two; one less is not."""
+    assert [play([(True, False)] * n).winner(0.05) for n in (5, 6)] == [None, 0]
+    two = Contest.among(2)
+    for _ in range(7):
+        two = two.after((False, True), serving=False)
+    assert two.winner(0.05) is None
+    assert two.after((False, True), serving=False).winner(0.05) == 1
+
+
+def test_the_clearest_of_several_wins() -> None:
+    """Both passed; the one with fewer losses is taken."""
+    contest = Contest.among(2)
+    for _ in range(30):
+        contest = contest.after((True, True), serving=False)
+    contest = contest.after((False, True), serving=True)
+    assert contest.winner(0.05) == 1
+    assert contest.agreement(1) == 1.0
+    assert contest.agreement(0) == pytest.approx(30 / 31)
+
+
+def test_wealth_stays_a_number() -> None:
+    """Ten thousand wins, or losses, neither overflow nor end the game."""
+    score = Score()
+    for _ in range(10_000):
+        score = score.after(challenger=True, serving=False)
+    assert math.isfinite(score.mean_wealth)
+    for _ in range(10_000):
+        score = score.after(challenger=False, serving=True)
+    assert score.mean_wealth > 0
+
+
+@given(tosses)
+def test_a_contest_survives_a_restart(rounds: list[tuple[bool, bool]]) -> None:
+    """Written as JSON and read, it goes on as before; what is no contest is refused."""
+    contest = play(rounds)
+    back = Contest.from_fields(Fields(parse_object(canonical(contest.as_json()), where="t"), "t"))
+    assert back == contest
+    damages: list[JsonObject] = [{"served": contest.samples + 1}, {"scores": []}, {"samples": -1}]
+    for wrong in damages:
+        with pytest.raises(MessageError):
+            Contest.from_fields(Fields(contest.as_json() | wrong, "contest"))
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    """A level is a probability, and there is someone to challenge."""
+    for level in (0.0, 1.0, math.nan):
+        with pytest.raises(SettingError, match="a level is out of range"):
+            Contest.among(1).winner(level)
+    with pytest.raises(SettingError, match="a contest without challengers"):
+        Contest.among(0)
+    assert Contest.among(1).agreement(0) == 0
