@@ -31,30 +31,30 @@ from quality.tuned import RESULTS
 PARTS: Final = ("digits", "intents")
 
 
-def tune_digits() -> dict[str, Any]:
-    """The best learning rate of each start, by course."""
+def tune_digits(known: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best learning rate of each start, by course; what is known already is not tried again."""
     from quality import digits
 
-    trials: list[dict[str, Any]] = []
-    for course, start, rate, each in digits.tried(range(2)):
+    there = {(one["course"], one["start"], one["lr"]): one for one in known}
+    for course, start, rate, each in digits.tried(range(2), list(there)):
         mean = round(float(np.mean(each)), 3)
-        trials.append(
-            {
-                "course": course,
-                "start": start,
-                "lr": rate,
-                "validation": mean,
-                "seeds": np.round(each, 3).tolist(),
-            }
-        )
-        print(json.dumps(trials[-1]), flush=True)
+        seeds = np.round(each, 3).tolist()
+        there[course, start, rate] = {
+            "course": course,
+            "start": start,
+            "lr": rate,
+            "validation": mean,
+            "seeds": seeds,
+        }
+        print(json.dumps(there[course, start, rate]), flush=True)
+    trials = [there[one] for one in digits.asked()]
     best: dict[str, dict[str, Any]] = {course: {} for course in digits.COURSES}
     for trial in sorted(trials, key=lambda one: float(one["validation"])):
         best[trial["course"]][trial["start"]] = {key: trial[key] for key in ("lr", "validation")}
     return {"chosen": best, "tried": trials}
 
 
-def tune_intents(kept: Path | None) -> dict[str, Any]:
+def tune_intents(kept: Path | None, known: list[dict[str, Any]]) -> dict[str, Any]:
     """The best recipe of each way, by questions an intent."""
     from quality import intent_views, tune_intents
 
@@ -63,7 +63,7 @@ def tune_intents(kept: Path | None) -> dict[str, Any]:
         ProcessPoolExecutor(1, get_context("spawn")) as pool,
     ):
         path = intent_views.prepare(data_folder(), kept or Path(temporary), pool, quick=False, say=print)
-        return tune_intents.tuned(path)
+        return tune_intents.tuned(path, known)
 
 
 def main() -> None:
@@ -77,7 +77,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for part in asked.only:
         told = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        told[part] = tune_digits() if part == "digits" else tune_intents(asked.keep)
+        known = told.get(part, {}).get("tried", [])
+        told[part] = tune_digits(known) if part == "digits" else tune_intents(asked.keep, known)
         RESULTS.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 

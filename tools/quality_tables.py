@@ -11,15 +11,16 @@ WAYS: Final = (
     "plain",
     "plain_views",
     "distilled",
-    "texts",
-    "views",
+    "views_kd",
     "torchdistill",
+    "views",
+    "torchdistill_bare",
     "unlabelled",
     "bare",
     "bare_distilled",
     "linear",
 )
-COURSES: Final = ("sgd", "adamw", "long")
+COURSES: Final = ("one", "two", "four", "sgd", "adamw", "long", "described")
 STARTS: Final = ("scratch", "inconsistent", "first", "uniform", "random", "magnitude")
 
 
@@ -57,21 +58,24 @@ def intents_table() -> str:
 
 
 def digits_table() -> str:
-    """Inheritance on digits, by how the first weights are chosen."""
+    """Inheritance on digits: budgets as rows, first weights as columns."""
     courses = _part("digits")["courses"]
-    first = courses["sgd"]["starts"]
-    lines = ["| first weights | before training | epoch 1 of 8, SGD |", "|---|---|---|"]
-    for name in COURSES:
-        lines[0] += f" {courses[name]['title']} | gain |"
-        lines[1] += "---|---|"
-    for start in STARTS:
-        cells = [first[start]["before"]["title"]]
-        cells += [_accuracy(first[start][moment]) for moment in ("before", "epoch1")]
-        for one in (courses[name] for name in COURSES):
-            cells.append(_accuracy(one["starts"][start]["end"]))
-            cells.append("" if start == "scratch" else _gain(one["gains"][start]["end"]))
-        lines.append(f"| {' | '.join(cells)} |")
+    main = courses["sgd"]
+    titles = [main["starts"][start]["end"]["title"] for start in STARTS]
+    lines = [f"| trained | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    lines.append(_digits_row("not at all", main, "before"))
+    lines.append(_digits_row(f"1 of {main['title']}", main, "epoch1"))
+    lines += [_digits_row(courses[name]["title"], courses[name], "end") for name in COURSES]
     return "\n".join(lines) + "\n"
+
+
+def _digits_row(title: str, course: dict[str, Any], moment: str) -> str:
+    cells = [title]
+    for start in STARTS:
+        accuracy = _accuracy(course["starts"][start][moment])
+        gain = "" if start == "scratch" else f"; {_gain(course['gains'][start][moment])}"
+        cells.append(accuracy + gain)
+    return f"| {' | '.join(cells)} |"
 
 
 def labels_table() -> str:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, RandomSampler
 
 if TYPE_CHECKING:
     from edgestill.lab.recipe import Recipe
-    from quality.intents import SeenSource
+    from quality.intent_views import SeenSource
 
 
 class _Questions(Dataset[object]):
