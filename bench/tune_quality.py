@@ -2,8 +2,8 @@
 
     EDGESTILL_DATA=FOLDER python bench/tune_quality.py [--only PART ...] [--keep FOLDER]
 
-Writes every trial and the choices to `bench/results/quality_tuning.json`, from which `bench_quality.py` takes them. It takes
-about an hour and a half on one core.
+Writes every trial and the choices to `bench/results/quality_tuning.json`, from which `bench_quality.py` takes them. A trial that
+is there already is not run again; delete the file to begin anew, which takes about two hours on one core.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The 1,797 digits that scikit-learn carries, each pixel thrice as large (24 x 24 
 nobody. The reference LargeModel learns the rest; the reference SmallModel learns 500 of these, from weights chosen in
 different ways.
 
-- *The budget is equal and told*: a course. The one that counts has `SHORT` epochs, the project's measure from its first day,
+- *The budget is equal and told*: a course. The one that counts has `SHORT` epochs, as many as when this was first measured,
   of SGD, the optimiser of the reference networks' description. Shorter courses, AdamW, and `LONG` epochs stand beside it: a
   head start is worth the more, the less time there is to catch up.
 - *Every start has a learning rate of its own*, tuned for its optimiser and budget on validation digits (`validation`), which
