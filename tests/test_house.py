@@ -42,6 +42,7 @@ LIBRARIES: dict[str, set[str]] = {
         "onnxscript",
         "lightning_fabric",
         "safetensors",
+        "scipy",
         "timm",  # where the user has it
         "transformers",
     },

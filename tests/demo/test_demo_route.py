@@ -121,7 +121,7 @@ def assert_sane(story: Story) -> None:
     assert won.value > 0.5
     assert story.size_ratio > 1
     assert 0 <= story.alpha <= 1
-    assert 0 <= story.absorption.alpha <= 1
+    assert 0 <= story.absorption.weight <= 1
 
 
 def assert_told(story: Story, out: Path) -> None:
@@ -134,7 +134,7 @@ def assert_told(story: Story, out: Path) -> None:
     assert rows[QUIET].bytes_up == 0
     assert all(rows[name].escalated > 0 and rows[name].bytes_up > 0 for name in SHARING)
     assert all(row.latency_ms > 0 for row in rows.values())
-    assert live.fused_shifted >= live.alone_shifted
+    assert live.fused_shifted.value >= live.alone_shifted.value
     assert 0 < live.evidence <= 2 * 88
     assert live.head_accuracy is None or live.statistics_bytes > 0
     assert live.patch_bytes is None or live.patch_bytes < live.bundle_bytes
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(tmp_pat
     """A file is in the way of the report: the error says which, and what to do."""
     (tmp_path / "taken").touch()
     with pytest.raises(PathError, match=r"cannot write the report's folder.*give another one with --out"):
-        Route(tiny_scenario(), tmp_path / "taken" / "out", Silence())
+        Route(tiny_scenario(), tmp_path / "taken" / "out", Silence(), about={})
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "logs").symlink_to("/proc/self")  # which not even root may write into
     with pytest.raises(PathError, match=r"cannot write the report's folder.*give another one with --out"):
-        Route(tiny_scenario(), tmp_path / "out", Silence())
+        Route(tiny_scenario(), tmp_path / "out", Silence(), about={})
 
 
 @dataclass

@@ -98,7 +98,7 @@ def test_steps_are_timed_and_told_once_they_end(tmp_path: Path) -> None:
             """Remembers."""
             told.append(f"end {note}")
 
-    made = Route(tiny_scenario(), tmp_path / "out", Listening())
+    made = Route(tiny_scenario(), tmp_path / "out", Listening(), about={})
     with made._step("one") as done:
         made._epochs(3, 10, 0.12345)
         done("first")
@@ -147,7 +147,7 @@ def test_a_rollout_is_shown_by_who_has_confirmed(
         def end(self, note: str) -> None:
             """Nothing."""
 
-    Route(tiny_scenario(), tmp_path, Bar())._rollout(state)
+    Route(tiny_scenario(), tmp_path, Bar(), about={})._rollout(state)
     assert shown == progress
 
 
@@ -156,7 +156,7 @@ def test_the_folder_is_made_with_its_logs_and_may_be_there_already(tmp_path: Pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.json").write_text("old")
     for _ in range(2):
-        Route(tiny_scenario(), tmp_path / "out", Silence())
+        Route(tiny_scenario(), tmp_path / "out", Silence(), about={})
     assert (tmp_path / "out" / "logs").is_dir()
     assert (tmp_path / "out" / "report.json").read_text() == "old"
 
@@ -171,8 +171,8 @@ def test_the_folder_is_made_with_its_logs_and_may_be_there_already(tmp_path: Pat
                 "true with probability 0.95, shown on 240 samples"
             ),
         ),
-        ({"promised": False, "why": "too few samples"}, "none: too few samples"),
-        ({}, "none: "),
+        ({"promised": False, "why": "too few samples"}, "none, since too few samples"),
+        ({}, "none, since "),
     ],
 )
 def test_a_promise_is_told_with_its_figures_or_not_at_all(evidence: Any, said: str) -> None:

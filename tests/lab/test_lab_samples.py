@@ -184,3 +184,9 @@ def test_the_digest_changes_with_labels_classes_shape_and_type() -> None:
     ]
     assert len({samples.digest, *(other.digest for other in others)}) == 5
     assert Samples.of(np.asfortranarray(X), Y).digest == samples.digest
+
+
+def test_samples_are_shown_in_a_line() -> None:
+    """Shape, classes and groups; no page of numbers where a run is printed."""
+    samples = Samples.of(np.zeros((6, 2, 3), np.float32), np.arange(6) % 3, groups=np.arange(6) // 3)
+    assert repr(samples) == "Samples([6, 2, 3] float32, 3 classes, 2 groups)"

@@ -68,6 +68,7 @@ def images(*, seed: int = 0, data: Path | None = None) -> Scenario:
         model="images",
         story=f"{len(x)} images of {whole.classes} classes, 24 x 24 x 3; every camera is a device",
         change="the cameras are mounted a quarter turn round",
+        unit=("image", "images"),
         teach=teach,
         limited=_part(whole, limited),
         heldout=_part(whole, tuning),

@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from edgestill.demo.story import Absorption, Live, Row, Story
 from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
 from edgestill.lab.forward import answers
-from edgestill.lab.measure import mean_figure, run_model
+from edgestill.lab.measure import Figure, run_model, share_figure
 from edgestill.lab.packing.pack import REFERENCE, backbone_id
 from edgestill.learn.statistics import Statistics, solve
 
@@ -79,13 +79,14 @@ class Route:
         scenario: the data and networks.
         out: folder for bundles and logs; made here.
         view: shows the steps.
+        about: version, time, seed and machine, for the report.
 
     Raises:
         PathError: the folder cannot be made, or nothing can be written there.
     """
 
-    def __init__(self, scenario: Scenario, out: Path, view: View) -> None:
-        self.scenario, self.out, self.view = scenario, out, view
+    def __init__(self, scenario: Scenario, out: Path, view: View, *, about: JsonObject) -> None:
+        self.scenario, self.out, self.view, self.about = scenario, out, view, about
         self.steps: dict[str, float] = {}
         self.clock = SystemClock()
         try:
@@ -129,10 +130,13 @@ class Route:
         with self._step("measure the other folds, fuse parameters") as done:
             outcomes = [outcome, *rehearsed()]
             absorption = self._absorb(workshop)
-            done(f"{sum(len(np.unique(one.before)) for one in outcomes)} of whom nothing was learned")
+            measured = sum(len(np.unique(one.before)) for one in outcomes)
+            done(f"{measured} {self.scenario.unit[1]} from which nothing was learned")
         evidence = workshop.packed.policy.evidence
         return Story(
             scenario=self.scenario.name,
+            about=self.about,
+            unit=self.scenario.unit,
             told=(self.scenario.story, self.scenario.change),
             outcomes=outcomes,
             live=live,
@@ -192,6 +196,7 @@ class Route:
             self._row(
                 stream,
                 walked,
+                shipped=engine_of(workshop.packed),
                 bytes_up=health[stream.device].integer("bytes_up"),
                 states=states,
                 drift=noticed,
@@ -224,7 +229,7 @@ class Route:
             quiet = [(said[one.device].answers == part(one).labels) for one in self._quiet]
             asked = np.concatenate([said[one.device].asked for one in self._sharing])
             done(
-                f"accuracy {np.concatenate(quiet).mean():.1%} on devices that learn nothing; "
+                f"accuracy {np.concatenate(quiet).mean():.1%} on the {len(quiet)} devices that share nothing; "
                 f"the others asked about {asked.mean():.0%}"
             )
         return said
@@ -259,7 +264,7 @@ class Route:
             )
         return found
 
-    def _shared_head(self, fleet: Fleet, workshop: Workshop) -> tuple[float | None, int]:
+    def _shared_head(self, fleet: Fleet, workshop: Workshop) -> tuple[Figure | None, int]:
         """Accuracy of a head solved from the devices' sums, where nothing was shared; bytes of one message."""
         try:
             total = fleet.statistics(backbone_id(workshop.run.student))
@@ -272,7 +277,8 @@ class Route:
         for stream in self._quiet:
             scores = run_model(engine, stream.after.inputs)[1] @ head.weight + head.bias
             hits.append(scores.argmax(1) == stream.after.labels)
-        return float(np.concatenate(hits).mean()), len(total.to_bytes())
+        groups = np.concatenate([stream.after.groups for stream in self._quiet])
+        return share_figure(np.concatenate(hits), groups), len(total.to_bytes())
 
     def _measured(self, walked: Walked, outcome: Outcome) -> Outcome:
         """The outcome with the int8 figures as the devices gave them, not as the lab would."""
@@ -298,6 +304,7 @@ class Route:
         stream: Stream,
         walked: Walked,
         *,
+        shipped: Engine,
         bytes_up: int,
         states: dict[str, JsonObject],
         drift: dict[str, str],
@@ -311,33 +318,36 @@ class Route:
             shares=stream.shares,
             answers=sum(len(one.answers) for one in said),
             before=_share(walked.before[name].alone == stream.before.labels),
-            shifted=_share(walked.shifted[name].alone == stream.after.labels),
-            own=None if own is None else _share(own.alone == later.labels),
+            shipped=_share(right(shipped, later)),
+            own=_share(own.alone == later.labels) if own is not None and _has_overlay(states[name]) else None,
             updated=_share(walked.updated[name].alone == later.labels),
             escalated=_share(np.concatenate([one.asked for one in said])),
             bytes_up=bytes_up,
             drift=drift.get(name, "none"),
-            learned=_has_overlay(states[name]),
             latency_ms=round(float(np.median(alone)) * 1000, 3),
         )
 
     def _told(self, walked: Walked, rows: list[Row], workshop: Workshop, following: Packed) -> Live:
-        def share(said: dict[str, Said], part: Callable[[Stream], Samples], *, alone: bool) -> float:
+        groups = {
+            "before": np.concatenate([one.before.groups for one in self._sharing]),
+            "after": np.concatenate([one.after.groups for one in self._sharing]),
+        }
+
+        def share(said: dict[str, Said], part: Literal["before", "after"], *, alone: bool) -> Figure:
             hits = [
-                (said[one.device].alone if alone else said[one.device].answers) == part(one).labels
+                (said[one.device].alone if alone else said[one.device].answers) == getattr(one, part).labels
                 for one in self._sharing
             ]
-            return _share(np.concatenate(hits))
+            return share_figure(np.concatenate(hits), groups[part])
 
         asked = np.concatenate([walked.shifted[one.device].asked for one in self._sharing])
-        groups = np.concatenate([np.full(len(one.after), index) for index, one in enumerate(self._sharing)])
         return Live(
             rows=tuple(rows),
-            escalated=mean_figure(asked.astype(np.float64), groups),
-            fused_before=share(walked.before, lambda one: one.before, alone=False),
-            alone_before=share(walked.before, lambda one: one.before, alone=True),
-            fused_shifted=share(walked.shifted, lambda one: one.after, alone=False),
-            alone_shifted=share(walked.shifted, lambda one: one.after, alone=True),
+            escalated=share_figure(asked, groups["after"]),
+            fused_before=share(walked.before, "before", alone=False),
+            alone_before=share(walked.before, "before", alone=True),
+            fused_shifted=share(walked.shifted, "after", alone=False),
+            alone_shifted=share(walked.shifted, "after", alone=True),
             evidence=0,
             statistics_bytes=0,
             head_accuracy=None,
@@ -355,7 +365,7 @@ class Route:
             for key, model in (("before", workshop.teacher), ("after", absorbed.teacher)):
                 hits[key].append(answers(model, inputs).argmax(1).numpy() == stream.before.labels)
         shares = {key: _share(np.concatenate(parts)) for key, parts in hits.items()}
-        return Absorption(alpha=absorbed.alpha, before=shares["before"], after=shares["after"])
+        return Absorption(weight=absorbed.alpha, before=shares["before"], after=shares["after"])
 
     def _keep(self, packed: Packed) -> None:
         head = packed.manifest
@@ -419,4 +429,4 @@ def _promise(evidence: JsonObject) -> str:
             f"of at most {float(str(evidence['epsilon'])):.0%} of inputs the answer is wrong although the teacher knows "
             f"better; true with probability {1 - float(str(evidence['delta'])):g}, shown on {evidence['n']} samples"
         )
-    return f"none: {evidence.get('why', '')}"
+    return f"none, since {evidence.get('why', '')}"

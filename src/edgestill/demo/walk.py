@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import torch
 
+from edgestill import __version__
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DemoError, SettingError
 from edgestill.demo.images import images
 from edgestill.demo.processes import signals_put_off
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from edgestill.core.jsonio import JsonObject
     from edgestill.demo.scenario import Scenario
     from edgestill.demo.story import Story
 
@@ -65,11 +71,28 @@ def walk(scenario: Scenario, out: Path, view: View, *, seed: int = 0) -> Story:
     folds = range(1, FOLDS) if scenario.name == "watch" else range(0)
     # the other core is for rehearsals, hub and devices; and what comes out must not depend on how many there are
     torch.set_num_threads(1)
-    route = Route(scenario, out, view)
+    route = Route(scenario, out, view, about=_about(seed))
     with _rehearsals(list(folds), seed) as rehearsed:
         story = route.walk(rehearsed)
     write_report(story, out)
     return story
+
+
+def _about(seed: int) -> JsonObject:
+    """What a reader must know to walk it again: version, time, seed, and the machine as it was before the first step."""
+    return {
+        "version": __version__,
+        "date": datetime.fromtimestamp(SystemClock().now(), UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "machine": {
+            "cores": os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1),
+            "architecture": platform.machine(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "onnxruntime")},
+        },
+    }
 
 
 @contextmanager

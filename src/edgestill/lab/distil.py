@@ -6,7 +6,7 @@ import copy
 import tempfile
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -61,9 +61,9 @@ class Run:
         comparison: with plain training on a slice, where it was asked for.
     """
 
-    student: nn.Module
-    teacher: nn.Module
-    index_map: IndexMap | None
+    student: nn.Module = field(repr=False)
+    teacher: nn.Module = field(repr=False)
+    index_map: IndexMap | None = field(repr=False)
     recipe: Recipe
     train: Samples | Source
     validation: Samples | Source

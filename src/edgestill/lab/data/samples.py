@@ -37,6 +37,10 @@ class Samples:
     groups: NDArray[np.int64]
     classes: int
 
+    def __repr__(self) -> str:
+        shape, kind = list(self.inputs.shape), self.inputs.dtype
+        return f"Samples({shape} {kind}, {self.classes} classes, {len(np.unique(self.groups))} groups)"
+
     @classmethod
     def of(
         cls,

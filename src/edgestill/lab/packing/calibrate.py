@@ -113,7 +113,10 @@ def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tupl
     threshold = threshold_for_share(confidence, policy.escalation_share)
     if not independent:
         groups = len(np.unique(part.groups))
-        why = f"{len(part.labels)} samples of {groups} groups are not independent; the threshold keeps the budget only"
+        why = (
+            f"{len(part.labels)} samples of {groups} group{'' if groups == 1 else 's'} are not independent; "
+            "the threshold keeps the budget only"
+        )
         return replace(policy, threshold=threshold), {"promised": False, "n": groups, "why": why}
     right = teacher.argmax(1) == part.labels
     fused = fuse(teacher, student, policy.alpha)
