@@ -200,7 +200,7 @@ def test_the_card_can_be_read_by_a_person() -> None:
     card = packed().blobs["card.md"].decode()
     assert card.startswith("# student 1.0.0\n")
     assert "3 classes: rest, lift, turn." in card
-    assert f"| int8 | {packed().int8} | 150 samples of 150 groups |" in card
+    assert f"| int8 | {packed().int8} | 150 samples |" in card
     assert "for at most 25% of its inputs" in card
     assert "a promise holds" in card or "no promise is made: " in card
 

@@ -17,7 +17,7 @@ ACCURACIES: Final = {
     "int8": "student as shipped (int8), before",
     "teacher_after": "teacher, after the change",
     "shifted": "student as shipped, after",
-    "control": "control: next without evidence, after",
+    "control": "control (no evidence), after",
     "updated": "next student, from evidence, after",
     "kept": "next student, from evidence, before",
 }
@@ -25,11 +25,11 @@ ACCURACIES: Final = {
 SHARES: Final = {
     "recovered_share": "share of the loss won back",
     "control_recovered_share": "share won back by the control",
-    "escalated_share": "inputs asked about, after the change",
+    "escalated_share": "inputs asked about, after",
 }
 LEARNING: Final = {
-    "personal_without": "devices that learn: as shipped, after",
-    "personal": "devices that learn: own heads, after",
+    "personal_without": "learning devices as shipped, after",
+    "personal": "learning devices, own heads, after",
 }
 """Accuracies on devices that shared, on their later inputs."""
 FIGURES_HEAD: Final = ("", "value", "95 % interval", "samples")

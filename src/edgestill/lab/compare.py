@@ -3,8 +3,8 @@
 Two students begin with the same weights. One is trained plainly, one is distilled, at equal cost: the plain one gets as
 many more epochs as the teacher's answers would have paid for, in operations that are counted, not timed. It is repeated
 over seeds; a seed decides the order, the views, and which part of the teacher the students inherit. A difference is
-called one only where two intervals leave out zero: one over seeds (Student's t), one over the held-out samples' groups
-(bootstrap). What is within the noise is said to be so.
+called one only where two intervals leave out zero (Student's t): one over seeds, one over the groups of the held-out
+samples. What is within the noise is said to be so.
 
 A slice is not the whole: distilling tends to help more where data is scarce. The verdict is a warning, no guarantee.
 """
