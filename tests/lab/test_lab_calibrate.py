@@ -108,7 +108,7 @@ def test_too_little_data_is_refused(n: int) -> None:
 def test_voices_of_different_classes_are_refused() -> None:
     """Teacher and student must answer the same question."""
     one = heldout(30)
-    with pytest.raises(ClassCountError, match=r"expected \(30, 2\); got \(30, 3\)"):
+    with pytest.raises(ClassCountError, match=r"expected \[30, 2\]; got \[30, 3\]"):
         Heldout(student=one.student, teacher=one.teacher[:, :2], labels=one.labels, groups=one.groups)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edgestill.core.protocols import Engine
     from edgestill.demo.fleet import Said
     from edgestill.demo.scenario import Scenario, Stream
+    from edgestill.demo.scratch import Scratch
     from edgestill.demo.workshop import Workshop
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.packing.pack import Packed
@@ -98,24 +99,25 @@ class Route:
             raise PathError(
                 "cannot write the report's folder",
                 where=out,
-                expected="a writable folder",
-                got=error.strerror or error,
+                expected="a folder that can be made and written",
+                got=f"a refusal of the system: {error.strerror or error}",
                 fix="give another one with --out",
             ) from error
 
-    def walk(self, rehearsed: Callable[[], list[Outcome]]) -> Story:
+    def walk(self, rehearsed: Callable[[], list[Outcome]], scratch: Scratch) -> Story:
         """All steps.
 
         Args:
             rehearsed: gives the outcomes of the other folds; called when the live fleet is done.
+            scratch: where hub and devices live meanwhile.
 
         Raises:
             DemoError: a step did not come to its end. Any other coded error of the rooms.
         """
         start = self.clock.monotonic()
         workshop = self._make()
-        with tempfile.TemporaryDirectory(prefix="edgestill-") as name:
-            processes = Processes(self.out / "logs", clock=self.clock, pause=time.sleep)
+        with tempfile.TemporaryDirectory(prefix="fleet-", dir=scratch.folder) as name:
+            processes = Processes(self.out / "logs", clock=self.clock, pause=time.sleep, scratch=scratch)
             with processes:
                 with self._step("found a hub, enrol the devices") as done:
                     fleet = Fleet.found(Path(name), workshop.teacher_onnx, processes, clock=self.clock)
