@@ -59,7 +59,12 @@ def short_table(_name: str) -> str:
         shares = (_percent(figures, key) for figures in found.values())
         lines.append(f"| {text} | {' | '.join(shares)} |")
     ratios = (f"{figures['size_ratio']:.0f}" for figures in found.values())
-    lines.append(f"| teacher's model file over student's | {' | '.join(ratios)} |")
+    lines.append(f"| student's model file is smaller | {' times | '.join(ratios)} times |")
+    bundles = (
+        f"{report['live']['bundle_bytes'] / 1000:.0f} kB of {report['live']['teacher_bytes'] / 1000:.0f} kB"
+        for report in (results(f"demo_{name}") for name in found)
+    )
+    lines.append(f"| whole bundle, of the teacher's file | {' | '.join(bundles)} |")
     return "\n".join(lines) + "\n"
 
 

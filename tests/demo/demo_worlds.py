@@ -173,6 +173,7 @@ def live(*rows: Row, **changes: Any) -> Live:
         "evidence": 100,
         "statistics_bytes": 3000,
         "head_accuracy": share(0.55),
+        "shipped_accuracy": share(0.4),
         "bundle_bytes": 40_000,
         "patch_bytes": 6000,
         "model_bytes": 11_000,

@@ -162,25 +162,6 @@ def test_the_folder_is_made_with_its_logs_and_may_be_there_already(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("evidence", "said"),
-    [
-        (
-            {"promised": True, "delta": 0.05, "epsilon": 0.1, "n": 240},
-            (
-                "of at most 10% of inputs the answer is wrong although the teacher knows better; "
-                "true with probability 0.95, shown on 240 samples"
-            ),
-        ),
-        ({"promised": False, "why": "too few samples"}, "none, since too few samples"),
-        ({}, "none, since "),
-    ],
-)
-def test_a_promise_is_told_with_its_figures_or_not_at_all(evidence: Any, said: str) -> None:
-    """Probability, bound and n; where nothing is promised, why not."""
-    assert route._promise(evidence) == said
-
-
-@pytest.mark.parametrize(
     ("status", "has"),
     [
         ({"engine": {"learned": {"n": 5}}}, True),

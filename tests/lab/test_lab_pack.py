@@ -39,6 +39,7 @@ from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import distill
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import run_model
+from edgestill.lab.packing.calibrate import promise_text
 from edgestill.lab.packing.pack import (
     GOLDEN_SAMPLES,
     REFERENCE,
@@ -202,7 +203,8 @@ def test_the_card_can_be_read_by_a_person() -> None:
     assert "3 classes: rest, lift, turn." in card
     assert f"| int8 | {packed().int8} | 150 samples |" in card
     assert "for at most 25% of its inputs" in card
-    assert "a promise holds" in card or "no promise is made: " in card
+    assert f"Promise on the risk: {promise_text(packed().policy)}." in card
+    assert "one group" not in card
 
 
 def test_another_budget_changes_policy_and_card_alone() -> None:

@@ -17,6 +17,7 @@ from edgestill.demo.tables import (
     figure_rows,
     fused_parameters,
     helped,
+    summed,
     won_back,
 )
 
@@ -66,15 +67,15 @@ def _page(story: Story) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>edgestill: {html.escape(story.scenario)}</title>'
         f"<style>{_STYLE}</style><h1>edgestill demo: {html.escape(story.scenario)}</h1>"
-        f"<p>{what}. Halfway, {change}. All figures but the last two are of devices that shared nothing, so that "
-        f"nothing was learned from them; the last two of those that did. {html.escape(won_back(story))}</p>"
+        f"<p>{what}. Halfway, {change}. All figures but the last three are of devices that shared nothing, so "
+        f"that nothing was learned from them; the last three of those that did. {html.escape(won_back(story))}</p>"
         f"<h2>Accuracy along the route</h2>{_svg(_route_plot(story))}{_table(FIGURES_HEAD, figure_rows(story))}"
         f"<h2>Device by device</h2><p>{html.escape(DEVICES_NOTE)}</p>{_svg(_device_plot(story))}"
         f"{_table(DEVICES_HEAD, device_rows(story))}<p>{html.escape(helped(story))}</p>"
         f"<h2>Bytes</h2>{_table(('', 'bytes'), byte_rows(story))}"
         + "".join(
             f'<p class="note">{html.escape(one)}</p>'
-            for one in (fused_parameters(story), f"Promise on the risk: {story.promise}.")
+            for one in (summed(story), fused_parameters(story), f"Promise on the risk: {story.promise}.")
         )
         + f'<p class="note">The teacher has weight {story.alpha:.2f} (alpha) in fused answers. '
         f"{html.escape(_about(story))}</p></html>"

@@ -27,6 +27,7 @@ from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
 from edgestill.lab.forward import answers
 from edgestill.lab.measure import Figure, run_model, share_figure
+from edgestill.lab.packing.calibrate import promise_text
 from edgestill.lab.packing.pack import REFERENCE, backbone_id
 from edgestill.learn.statistics import Statistics, solve
 
@@ -134,7 +135,6 @@ class Route:
             absorption = self._absorb(workshop)
             measured = sum(len(np.unique(one.before)) for one in outcomes)
             done(f"{measured} {self.scenario.unit[1]} from which nothing was learned")
-        evidence = workshop.packed.policy.evidence
         return Story(
             scenario=self.scenario.name,
             about=self.about,
@@ -144,7 +144,7 @@ class Route:
             live=live,
             absorption=absorption,
             alpha=workshop.packed.policy.alpha,
-            promise=_promise(evidence),
+            promise=promise_text(workshop.packed.policy),
             size_ratio=workshop.size_ratio,
             wall_s=self.clock.monotonic() - start,
             steps=self.steps,
@@ -353,6 +353,10 @@ class Route:
             evidence=0,
             statistics_bytes=0,
             head_accuracy=None,
+            shipped_accuracy=share_figure(
+                np.concatenate([walked.shifted[one.device].alone == one.after.labels for one in self._quiet]),
+                np.concatenate([one.after.groups for one in self._quiet]),
+            ),
             bundle_bytes=len(archive_bytes(following.manifest, following.blobs)),
             patch_bytes=None,
             model_bytes=len(following.blobs["model.onnx"]),
@@ -423,12 +427,3 @@ def _learned(
     own = np.concatenate([named == part.labels for named, part in parts])
     without = np.concatenate([right(shipped, part) for _, part in parts])
     return f"{text}: {without.mean():.1%} as shipped, {own.mean():.1%} with what they learned"
-
-
-def _promise(evidence: JsonObject) -> str:
-    if evidence.get("promised"):
-        return (
-            f"of at most {float(str(evidence['epsilon'])):.0%} of inputs the answer is wrong although the teacher knows "
-            f"better; true with probability {1 - float(str(evidence['delta'])):g}, shown on {evidence['n']} samples"
-        )
-    return f"none, since {evidence.get('why', '')}"

@@ -78,6 +78,7 @@ class Live:
         statistics_bytes: of one device's summed statistics.
         head_accuracy: of a head solved from the summed statistics alone, after the change, on devices that shared
             nothing; None where no statistics came.
+        shipped_accuracy: of the student as shipped, on the same data.
         bundle_bytes: of version 1.1.0.
         patch_bytes: that the devices fetched instead; None where they fetched it whole.
         model_bytes: of the model file alone.
@@ -93,6 +94,7 @@ class Live:
     evidence: int
     statistics_bytes: int
     head_accuracy: Figure | None
+    shipped_accuracy: Figure
     bundle_bytes: int
     patch_bytes: int | None
     model_bytes: int
@@ -210,6 +212,7 @@ class Story:
             **_plain("fused_accuracy_shifted", live.fused_shifted),
             **_plain("alone_accuracy_shifted", live.alone_shifted),
             **_plain("shared_head_accuracy", live.head_accuracy),
+            **_plain("shipped_accuracy", live.shipped_accuracy),
             "evidence_samples": live.evidence,
             "statistics_bytes": live.statistics_bytes,
             "bundle_bytes": live.bundle_bytes,

@@ -98,8 +98,20 @@ def helped(story: Story) -> str:
     live, (_, many) = story.live, story.unit
     return (
         f"Devices that share answered {live.fused_before.value:.1%} rightly before the change with the teacher's help, "
-        f"{live.alone_before.value:.1%} alone; after it {live.fused_shifted.value:.1%} and "
-        f"{live.alone_shifted.value:.1%} ({_samples(live.fused_shifted, many)})."
+        f"{live.alone_before.value:.1%} alone ({_samples(live.fused_before, many)}); after it "
+        f"{live.fused_shifted.value:.1%} and {live.alone_shifted.value:.1%} ({_samples(live.fused_shifted, many)}; "
+        f"interval with help {interval(live.fused_shifted, digits=0)})."
+    )
+
+
+def summed(story: Story) -> str:
+    """In one sentence, what a last layer is worth that was solved from summed statistics alone."""
+    one, shipped = story.live.head_accuracy, story.live.shipped_accuracy
+    if one is None:
+        return "No summed statistics came in."
+    return (
+        f"Sums alone, without a single input: a last layer solved from them is right on {one.value:.1%} after the change, "
+        f"the student as shipped on {shipped.value:.1%} ({_samples(one, story.unit[1])} of this fleet)."
     )
 
 

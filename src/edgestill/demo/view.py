@@ -19,6 +19,7 @@ from edgestill.demo.tables import (
     figure_rows,
     fused_parameters,
     helped,
+    summed,
     won_back,
 )
 
@@ -99,10 +100,10 @@ def closing_tables(story: Story) -> list[Table]:
     folds = len(story.outcomes)
     return [
         _table(
-            "On devices that shared nothing; the last two: on those that did",
+            "On devices that shared nothing; the last three rows: on those that did",
             FIGURES_HEAD,
             figure_rows(story),
-            note=f"Over {folds} folds; the accuracies that the steps told are of the first, the live fleet."
+            note=f"Over {folds} folds; what was asked, and the accuracies that the steps told, of the first, the live fleet."
             if folds > 1
             else "",
         ),
@@ -113,7 +114,7 @@ def closing_tables(story: Story) -> list[Table]:
 
 def closing_words(story: Story) -> list[str]:
     """What stands below the tables, a paragraph each."""
-    return [won_back(story), fused_parameters(story), f"Promise on the risk: {story.promise}."]
+    return [won_back(story), summed(story), fused_parameters(story), f"Promise on the risk: {story.promise}."]
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = "") -> Table:

@@ -21,7 +21,7 @@ from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.golden import Golden
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import Figure, accuracy, run_model
-from edgestill.lab.packing.calibrate import Heldout, calibrate
+from edgestill.lab.packing.calibrate import Heldout, calibrate, promise_text
 from edgestill.lab.packing.export import export_onnx, head_of
 from edgestill.lab.packing.quantise import grid_id, quantise
 from edgestill.learn.statistics import Statistics
@@ -237,14 +237,16 @@ def _lineage(
 
 
 def _card(title: str, figures: dict[str, Figure], policy: Policy, size: int) -> str:
-    promise = policy.evidence
-    said = "a promise holds" if promise.get("promised") else f"no promise is made: {promise.get('why', '')}"
+    alone = any(one.groups == 1 for one in figures.values())
+    caution = (
+        "They are of one group (a person, a device), which says nothing about others.\n\n" if alone else ""
+    )
     rows = "\n".join(f"| {name} | {one} | {one.rests_on()} |" for name, one in figures.items())
     return (
         f"# {title}\n\n"
         f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(size)}.\n\n"
-        "Accuracy on held-out data, with 95 % intervals over groups (one group has none):\n\n"
-        f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n"
+        "Accuracy on the held-out data that the policy was fitted on, with 95 % intervals over groups:\n\n"
+        f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n{caution}"
         f"Asks the teacher for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}. "
-        f"Risk: {said}.\n\nMay leave the device: {policy.leaves}.\n"
+        f"Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
     )
