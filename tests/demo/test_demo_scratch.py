@@ -18,6 +18,7 @@ from demo_worlds import running
 import edgestill
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import PathError
+from edgestill.demo import scratch as scratch_module
 from edgestill.demo.processes import Processes
 from edgestill.demo.scratch import LOCK, PREFIX, scratch, sweep
 
@@ -79,6 +80,26 @@ def test_it_is_its_owners_alone_and_goes_with_the_block(base: Path) -> None:
         (held.folder / "secret").write_text("x")
     assert list(base.iterdir()) == []
     assert running(str(base)) == []
+    assert tempfile.gettempdir() == str(base)
+
+
+@pytest.mark.parametrize("step", ["_made", "_janitor"])
+def test_interrupted_while_it_is_made_neither_folder_nor_janitor_is_left(
+    base: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Ctrl-C after the folder, or after the janitor, but before the block: all of it has ended when the error comes."""
+    real: Callable[..., object] = getattr(scratch_module, step)
+
+    def interrupted(folder: Path) -> object:
+        made = real(folder)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(scratch_module, step, interrupted)
+    with pytest.raises(KeyboardInterrupt), scratch():
+        pytest.fail("the block must not be entered")
+    assert running(str(base)) == []
+    assert list(base.iterdir()) == []
     assert tempfile.gettempdir() == str(base)
 
 

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -63,21 +63,16 @@ def scratch() -> Iterator[Scratch]:
     Raises:
         PathError: it cannot be made.
     """
-    base, before = Path(tempfile.gettempdir()), tempfile.tempdir
+    base = Path(tempfile.gettempdir())
     sweep(base)
-    with signals_put_off():
-        held = _made(base)
-        janitor, line = _janitor(held.folder)
-    tempfile.tempdir = str(held.folder)
-    try:
-        yield held
-    finally:
+    with ExitStack() as ending:
         with signals_put_off():
-            tempfile.tempdir = before
-            os.close(held.lock)
-            os.close(line)
-            janitor.wait()
-            _remove(held.folder)  # where the janitor was killed, too
+            held = _made(base)
+            ending.callback(_remove, held.folder)  # where the janitor was killed, too
+            janitor, line = _janitor(held.folder)
+            ending.callback(_end, janitor, [held.lock, line], tempfile.tempdir)
+            tempfile.tempdir = str(held.folder)
+        yield held
 
 
 def sweep(base: Path) -> None:
@@ -123,6 +118,15 @@ def _janitor(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     finally:
         os.close(theirs)
     return process, ours
+
+
+def _end(janitor: subprocess.Popen[bytes], handles: list[int], before: str | None) -> None:
+    """Lets go of what the janitor waits for, and waits until it has done its work."""
+    with signals_put_off():
+        tempfile.tempdir = before
+        for handle in handles:
+            os.close(handle)
+        janitor.wait()
 
 
 def _remove(folder: Path) -> None:
