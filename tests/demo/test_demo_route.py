@@ -273,10 +273,13 @@ def real(tmp_path: Path, temporary: Path) -> Iterator[Demonstration]:
 
 
 def started(program: list[str], out: Path, temporary: Path) -> Iterator[Demonstration]:
-    """A demonstration in a session of its own, as a terminal would give it."""
+    """A demonstration in a session of its own, as a terminal would give it: SIGHUP ends it, even where tests run under nohup."""
     command = [sys.executable, "-W", "error", *program, "demo", "--out", str(out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    process = subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    signal.signal(signal.SIGHUP, before)
+    with process:
         one = Demonstration(process, out, temporary)
         try:
             yield one
