@@ -42,6 +42,7 @@ LIBRARIES: dict[str, set[str]] = {
         "onnxscript",
         "lightning_fabric",
         "safetensors",
+        "scipy",
         "timm",  # where the user has it
         "transformers",
     },
@@ -71,8 +72,12 @@ EXCEPTIONS: dict[str, set[str]] = {
 # The standard library's own ways to a web server; `link` is the only room that opens client connections.
 CLIENTS = {"http.client", "urllib.request", "ftplib", "smtplib", "xmlrpc", "telnetlib"}
 
-# Where errors are raised that whoever types a verb or writes a few lines of Python meets.
-MET_BY_PEOPLE = ("cli", "demo", "lab", "infer", "core/budget.py", "core/bundle.py", "core/units.py")
+# What every error says (besides what is wrong) wherever it is raised, and the kinds that leave some of it out.
+ANSWERS = {"where", "expected", "got", "fix"}
+LEFT_OUT = {
+    "UnitError": {"where"},  # it is told a text; whoever knows where the text stood adds it
+    "MissingExtraError": {"expected", "got"},  # the package that is not there is all there is to say
+}
 GLOSSARY = """teacher, student, recipe, budget, bundle, release, rollout, assignment, slot, probe, health, escalate,
 fuse, alpha, temperature, threshold, audit sample, evidence, lineage"""
 
@@ -288,19 +293,40 @@ def test_every_error_code_has_a_heading_and_every_heading_a_code() -> None:
     assert explained == set(codes())
 
 
-def test_errors_that_people_meet_say_what_to_do() -> None:
-    """Each names the remedy (`fix=`), and each but those about a text that was given says where (`where=`)."""
-    names = {kind.__name__: kind for kind in codes().values()}
-    needed = {"UnitError": {"fix"}}
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_every_error_says_where_what_was_expected_what_was_got_and_what_to_do(room: str) -> None:
+    """Each names all four where it is raised; what to do may be its class's `remedy` instead."""
+    kinds = {kind.__name__: kind for kind in codes().values()}
     mute = [
         f"{name_of(path)}:{node.lineno} {', '.join(sorted(missing))}"
-        for place in MET_BY_PEOPLE
-        for path in python_files(f"src/edgestill/{place}") or [SOURCE / place]
+        for path in python_files(f"src/edgestill/{room}")
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
-        if (missing := needed.get(node.func.id, {"fix", "where"}) - {one.arg for one in node.keywords})
+        if isinstance(node, ast.Call)
+        and (kind := kinds.get(ast.unparse(node.func).rpartition(".")[2])) is not None
+        and (
+            missing := ANSWERS
+            - LEFT_OUT.get(kind.__name__, set())
+            - ({"fix"} if kind.remedy else set())
+            - {one.arg for one in node.keywords}
+        )
     ]
     assert mute == []
+
+
+def test_shapes_are_told_in_one_notation() -> None:
+    """An error tells a shape as `[2, 3]`: none formats a tuple, `(2, 3)`, into its text."""
+    kinds = {kind.__name__ for kind in codes().values()}
+    wrong = [
+        f"{name_of(path)}:{value.lineno} {ast.unparse(value)}"
+        for path in python_files("src")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in kinds
+        for value in ast.walk(node)
+        if isinstance(value, ast.FormattedValue)
+        and re.search(r"\.shape(\[\d*:\d*\])?\)?$|\btuple\(", ast.unparse(value.value))
+        and "list(" not in ast.unparse(value.value)
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))

@@ -17,38 +17,60 @@ from typing import Any
 
 from quality_tables import digits_table, intents_table, labels_table
 
+from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 TABLE = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-ROWS = (
-    ("teacher, before the change", "teacher_accuracy"),
-    ("student, before", "student_accuracy"),
-    ("student as int8, before", "int8_accuracy"),
-    ("teacher, after the change", "teacher_after_accuracy"),
-    ("student as int8, after", "shifted_accuracy"),
-    ("next student without evidence (control), after", "control_accuracy"),
-    ("next student from evidence, after", "updated_accuracy"),
-    ("next student from evidence, before", "kept_accuracy"),
-    ("share of the loss won back", "recovered_share"),
-    ("share won back by the control", "control_recovered_share"),
-    ("share of inputs asked about, after the change", "escalated_share"),
-    ("students of devices that learn, as shipped, after", "personal_without_accuracy"),
-    ("the same with what each learned by itself", "personal_accuracy"),
-)
+# Figure -> what it is of; the words are the demonstration's own.
+ROWS = {f"{key}_accuracy": text for key, text in ACCURACIES.items()} | SHARES
+ROWS |= {f"{key}_accuracy": text for key, text in LEARNING.items()}
+
+SHORT = {
+    "teacher_accuracy": "teacher's accuracy (95 % interval)",
+    "int8_accuracy": "student's, as shipped",
+    "shifted_accuracy": "student's, when the world has changed",
+    "updated_accuracy": "next student's, made from what devices sent",
+}
 
 
 def demo_table(name: str) -> str:
     """The figures of one scenario."""
     report = results(name)
-    figures = report["figures"]
+    figures, machine = report["figures"], report["about"]["machine"]
     lines = ["| figure | value | 95 % interval | samples | groups |", "|---|---|---|---|---|"]
-    for text, key in ROWS:
+    for key, text in ROWS.items():
         low, high = figures[f"{key}_ci95"]
+        interval = "none" if low is None else f"{low:.1%} to {high:.1%}"
         n, groups = figures[f"{key}_n"], figures[f"{key}_groups"]
-        lines.append(f"| {text} | {figures[key]:.1%} | {low:.1%} to {high:.1%} | {n} | {groups} |")
-    lines.append(f"| teacher's file over student's | {figures['size_ratio']:.1f} | | | |")
-    lines.append(f"| wall time, {report['machine']['cores']} cores | {figures['wall_s']:.0f} s | | | |")
+        lines.append(f"| {text} | {figures[key]:.1%} | {interval} | {n} | {groups} |")
+    lines.append(f"| teacher's model file over student's | {figures['size_ratio']:.1f} | | | |")
+    lines.append(
+        f"| wall time, {machine['cores']} cores, load {machine['load']} before | {figures['wall_s']:.0f} s | | | |"
+    )
     return "\n".join(lines) + "\n"
+
+
+def short_table(_name: str) -> str:
+    """Both scenarios in a few rows, for the README."""
+    found = {name: results(f"demo_{name}")["figures"] for name in ("watch", "images")}
+    lines = ["| | smart watches | cameras |", "|---|---|---|"]
+    for key, text in SHORT.items():
+        shares = (_percent(figures, key) for figures in found.values())
+        lines.append(f"| {text} | {' | '.join(shares)} |")
+    ratios = (f"{figures['size_ratio']:.0f}" for figures in found.values())
+    lines.append(f"| student's model file is smaller | {' times | '.join(ratios)} times |")
+    bundles = (
+        f"{report['live']['bundle_bytes'] / 1000:.0f} kB of {report['live']['teacher_bytes'] / 1000:.0f} kB"
+        for report in (results(f"demo_{name}") for name in found)
+    )
+    lines.append(f"| whole bundle, of the teacher's file | {' | '.join(bundles)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(figures: dict[str, Any], key: str) -> str:
+    low, high = figures[f"{key}_ci95"]
+    return f"{figures[key]:.1%} ({low:.0%} to {high:.0%})"
 
 
 def speed_table(name: str) -> str:
@@ -116,6 +138,7 @@ TABLES = {
     "quality_digits": lambda _name: digits_table(),
     "quality_labels": lambda _name: labels_table(),
     "distill_machine": machine_table,
+    "demo_short": short_table,
     "demo_watch": demo_table,
     "demo_images": demo_table,
     "distill_reference": speed_table,
@@ -143,7 +166,7 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a page is stale")
     check, stale = parser.parse_args().check, 0
-    for path in sorted((ROOT / "docs").rglob("*.md")):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         page = path.read_text()
         if filled(page) != page:
             print(path.relative_to(ROOT))

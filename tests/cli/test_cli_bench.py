@@ -92,7 +92,7 @@ def test_an_unknown_benchmark_is_one_line(checkout: Path) -> None:
     done = bench(checkout, "cuont")
     assert (done.returncode, done.stderr) == (
         1,
-        "[not-found] no such benchmark; at cuont; expected count; run `edgestill bench` to see them\n",
+        "[not-found] no such benchmark; at the folder bench; expected count; got 'cuont'; run `edgestill bench` to see them\n",
     )
 
 

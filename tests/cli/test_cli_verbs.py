@@ -53,7 +53,9 @@ def tiny_model(scale: float) -> bytes:
     return data
 
 
-def make_bundle(path: Path, *, version: str = "1.0.0", scale: float = 3.0) -> Path:
+def make_bundle(
+    path: Path, *, version: str = "1.0.0", scale: float = 3.0, policy: bytes | None = None
+) -> Path:
     """A small bundle that runs."""
     inputs = np.array([[1, 0], [0, 1]], dtype=np.float32)
     golden = Golden(input=inputs, logits=inputs * np.float32(scale), tolerance=0.01)
@@ -63,7 +65,7 @@ def make_bundle(path: Path, *, version: str = "1.0.0", scale: float = 3.0) -> Pa
         hardware_class="any",
         blobs={
             "model.onnx": tiny_model(scale),
-            "policy.json": Policy(labels=LABELS).to_bytes(),
+            "policy.json": Policy(labels=LABELS).to_bytes() if policy is None else policy,
             "golden.npz": golden.to_bytes(),
             "lineage.json": b"{}",
             "card.md": b"# A tiny model\n",
@@ -172,6 +174,56 @@ def test_attack_a_bundle_that_was_altered_anywhere_does_not_answer(bundle: Path,
     for pair in ((bad, bundle), (bundle, bad)):
         assert_refused(edgestill("bundle", "diff", *pair, tmp_path / "p"), "bundle-altered", "golden.npz")
     assert not (tmp_path / "p").exists()
+
+
+def test_predict_refuses_to_answer_what_is_no_number(bundle: Path, tmp_path: Path) -> None:
+    """Inputs so large that the model overflows: the error names the bundle, and nobody is told `nan`."""
+    np.save(tmp_path / "x.npy", np.full((1, 2), 3e38, np.float32))
+    done = edgestill("predict", bundle, tmp_path / "x.npy")
+    assert_refused(
+        done, "engine-failed", f"at {bundle}: logits", "the model's answer is not finite", "got inf"
+    )
+
+
+def test_predict_names_the_bundle_of_what_is_wrong_in_it(tmp_path: Path) -> None:
+    """Its path, and its policy once, not `policy.json: policy.json`."""
+    path = make_bundle(tmp_path / "x.esb", policy=b"[]")
+    np.save(tmp_path / "x.npy", np.zeros((1, 2), np.float32))
+    done = edgestill("predict", path, tmp_path / "x.npy")
+    assert_refused(
+        done, "message-invalid", f"at {path}: policy.json; expected {{...}}; got list; fetch or build"
+    )
+    path = make_bundle(tmp_path / "y.esb", policy=Policy(labels=("a", "b", "c")).to_bytes())
+    done = edgestill("predict", path, tmp_path / "x.npy")
+    assert_refused(done, "class-count-mismatch", f"at {path}: logits")
+
+
+def test_what_is_no_patch_is_told_with_its_place(bundle: Path, tmp_path: Path) -> None:
+    """The files, and the part of the patch."""
+    (tmp_path / "p").write_bytes(b"x" * 100)
+    done = edgestill("bundle", "apply", bundle, tmp_path / "p", tmp_path / "new.esb")
+    assert_refused(done, "patch-invalid", f"at {tmp_path / 'p'}, applied to {bundle}: header")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("bundle", "inspect", "/dev/zero"),
+        ("bundle", "verify", "/dev/zero"),
+        ("bundle", "apply", "BUNDLE", "/dev/zero", "NEW"),
+        ("bundle", "apply", "/dev/zero", "BUNDLE", "NEW"),
+        ("predict", "BUNDLE", "/dev/zero"),
+        ("predict", "/dev/zero", "BUNDLE"),
+        ("distill", "/dev/zero"),
+        ("demo", "--scenario", "images", "--data", "/dev/zero"),
+    ],
+)
+def test_attack_a_path_to_an_endless_device_is_refused_by_every_verb(
+    bundle: Path, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    """At once: it would fill the memory."""
+    given = [{"BUNDLE": bundle, "NEW": tmp_path / "new.esb"}.get(one, one) for one in verb]
+    assert_refused(edgestill(*given), "path-unusable", "at /dev/zero", "got a device or a pipe")
 
 
 def test_predict_refuses_a_pickle(bundle: Path, tmp_path: Path) -> None:

@@ -115,7 +115,9 @@ def test_opening_reads_no_blob(archive: Path) -> None:
 
 def test_a_missing_file_is_a_path_error(tmp_path: Path) -> None:
     """Nothing at the path is told as such, with the path."""
-    with pytest.raises(PathError, match=r"cannot read a bundle; at .*nobody\.esb; got No such file"):
+    with pytest.raises(
+        PathError, match=r"cannot read a bundle; at .*nobody\.esb; expected .*; got No such file"
+    ):
         Bundle.open(tmp_path / "nobody.esb")
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgestill.core import errors
-from edgestill.core.errors import BundleError, EdgestillError, codes
+from edgestill.core.errors import BundleError, EdgestillError, MessageError, ShapeError, codes, within
+
+
+class Spelt(NamedTuple):
+    """A tuple that has its own way to be told."""
+
+    rows: int
+    columns: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} by {self.columns}"
 
 
 def test_the_text_answers_what_where_expected_got_and_what_to_do() -> None:
@@ -59,6 +71,42 @@ def test_attack_an_escape_sequence_does_not_reach_the_terminal() -> None:
     text = str(BundleError("no such file", where="\x1b]0;owned\x07\x1b[2J"))
     assert "\x1b" not in text
     assert "\x07" not in text
+
+
+def test_a_shape_is_told_in_one_notation() -> None:
+    """A tuple of whole numbers, of whatever class, is `[2, 3]`; any other tuple is what it is."""
+    error = ShapeError("another shape", where="x", expected=(), got=(np.int64(2), 3), fix="turn it")
+    assert str(error) == "[shape-mismatch] another shape; at x; expected []; got [2, 3]; turn it"
+    assert error.as_json()["got"] == "[2, 3]"
+    assert ShapeError("x", got=Spelt(2, 3)).as_json()["got"] == "2 by 3"
+    assert ShapeError("x", got=("a", 1)).as_json()["got"] == "('a', 1)"
+
+
+def test_what_to_do_is_the_classs_remedy_where_the_place_knows_no_better() -> None:
+    """Where an error arises hundreds of times and the same is to be done, nobody has to say so."""
+    assert MessageError.remedy is not None
+    assert str(MessageError("not JSON")).endswith(f"; {MessageError.remedy}")
+    assert MessageError("not JSON", fix="write JSON").fix == "write JSON"
+    assert BundleError.remedy is None
+
+
+def test_a_place_around_an_error_comes_before_its_own() -> None:
+    """A file that holds what is wrong is named; a name that both know is said once."""
+    for own, told in ((None, "a.esb: b"), ("c", "a.esb: b: c"), ("b", "a.esb: b"), ("b: c", "a.esb: b: c")):
+        with pytest.raises(BundleError) as caught, within("a.esb: b"):
+            raise BundleError("wrong", where=own)
+        assert caught.value.where == told
+
+
+def test_a_place_may_know_better_what_to_do_than_a_class() -> None:
+    """Only where the error itself said nothing."""
+    for own, told in ((None, "build it again"), ("write JSON", "write JSON")):
+        with pytest.raises(MessageError) as caught, within("a", fix="build it again"):
+            raise MessageError("wrong", fix=own)
+        assert caught.value.fix == told
+    with pytest.raises(BundleError) as other, within("a"):
+        raise BundleError("wrong")
+    assert other.value.fix is None
 
 
 def test_a_long_answer_is_cut() -> None:

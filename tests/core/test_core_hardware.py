@@ -61,7 +61,9 @@ def test_this_machine_has_a_class() -> None:
 )
 def test_what_is_no_class_is_refused(name: str) -> None:
     """A class has exactly three parts of lower-case letters and digits."""
-    with pytest.raises(MessageError, match="not a hardware class; expected ARCH-ISA-ENGINE"):
+    with pytest.raises(
+        MessageError, match="not a hardware class; at hardware class; expected ARCH-ISA-ENGINE"
+    ):
         HardwareClass(name)
 
 

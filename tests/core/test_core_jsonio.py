@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -229,7 +229,7 @@ WRONG: list[tuple[Json, Callable[[Fields], object], str]] = [
     (math.inf, lambda f: f.number("x"), "a finite number"),
     (10**400, lambda f: f.number("x"), "a finite number"),
     (-(10**400), lambda f: f.number("x"), "a finite number"),
-    (1.5, lambda f: f.number("x", most=1), "from -inf to 1"),
+    (1.5, lambda f: f.number("x", most=1), "expected a number, at most 1"),
     (0, lambda f: f.boolean("x"), "true or false"),
     ("sha256:00", lambda f: f.digest("x"), "not a digest; at test: x"),
     ({}, lambda f: f.items("x", at_most=3), "a list of at most 3 items"),
@@ -304,3 +304,28 @@ def test_the_default_bound_is_a_megabyte() -> None:
     assert MAX_BYTES == 1_000_000
     with pytest.raises(MessageError, match="too long"):
         parse(b" " * 1_000_001, where="test")
+
+
+@pytest.mark.parametrize("value", ["x" * 11, ["s3cret"], 5, True])
+def test_a_secret_is_not_repeated(value: Any) -> None:
+    """One that is no text, or too long, is refused without a word of it; the others are handed out."""
+    fields = Fields({"token": value, "good": "s3cret"}, "enrol")
+    with pytest.raises(
+        MessageError, match=r"at enrol: token; .*at most 10 characters; got a \w+ that is not"
+    ) as caught:
+        fields.secret("token", at_most=10)
+    assert "s3cret" not in str(caught.value)
+    assert fields.secret("good", at_most=10) == "s3cret"
+    with pytest.raises(MessageError, match=r"a field is missing; at enrol: none; .*; got nothing"):
+        fields.secret("none", at_most=10)
+
+
+def test_a_number_is_asked_for_in_plain_words() -> None:
+    """Bounds are told where there are some, and Python's advice to its programmers nowhere."""
+    fields = Fields({"x": "a"}, "policy.json")
+    with pytest.raises(MessageError, match="expected a number; got 'a'"):
+        fields.number("x")
+    with pytest.raises(MessageError, match="expected a number, at least 0, at most 1; got 'a'"):
+        fields.number("x", least=0, most=1)
+    with pytest.raises(MessageError, match="got a number of too many digits; make it anew"):
+        parse(b"[" + b"1" * 5000 + b"]", where="x")

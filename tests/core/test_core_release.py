@@ -51,7 +51,7 @@ def test_every_hardware_class_can_be_part_of_a_target() -> None:
 )
 def test_attack_a_target_name_cannot_leave_its_place(name: str, version: str, hardware_class: str) -> None:
     """Parts with slashes, dots, line ends or capitals do not make a target."""
-    with pytest.raises(SettingError, match=r"not a target name; expected NAME/1\.2\.3/CLASS\.esb"):
+    with pytest.raises(SettingError, match=r"not a target name; at target; expected NAME/1\.2\.3/CLASS\.esb"):
         target_name(name, version, hardware_class)
 
 

@@ -74,6 +74,7 @@ def tiny_scenario(*, seed: int = 0, shares: bool = True) -> Scenario:
         model="tiny",
         story="three classes from a sensor",
         change="it is worn the other way round",
+        unit=("window", "windows"),
         teach=teach,
         limited=motion(120, seed + 2),
         heldout=motion(60, seed + 3),
@@ -126,13 +127,12 @@ def row(**changes: Any) -> Row:
         "shares": True,
         "answers": 300,
         "before": 0.9,
-        "shifted": 0.5,
+        "shipped": 0.5,
         "own": 0.65,
         "updated": 0.8,
         "escalated": 0.25,
         "bytes_up": 120_000,
         "drift": "confirmed",
-        "learned": True,
         "latency_ms": 0.4,
     }
     return Row(**(usual | changes))
@@ -142,12 +142,14 @@ def story(**changes: Any) -> Story:
     """A story of two folds, with one device that shares and one that does not."""
     usual: dict[str, Any] = {
         "scenario": "watch",
+        "about": {"version": "0.1", "date": "2026-01-02", "seed": 0, "machine": {"cores": 2, "load": 0.1}},
+        "unit": ("person", "people"),
         "told": ("seven exercises", "the watch moves"),
         "outcomes": [outcome(), outcome(first_group=2)],
-        "live": live(row(), row(device="person-2", shares=False, own=None, learned=False, drift="none")),
-        "absorption": Absorption(alpha=0.25, before=0.9, after=0.91),
+        "live": live(row(), row(device="person-2", shares=False, own=None, drift="none")),
+        "absorption": Absorption(weight=0.25, before=0.9, after=0.91),
         "alpha": 0.6,
-        "promise": "none: too few people",
+        "promise": "none, since too few people",
         "size_ratio": 35.678,
         "wall_s": 151.27,
         "steps": {"train the teacher": 12.34},
@@ -155,17 +157,23 @@ def story(**changes: Any) -> Story:
     return Story(**(usual | changes))
 
 
+def share(value: float) -> Figure:
+    """A figure of three people."""
+    return Figure(value=value, n=200, groups=3, low=value - 0.1, high=value + 0.1)
+
+
 def live(*rows: Row, **changes: Any) -> Live:
     """What a live fleet told."""
     usual: dict[str, Any] = {
         "escalated": Figure(value=0.25, n=400, groups=3, low=0.2, high=0.3),
-        "fused_before": 0.9,
-        "alone_before": 0.85,
-        "fused_shifted": 0.6,
-        "alone_shifted": 0.5,
+        "fused_before": share(0.9),
+        "alone_before": share(0.85),
+        "fused_shifted": share(0.6),
+        "alone_shifted": share(0.5),
         "evidence": 100,
         "statistics_bytes": 3000,
-        "head_accuracy": 0.55,
+        "head_accuracy": share(0.55),
+        "shipped_accuracy": share(0.4),
         "bundle_bytes": 40_000,
         "patch_bytes": 6000,
         "model_bytes": 11_000,

@@ -165,7 +165,9 @@ def test_a_rollout_that_pauses_ends_the_walk_with_its_reason(fleet: Fleet) -> No
             if is_assigned(device, release):
                 device.tells(release, state="fell-back", reason="too hot")
 
-    with pytest.raises(DemoError, match=r"the rollout was stopped; at tiny/2\.0\.0; got .* failed, of 1"):
+    with pytest.raises(
+        DemoError, match=r"the rollout was stopped; at tiny/2\.0\.0; expected .*; got .* failed, of 1"
+    ):
         fleet.roll_out(release, heard=listen)
     assert (heard[0], heard[-1]) == ("running", "paused")
     newest: Any = fleet.operator.rollouts()["rollouts"]

@@ -70,10 +70,13 @@ def test_large_images_are_cut_to_their_middle() -> None:
         (np.zeros((2, 24, 24, 4), np.uint8), "shape-mismatch"),
         (np.zeros((2, 3, 24, 24), np.uint8), "shape-mismatch"),
         (np.zeros((2, 0, 24), np.uint8), "shape-mismatch"),
+        (np.zeros((2, 2, 2), np.uint8), "shape-mismatch"),
+        (np.zeros((2, 7, 200), np.uint8), "shape-mismatch"),
+        (np.zeros((), np.uint8), "shape-mismatch"),
     ],
 )
 def test_what_is_no_image_is_refused(given: NDArray[Any], code: str) -> None:
-    """Another element type, rank, number or order of channels."""
+    """Another element type, rank, number or order of channels, or too small for the networks."""
     with pytest.raises(EdgestillError) as caught:
         fit(given)
     assert caught.value.code == code
@@ -149,7 +152,7 @@ def test_labels_of_another_shape_are_not_unrolled(tmp_path: Path, shape: tuple[i
     """One-hot rows, or another number of labels than images, would pair images with labels of others."""
     path = npz(tmp_path / "a.npz", x_train=numbered(6), y_train=np.zeros(shape, np.int64))
     with pytest.raises(
-        ShapeError, match=r"do not belong to the images; .*expected \[6\], one an image"
+        ShapeError, match=r"do not belong to the images; .*expected \[6\], one for each image in x_train"
     ) as caught:
         load_file(path)
     assert caught.value.where == f"{path}: y_train"
@@ -162,8 +165,81 @@ def test_half_of_a_part_is_not_left_out_in_silence(tmp_path: Path, left_out: str
     """Images without labels, or labels without images: the text says what is there and what is not."""
     arrays = {"x_train": numbered(6), "y_train": np.arange(6), "x_test": numbered(6), "y_test": np.arange(6)}
     del arrays[left_out]
-    with pytest.raises(DataError, match=f"arrays are missing; .*expected .*{left_out}.*; got .*{there}"):
+    with pytest.raises(
+        DataError, match=f"arrays are missing: {left_out}; .*expected .*{left_out}.*; got .*{there}"
+    ):
         load_file(npz(tmp_path / "a.npz", **arrays))
+
+
+MANY = np.zeros((LEAST, 24, 24), np.uint8)
+TENS = np.arange(LEAST) % 10
+
+
+@pytest.mark.parametrize(
+    ("arrays", "code", "text"),
+    [
+        ({"y_train": np.arange(LEAST) % 901}, "class-count-mismatch", "0 to 99.*got 0 to 900"),
+        (
+            {"y_train": np.where(TENS == 5, 11, TENS)},
+            "class-count-mismatch",
+            "too few images of a class; at .*: class 5; .*got 0",
+        ),
+        (
+            {"y_train": np.where(np.arange(LEAST) < 19, 10, TENS)},
+            "class-count-mismatch",
+            "class 10; expected at least 20 .*; got 19",
+        ),
+        (
+            {"x_test": np.zeros((30, 32, 32), np.uint8), "y_test": TENS[:30]},
+            "shape-mismatch",
+            r"different sizes; .*expected \[24, 24\] in both, as x_train has; got \[32, 32\] in x_test",
+        ),
+        (
+            {"x_test": np.zeros((30, 24, 24, 3), np.uint8), "y_test": TENS[:30]},
+            "shape-mismatch",
+            r"got \[24, 24, 3\] in x_test",
+        ),
+        (
+            {"x_test": MANY[:30], "y_test": TENS[:30] + 1},
+            "class-count-mismatch",
+            "0 only in y_train, 10 only in y_test",
+        ),
+        (
+            {"x_test": MANY[:30], "y_test": TENS[:29]},
+            "shape-mismatch",
+            r"y_test; expected \[30\], one for each image in x_test; got \[29\]",
+        ),
+        (
+            {"x_test": MANY[:0], "y_test": TENS[:0]},
+            "data-unusable",
+            r"no images; at .*x_test; .*got \[0, 24, 24\]",
+        ),
+        ({"x_train": MANY[:0], "y_train": TENS[:0]}, "data-unusable", "no images; at .*x_train"),
+        ({"x_train": MANY[:, :2, :2]}, "shape-mismatch", "too small .*H and W of 8 pixels or more"),
+        ({"x_train": np.full(MANY.shape, np.nan)}, "dtype-mismatch", "expected uint8; got float64"),
+        ({"x_train": MANY.astype(object)}, "data-unusable", "Python objects, which are not loaded"),
+        ({"x_train": MANY.astype(complex)}, "dtype-mismatch", "expected uint8; got complex128"),
+        (
+            {"y_train": np.where(TENS == 3, np.nan, TENS)},
+            "dtype-mismatch",
+            "expected whole numbers; got float64",
+        ),
+        ({"y_train": TENS + 0.5}, "dtype-mismatch", "expected whole numbers; got float64"),
+        ({"y_train": TENS.astype(object)}, "data-unusable", "Python objects, which are not loaded"),
+        ({"y_train": TENS.astype(complex)}, "dtype-mismatch", "expected whole numbers; got complex128"),
+        ({"y_train": TENS * 0}, "data-unusable", "only one class; at .*got 1000 images of class 0"),
+    ],
+)
+def test_what_no_demonstration_could_be_made_of_is_refused_before_any_training(
+    tmp_path: Path, arrays: dict[str, Any], code: str, text: str
+) -> None:
+    """Each is one line with all parts: the file and its array, what was expected, what was got, what to do."""
+    path = npz(tmp_path / "a.npz", **({"x_train": MANY, "y_train": TENS} | arrays))
+    with pytest.raises(EdgestillError, match=text) as caught:
+        images(data=path)
+    assert caught.value.code == code
+    assert str(caught.value.where).startswith(f"{path}: ")
+    assert all([caught.value.expected, caught.value.got is not None, caught.value.fix])
 
 
 def test_images_of_another_type_are_named_with_their_file(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from rich.console import Console
 from edgestill.core.errors import PathError
 from edgestill.demo import report
 from edgestill.demo.report import write_report
-from edgestill.demo.view import Silence, Stage, closing_tables
+from edgestill.demo.story import Absorption
+from edgestill.demo.tables import byte_rows, device_rows, figure_rows, fused_parameters
+from edgestill.demo.view import Silence, Stage, closing_tables, closing_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +118,7 @@ def test_where_nothing_was_lost_nothing_can_be_won_back(tmp_path: Path) -> None:
     assert (figures["recovered_share"], figures["recovered_share_ci95"]) == (None, [None, None])
     page, _ = write_report(calm, tmp_path)
     assert "Nothing was lost by the change" in page.read_text()
-    assert "nothing was lost" in shown(calm)
+    assert "none lost" in shown(calm)
 
 
 def test_a_single_group_has_a_share_without_an_interval() -> None:
@@ -137,8 +139,8 @@ def test_where_nobody_learns_nothing_is_said_of_it(tmp_path: Path) -> None:
     figures: Any = one.as_json()["figures"]
     assert "personal_accuracy" not in figures
     page, _ = write_report(one, tmp_path)
-    assert "learned by itself" not in page.read_text()
-    assert "as shipped\n" not in shown(one)
+    assert "learning devices" not in page.read_text()
+    assert "learning devices" not in shown(one)
 
 
 def shown(one: Story, width: int = 160) -> str:
@@ -154,7 +156,7 @@ def test_the_tables_fit_a_terminal_of_80_columns() -> None:
     """Nothing is cut off with dots, no line is longer."""
     text = shown(story(live=live(row(device="person-10", bytes_up=1_234_567))), width=80)
     assert "…" not in text
-    for part in ("1235 kB", "confirmed", "65.0%", "40 in 4 groups"):
+    for part in ("1235 kB", "confirmed", "65.0%", "40 of 4 people"):
         assert part in text, part
 
 
@@ -185,7 +187,57 @@ def test_the_report_shows_the_figures(tmp_path: Path) -> None:
     page, _ = write_report(story(), tmp_path)
     texts = set(Page(page.read_text()).texts)
     assert {"100.0%", "80.0%", "40.0%", "70.0%", "50.0%", "person-1", "person-2", "6,000"} <= texts
-    assert "75%" in texts  # won back
+    assert "75.0%" in texts  # won back
+
+
+def test_terminal_and_report_show_the_same_rows(tmp_path: Path) -> None:
+    """Every cell of the closing tables stands in the page, and every sentence below them."""
+    one = story()
+    page, _ = write_report(one, tmp_path)
+    texts = "\n".join(Page(page.read_text()).texts)
+    for table in (figure_rows(one), device_rows(one), byte_rows(one)):
+        for cells in table:
+            assert all(cell in texts for cell in cells), cells
+    for words in closing_words(one):
+        assert words in texts
+
+
+def test_a_loss_within_the_noise_shows_no_share_won_back(tmp_path: Path) -> None:
+    """Four people of whom two lost nothing: the table says so, the sentence too, and JSON gives no interval."""
+    lost = hits(8, 20) + 0  # half of the one group
+    faint = replace(outcome(shifted=15), shifted=np.maximum(lost, hits(15, 20)), recovered=hits(16, 20))
+    one = story(outcomes=[faint])
+    text = shown(one)
+    assert "in noise" in text
+    page, _ = write_report(one, tmp_path)
+    assert "within the noise" in page.read_text()
+    figures: Any = one.as_json()["figures"]
+    assert figures["recovered_share_ci95"] == [None, None]
+
+
+def test_a_head_that_was_not_adopted_has_no_accuracy() -> None:
+    """The column says none, JSON null."""
+    one = story(live=live(row(own=None)))
+    assert device_rows(one)[0][3] == "none"
+    part: Any = one.as_json()["live"]
+    assert part["devices"][0]["own"] is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "after", "said"),
+    [(0.0, 0.9, "none was kept"), (0.5, 0.85, "nothing is gained here"), (0.5, 0.95, "from 90.0% to 95.0%.")],
+)
+def test_parameter_fusion_is_told_as_it_went(weight: float, after: float, said: str) -> None:
+    """Kept for nothing, kept and no better, kept and better."""
+    one = story(absorption=Absorption(weight=weight, before=0.9, after=after))
+    assert said in fused_parameters(one)
+
+
+def test_the_report_says_where_it_was_made(tmp_path: Path) -> None:
+    """Version, date, seed and machine, in the page and in JSON."""
+    page, figures = write_report(story(), tmp_path)
+    assert "version 0.1, date 2026-01-02, seed 0; cores 2, load 0.1" in page.read_text()
+    assert json.loads(figures.read_text())["about"]["seed"] == 0
 
 
 def test_the_report_has_no_patch_where_there_was_none(tmp_path: Path) -> None:
@@ -243,9 +295,9 @@ def test_the_tables_for_people_say_the_same() -> None:
     """Accuracies with intervals and n, a row a device, bytes."""
     text = shown(story())
     for part in (
-        "shipped as int8, before",
+        "student as shipped (int8), before",
         "80.0%",
-        "40 in 4 groups",
+        "40 of 4 people",
         "share of the loss won back",
     ):
         assert part in text, part

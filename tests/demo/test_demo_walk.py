@@ -98,7 +98,7 @@ def test_steps_are_timed_and_told_once_they_end(tmp_path: Path) -> None:
             """Remembers."""
             told.append(f"end {note}")
 
-    made = Route(tiny_scenario(), tmp_path / "out", Listening())
+    made = Route(tiny_scenario(), tmp_path / "out", Listening(), about={})
     with made._step("one") as done:
         made._epochs(3, 10, 0.12345)
         done("first")
@@ -147,7 +147,7 @@ def test_a_rollout_is_shown_by_who_has_confirmed(
         def end(self, note: str) -> None:
             """Nothing."""
 
-    Route(tiny_scenario(), tmp_path, Bar())._rollout(state)
+    Route(tiny_scenario(), tmp_path, Bar(), about={})._rollout(state)
     assert shown == progress
 
 
@@ -156,28 +156,9 @@ def test_the_folder_is_made_with_its_logs_and_may_be_there_already(tmp_path: Pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.json").write_text("old")
     for _ in range(2):
-        Route(tiny_scenario(), tmp_path / "out", Silence())
+        Route(tiny_scenario(), tmp_path / "out", Silence(), about={})
     assert (tmp_path / "out" / "logs").is_dir()
     assert (tmp_path / "out" / "report.json").read_text() == "old"
-
-
-@pytest.mark.parametrize(
-    ("evidence", "said"),
-    [
-        (
-            {"promised": True, "delta": 0.05, "epsilon": 0.1, "n": 240},
-            (
-                "of at most 10% of inputs the answer is wrong although the teacher knows better; "
-                "true with probability 0.95, shown on 240 samples"
-            ),
-        ),
-        ({"promised": False, "why": "too few samples"}, "none: too few samples"),
-        ({}, "none: "),
-    ],
-)
-def test_a_promise_is_told_with_its_figures_or_not_at_all(evidence: Any, said: str) -> None:
-    """Probability, bound and n; where nothing is promised, why not."""
-    assert route._promise(evidence) == said
 
 
 @pytest.mark.parametrize(

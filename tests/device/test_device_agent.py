@@ -208,7 +208,7 @@ def test_a_probe_that_fails_ends_the_installation(tmp_path: Path) -> None:
     """No repetition makes wrong answers right."""
     slots = Slots.open(tmp_path)
     end = installer(slots, probe=raising(ProbeError("wrong"))).perform(Probe("b", target(2)))
-    assert end == Failed(target(2).digest, "[probe-failed] wrong")
+    assert end == Failed(target(2).digest, f"[probe-failed] wrong; {ProbeError.remedy}")
     assert installer(slots).perform(Probe("b", target(2))) == Probed(target(2).digest)
 
 

@@ -232,6 +232,8 @@ def test_a_problem_tells_what_where_and_what_to_do(there: World) -> None:
         "status": 404,
         "code": "not-found",
         "what": "no such release is listed",
+        "where": "releases",
+        "expected": "a release in targets.json",
         "got": "watch/9.9.9",
         "fix": "publish it first",
     }

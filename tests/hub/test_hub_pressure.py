@@ -276,7 +276,7 @@ def test_a_burst_of_reports_costs_two_looks(there: World, monkeypatch: pytest.Mo
     real = rollouts.advance
     reached, go_on = threading.Event(), threading.Event()
 
-    async def slow(connection: Any, now: float) -> set[str]:
+    async def slow(connection: Any, now: float) -> rollouts.Moved:
         looks.append(1)
         if len(looks) == 1:
             reached.set()

@@ -414,7 +414,7 @@ def test_only_decisive_reports_make_rollouts_look(there: World, monkeypatch: pyt
     looked: list[float] = []
     real = rollouts.advance
 
-    async def counting(connection: AsyncConnection, now: float) -> set[str]:
+    async def counting(connection: AsyncConnection, now: float) -> rollouts.Moved:
         looked.append(now)
         return await real(connection, now)
 

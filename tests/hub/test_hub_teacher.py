@@ -111,7 +111,9 @@ def test_without_a_teacher_the_hub_says_so(tmp_path: Path) -> None:
         assert there.call("GET", "/v2/models/teacher").status == 404
         reply = infer(there.enrol("d0"))
         assert reply.status == 404
-        assert reply.json == {"error": "[not-found] no such model; got 'teacher'"}
+        assert reply.json == {
+            "error": "[not-found] no such model; at models; expected none: this hub has no teacher; got 'teacher'; name the model that this hub serves"
+        }
 
 
 @pytest.mark.parametrize(

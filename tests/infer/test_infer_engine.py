@@ -79,7 +79,9 @@ def test_what_the_runtime_raises_is_one_line() -> None:
     with pytest.raises(EngineError) as caught:
         OnnxEngine(tiny_model()).run({"input": BATCH[:, :3]})
     text = str(caught.value)
-    assert text.startswith("[engine-failed] the engine could not run the model; at onnxruntime; got")
+    assert text.startswith(
+        "[engine-failed] the engine could not run the model; at onnxruntime; expected an answer; got"
+    )
     assert "\n" not in text
 
 

@@ -139,9 +139,9 @@ def test_a_shift_out_of_range_is_refused() -> None:
 
 def test_inputs_of_another_kind_are_refused() -> None:
     """Images are not windows, windows are not images, and whole numbers have no room for noise."""
-    with pytest.raises(ShapeError, match=r"expected \[N, T, C\]; got \(20, 5, 7, 3\)"):
+    with pytest.raises(ShapeError, match=r"expected \[N, T, C\]; got \[20, 5, 7, 3\]"):
         MotionJitter()(IMAGES, SEEDS)
-    with pytest.raises(ShapeError, match=r"expected \[N, H, W, C\]; got \(6, 8, 6\)"):
+    with pytest.raises(ShapeError, match=r"expected \[N, H, W, C\]; got \[6, 8, 6\]"):
         ImageShift()(MOTIONS, SEEDS[:6])
     with pytest.raises(DtypeError, match=r"expected floating point; got torch.int16"):
         MotionJitter()(MOTIONS.to(torch.int16), SEEDS[:6])

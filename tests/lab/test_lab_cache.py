@@ -353,7 +353,7 @@ def test_a_teacher_in_training_mode_does_not_drift(tmp_path: Path) -> None:
 def test_another_number_of_outputs_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     """The teacher's classes must be the data's."""
     with pytest.raises(
-        ClassCountError, match=r"another number of outputs; at teacher; expected 4 \(the data's\); got \(5,\)"
+        ClassCountError, match=r"another number of outputs; at teacher; expected 4 \(the data's\); got \[5\]"
     ):
         open_cache(tmp_path / "new", source=array_source(outputs=4))
     assert not (tmp_path / "new").exists()

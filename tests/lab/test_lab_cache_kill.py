@@ -194,7 +194,8 @@ def test_ranks_share_the_shards(tmp_path: Path) -> None:
 def test_a_rank_that_died_is_noticed(tmp_path: Path) -> None:
     """After the barrier a shard is still missing: the text says which, and a later opening fills it."""
     with pytest.raises(
-        DataError, match=r"a shard is missing; at .*shard-0001.rec; got 4 missing; see what became"
+        DataError,
+        match=r"a shard is missing; at .*shard-0001.rec; expected .*; got 4 missing; see what became",
     ):
         open_cache(tmp_path, rank=0, world=2)
     assert open_cache(tmp_path).cost().found == 8 * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from edgestill.core.errors import ClassCountError, DataError
 from edgestill.infer.policy import Policy
-from edgestill.lab.packing.calibrate import DELTA, EPSILON, Heldout, _thirds, calibrate
+from edgestill.lab.packing.calibrate import DELTA, EPSILON, Heldout, _thirds, calibrate, promise_text
 
 WANTED = Policy(
     labels=("a", "b", "c"), escalation_share=0.3, audit_share=0.02, measure="margin", leaves="raw"
@@ -108,7 +109,7 @@ def test_too_little_data_is_refused(n: int) -> None:
 def test_voices_of_different_classes_are_refused() -> None:
     """Teacher and student must answer the same question."""
     one = heldout(30)
-    with pytest.raises(ClassCountError, match=r"expected \(30, 2\); got \(30, 3\)"):
+    with pytest.raises(ClassCountError, match=r"expected \[30, 2\]; got \[30, 3\]"):
         Heldout(student=one.student, teacher=one.teacher[:, :2], labels=one.labels, groups=one.groups)
 
 
@@ -149,3 +150,29 @@ def test_what_was_wanted_is_kept_and_the_seed_decides_the_split() -> None:
     assert calibrate(heldout(300), WANTED, seed=4).to_bytes() == policy.to_bytes()
     assert calibrate(heldout(300), WANTED, seed=5).to_bytes() != policy.to_bytes()
     assert Policy.from_bytes(policy.to_bytes()) == policy
+
+
+PROMISED = {"promised": True, "delta": 0.05, "epsilon": 0.1, "n": 240, "escalated": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"),
+    [
+        (
+            PROMISED,
+            (
+                "of at most 10% of inputs the answer is wrong although the teacher knows better; "
+                "true with probability 0.95, shown on 240 samples"
+            ),
+        ),
+        (
+            PROMISED | {"escalated": 0.34},
+            "none within the budget: it would take asking about 34% of the inputs, and 25% are allowed",
+        ),
+        ({"promised": False, "why": "too few samples"}, "none, since too few samples"),
+        ({}, "none, since nothing was calibrated"),
+    ],
+)
+def test_a_promise_is_told_with_its_figures_or_not_at_all(evidence: Any, said: str) -> None:
+    """Probability, bound and n; where the budget forbids what it needs, that; where there is none, why not."""
+    assert promise_text(replace(WANTED, escalation_share=0.25, evidence=evidence)) == said

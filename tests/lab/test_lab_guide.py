@@ -79,7 +79,7 @@ def test_a_hint_is_the_layers_output_and_leaves_no_hook() -> None:
 def test_a_hint_at_no_layer_is_refused_before_any_work() -> None:
     """The text names the layer and the network."""
     with pytest.raises(
-        ModelError, match=r"no such layer in this network; at hiden; got Net; did you mean 'hidden'"
+        ModelError, match=r"no such layer in this network; at hiden; .*; got Net; did you mean 'hidden'"
     ):
         LiveGuide(net(), hint="hiden")
 

@@ -103,7 +103,7 @@ def test_an_unknown_layer_is_refused_with_the_nearest_name() -> None:
     """A misspelt name is an error that names the nearest; a wholly wrong one lists what there is."""
     model = maps(3)
     with (
-        pytest.raises(ModelError, match=r"no such layer.*at steem; got Maps; did you mean 'stem'\?"),
+        pytest.raises(ModelError, match=r"no such layer.*at steem; .*; got Maps; did you mean 'stem'\?"),
         watching(model, "steem"),
     ):
         pass

@@ -245,7 +245,8 @@ class Stiff(nn.Module):
 def test_a_forward_pass_with_sizes_of_its_own_is_refused() -> None:
     """The place and a way out are named; keeping that width works."""
     with pytest.raises(
-        ModelError, match=r"does not work as a part of its teacher; at Stiff\S*; got .*name the layer in keep"
+        ModelError,
+        match=r"does not work as a part of its teacher; at Stiff\S*; .*; got .*name the layer in keep",
     ):
         carve(Stiff(), PICTURES)
     student, _ = carve(Stiff(), PICTURES, keep=("conv",))
@@ -263,8 +264,8 @@ def test_a_forward_pass_with_sizes_of_its_own_is_refused() -> None:
             "unknown selection; at selection; expected random, uniform, first, magnitude; got best",
         ),
         ({"multiple_of": 0}, "multiple_of is out of range"),
-        ({"keep": ("convs",)}, "no module of this name runs; at convs; did you mean 'conv'"),
-        ({"widths": {"cnv": 0.5}}, "no module of this name runs; at cnv; did you mean 'conv'"),
+        ({"keep": ("convs",)}, "no module of this name runs; at convs; .*; did you mean 'conv'"),
+        ({"widths": {"cnv": 0.5}}, "no module of this name runs; at cnv; .*; did you mean 'conv'"),
         ({"widths": {"conv": 0}}, "width is out of range; at conv"),
         ({"widths": {"conv": 2.5}}, "width is out of range; at conv"),
         ({"widths": {"conv": 9}}, "cannot have this width; at conv; expected for instance 8; got 9"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgestill.core.errors import DataError
-from edgestill.lab.measure import Figure, accuracy, mean_figure, recovered_share, run_model
+from edgestill.lab.measure import Figure, accuracy, mean_figure, recovered_share, run_model, share_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -30,52 +31,109 @@ def test_accuracy_is_the_share_at_the_label() -> None:
     assert (found.value, found.n, found.groups) == (0.75, 4, 2)
 
 
+def test_independent_hits_have_clopper_and_pearsons_interval() -> None:
+    """None of ten, and 9 of 30: the ends that tables give."""
+    none = share_figure(array(*[0] * 10), np.arange(10))
+    assert none.low == 0
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 10))
+    some = share_figure(array(*[1] * 9, *[0] * 21), np.arange(30))
+    assert (some.low, some.high) == pytest.approx((0.147, 0.494), abs=0.004)
+
+
 def test_the_interval_comes_from_groups_not_samples() -> None:
-    """Two groups, one all right and one all wrong: the bootstrap's ends are 0 and 1, however many samples."""
-    found = mean_figure(array(*[1] * 500, *[0] * 500), np.repeat([0, 1], 500))
-    assert found == Figure(value=0.5, n=1000, groups=2, low=0.0, high=1.0)
+    """Two groups, one all right and one all wrong, say next to nothing, however many samples."""
+    found = share_figure(array(*[1] * 500, *[0] * 500), np.repeat([0, 1], 500))
+    assert (found.value, found.n, found.groups) == (0.5, 1000, 2)
+    assert found.low < 0.01
+    assert found.high > 0.99
 
 
-def test_groups_of_the_same_mean_have_a_narrow_interval() -> None:
-    """Where every group says the same, resampling them changes nothing."""
-    found = mean_figure(array(1, 0, 1, 0, 1, 0), np.array([4, 4, 9, 9, 7, 7]))
-    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+def test_two_groups_that_agree_by_chance_are_still_two() -> None:
+    """That both are at 80 % does not make the figure exact: one degree of freedom."""
+    found = share_figure(array(*([1] * 80 + [0] * 20) * 2), np.repeat([0, 1], 100))
+    assert found.high - found.low > 0.5
+
+
+def test_all_right_is_not_certain() -> None:
+    """A hundred right of five people each count as five: the lower end is 0.025 ** (1 / 5)."""
+    found = share_figure(np.ones(500), np.repeat(range(5), 100))
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(0.025**0.2)
 
 
 def test_groups_count_by_their_size() -> None:
-    """The value is the mean over samples: 3 right of 3 and 0 of 1 are 75 %; draws mix whole groups."""
-    found = mean_figure(array(1, 1, 1, 0), np.array([0, 0, 0, 1]))
-    assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
+    """The value is the mean over samples: 3 right of 3 and 0 of 1 are 75 %."""
+    found = share_figure(array(1, 1, 1, 0), np.array([0, 0, 0, 1]))
+    assert found.value == 0.75
+    assert found.bounded
 
 
 def test_one_group_says_nothing_about_others() -> None:
-    """With a single group the interval is all of [0, 1]."""
-    found = mean_figure(array(1, 1, 1), np.array([5, 5, 5]))
-    assert (found.value, found.groups, found.low, found.high) == (1.0, 1, 0.0, 1.0)
-    assert str(found) == "1.000 [0.000, 1.000]"
+    """With a single group the interval of a share is all of [0, 1], that of a mean the whole line; neither is printed."""
+    share = share_figure(array(1, 1, 1), np.array([5, 5, 5]))
+    assert (share.value, share.groups, share.low, share.high) == (1.0, 1, 0.0, 1.0)
+    mean = mean_figure(array(1, 2, 3), np.array([5, 5, 5]))
+    assert (mean.value, mean.low, mean.high) == (2.0, -inf, inf)
+    assert (share.bounded, mean.bounded) == (False, False)
+    assert (str(share), str(mean)) == ("1.000", "2.000")
 
 
-def test_nothing_cannot_be_measured() -> None:
+@pytest.mark.parametrize("figure", [share_figure, mean_figure])
+def test_nothing_cannot_be_measured(figure: Callable[..., Figure]) -> None:
     """No values, no figure."""
     with pytest.raises(
         DataError, match=r"\[data-unusable\] nothing to measure; at values; expected at least one value"
     ):
-        mean_figure(array(), np.array([], dtype=np.int64))
+        figure(array(), np.array([], dtype=np.int64))
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=40), st.integers(0, 99))
-def test_an_interval_of_shares_lies_in_0_to_1_and_is_repeatable(
-    rows: list[tuple[bool, int]], seed: int
-) -> None:
-    """Its ends are in order, and the same seed draws the same ones."""
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=40))
+def test_an_interval_of_a_share_holds_it_and_lies_in_0_to_1(rows: list[tuple[bool, int]]) -> None:
+    """For any hits in any groups; and with as many misses it is the mirror image."""
     values, groups = array(*[right for right, _ in rows]), np.array([group for _, group in rows])
-    found = mean_figure(values, groups, seed=seed)
-    assert 0 <= found.low <= found.high <= 1
-    assert found == mean_figure(values, groups, seed=seed)
+    found, other = share_figure(values, groups), share_figure(1 - values, groups)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert (1 - other.high, 1 - other.low) == pytest.approx((found.low, found.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("people", "unlike"), [(3, 0.5), (10, 0.5), (10, 2.0), (40, 1.0)])
+def test_19_of_20_intervals_of_a_share_hold_the_truth(people: int, unlike: float) -> None:
+    """People differ (a normal deviate on the logit); the truth is the mean over all people there could be."""
+    random, runs = np.random.default_rng(people), 400
+    truth = float((1 / (1 + np.exp(-1 - unlike * random.normal(size=400_000)))).mean())
+    held = 0
+    for _ in range(runs):
+        each = 1 / (1 + np.exp(-1 - unlike * random.normal(size=people)))
+        groups = np.repeat(np.arange(people), random.integers(20, 60, people))
+        found = share_figure(random.random(len(groups)) < each[groups], groups)
+        held += found.low <= truth <= found.high
+    assert held / runs >= 0.95 - 2.33 * (0.95 * 0.05 / runs) ** 0.5
+
+
+def test_a_mean_has_students_interval() -> None:
+    """Of 2, 4 and 6: mean 4, deviation 2, and 4.303 * 2 / sqrt(3) either side."""
+    found = mean_figure(array(2, 4, 6), np.arange(3))
+    half = 4.303 * 2 / 3**0.5
+    assert (found.value, found.low, found.high) == pytest.approx((4, 4 - half, 4 + half), rel=1e-3)
+
+
+def test_samples_of_a_group_are_one_sample_of_a_mean() -> None:
+    """The same three numbers, each ten times within its group, are no better known."""
+    once = mean_figure(array(2, 4, 6), np.arange(3))
+    often = mean_figure(np.repeat(array(2, 4, 6), 10), np.repeat(np.arange(3), 10))
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert (often.n, often.groups) == (30, 3)
+
+
+def test_a_figure_says_what_it_rests_on() -> None:
+    """Samples that are their own groups, of several groups, of a single one."""
+    assert share_figure(array(1, 0, 1), np.arange(3)).rests_on() == "3 samples"
+    assert share_figure(array(1, 0, 1), np.array([1, 1, 2])).rests_on() == "3 samples of 2 groups"
+    assert share_figure(array(1, 0), np.array([1, 1])).rests_on() == "2 samples of 1 group"
 
 
 def test_the_recovered_share_is_won_over_lost() -> None:
-    """From 100 % to 50 % and back to 75 % is half of the loss; both groups alike, so the interval is that too."""
+    """From 100 % to 50 % and back to 75 % is half of the loss; all groups alike, so the interval is that too."""
     found = recovered_share(
         array(1, 1, 1, 1),
         array(1, 0, 1, 0, 1, 0, 1, 0),
@@ -100,12 +158,34 @@ def test_more_than_was_lost_and_less_than_nothing_can_come_back() -> None:
     assert share(0.5, 0.0) == pytest.approx(-1)
 
 
+def test_the_ends_of_a_recovered_share_are_where_the_difference_is_just_significant() -> None:
+    """At both, `won - end * lost` over its standard error is Student's quantile (2.262 for ten groups)."""
+    random = np.random.default_rng(4)
+    before, shifted, after = (level + random.normal(0, 0.05, 10) for level in (0.9, 0.5, 0.8))
+    groups = np.arange(10)
+    found = recovered_share(before, shifted, after, groups_before=groups, groups_after=groups)
+    assert found is not None
+    assert found.low < found.value < found.high
+    for end in (found.low, found.high):
+        each = (after - shifted) - end * (before - shifted)
+        assert abs(each.mean()) / (each.std(ddof=1) / 10**0.5) == pytest.approx(2.262, rel=1e-3)
+
+
+def test_a_loss_within_the_noise_bounds_no_share_of_it() -> None:
+    """Five people lose two points on average, some of them win some: what was won back of that is anybody's guess."""
+    before, shifted = array(0.9, 0.8, 0.7, 0.9, 0.8), array(0.8, 0.9, 0.65, 0.95, 0.7)
+    groups = np.arange(5)
+    found = recovered_share(before, shifted, before, groups_before=groups, groups_after=groups)
+    assert found is not None
+    assert (found.low, found.high, found.bounded) == (-inf, inf, False)
+
+
 def test_one_group_gives_a_share_without_an_interval() -> None:
     """The ends are infinite: one person says nothing about others, and a share is not bounded."""
     one = np.array([0, 0])
     found = recovered_share(array(1, 1), array(0, 0), array(1, 0), groups_before=one, groups_after=one)
     assert found is not None
-    assert (found.value, found.low, found.high) == (0.5, float("-inf"), float("inf"))
+    assert (found.value, found.low, found.high, found.bounded) == (0.5, -inf, inf, False)
 
 
 def test_where_nothing_was_lost_there_is_no_share() -> None:

@@ -40,6 +40,9 @@ def small(width: int = 2, *, bias: bool = True) -> nn.Module:
 def broken() -> nn.Module:
     raise RuntimeError("no such luck")
 
+def ends() -> nn.Module:
+    raise SystemExit(3)
+
 def text() -> str:
     return "a model, honestly"
 
@@ -105,7 +108,9 @@ def test_a_file_or_module_that_is_not_there_is_named(folder: Path) -> None:
     """A path for the one, an import for the other."""
     with pytest.raises(PathError, match=r"no such file; at .*none.py"):
         named("none.py:small", folder)
-    with pytest.raises(SettingError, match=r"cannot be imported; at nobodys_module; got ModuleNotFoundError"):
+    with pytest.raises(
+        SettingError, match=r"cannot be imported; at nobodys_module; .*; got ModuleNotFoundError"
+    ):
         named("nobodys_module:small", folder)
 
 
@@ -137,9 +142,16 @@ def test_an_argument_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_callable_that_fails_is_told_with_its_own_words(folder: Path) -> None:
     """Its exception is in the text."""
     with pytest.raises(
-        ModelError, match=r"a callable that fails; at nets.py:broken; got RuntimeError: no such luck"
+        ModelError,
+        match=r"a callable that fails; at nets.py:broken; expected a callable .*; got RuntimeError: no such luck",
     ):
         named("nets.py:broken", folder)
+
+
+def test_a_callable_that_would_end_the_program_does_not(folder: Path) -> None:
+    """It is an error like any other, and not an exit status without a word."""
+    with pytest.raises(ModelError, match=r"a callable that fails; at nets.py:ends; .*got SystemExit: 3"):
+        named("nets.py:ends", folder)
 
 
 def test_a_callable_that_makes_no_module_is_refused(folder: Path) -> None:

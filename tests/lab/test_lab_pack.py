@@ -39,7 +39,16 @@ from edgestill.lab.data.samples import Samples
 from edgestill.lab.distil import distill
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import run_model
-from edgestill.lab.packing.pack import GOLDEN_SAMPLES, REFERENCE, Origin, backbone_id, pack, reweighted
+from edgestill.lab.packing.calibrate import promise_text
+from edgestill.lab.packing.pack import (
+    GOLDEN_SAMPLES,
+    REFERENCE,
+    Origin,
+    backbone_id,
+    golden_count,
+    pack,
+    reweighted,
+)
 from edgestill.lab.packing.quantise import grid_id
 from edgestill.lab.recipe import Recipe
 from edgestill.learn.statistics import Statistics, solve
@@ -114,11 +123,17 @@ def test_packing_twice_gives_the_same_bytes() -> None:
 def test_the_probe_passes_on_the_bundles_own_model_and_fails_on_another() -> None:
     """Golden answers are the int8 model's own; a model with its head turned round does not pass."""
     golden = read_golden(packed().blobs["golden.npz"])
-    assert len(golden.input) == GOLDEN_SAMPLES
+    assert len(golden.input) == GOLDEN_SAMPLES[1]  # small inputs
     found = probe(OnnxEngine(packed().blobs["model.onnx"]), golden, FakeClock())
     assert found.check().difference < 0.01
     turned = replace(golden, logits=golden.logits[:, ::-1].copy())
     assert not probe(OnnxEngine(packed().blobs["model.onnx"]), turned, FakeClock()).passed
+
+
+@pytest.mark.parametrize(("bytes_each", "count"), [(1, 16), (2_000, 16), (5_000, 6), (9_000, 4), (10**9, 4)])
+def test_larger_inputs_bring_fewer_golden_answers(bytes_each: int, count: int) -> None:
+    """The probe must not outweigh the model: 32 kB of inputs, four at least, sixteen at most."""
+    assert golden_count(bytes_each) == count
 
 
 def test_the_lineage_says_where_the_student_comes_from() -> None:
@@ -186,9 +201,10 @@ def test_the_card_can_be_read_by_a_person() -> None:
     card = packed().blobs["card.md"].decode()
     assert card.startswith("# student 1.0.0\n")
     assert "3 classes: rest, lift, turn." in card
-    assert f"| int8 | {packed().int8} | 150 samples of 150 groups |" in card
+    assert f"| int8 | {packed().int8} | 150 samples |" in card
     assert "for at most 25% of its inputs" in card
-    assert "a promise holds" in card or "no promise is made: " in card
+    assert f"Promise on the risk: {promise_text(packed().policy)}." in card
+    assert "one group" not in card
 
 
 def test_another_budget_changes_policy_and_card_alone() -> None:

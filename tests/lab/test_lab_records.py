@@ -147,7 +147,7 @@ def test_features_that_cannot_be_kept_are_refused() -> None:
 def test_answers_of_another_shape_are_refused(answer: Answer, what: str) -> None:
     """A teacher whose outputs depend on the batch cannot be kept."""
     with pytest.raises(
-        ShapeError, match=rf"the teacher's answers change their shape; at {what}; expected \(4, "
+        ShapeError, match=rf"the teacher's answers change their shape; at {what}; expected \[4, "
     ):
         LAYOUT.encode(ask_of([0, 1, 2, 3]), answer)
 

@@ -56,13 +56,15 @@ def test_an_absolute_path_stays() -> None:
 
 def test_an_unknown_key_names_the_nearest() -> None:
     """A misspelt key is never a silent default."""
-    with pytest.raises(SettingError, match=r"unknown key in a tea; at tea.toml: suger; did you mean 'sugar'"):
+    with pytest.raises(
+        SettingError, match=r"unknown key in a tea; at tea.toml: suger; .*; did you mean 'sugar'"
+    ):
         read({"cups": 1, "suger": 2})
 
 
 def test_a_key_like_no_other_gets_the_list() -> None:
-    """Where nothing is near, all known keys are told."""
-    assert nearest("zzz", {"cups": None, "pot": None}) == "known keys: cups, pot"
+    """Where nothing is near, nothing is guessed: the error lists what it expects."""
+    assert nearest("zzz", {"cups": None, "pot": None}) == "name one of these"
 
 
 def test_a_missing_key_is_named() -> None:

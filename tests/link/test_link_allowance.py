@@ -66,7 +66,9 @@ def test_without_a_budget_everything_is_allowed_and_counted() -> None:
 @pytest.mark.parametrize("wrong", [{"bytes_per_day": -1}, {"spent": -1}])
 def test_a_negative_allowance_is_refused(wrong: dict[str, int]) -> None:
     """When it is made."""
-    with pytest.raises(SettingError, match="an allowance is out of range; expected 0 bytes or more"):
+    with pytest.raises(
+        SettingError, match="an allowance is out of range; at allowance; expected 0 bytes or more"
+    ):
         Allowance(**wrong)
 
 

@@ -107,7 +107,8 @@ def test_a_guard_keeps_callers_away() -> None:
         guard.leave(answered=False)
     seen = [guard.state]
     with pytest.raises(
-        UnreachableError, match=r"left alone; at https://hub; got 2 failures in a row; ask again in 10\.0 s"
+        UnreachableError,
+        match=r"left alone; at https://hub; expected a peer that answers; got 2 failures in a row; ask again in 10\.0 s",
     ):
         guard.enter("https://hub")
     clock.advance(10)

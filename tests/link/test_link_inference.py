@@ -228,7 +228,7 @@ def test_attack_an_answer_of_another_shape(
     """Rows, columns, rank and datatype must be those of an answer to this question."""
     server.logits = logits
     with pytest.raises(
-        RefusedError, match=r"an answer of another shape; at .*logits; expected floats of shape \(3, 'C'\)"
+        RefusedError, match=r"an answer of another shape; at .*logits; expected floats \[3, C\]"
     ):
         _model(transport).predict(BATCH)
 
@@ -250,9 +250,9 @@ def test_attack_another_number_of_classes(server: _Server, transport: AsgiTransp
     model = _model(transport)
     model.predict(BATCH)
     server.logits = np.zeros((3, 4), np.float32)
-    with pytest.raises(RefusedError, match=r"expected floats of shape \(3, 3\); got FP32 \(3, 4\)"):
+    with pytest.raises(RefusedError, match=r"expected floats \[3, 3\]; got FP32 \[3, 4\]"):
         model.predict(BATCH)
-    with pytest.raises(RefusedError, match=r"expected floats of shape \(3, 5\)"):
+    with pytest.raises(RefusedError, match=r"expected floats \[3, 5\]"):
         _model(transport, classes=5).predict(BATCH)
 
 

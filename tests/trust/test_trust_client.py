@@ -120,7 +120,7 @@ def test_before_anything_is_published(tmp_path: Path, clock: FakeClock) -> None:
 
 def test_before_the_first_refresh(client: TrustedClient) -> None:
     """Nothing is listed before something was verified."""
-    with pytest.raises(TrustError, match=r"nothing is verified yet; refresh first"):
+    with pytest.raises(TrustError, match=r"nothing is verified yet; .*refresh first"):
         client.target(ONE)
     with pytest.raises(TrustError, match="nothing is verified yet"):
         client.targets()

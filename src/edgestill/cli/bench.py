@@ -38,9 +38,10 @@ def bench(
     if name not in scripts:
         raise NotFoundError(
             "no such benchmark",
-            where=name,
+            where="the folder bench",
             expected=" or ".join(scripts),
             fix="run `edgestill bench` to see them",
+            got=repr(name),
         )
     command = [sys.executable, str(scripts[name]), *context.args, *(["--json"] if as_json else [])]
     status = subprocess.run(command, check=False).returncode  # noqa: S603  # a script of the checkout, chosen by name from a list
@@ -73,6 +74,7 @@ def scripts_in(*folders: Path) -> dict[str, Path]:
         where=folders[-1],
         expected=f"bench/{_PREFIX}NAME.py: they are in the repository, not in the package",
         fix="run this in a checkout of the repository",
+        got="none of them",
     )
 
 

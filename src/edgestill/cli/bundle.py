@@ -11,8 +11,9 @@ import typer
 from edgestill.cli.terminal import plain
 from edgestill.core.bundle import PUBLIC, Bundle, replace
 from edgestill.core.digest import Digest
-from edgestill.core.errors import PathError
+from edgestill.core.errors import within
 from edgestill.core.extras import require
+from edgestill.core.files import read_plain
 from edgestill.core.units import format_size
 
 MAX_NEW_BYTES: Final = 2**30
@@ -60,8 +61,8 @@ def diff(
 
     for one in (old, new):
         Bundle.open(one).verify()
-    target = _read(new)
-    made = make(_read(old), target)
+    target = _read(new, "the new bundle")
+    made = make(_read(old, "the old bundle"), target)
     replace(patch, made, mode=PUBLIC)
     typer.echo(f"{format_size(len(made))}, {len(made) / max(1, len(target)):.1%} of the new file")
 
@@ -79,16 +80,15 @@ def apply(
     from edgestill.delta.codec import Header
     from edgestill.delta.codec import apply as make
 
-    given, out = io.BytesIO(_read(patch)), io.BytesIO()
-    head = Header.read(given)
-    given.seek(0)
-    make(io.BytesIO(_read(old)), given, out, expected=head.new, max_size=MAX_NEW_BYTES)
+    given, out = io.BytesIO(_read(patch, "the patch")), io.BytesIO()
+    base = io.BytesIO(_read(old, "the old bundle"))
+    with within(f"{patch}, applied to {old}"):
+        head = Header.read(given)
+        given.seek(0)
+        make(base, given, out, expected=head.new, max_size=MAX_NEW_BYTES)
     replace(new, out.getvalue(), mode=PUBLIC)
     typer.echo(str(Digest.of(out.getvalue())))
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PathError("cannot read", where=path, got=error.strerror, fix="check the path") from error
+def _read(path: Path, what: str) -> bytes:
+    return read_plain(path, what=what, at_most=MAX_NEW_BYTES)

@@ -24,7 +24,7 @@ def demo(
     """Walk the whole route on real data: hub and devices are processes on this machine."""
     for module in ("torch", "starlette", "matplotlib"):
         require(module, extra="demo", purpose="for the demonstration")
-    from edgestill.demo.view import Silence, Stage, closing_tables
+    from edgestill.demo.view import Silence, Stage, closing_tables, closing_words
     from edgestill.demo.walk import scenario_named, walk
 
     chosen = scenario_named(scenario, seed=seed, data=data)
@@ -40,6 +40,8 @@ def demo(
         story = walk(chosen, folder, stage, seed=seed)
     for table in closing_tables(story):
         console.print(table)
+    for words in closing_words(story):
+        console.print(words, markup=False, highlight=False)
     console.print(
         f"{story.wall_s:.0f} s. Plots and figures: {folder / 'report.html'}, {folder / 'report.json'}"
     )

@@ -10,7 +10,7 @@ import typer
 
 from edgestill.cli.terminal import plain
 from edgestill.core.bundle import Bundle
-from edgestill.core.errors import DtypeError, NotFiniteError, ShapeError
+from edgestill.core.errors import DtypeError, EdgestillError, NotFiniteError, ShapeError
 from edgestill.core.extras import require
 
 
@@ -32,12 +32,9 @@ def predict(
     batch = read_npy(inputs, what="the input")
     try:
         answer = model.predict(batch)
-    except (
-        ShapeError,
-        DtypeError,
-        NotFiniteError,
-    ) as error:  # which names the model's input, and cannot know the file
-        error.where = f"{inputs}: {error.where}"
+    except EdgestillError as error:  # which names the model's input or part, and cannot know the file
+        of = inputs if isinstance(error, ShapeError | DtypeError | NotFiniteError) else bundle
+        error.where = f"{of}: {error.where}"
         raise
     rows = [
         {"label": model.policy.labels[int(one.argmax())], "confidence": round(float(sure), 4)}

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from edgestill.core import ustar
 from edgestill.core.digest import Digest
-from edgestill.core.errors import BundleAlteredError, BundleError, BundleTruncatedError, PathError
+from edgestill.core.errors import (
+    BundleAlteredError,
+    BundleError,
+    BundleTruncatedError,
+    PathError,
+    within,
+)
+from edgestill.core.files import open_plain, refuse_special
 from edgestill.core.manifest import MAX_MANIFEST_BYTES, BlobRef, Manifest
 
 if TYPE_CHECKING:
@@ -66,7 +73,11 @@ class Bundle:
             manifest, spans = _open_folder(path) if path.is_dir() else _open_archive(path)
         except OSError as error:
             raise PathError(
-                "cannot read a bundle", where=path, got=error.strerror or error, fix="check the path"
+                "cannot read a bundle",
+                where=path,
+                got=error.strerror or error,
+                fix="check the path",
+                expected=f"NAME.esb, or a folder with {MANIFEST}",
             ) from error
         return cls(manifest, path, spans)
 
@@ -113,14 +124,18 @@ class Bundle:
                     yield data
         except OSError as error:
             raise PathError(
-                f"cannot read {name}", where=file, got=error.strerror or error, fix="check the path"
+                f"cannot read {name}",
+                where=file,
+                got=error.strerror or error,
+                fix="check the path",
+                expected="a file that can be read",
             ) from error
         if left:
             raise BundleTruncatedError(
                 f"{name} ends too early",
                 where=self.path,
                 expected=f"{ref.size} bytes",
-                got=ref.size - left,
+                got=f"{ref.size - left} bytes",
                 fix=_REFETCH,
             )
         found = Digest(state.hexdigest())
@@ -201,6 +216,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         PathError: it cannot be written.
     """
     try:
+        refuse_special(path)
         handle, temporary = _beside(path, mode)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -239,7 +255,7 @@ def _unwritable(path: Path, error: OSError) -> PathError:
     return PathError(
         "cannot write",
         where=path,
-        expected="a writable folder with room",
+        expected="a new or a plain file, in a writable folder with room",
         got=error.strerror,
         fix="choose another path",
     )
@@ -256,21 +272,39 @@ def _files(manifest: Manifest, blobs: Mapping[str, bytes]) -> Iterator[tuple[str
 def _open_folder(path: Path) -> tuple[Manifest, dict[str, tuple[Path, int]]]:
     head = path / MANIFEST
     if not head.is_file():
-        raise BundleError("not a bundle", where=path, expected=f"a folder with {MANIFEST}", fix=_REFETCH)
-    with head.open("rb") as file:
+        raise BundleError(
+            "not a bundle",
+            where=path,
+            expected=f"a folder with {MANIFEST}",
+            got=f"none of that name among {len(list(path.iterdir()))} files",
+            fix=_REFETCH,
+        )
+    with open_plain(head) as file, within(path):
         manifest = Manifest.from_bytes(file.read(MAX_MANIFEST_BYTES + 1))
     spans = {name: (path / BLOBS / ref.digest.hex, 0) for name, ref in manifest.blobs.items()}
     for name, (file_path, _) in spans.items():
         if not file_path.is_file():
-            raise BundleTruncatedError(f"{name} is missing", where=file_path, fix=_REFETCH)
+            raise BundleTruncatedError(
+                f"{name} is missing",
+                where=file_path,
+                fix=_REFETCH,
+                expected="a file",
+                got="nothing, or no plain file",
+            )
         size = manifest.blobs[name].size
         if file_path.stat().st_size > size:
-            raise BundleAlteredError(f"{name} is too long", where=file_path, expected=size, fix=_REFETCH)
+            raise BundleAlteredError(
+                f"{name} is too long",
+                where=file_path,
+                expected=f"{size} bytes",
+                fix=_REFETCH,
+                got=f"{file_path.stat().st_size} bytes",
+            )
     return manifest, spans
 
 
 def _open_archive(path: Path) -> tuple[Manifest, dict[str, tuple[Path, int]]]:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         manifest = _read_head(file, path)
         offsets: dict[str, int] = {}
         end = 0
@@ -300,9 +334,15 @@ def _read_head(file: BinaryIO, path: Path) -> Manifest:
     head = file.read(ustar.BLOCK)
     first = ustar.header(MANIFEST, 0)[: ustar.SIZE_FIELD.start]
     if head[: len(first)] != first[: len(head)]:
-        raise BundleError("not a bundle", where=path, expected=f"{MANIFEST} as its first file", fix=_REFETCH)
+        raise BundleError(
+            "not a bundle",
+            where=path,
+            expected=f"an archive with {MANIFEST} as its first file",
+            got=f"a file that begins with {head[:16]!r}",
+            fix=_REFETCH,
+        )
     if len(head) < ustar.BLOCK:
-        raise _too_short(path, len(head))
+        raise _too_short(path, ustar.BLOCK, len(head))
     size = re.fullmatch(rb"([0-7]{11})\0", head[ustar.SIZE_FIELD])
     if size is None or int(size[1], 8) > MAX_MANIFEST_BYTES:
         raise BundleError(
@@ -314,8 +354,9 @@ def _read_head(file: BinaryIO, path: Path) -> Manifest:
         )
     data = file.read(int(size[1], 8))
     if len(data) < int(size[1], 8):
-        raise _too_short(path, ustar.BLOCK + len(data))
-    return Manifest.from_bytes(data)
+        raise _too_short(path, ustar.BLOCK + int(size[1], 8), ustar.BLOCK + len(data))
+    with within(path):
+        return Manifest.from_bytes(data)
 
 
 def _compare(file: BinaryIO, offset: int, wanted: bytes, path: Path) -> None:
@@ -323,17 +364,25 @@ def _compare(file: BinaryIO, offset: int, wanted: bytes, path: Path) -> None:
     file.seek(offset)
     got = file.read(len(wanted))
     if wanted.startswith(got) and len(got) < len(wanted):
-        raise _too_short(path, os.fstat(file.fileno()).st_size)
+        raise _too_short(path, offset + len(wanted), os.fstat(file.fileno()).st_size)
     if got != wanted:
         raise BundleError(
             "the archive is not the one its manifest describes",
             where=f"{path}, bytes {offset} to {offset + len(wanted)}",
+            expected="the header of the manifest's next blob" if any(wanted) else "zeros",
+            got="other bytes",
             fix=_REFETCH,
         )
 
 
-def _too_short(path: Path, size: int) -> BundleTruncatedError:
-    return BundleTruncatedError("the archive ends too early", where=path, got=f"{size} bytes", fix=_REFETCH)
+def _too_short(path: Path, least: int, size: int) -> BundleTruncatedError:
+    return BundleTruncatedError(
+        "the archive ends too early",
+        where=path,
+        expected=f"{least} bytes or more",
+        got=f"{size} bytes",
+        fix=_REFETCH,
+    )
 
 
 def _members(manifest: Manifest) -> Iterator[tuple[str, int]]:

@@ -23,7 +23,13 @@ class Digest:
 
     def __post_init__(self) -> None:
         if _TEXT.fullmatch(f"sha256:{self.hex}") is None:
-            raise MessageError("not a digest", expected="64 lower-case hex digits", got=repr(self.hex))
+            raise MessageError(
+                "not a digest",
+                expected="64 lower-case hex digits",
+                got=repr(self.hex),
+                where="digest",
+                fix="copy it whole, from what made it",
+            )
 
     def __str__(self) -> str:
         return f"sha256:{self.hex}"
@@ -51,6 +57,10 @@ class Digest:
         match = _TEXT.fullmatch(text)
         if match is None:
             raise MessageError(
-                "not a digest", expected="sha256:<64 lower-case hex digits>", got=repr(text[:80])
+                "not a digest",
+                expected="sha256:<64 lower-case hex digits>",
+                got=repr(text[:80]),
+                where="digest",
+                fix="copy it whole, from what made it",
             )
         return cls(match[1])

@@ -3,11 +3,17 @@
 - Every error edgestill raises on purpose is an `EdgestillError`; anything else is a bug of ours.
 - A class is a code: `code` never changes once released, and `docs/errors.md` has a heading for each.
 - The text is one line that answers: what, where, expected (who says so), got, what to do.
+- Where the same is to be done wherever an error arises, its class says it (`remedy`), and `fix` only what is more.
+- Shapes are told in one notation, `[2, 3]`: a tuple of numbers is written so.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CODES: Final[dict[str, type[EdgestillError]]] = {}
 
@@ -20,10 +26,11 @@ class EdgestillError(Exception):
         where: the file, field, address or layer it was found at.
         expected: what would have been right, and who says so.
         got: what was there instead.
-        fix: what to do about it.
+        fix: what to do about it; by default the class's `remedy`.
     """
 
     code: ClassVar[str] = "edgestill"
+    remedy: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -38,7 +45,7 @@ class EdgestillError(Exception):
         self.where = where
         self.expected = expected
         self.got = got
-        self.fix = fix
+        self.fix = self.remedy if fix is None else fix
         super().__init__(what)
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -65,9 +72,9 @@ class EdgestillError(Exception):
         return {
             "code": self.code,
             "what": self.what,
-            "where": None if self.where is None else str(self.where),
-            "expected": None if self.expected is None else str(self.expected),
-            "got": None if self.got is None else str(self.got),
+            "where": None if self.where is None else as_text(self.where),
+            "expected": None if self.expected is None else as_text(self.expected),
+            "got": None if self.got is None else as_text(self.got),
             "fix": self.fix,
         }
 
@@ -77,8 +84,43 @@ def codes() -> dict[str, type[EdgestillError]]:
     return dict(_CODES)
 
 
+def as_text(value: object) -> str:
+    """A value as errors tell it: a tuple of whole numbers is a shape, `[2, 3]`, whatever its numbers' class."""
+    if (
+        isinstance(value, tuple)
+        and type(value).__str__ is object.__str__  # none that has its own spelling
+        and all(hasattr(one, "__index__") for one in value)
+    ):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value)
+
+
+@contextmanager
+def within(place: object, *, fix: str | None = None) -> Iterator[None]:
+    """Names the place before whatever an error raised in this context says of where it was.
+
+    Args:
+        place: such as a file; a last name that the error says too is said once.
+        fix: what to do, where the error knows no more than its class's remedy.
+    """
+    try:
+        yield
+    except EdgestillError as error:
+        error.where = place if error.where is None else _place(str(place), as_text(error.where))
+        if error.fix == error.remedy:
+            error.fix = fix or error.fix
+        raise
+
+
+def _place(outer: str, inner: str) -> str:
+    last = outer.rpartition(": ")[2]
+    if inner == last:
+        return outer
+    return f"{outer}: {inner.removeprefix(f'{last}: ')}"
+
+
 def _one_line(value: object) -> str:
-    text = " ".join(str(value).split())[:400]
+    text = " ".join(as_text(value).split())[:400]
     # Names and texts of strangers end up here: no escape sequence of theirs may reach a terminal or a log.
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
@@ -186,6 +228,7 @@ class MessageError(EdgestillError):
     """Bytes from outside that do not form the message they should."""
 
     code = "message-invalid"
+    remedy = "make it anew; if that does not help, compare the versions of both sides"
 
 
 class StoreError(EdgestillError):
@@ -198,12 +241,14 @@ class PatchError(EdgestillError):
     """A patch that cannot be applied, or whose result has another digest."""
 
     code = "patch-invalid"
+    remedy = "fetch the whole file"
 
 
 class OverlayError(EdgestillError):
     """A learned overlay that does not belong to the bundle, or is damaged."""
 
     code = "overlay-invalid"
+    remedy = "nothing: the device serves the bundle as shipped, and learns anew"
 
 
 # Trust
@@ -213,18 +258,21 @@ class TrustError(EdgestillError):
     """Metadata, a signature or a target that must not be trusted."""
 
     code = "trust-refused"
+    remedy = "do not use it; compare the keys with those of the publisher"
 
 
 class ReplayError(EdgestillError):
     """An assignment older than one already seen, or meant for another device."""
 
     code = "assignment-replayed"
+    remedy = "nothing on the device; after a hub was restored, start the rollout again"
 
 
 class ExpiredError(EdgestillError):
     """Metadata, a token or an assignment past its time."""
 
     code = "expired"
+    remedy = "set the clock; if it is right, have it signed or made afresh"
 
 
 class AccessError(EdgestillError):
@@ -240,24 +288,28 @@ class UnreachableError(EdgestillError):
     """A peer that does not answer: no connection, or one that broke."""
 
     code = "peer-unreachable"
+    remedy = "check the address, and whether the other side runs; try again"
 
 
 class DeadlineError(EdgestillError):
     """An answer that did not come in time."""
 
     code = "deadline-passed"
+    remedy = "try again, or allow more time"
 
 
 class RefusedError(EdgestillError):
     """A peer that answered, and said no."""
 
     code = "peer-refused"
+    remedy = "look up what the peer says, in its log too"
 
 
 class SpentError(EdgestillError):
     """A data budget that is used up."""
 
     code = "budget-spent"
+    remedy = "wait for the next period, or raise the budget"
 
 
 # The fleet
@@ -279,18 +331,21 @@ class ProbeError(EdgestillError):
     """A staged bundle that does not load, answers wrongly or too slowly."""
 
     code = "probe-failed"
+    remedy = "keep what serves now; compare the hardware classes"
 
 
 class EngineError(EdgestillError):
     """The inference engine, or the process that runs it, failed."""
 
     code = "engine-failed"
+    remedy = "read the log; an agent starts the engine again by itself"
 
 
 class EvidenceError(EdgestillError):
     """Evidence that is refused: too small, stale, of another backbone, or not finite."""
 
     code = "evidence-refused"
+    remedy = "nothing for one device; if all are refused, compare the backbones"
 
 
 class DemoError(EdgestillError):

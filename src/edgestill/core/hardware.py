@@ -34,7 +34,13 @@ class HardwareClass:
 
     def __post_init__(self) -> None:
         if re.fullmatch(PATTERN, self.name) is None:
-            raise MessageError("not a hardware class", expected="ARCH-ISA-ENGINE", got=repr(self.name[:60]))
+            raise MessageError(
+                "not a hardware class",
+                expected="ARCH-ISA-ENGINE",
+                got=repr(self.name[:60]),
+                where="hardware class",
+                fix="write it as edgestill-agent status does",
+            )
 
     def __str__(self) -> str:
         return self.name

@@ -50,7 +50,12 @@ def parse(data: bytes, *, where: str, max_bytes: int = MAX_BYTES, max_depth: int
             "JSON is too long", where=where, expected=f"at most {max_bytes} bytes", got=len(data)
         )
     if _depth(data) > max_depth:
-        raise MessageError("JSON is nested too deeply", where=where, expected=f"at most {max_depth} levels")
+        raise MessageError(
+            "JSON is nested too deeply",
+            where=where,
+            expected=f"at most {max_depth} levels",
+            got=f"{_depth(data)} levels",
+        )
     try:
         text = data.decode("utf-8")
         value: Json = json.loads(
@@ -59,9 +64,9 @@ def parse(data: bytes, *, where: str, max_bytes: int = MAX_BYTES, max_depth: int
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be written again
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise MessageError(
-            "not valid JSON", where=where, expected="strict JSON in UTF-8", got=error
-        ) from error
+        # Python adds advice to this one that is for its programmers
+        got = "a number of too many digits" if "int_max_str_digits" in str(error) else error
+        raise MessageError("not valid JSON", where=where, expected="strict JSON in UTF-8", got=got) from error
     return value
 
 
@@ -91,7 +96,11 @@ def canonical(value: Json | Mapping[str, Json]) -> bytes:
         ).encode()
     except ValueError as error:
         raise MessageError(
-            "cannot be written as JSON", expected="finite numbers and whole characters", got=error
+            "cannot be written as JSON",
+            expected="finite numbers and whole characters",
+            got=error,
+            where="JSON",
+            fix="look for NaN, infinity and halves of characters among the values",
         ) from error
 
 
@@ -151,6 +160,14 @@ class Fields:
             self._refuse(name, "a string without control characters", value)
         return value
 
+    def secret(self, name: str, *, at_most: int) -> str:
+        """A string of bounded length that no error repeats."""
+        value = self._value.get(name)
+        if not isinstance(value, str) or len(value) > at_most:
+            told = None if value is None else _Untold(value)
+            self._refuse(name, f"a string of at most {at_most} characters", told)
+        return value
+
     def integer(self, name: str, *, least: int = 0, most: int = 2**53 - 1) -> int:
         """A whole number within bounds."""
         value = self._value.get(name)
@@ -162,7 +179,7 @@ class Fields:
         """A finite number within bounds."""
         value = self._value.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            self._refuse(name, f"a number from {least} to {most}", value)
+            self._refuse(name, _range(least, most), value)
         if not -sys.float_info.max <= value <= sys.float_info.max:
             self._refuse(name, "a finite number", value)
         return float(value)
@@ -179,7 +196,13 @@ class Fields:
         try:
             return Digest.parse(self.text(name, at_most=80))
         except MessageError as error:
-            raise MessageError(error.what, where=f"{self.where}: {name}", expected=error.expected) from error
+            raise MessageError(
+                error.what,
+                where=f"{self.where}: {name}",
+                expected=error.expected,
+                got=error.got,
+                fix=error.fix,
+            ) from error
 
     def items(self, name: str, *, at_most: int) -> list[Json]:
         """A list of bounded length."""
@@ -213,8 +236,23 @@ class Fields:
             "a field is missing" if got is None else "a field is not what it should be",
             where=f"{self.where}: {name}",
             expected=expected,
-            got=None if got is None else repr(got)[:80],
+            got="nothing" if got is None else repr(got)[:80],
         )
+
+
+def _range(least: float, most: float) -> str:
+    bounds = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (most < math.inf)
+    return ", ".join(["a number", *bounds])
+
+
+class _Untold:
+    """Something that must not be repeated."""
+
+    def __init__(self, value: object) -> None:
+        self._kind = type(value).__name__
+
+    def __repr__(self) -> str:
+        return f"a {self._kind} that is not repeated here"
 
 
 def _depth(data: bytes) -> int:

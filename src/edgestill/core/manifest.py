@@ -88,6 +88,7 @@ class Manifest:
                 where="bundle.json",
                 expected="its canonical bytes: sorted keys, no spaces",
                 fix="build it again",
+                got="other bytes of the same value",
             )
         return manifest
 
@@ -96,11 +97,17 @@ class Manifest:
         schema = fields.integer("schema")
         if schema != SCHEMA:
             raise MessageError(
-                "a bundle of another schema", where=fields.where, expected=f"schema {SCHEMA}", got=schema
+                "a bundle of another schema",
+                where=fields.where,
+                expected=f"schema {SCHEMA}",
+                got=schema,
+                fix="update edgestill",
             )
         named = fields.inner("blobs")
         if len(named.names()) > MAX_BLOBS:
-            raise MessageError("too many blobs", where=fields.where, expected=f"at most {MAX_BLOBS}")
+            raise MessageError(
+                "too many blobs", where=fields.where, expected=f"at most {MAX_BLOBS}", got=len(named.names())
+            )
         blobs = {}
         for name in sorted(named.names()):
             _check(name, _BLOB_NAME, "a blob name")

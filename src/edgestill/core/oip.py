@@ -69,7 +69,9 @@ class Tensor:
     def __post_init__(self) -> None:
         _check_size(self.name, self.datatype, self.shape, len(self.data))
         if self.datatype == "BOOL" and bytes(self.data).strip(b"\0\1"):
-            raise MessageError("not booleans", where=self.name, expected="bytes of 0 and 1")
+            raise MessageError(
+                "not booleans", where=self.name, expected="bytes of 0 and 1", got="other bytes"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,9 @@ class InferRequest:
             for one in outputs
         )
         if not tensors:
-            raise MessageError("a request without inputs", where="inputs", expected="at least one tensor")
+            raise MessageError(
+                "a request without inputs", where="inputs", expected="at least one tensor", got="none"
+            )
         return cls(
             inputs=tensors,
             id=fields.text("id", at_most=200, plain=True) if fields.has("id") else "",
@@ -249,7 +253,7 @@ def _packed(one: Fields, name: str, datatype: str, shape: tuple[int, ...]) -> by
     # struct would take any object for a boolean, and a boolean for a number
     boolean = datatype == "BOOL"
     if any(isinstance(item, bool) is not boolean for item in flat):
-        raise MessageError("not numbers of this datatype", where=name, expected=datatype)
+        raise MessageError("not numbers of this datatype", where=name, expected=datatype, got="other values")
     code = DATATYPES[datatype][0]
     try:
         return struct.pack(f"<{len(flat)}{code}", *flat)

@@ -30,7 +30,13 @@ def target_name(name: str, version: str, hardware_class: str) -> str:
     """
     path = f"{name}/{version}/{hardware_class}.esb"
     if re.fullmatch(TARGET, path) is None:
-        raise SettingError("not a target name", expected="NAME/1.2.3/CLASS.esb", got=repr(path))
+        raise SettingError(
+            "not a target name",
+            expected="NAME/1.2.3/CLASS.esb",
+            got=repr(path),
+            where="target",
+            fix="name it as the list of targets does",
+        )
     return path
 
 
@@ -84,7 +90,11 @@ class Stage:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise SettingError(
-                "a stage's share is out of range", expected="more than 0, at most 1", got=self.share
+                "a stage's share is out of range",
+                expected="more than 0, at most 1",
+                got=self.share,
+                where="stage: share",
+                fix="write a share such as 0.2; the last stage is 1",
             )
 
 
@@ -110,10 +120,16 @@ class Gates:
                 "a gate is out of range",
                 expected="max_failed in [0, 1), min_audits >= 1, silent_after > 0 s",
                 got=self,
+                where="gates",
+                fix="correct the value, or leave it out for the default",
             )
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise SettingError(
-                "a gate is out of range", expected="min_agreement in [0, 1]", got=self.min_agreement
+                "a gate is out of range",
+                expected="min_agreement in [0, 1]",
+                got=self.min_agreement,
+                where="gates",
+                fix="correct the value, or leave it out for the default",
             )
 
 
@@ -135,5 +151,9 @@ class Rollout:
         shares = [stage.share for stage in self.stages]
         if not shares or shares != sorted(set(shares)) or shares[-1] != 1:
             raise SettingError(
-                "the stages do not form a rollout", expected="growing shares that end with 1", got=shares
+                "the stages do not form a rollout",
+                expected="growing shares that end with 1",
+                got=shares,
+                where="stages",
+                fix="order them by share, and let the last be 1",
             )

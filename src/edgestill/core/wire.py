@@ -57,7 +57,7 @@ class Enrol:
         """Reads the message; MessageError where it is none."""
         fields = Fields(parse_object(data, where="enrol", max_bytes=MAX_MESSAGE_BYTES), "enrol")
         return cls(
-            join_token=fields.text("join_token", at_most=200),
+            join_token=fields.secret("join_token", at_most=200),
             device=fields.text("device", pattern=_ID),
             hardware_class=fields.text("hardware_class", pattern=hardware.PATTERN),
             labels=fields.texts("labels", at_most=16, plain=True) if fields.has("labels") else {},
@@ -90,7 +90,7 @@ class Enrolled:
         fields = Fields(parse_object(data, where="enrolled", max_bytes=MAX_MESSAGE_BYTES), "enrolled")
         return cls(
             device=fields.text("device", pattern=_ID),
-            credential=fields.text("credential", at_most=200),
+            credential=fields.secret("credential", at_most=200),
             root=fields.text("root", at_most=MAX_MESSAGE_BYTES).encode(),
             interval=fields.number("interval", least=0.01, most=86_400),
         )
@@ -126,7 +126,10 @@ class Poll:
         assignment = value.get("assignment")
         if assignment is not None and not isinstance(assignment, dict):
             raise MessageError(
-                "a field is not what it should be", where="poll: assignment", expected="{...} or null"
+                "a field is not what it should be",
+                where="poll: assignment",
+                expected="{...} or null",
+                got=type(assignment).__name__,
             )
         return cls(
             assignment=assignment, interval=Fields(value, "poll").number("interval", least=0.01, most=86_400)
@@ -219,11 +222,16 @@ class Report:
         has_state, has_health = fields.has("state"), fields.has("health")
         if has_state == has_health:
             raise MessageError(
-                "a report tells one thing", where=fields.where, expected="either state or health"
+                "a report tells one thing",
+                where=fields.where,
+                expected="either state or health",
+                got="both, or neither",
             )
         state = fields.text("state") if has_state else None
         if state is not None and state not in get_args(DeviceState):
-            raise MessageError("unknown state", where=fields.where, expected=get_args(DeviceState), got=state)
+            raise MessageError(
+                "unknown state", where=fields.where, expected=", ".join(get_args(DeviceState)), got=state
+            )
         return cls(
             id=fields.text("id", pattern=_ID),
             at=fields.number("at", least=0, most=1e11),

@@ -73,10 +73,11 @@ class Header:
                 expected=f"a header of {HEADER_BYTES} bytes",
                 got=len(data),
                 fix=_REFETCH,
+                where="header",
             )
         magic, base, new, size, codec = _LAYOUT.unpack(data)
         if magic != MAGIC:
-            raise PatchError("not a patch", expected=MAGIC, got=magic, fix=_REFETCH)
+            raise PatchError("not a patch", expected=MAGIC, got=magic, fix=_REFETCH, where="header")
         return cls(Digest(base.hex()), Digest(new.hex()), size, codec)
 
     def to_bytes(self) -> bytes:
@@ -134,30 +135,40 @@ def apply(old: BinaryIO, patch: BinaryIO, out: BinaryIO, *, expected: Digest, ma
             size += len(chunk)
             if size > header.size:
                 raise PatchError(
-                    "a patch that yields too much", expected=f"{header.size} bytes", fix=_REFETCH
+                    "a patch that yields too much",
+                    expected=f"{header.size} bytes",
+                    fix=_REFETCH,
+                    where="result",
+                    got="more",
                 )
             state.update(chunk)
             out.write(chunk)
     except (zstandard.ZstdError, MemoryError) as error:
-        raise PatchError("a damaged patch", got=error, fix=_REFETCH) from error
+        raise PatchError(
+            "a damaged patch", got=error, fix=_REFETCH, where="payload", expected="whole zstd frames"
+        ) from error
     if size != header.size or state.hexdigest() != expected.hex:
         raise PatchError(
             "a patch whose result is another file",
             expected=f"{header.size} bytes of {expected}",
             got=f"{size} bytes of sha256:{state.hexdigest()}",
             fix=_REFETCH,
+            where="result",
         )
 
 
 def _checked(header: Header, old: BinaryIO, expected: Digest, max_size: int) -> _Codec:
     if header.new != expected:
-        raise PatchError("a patch for another file", expected=expected, got=header.new, fix=_REFETCH)
+        raise PatchError(
+            "a patch for another file", expected=expected, got=header.new, fix=_REFETCH, where="header: new"
+        )
     if header.size > max_size:
         raise PatchError(
             "a patch that yields too much",
             expected=f"at most {max_size} bytes",
             got=header.size,
             fix=_REFETCH,
+            where="result",
         )
     codec = _CODECS.get(header.codec)
     if codec is None:
@@ -166,11 +177,14 @@ def _checked(header: Header, old: BinaryIO, expected: Digest, max_size: int) -> 
             expected=f"one of {list(_CODECS)}",
             got=header.codec,
             fix="update edgestill, or fetch the whole file",
+            where="header: codec",
         )
     base = Digest.of_chunks(_chunks(old))
     old.seek(0)
     if base != header.base:
-        raise PatchError("a patch for another base", expected=header.base, got=base, fix=_REFETCH)
+        raise PatchError(
+            "a patch for another base", expected=header.base, got=base, fix=_REFETCH, where="header: base"
+        )
     return codec
 
 
@@ -197,7 +211,11 @@ def _open_from_base(old: BinaryIO, payload: BinaryIO) -> BinaryIO:
     base = old.read(MAX_BASE_BYTES + 1)
     if not 0 < len(base) <= MAX_BASE_BYTES:
         raise PatchError(
-            "a base out of bounds", expected=f"1 to {MAX_BASE_BYTES} bytes", got=len(base), fix=_REFETCH
+            "a base out of bounds",
+            expected=f"1 to {MAX_BASE_BYTES} bytes",
+            got=len(base),
+            fix=_REFETCH,
+            where="base",
         )
     return _stream(
         zstandard.ZstdDecompressor(dict_data=_raw(base), max_window_size=MAX_WINDOW_BYTES), payload

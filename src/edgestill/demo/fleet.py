@@ -172,6 +172,7 @@ class Fleet:
                     where=release,
                     got=last["reason"],
                     fix="look into the logs of the devices",
+                    expected="a rollout that ends",
                 )
             return last["state"] == "done"
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from edgestill.core.errors import DataError
+from edgestill.core.errors import ClassCountError, DataError, within
 from edgestill.demo.imagedata import load_digits, load_file, turned
 from edgestill.demo.scenario import Scenario, Stream
 from edgestill.infer.policy import Policy
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 LARGE: Final = (64, 128, 512)
 SMALL: Final = (32, 64, 32)
 LEAST: Final = 1000
+LEAST_EACH: Final = 20
+"""Images of a class: the student sees a ninth of them, and every part of the route needs some."""
 _FLEET: Final = 2
 _MEASURED: Final = 2
 _SHARES: Final = {"teach": 0.38, "heldout": 0.1, "fleet": 0.24}
@@ -45,17 +47,11 @@ def images(*, seed: int = 0, data: Path | None = None) -> Scenario:
         data: an npz file (see `demo.imagedata.load_file`); by default 5,000 digits.
 
     Raises:
-        DataError: fewer than 1,000 images, or one class only.
+        DataError: fewer than 1,000 images, or one class only. ClassCountError: fewer than 20 of a class. Any error of `demo.imagedata.load_file`.
     """
     x, y = load_digits() if data is None else load_file(data)
-    if len(x) < LEAST:
-        raise DataError(
-            "too few images",
-            where=data,
-            expected=f"at least {LEAST}",
-            got=len(x),
-            fix="bring more, or leave --data out for the digits",
-        )
+    with within(data or "the digits"):
+        _enough(y)
     whole = Samples.of(x, y)
     names = tuple(f"class {index}" for index in range(whole.classes))
     order = np.random.default_rng(seed).permutation(len(x))
@@ -68,6 +64,7 @@ def images(*, seed: int = 0, data: Path | None = None) -> Scenario:
         model="images",
         story=f"{len(x)} images of {whole.classes} classes, 24 x 24 x 3; every camera is a device",
         change="the cameras are mounted a quarter turn round",
+        unit=("image", "images"),
         teach=teach,
         limited=_part(whole, limited),
         heldout=_part(whole, tuning),
@@ -80,6 +77,36 @@ def images(*, seed: int = 0, data: Path | None = None) -> Scenario:
         augment=ImageShift(1),
         policy=Policy(labels=names, escalation_share=0.25, audit_share=0.05),
     )
+
+
+def _enough(labels: NDArray[np.int64]) -> None:
+    """A thousand images, and two classes or more, numbered without gaps, each with some images."""
+    if len(labels) < LEAST:
+        raise DataError(
+            "too few images",
+            where="labels",
+            expected=f"at least {LEAST}",
+            got=len(labels),
+            fix="bring more, or leave --data out for the digits",
+        )
+    counts = np.bincount(labels)
+    if len(np.unique(labels)) < 2:
+        raise DataError(
+            "only one class",
+            where="labels",
+            expected="two classes or more",
+            got=f"{len(labels)} images of class {labels[0]}",
+            fix="take images of another class in; one alone teaches nothing",
+        )
+    if counts.min() < LEAST_EACH:
+        scarce = int(counts.argmin())
+        raise ClassCountError(
+            "too few images of a class",
+            where=f"labels: class {scarce}",
+            expected=f"at least {LEAST_EACH} images of each class from 0 to {len(counts) - 1}",
+            got=int(counts[scarce]),
+            fix="bring more of it, or leave it out and number the others from 0 without gaps",
+        )
 
 
 def _recipe(*, epochs: int, seed: int, soft_weight: float = 0.0, tau: float = 2.0, views: int = 1) -> Recipe:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from edgestill.core.protocols import Clock
+    from edgestill.demo.scratch import Scratch
 
 GRACE: Final = 8.0
 LOOK: Final = 0.05
@@ -40,12 +41,21 @@ class Processes:
         clock: for deadlines.
         pause: lets some seconds pass.
         longest: seconds that one run to its end may take.
+        scratch: the folder that they work in, which stays until the last of them has ended.
     """
 
     def __init__(
-        self, logs: Path, *, clock: Clock, pause: Callable[[float], None], longest: float = 120.0
+        self,
+        logs: Path,
+        *,
+        clock: Clock,
+        pause: Callable[[float], None],
+        longest: float = 120.0,
+        scratch: Scratch | None = None,
     ) -> None:
         self._longest = longest
+        self._handles = [] if scratch is None else [scratch.lock]
+        self._environment = {} if scratch is None else {"TMPDIR": str(scratch.folder)}
         self._logs, self._clock, self._pause = logs, clock, pause
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._line: tuple[int, int] | None = None
@@ -69,12 +79,13 @@ class Processes:
                 line = self._held()
                 process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
                     [sys.executable, "-m", _LEASH, str(line), module, *arguments],
-                    pass_fds=[line],
+                    pass_fds=[line, *self._handles],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
                     start_new_session=True,
+                    env=os.environ | self._environment,
                 )
                 ending.enter_context(process)
                 ending.callback(_kill, process)
@@ -105,12 +116,12 @@ class Processes:
             line = self._held()
             process = subprocess.Popen(  # noqa: S603  # our own modules, with arguments we made
                 [sys.executable, "-m", _LEASH, str(line), module, *arguments],
-                pass_fds=[line],
+                pass_fds=[line, *self._handles],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | self._environment,
             )
             self._running.append((name, process))
 
@@ -139,6 +150,7 @@ class Processes:
                     where=self._logs,
                     expected=f"within {within:g} s",
                     fix="read the logs there; a busy machine may need another try",
+                    got="nothing so far",
                 )
             self._pause(LOOK)
 

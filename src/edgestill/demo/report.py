@@ -8,6 +8,18 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core.bundle import PUBLIC, replace
+from edgestill.demo.tables import (
+    DEVICES_HEAD,
+    DEVICES_NOTE,
+    FIGURES_HEAD,
+    byte_rows,
+    device_rows,
+    figure_rows,
+    fused_parameters,
+    helped,
+    summed,
+    won_back,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,42 +67,28 @@ def _page(story: Story) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>edgestill: {html.escape(story.scenario)}</title>'
         f"<style>{_STYLE}</style><h1>edgestill demo: {html.escape(story.scenario)}</h1>"
-        f"<p>{what}. Halfway, {change}. All figures are of devices that shared nothing, so that nothing was learned "
-        f"from them. {_won_back(story)}</p>"
-        f"<h2>Accuracy along the route</h2>{_svg(_route_plot(story))}{_accuracy_table(story)}"
-        f"<h2>Device by device</h2><p>Accuracy of each student alone; of answers that the teacher helped with, see below."
-        f"</p>{_svg(_device_plot(story))}{_device_table(story)}"
-        f"<p>Devices that share answered {_fused(story)}</p>"
-        f"<h2>Bytes</h2>{_bytes_table(story)}"
-        f'<p class="note">Policy: alpha = {story.alpha:.2f}. Promise on the risk: {html.escape(story.promise)}. '
-        f"Parameter fusion: alpha = {story.absorption.alpha:g} chosen on held-out data takes the teacher from "
-        f"{story.absorption.before:.1%} to {story.absorption.after:.1%}. Wall time {story.wall_s:.0f} s.</p></html>"
+        f"<p>{what}. Halfway, {change}. All figures but the last three are of devices that shared nothing, so "
+        f"that nothing was learned from them; the last three of those that did. {html.escape(won_back(story))}</p>"
+        f"<h2>Accuracy along the route</h2>{_svg(_route_plot(story))}{_table(FIGURES_HEAD, figure_rows(story))}"
+        f"<h2>Device by device</h2><p>{html.escape(DEVICES_NOTE)}</p>{_svg(_device_plot(story))}"
+        f"{_table(DEVICES_HEAD, device_rows(story))}<p>{html.escape(helped(story))}</p>"
+        f"<h2>Bytes</h2>{_table(('', 'bytes'), byte_rows(story))}"
+        + "".join(
+            f'<p class="note">{html.escape(one)}</p>'
+            for one in (summed(story), fused_parameters(story), f"Promise on the risk: {story.promise}.")
+        )
+        + f'<p class="note">The teacher has weight {story.alpha:.2f} (alpha) in fused answers. '
+        f"{html.escape(_about(story))}</p></html>"
     )
 
 
-def _won_back(story: Story) -> str:
-    won, control = story.recovered(), story.recovered_by_control()
-    if won is None or control is None:
-        return "Nothing was lost by the change, so nothing could be won back."
-    return (
-        f"The update won back <b>{won.value:.0%}</b> (95 % interval {won.low:.0%} to {won.high:.0%}) of the "
-        f"accuracy lost; the same training without evidence {control.value:.0%}."
+def _about(story: Story) -> str:
+    machine = story.about["machine"]
+    told = (
+        ", ".join(f"{name} {value}" for name, value in machine.items()) if isinstance(machine, dict) else ""
     )
-
-
-def _fused(story: Story) -> str:
-    live, figures = story.live, story.accuracies()
-    helped = (
-        f"{live.fused_before:.1%} rightly before the change with the teacher's help, {live.alone_before:.1%} alone; "
-        f"after it {live.fused_shifted:.1%} and {live.alone_shifted:.1%}."
-    )
-    if "personal" not in figures:
-        return helped
-    own, without = figures["personal"], figures["personal_without"]
-    return (
-        f"{helped} On later data, with what each had learned by itself, {own.value:.1%} alone ({own.low:.1%} to "
-        f"{own.high:.1%}), against {without.value:.1%} as shipped (n = {own.n}, {own.groups} groups)."
-    )
+    about = (f"{name} {story.about[name]}" for name in ("version", "date", "seed"))
+    return f"edgestill {', '.join(about)}; {told}. Wall time {story.wall_s:.0f} s."
 
 
 def _route_plot(story: Story) -> Plot:
@@ -109,13 +107,13 @@ def _device_plot(story: Story) -> Plot:
     plot, axes = _axes(7.2, 3.2)
     for row in story.live.rows:
         line = axes.plot(
-            [row.before, row.shifted, row.updated],
+            [row.before, row.shipped, row.updated],
             marker="o",
             linestyle="-" if row.shares else "--",
             label=f"{row.device}{'' if row.shares else ' (shares nothing)'}",
         )[0]
         line.set_linewidth(1.6)
-    axes.set_xticks(range(3), ["before", "after the change", "after the update"])
+    axes.set_xticks(range(3), ["before", "after the change,\nas shipped", "after the update"])
     for name in axes.legend(fontsize=8, loc="lower right").get_texts():
         name.set_parse_math(False)  # a device's name is no formula
     return plot
@@ -137,58 +135,6 @@ def _svg(plot: Plot) -> str:
     plot.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
-
-
-def _accuracy_table(story: Story) -> str:
-    rows = [
-        (label.replace("\n", ", "), f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}", one.n, one.groups)
-        for key, label, _ in _STEPS
-        for one in (story.accuracies()[key],)
-    ]
-    return _table(("model", "accuracy", "95 % interval", "samples", "groups"), rows)
-
-
-def _device_table(story: Story) -> str:
-    rows = [
-        (
-            row.device,
-            "yes" if row.shares else "no",
-            f"{row.before:.1%}",
-            f"{row.shifted:.1%}",
-            f"{row.own:.1%}" if row.learned and row.own is not None else "none",
-            f"{row.updated:.1%}",
-            f"{row.escalated:.0%}",
-            f"{row.bytes_up:,}",
-            row.drift,
-            f"{row.latency_ms:.2f} ms",
-        )
-        for row in story.live.rows
-    ]
-    head = (
-        "device",
-        "shares",
-        "before",
-        "after",
-        "own head",
-        "updated",
-        "asked",
-        "bytes sent",
-        "noticed",
-        "latency",
-    )
-    return _table(head, rows)
-
-
-def _bytes_table(story: Story) -> str:
-    live = story.live
-    rows = [
-        ("teacher, fp32", f"{live.teacher_bytes:,}"),
-        ("student, int8", f"{live.model_bytes:,}"),
-        ("bundle 1.1.0", f"{live.bundle_bytes:,}"),
-        ("patch from 1.0.0", "none" if live.patch_bytes is None else f"{live.patch_bytes:,}"),
-        ("summed statistics, one message", f"{live.statistics_bytes:,}"),
-    ]
-    return _table(("what", "bytes"), rows)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:

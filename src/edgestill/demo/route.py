@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from edgestill.demo.story import Absorption, Live, Row, Story
 from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
 from edgestill.lab.forward import answers
-from edgestill.lab.measure import mean_figure, run_model
+from edgestill.lab.measure import Figure, run_model, share_figure
+from edgestill.lab.packing.calibrate import promise_text
 from edgestill.lab.packing.pack import REFERENCE, backbone_id
 from edgestill.learn.statistics import Statistics, solve
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from edgestill.core.protocols import Engine
     from edgestill.demo.fleet import Said
     from edgestill.demo.scenario import Scenario, Stream
+    from edgestill.demo.scratch import Scratch
     from edgestill.demo.workshop import Workshop
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.packing.pack import Packed
@@ -79,13 +81,14 @@ class Route:
         scenario: the data and networks.
         out: folder for bundles and logs; made here.
         view: shows the steps.
+        about: version, time, seed and machine, for the report.
 
     Raises:
         PathError: the folder cannot be made, or nothing can be written there.
     """
 
-    def __init__(self, scenario: Scenario, out: Path, view: View) -> None:
-        self.scenario, self.out, self.view = scenario, out, view
+    def __init__(self, scenario: Scenario, out: Path, view: View, *, about: JsonObject) -> None:
+        self.scenario, self.out, self.view, self.about = scenario, out, view, about
         self.steps: dict[str, float] = {}
         self.clock = SystemClock()
         try:
@@ -97,24 +100,25 @@ class Route:
             raise PathError(
                 "cannot write the report's folder",
                 where=out,
-                expected="a writable folder",
-                got=error.strerror or error,
+                expected="a folder that can be made and written",
+                got=f"a refusal of the system: {error.strerror or error}",
                 fix="give another one with --out",
             ) from error
 
-    def walk(self, rehearsed: Callable[[], list[Outcome]]) -> Story:
+    def walk(self, rehearsed: Callable[[], list[Outcome]], scratch: Scratch) -> Story:
         """All steps.
 
         Args:
             rehearsed: gives the outcomes of the other folds; called when the live fleet is done.
+            scratch: where hub and devices live meanwhile.
 
         Raises:
             DemoError: a step did not come to its end. Any other coded error of the rooms.
         """
         start = self.clock.monotonic()
         workshop = self._make()
-        with tempfile.TemporaryDirectory(prefix="edgestill-") as name:
-            processes = Processes(self.out / "logs", clock=self.clock, pause=time.sleep)
+        with tempfile.TemporaryDirectory(prefix="fleet-", dir=scratch.folder) as name:
+            processes = Processes(self.out / "logs", clock=self.clock, pause=time.sleep, scratch=scratch)
             with processes:
                 with self._step("found a hub, enrol the devices") as done:
                     fleet = Fleet.found(Path(name), workshop.teacher_onnx, processes, clock=self.clock)
@@ -129,16 +133,18 @@ class Route:
         with self._step("measure the other folds, fuse parameters") as done:
             outcomes = [outcome, *rehearsed()]
             absorption = self._absorb(workshop)
-            done(f"{sum(len(np.unique(one.before)) for one in outcomes)} of whom nothing was learned")
-        evidence = workshop.packed.policy.evidence
+            measured = sum(len(np.unique(one.before)) for one in outcomes)
+            done(f"{measured} {self.scenario.unit[1]} from which nothing was learned")
         return Story(
             scenario=self.scenario.name,
+            about=self.about,
+            unit=self.scenario.unit,
             told=(self.scenario.story, self.scenario.change),
             outcomes=outcomes,
             live=live,
             absorption=absorption,
             alpha=workshop.packed.policy.alpha,
-            promise=_promise(evidence),
+            promise=promise_text(workshop.packed.policy),
             size_ratio=workshop.size_ratio,
             wall_s=self.clock.monotonic() - start,
             steps=self.steps,
@@ -192,6 +198,7 @@ class Route:
             self._row(
                 stream,
                 walked,
+                shipped=engine_of(workshop.packed),
                 bytes_up=health[stream.device].integer("bytes_up"),
                 states=states,
                 drift=noticed,
@@ -224,7 +231,7 @@ class Route:
             quiet = [(said[one.device].answers == part(one).labels) for one in self._quiet]
             asked = np.concatenate([said[one.device].asked for one in self._sharing])
             done(
-                f"accuracy {np.concatenate(quiet).mean():.1%} on devices that learn nothing; "
+                f"accuracy {np.concatenate(quiet).mean():.1%} on the {len(quiet)} devices that share nothing; "
                 f"the others asked about {asked.mean():.0%}"
             )
         return said
@@ -259,7 +266,7 @@ class Route:
             )
         return found
 
-    def _shared_head(self, fleet: Fleet, workshop: Workshop) -> tuple[float | None, int]:
+    def _shared_head(self, fleet: Fleet, workshop: Workshop) -> tuple[Figure | None, int]:
         """Accuracy of a head solved from the devices' sums, where nothing was shared; bytes of one message."""
         try:
             total = fleet.statistics(backbone_id(workshop.run.student))
@@ -272,7 +279,8 @@ class Route:
         for stream in self._quiet:
             scores = run_model(engine, stream.after.inputs)[1] @ head.weight + head.bias
             hits.append(scores.argmax(1) == stream.after.labels)
-        return float(np.concatenate(hits).mean()), len(total.to_bytes())
+        groups = np.concatenate([stream.after.groups for stream in self._quiet])
+        return share_figure(np.concatenate(hits), groups), len(total.to_bytes())
 
     def _measured(self, walked: Walked, outcome: Outcome) -> Outcome:
         """The outcome with the int8 figures as the devices gave them, not as the lab would."""
@@ -298,6 +306,7 @@ class Route:
         stream: Stream,
         walked: Walked,
         *,
+        shipped: Engine,
         bytes_up: int,
         states: dict[str, JsonObject],
         drift: dict[str, str],
@@ -311,36 +320,43 @@ class Route:
             shares=stream.shares,
             answers=sum(len(one.answers) for one in said),
             before=_share(walked.before[name].alone == stream.before.labels),
-            shifted=_share(walked.shifted[name].alone == stream.after.labels),
-            own=None if own is None else _share(own.alone == later.labels),
+            shipped=_share(right(shipped, later)),
+            own=_share(own.alone == later.labels) if own is not None and _has_overlay(states[name]) else None,
             updated=_share(walked.updated[name].alone == later.labels),
             escalated=_share(np.concatenate([one.asked for one in said])),
             bytes_up=bytes_up,
             drift=drift.get(name, "none"),
-            learned=_has_overlay(states[name]),
             latency_ms=round(float(np.median(alone)) * 1000, 3),
         )
 
     def _told(self, walked: Walked, rows: list[Row], workshop: Workshop, following: Packed) -> Live:
-        def share(said: dict[str, Said], part: Callable[[Stream], Samples], *, alone: bool) -> float:
+        groups = {
+            "before": np.concatenate([one.before.groups for one in self._sharing]),
+            "after": np.concatenate([one.after.groups for one in self._sharing]),
+        }
+
+        def share(said: dict[str, Said], part: Literal["before", "after"], *, alone: bool) -> Figure:
             hits = [
-                (said[one.device].alone if alone else said[one.device].answers) == part(one).labels
+                (said[one.device].alone if alone else said[one.device].answers) == getattr(one, part).labels
                 for one in self._sharing
             ]
-            return _share(np.concatenate(hits))
+            return share_figure(np.concatenate(hits), groups[part])
 
         asked = np.concatenate([walked.shifted[one.device].asked for one in self._sharing])
-        groups = np.concatenate([np.full(len(one.after), index) for index, one in enumerate(self._sharing)])
         return Live(
             rows=tuple(rows),
-            escalated=mean_figure(asked.astype(np.float64), groups),
-            fused_before=share(walked.before, lambda one: one.before, alone=False),
-            alone_before=share(walked.before, lambda one: one.before, alone=True),
-            fused_shifted=share(walked.shifted, lambda one: one.after, alone=False),
-            alone_shifted=share(walked.shifted, lambda one: one.after, alone=True),
+            escalated=share_figure(asked, groups["after"]),
+            fused_before=share(walked.before, "before", alone=False),
+            alone_before=share(walked.before, "before", alone=True),
+            fused_shifted=share(walked.shifted, "after", alone=False),
+            alone_shifted=share(walked.shifted, "after", alone=True),
             evidence=0,
             statistics_bytes=0,
             head_accuracy=None,
+            shipped_accuracy=share_figure(
+                np.concatenate([walked.shifted[one.device].alone == one.after.labels for one in self._quiet]),
+                np.concatenate([one.after.groups for one in self._quiet]),
+            ),
             bundle_bytes=len(archive_bytes(following.manifest, following.blobs)),
             patch_bytes=None,
             model_bytes=len(following.blobs["model.onnx"]),
@@ -355,7 +371,7 @@ class Route:
             for key, model in (("before", workshop.teacher), ("after", absorbed.teacher)):
                 hits[key].append(answers(model, inputs).argmax(1).numpy() == stream.before.labels)
         shares = {key: _share(np.concatenate(parts)) for key, parts in hits.items()}
-        return Absorption(alpha=absorbed.alpha, before=shares["before"], after=shares["after"])
+        return Absorption(weight=absorbed.alpha, before=shares["before"], after=shares["after"])
 
     def _keep(self, packed: Packed) -> None:
         head = packed.manifest
@@ -411,12 +427,3 @@ def _learned(
     own = np.concatenate([named == part.labels for named, part in parts])
     without = np.concatenate([right(shipped, part) for _, part in parts])
     return f"{text}: {without.mean():.1%} as shipped, {own.mean():.1%} with what they learned"
-
-
-def _promise(evidence: JsonObject) -> str:
-    if evidence.get("promised"):
-        return (
-            f"of at most {float(str(evidence['epsilon'])):.0%} of inputs the answer is wrong although the teacher knows "
-            f"better; true with probability {1 - float(str(evidence['delta'])):g}, shown on {evidence['n']} samples"
-        )
-    return f"none: {evidence.get('why', '')}"

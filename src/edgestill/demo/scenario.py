@@ -46,6 +46,7 @@ class Scenario:
         model: name of the model in bundles and releases.
         story: one sentence on who sees what.
         change: one sentence on what changes halfway.
+        unit: what a group of its samples is called, one and many.
         teach: all data of the teacher's people, both worlds.
         limited: the student's: few samples of the world before.
         heldout: of people or images neither is trained on; fits the policy.
@@ -63,6 +64,7 @@ class Scenario:
     model: str
     story: str
     change: str
+    unit: tuple[str, str]
     teach: Samples
     limited: Samples
     heldout: Samples

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edgestill.lab.measure import Figure, mean_figure, recovered_share
+from edgestill.lab.measure import Figure, recovered_share, share_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,13 +40,13 @@ class Row:
         shares: whether it asked the teacher and its evidence was used.
         answers: it gave.
         before: accuracy of its student alone before the change.
-        shifted: after the change, with version 1.0.0 and, from some moment on, perhaps a head of its own.
-        own: on its later data, with what it learned by itself; None where it learns nothing.
-        updated: with version 1.1.0, on its later data where there is such, else on all after the change.
+        shipped: after the change, with version 1.0.0 as it came; on its later data where there is such, else on all
+            after the change.
+        own: on the same data, with the head it adopted; None where it adopted none.
+        updated: on the same data, with version 1.1.0.
         escalated: share of its inputs that it asked the teacher about.
         bytes_up: it sent for that.
         drift: what it noticed.
-        learned: whether it adopted a head of its own.
         latency_ms: median, as the application saw it, of answers given alone.
     """
 
@@ -54,13 +54,12 @@ class Row:
     shares: bool
     answers: int
     before: float
-    shifted: float
+    shipped: float
     own: float | None
     updated: float
     escalated: float
     bytes_up: int
     drift: str
-    learned: bool
     latency_ms: float
 
 
@@ -79,6 +78,7 @@ class Live:
         statistics_bytes: of one device's summed statistics.
         head_accuracy: of a head solved from the summed statistics alone, after the change, on devices that shared
             nothing; None where no statistics came.
+        shipped_accuracy: of the student as shipped, on the same data.
         bundle_bytes: of version 1.1.0.
         patch_bytes: that the devices fetched instead; None where they fetched it whole.
         model_bytes: of the model file alone.
@@ -87,13 +87,14 @@ class Live:
 
     rows: tuple[Row, ...]
     escalated: Figure
-    fused_before: float
-    alone_before: float
-    fused_shifted: float
-    alone_shifted: float
+    fused_before: Figure
+    alone_before: Figure
+    fused_shifted: Figure
+    alone_shifted: Figure
     evidence: int
     statistics_bytes: int
-    head_accuracy: float | None
+    head_accuracy: Figure | None
+    shipped_accuracy: Figure
     bundle_bytes: int
     patch_bytes: int | None
     model_bytes: int
@@ -105,12 +106,12 @@ class Absorption:
     """Parameter fusion of the student back into the teacher.
 
     Attributes:
-        alpha: chosen on held-out data; 0 means that nothing was kept.
+        weight: the student's, chosen on held-out data; 0 means that nothing was kept.
         before: the teacher's accuracy on the measured devices' data.
         after: the fused teacher's there.
     """
 
-    alpha: float
+    weight: float
     before: float
     after: float
 
@@ -121,7 +122,9 @@ class Story:
 
     Attributes:
         scenario: its name.
+        about: version, time, seed and machine.
         told: one sentence on the data, one on the change.
+        unit: what a group is called, one and many.
         outcomes: of the live fold first, then of the rehearsed ones.
         live: the live fleet.
         absorption: of the live fold.
@@ -133,7 +136,9 @@ class Story:
     """
 
     scenario: str
+    about: JsonObject
     told: tuple[str, str]
+    unit: tuple[str, str]
     outcomes: Sequence[Outcome]
     live: Live
     absorption: Absorption
@@ -160,7 +165,7 @@ class Story:
         values, units = (
             np.concatenate([getattr(one, part) for one in self.outcomes]) for part in (name, groups)
         )
-        return mean_figure(values, units) if len(values) else None
+        return share_figure(values, units) if len(values) else None
 
     def _won_back(self, name: str) -> Figure | None:
         parts = {
@@ -186,10 +191,11 @@ class Story:
         figures |= {"size_ratio": round(self.size_ratio, 2), "wall_s": round(self.wall_s, 1)}
         return {
             "scenario": self.scenario,
+            "about": self.about,
             "figures": figures,
             "live": self._live(),
             "parameter_fusion": {
-                "alpha": self.absorption.alpha,
+                "student_weight": self.absorption.weight,
                 "teacher_accuracy": round(self.absorption.before, 4),
                 "fused_teacher_accuracy": round(self.absorption.after, 4),
             },
@@ -201,13 +207,14 @@ class Story:
         live = self.live
         return {
             "devices": [{name: getattr(row, name) for name in Row.__dataclass_fields__} for row in live.rows],
-            "fused_accuracy_before": live.fused_before,
-            "alone_accuracy_before": live.alone_before,
-            "fused_accuracy_shifted": live.fused_shifted,
-            "alone_accuracy_shifted": live.alone_shifted,
+            **_plain("fused_accuracy_before", live.fused_before),
+            **_plain("alone_accuracy_before", live.alone_before),
+            **_plain("fused_accuracy_shifted", live.fused_shifted),
+            **_plain("alone_accuracy_shifted", live.alone_shifted),
+            **_plain("shared_head_accuracy", live.head_accuracy),
+            **_plain("shipped_accuracy", live.shipped_accuracy),
             "evidence_samples": live.evidence,
             "statistics_bytes": live.statistics_bytes,
-            "shared_head_accuracy": live.head_accuracy,
             "bundle_bytes": live.bundle_bytes,
             "patch_bytes": live.patch_bytes,
             "model_bytes": live.model_bytes,

@@ -10,12 +10,26 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from edgestill.demo.tables import (
+    DEVICES_HEAD,
+    DEVICES_NOTE,
+    FIGURES_HEAD,
+    byte_rows,
+    device_rows,
+    figure_rows,
+    fused_parameters,
+    helped,
+    summed,
+    won_back,
+)
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from rich.console import Console
     from rich.progress import TaskID
 
     from edgestill.demo.story import Story
-    from edgestill.lab.measure import Figure
 
 
 @final
@@ -82,92 +96,39 @@ class Stage:
 
 
 def closing_tables(story: Story) -> list[Table]:
-    """What a person reads last: accuracies with intervals, then a row a device, then bytes."""
-    return [_accuracies(story), _devices(story), _bytes(story)]
+    """What a person reads last: figures with intervals, then a row a device, then bytes."""
+    folds = len(story.outcomes)
+    return [
+        _table(
+            "On devices that shared nothing; the last three rows: on those that did",
+            FIGURES_HEAD,
+            figure_rows(story),
+            note=f"Over {folds} folds; what was asked, and the accuracies that the steps told, of the first, the live fleet."
+            if folds > 1
+            else "",
+        ),
+        _table("The live fleet", DEVICES_HEAD, device_rows(story), note=f"{DEVICES_NOTE}\n{helped(story)}"),
+        _table("Bytes", ("", "bytes"), byte_rows(story)),
+    ]
 
 
-def _accuracies(story: Story) -> Table:
+def closing_words(story: Story) -> list[str]:
+    """What stands below the tables, a paragraph each."""
+    return [won_back(story), summed(story), fused_parameters(story), f"Promise on the risk: {story.promise}."]
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, note: str = "") -> Table:
     table = Table(
-        title="Accuracy on devices that shared nothing; the last two: on those that did",
+        title=title,
+        caption=Text(note) if note else None,
         title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for name in ("", "accuracy", "95 % interval", "of"):
-        table.add_column(name, justify="left" if not name else "right")
-    named = {
-        "teacher": "teacher, before the change",
-        "student": "student, before",
-        "int8": "shipped as int8, before",
-        "teacher_after": "teacher, after the change",
-        "shifted": "shipped as int8, after",
-        "control": "next without evidence, after",
-        "updated": "next from evidence, after",
-        "kept": "next from evidence, before",
-    }
-    figures = story.accuracies()
-    for key, text in named.items():
-        one = figures[key]
-        table.add_row(text, f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}", _units(one))
-    for text, share in (
-        ("share of the loss won back", story.recovered()),
-        ("by the control", story.recovered_by_control()),
-    ):
-        table.add_row(text, *(_share(share)), "")
-    for key, text in (
-        ("personal_without", "learning devices, as shipped"),
-        ("personal", "with what each learned"),
-    ):
-        if key in figures:
-            one = figures[key]
-            table.add_row(text, f"{one.value:.1%}", f"{one.low:.1%} to {one.high:.1%}", _units(one))
-    return table
-
-
-def _units(figure: Figure) -> str:
-    return f"{figure.n}" if figure.n == figure.groups else f"{figure.n} in {figure.groups} groups"
-
-
-def _share(figure: Figure | None) -> tuple[str, str]:
-    if figure is None:
-        return "nothing was lost", ""
-    return f"{figure.value:.0%}", f"{figure.low:.0%} to {figure.high:.0%}"
-
-
-def _devices(story: Story) -> Table:
-    table = Table(
-        title="The live fleet: accuracy of each student alone",
-        caption=f"After the change sharing devices answered {story.live.fused_shifted:.1%} rightly with the teacher's help.",
         caption_justify="left",
-        title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for name in ("device", "before", "after", "own head", "updated", "asked", "sent", "noticed"):
-        table.add_column(name, justify="left" if name in {"device", "noticed"} else "right")
-    for row in story.live.rows:
-        table.add_row(
-            Text(row.device),
-            f"{row.before:.1%}",
-            f"{row.shifted:.1%}",
-            f"{row.own:.1%}" if row.learned and row.own is not None else "none",
-            f"{row.updated:.1%}",
-            f"{row.escalated:.0%}" if row.shares else "0",
-            f"{row.bytes_up / 1000:.0f} kB" if row.shares else "0",
-            Text(row.drift),
-        )
-    return table
-
-
-def _bytes(story: Story) -> Table:
-    live = story.live
-    table = Table(title="Bytes", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("bytes", justify="right")
-    table.add_row("teacher, fp32", f"{live.teacher_bytes:,}")
-    table.add_row(f"student, int8 ({story.size_ratio:.1f} times smaller)", f"{live.model_bytes:,}")
-    table.add_row("whole bundle 1.1.0", f"{live.bundle_bytes:,}")
-    table.add_row("patch from 1.0.0", "none" if live.patch_bytes is None else f"{live.patch_bytes:,}")
-    table.add_row("summed statistics, one message", f"{live.statistics_bytes:,}")
+    for name in head:
+        table.add_column(name, justify="left" if name in {"", "device", "noticed"} else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     return table

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 import torch
 
+from edgestill import __version__
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DemoError, SettingError
 from edgestill.demo.images import images
 from edgestill.demo.processes import signals_put_off
 from edgestill.demo.rehearse import Outcome, rehearse
 from edgestill.demo.report import write_report
 from edgestill.demo.route import Route, View
+from edgestill.demo.scratch import scratch
 from edgestill.demo.watch import FOLDS, watch
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    from edgestill.core.jsonio import JsonObject
     from edgestill.demo.scenario import Scenario
     from edgestill.demo.story import Story
 
@@ -51,7 +58,11 @@ def scenario_named(name: str, *, seed: int = 0, data: Path | None = None) -> Sce
         )
     if data is not None:
         raise SettingError(
-            "the watch scenario brings its own data", where="--data", fix="use --scenario images"
+            "the watch scenario brings its own data",
+            where="--data",
+            fix="use --scenario images",
+            expected="no --data with --scenario watch",
+            got=data,
         )
     return watch(seed=seed)
 
@@ -65,11 +76,28 @@ def walk(scenario: Scenario, out: Path, view: View, *, seed: int = 0) -> Story:
     folds = range(1, FOLDS) if scenario.name == "watch" else range(0)
     # the other core is for rehearsals, hub and devices; and what comes out must not depend on how many there are
     torch.set_num_threads(1)
-    route = Route(scenario, out, view)
-    with _rehearsals(list(folds), seed) as rehearsed:
-        story = route.walk(rehearsed)
+    route = Route(scenario, out, view, about=_about(seed))
+    with scratch() as held, _rehearsals(list(folds), seed) as rehearsed:
+        story = route.walk(rehearsed, held)
     write_report(story, out)
     return story
+
+
+def _about(seed: int) -> JsonObject:
+    """What a reader must know to walk it again: version, time, seed, and the machine as it was before the first step."""
+    return {
+        "version": __version__,
+        "date": datetime.fromtimestamp(SystemClock().now(), UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "machine": {
+            "cores": os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1),
+            "architecture": platform.machine(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "onnxruntime")},
+        },
+    }
 
 
 @contextmanager
@@ -80,8 +108,8 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
         return
     spawn = multiprocessing.get_context("spawn")
     # What the process keeps for a while lies in a folder of this one, who cleans up where it is ended in the middle.
-    with tempfile.TemporaryDirectory(prefix="edgestill-") as scratch:
-        pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_settle, initargs=(scratch,))
+    with tempfile.TemporaryDirectory(prefix="folds-") as folder:
+        pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_settle, initargs=(folder,))
         try:
             with _no_interrupts():
                 futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
@@ -92,11 +120,11 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _settle(scratch: str) -> None:
+def _settle(folder: str) -> None:
     """Of the process beside: one thread, its own place for temporary files, and an end when this process ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    tempfile.tempdir = scratch
+    tempfile.tempdir = folder
 
 
 def _end_with_parent() -> None:

@@ -51,6 +51,7 @@ def watch(*, seed: int = 0, fold: int = 0) -> Scenario:
         model="watch",
         story="7 exercises from a watch's motion sensor; every person is a device",
         change="the watch moves from the right wrist to the left",
+        unit=("person", "people"),
         teach=teach,
         limited=_samples(recordings, teaching[:3], RIGHT),
         heldout=_samples(recordings, tuning, RIGHT),

@@ -120,5 +120,6 @@ class _ArraysOnly(pickle.Unpickler):  # noqa: S301  # of a file whose digest is 
                 where="watch_dataset.npy",
                 got=f"{module}.{name}",
                 fix="install seglearn==1.2.5",
+                expected="arrays of numbers",
             )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

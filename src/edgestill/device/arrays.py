@@ -32,7 +32,13 @@ def to_tensor(name: str, array: NDArray[np.generic]) -> Tensor:
     """
     datatype = DATATYPE_OF.get(array.dtype.name)
     if datatype is None:
-        raise DtypeError("an array that cannot be sent", where=name, got=array.dtype.name)
+        raise DtypeError(
+            "an array that cannot be sent",
+            where=name,
+            got=array.dtype.name,
+            expected=", ".join(NUMPY_NAMES.values()),
+            fix='convert it, for example with .astype("float32")',
+        )
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return Tensor(name, datatype, array.shape, little.tobytes())
 
@@ -64,7 +70,9 @@ def answer_from_frame(frame: Frame) -> Answer:
     decided_by = tuple(map(str, fields.items("decided_by", at_most=1_000_000)))
     probabilities, confidence = _floats(frame, "probabilities"), _floats(frame, "confidence")
     if probabilities is None or confidence is None:
-        raise MessageError("an answer without probabilities", where="answer")
+        raise MessageError(
+            "an answer without probabilities", where="answer", expected="probabilities", got="none"
+        )
     answer = Answer(
         probabilities=probabilities,
         confidence=confidence,
@@ -87,7 +95,11 @@ def as_labels(labels: NDArray[np.generic]) -> NDArray[np.int64]:
     """
     if labels.dtype.kind not in "iu":
         raise DtypeError(
-            "labels of another element type", where="labels", expected="whole numbers", got=labels.dtype.name
+            "labels of another element type",
+            where="labels",
+            expected="whole numbers",
+            got=labels.dtype.name,
+            fix="number the classes from 0",
         )
     return labels.astype(np.int64)
 

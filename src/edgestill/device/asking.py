@@ -32,7 +32,11 @@ def connect(path: Path, *, timeout: float) -> socket.socket:
     except OSError as error:
         stream.close()
         raise UnreachableError(
-            "the agent does not answer", where=path, got=error, fix="run: edgestill-agent run --home DIR"
+            "the agent does not answer",
+            where=path,
+            got=error,
+            fix="run: edgestill-agent run --home DIR",
+            expected="an agent that listens",
         ) from error
     return stream
 
@@ -56,11 +60,24 @@ def ask(stream: socket.socket, frame: Frame, *, timeout: float) -> Frame | None:
             send(stream, frame)
         answer = receive(stream)
     except TimeoutError as error:
-        raise DeadlineError("no answer in time", where="engine", expected=f"within {timeout:g} s") from error
+        raise DeadlineError(
+            "no answer in time", where="engine", expected=f"within {timeout:g} s", got="none"
+        ) from error
     except MessageError as error:
-        raise UnreachableError("the engine hung up within an answer", where="socket", got=error) from error
+        raise UnreachableError(
+            "the engine hung up within an answer",
+            where="socket",
+            got=error,
+            expected="the rest of the answer",
+        ) from error
     if answer is None:
-        raise UnreachableError("the engine hung up", where="socket", fix="ask again")
+        raise UnreachableError(
+            "the engine hung up",
+            where="socket",
+            fix="ask again",
+            expected="an answer",
+            got="the end of the connection",
+        )
     if answer.header == MOVED.header:
         return None
     if "error" in answer.header:

@@ -117,7 +117,9 @@ class LocalClient:
     def _ask_once(self, frame: Frame, until: float) -> Frame | None:
         left = until - self._clock.monotonic()
         if left <= 0:
-            raise DeadlineError("no answer in time", where="engine")
+            raise DeadlineError(
+                "no answer in time", where="engine", expected="an answer before the deadline", got="none"
+            )
         stream = self._stream or self._connect()
         try:
             timed = Frame(frame.header | {"until": until}, frame.tensors)
@@ -129,7 +131,11 @@ class LocalClient:
             self._hang_up()
             if read_status(self._home, ask_engine=False)["release"] is None:
                 raise NotFoundError(
-                    "nothing is installed yet", where=self._home, fix="run: edgestill-agent status --home DIR"
+                    "nothing is installed yet",
+                    where=self._home,
+                    fix="run: edgestill-agent status --home DIR",
+                    expected="a bundle in a slot",
+                    got="none",
                 ) from None
             raise
 

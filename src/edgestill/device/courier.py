@@ -213,6 +213,11 @@ def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:
         unfinished.replace(to)
         bundle.sync_folder(to.parent)
     except OSError as error:
-        raise PatchError("a patch cannot be applied here", where=to, got=error.strerror) from error
+        raise PatchError(
+            "a patch cannot be applied here",
+            where=to,
+            got=error.strerror,
+            expected="room to write the new file",
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)

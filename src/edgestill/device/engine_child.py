@@ -10,13 +10,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgestill.core import logs
 from edgestill.core.errors import EdgestillError
 from edgestill.core.extras import require
 from edgestill.device.frames import Frame, send
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the child; the exit status is 0 unless the bundle does not serve."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    logs.begin("WARNING")
     control = socket.socket(fileno=options.control)
     with control:
         try:

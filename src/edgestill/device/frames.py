@@ -92,7 +92,9 @@ def send(stream: socket.socket, frame: Frame) -> None:
     try:
         stream.sendall(data)
     except OSError as error:
-        raise UnreachableError("a local process hung up", where="socket", got=error) from error
+        raise UnreachableError(
+            "a local process hung up", where="socket", got=error, expected="an open connection"
+        ) from error
 
 
 def receive(stream: socket.socket, *, left: Callable[[], float] | None = None) -> Frame | None:
@@ -111,13 +113,17 @@ def receive(stream: socket.socket, *, left: Callable[[], float] | None = None) -
     if not head:
         return None
     if len(head) < _HEAD.size:
-        raise MessageError("a frame that ends too early", where="frame")
+        raise MessageError(
+            "a frame that ends too early", where="frame", expected="a whole frame", got="its beginning"
+        )
     header_length, body_length = _HEAD.unpack(head)
     _check_lengths(header_length, body_length)
     header = _exactly(stream, header_length, left)
     body = _exactly(stream, body_length, left)
     if len(header) < header_length or len(body) < body_length:
-        raise MessageError("a frame that ends too early", where="frame")
+        raise MessageError(
+            "a frame that ends too early", where="frame", expected="a whole frame", got="its beginning"
+        )
     return decode(header, body)
 
 
@@ -154,7 +160,9 @@ def _exactly(stream: socket.socket, length: int, left: Callable[[], float] | Non
         except TimeoutError:
             raise
         except OSError as error:
-            raise UnreachableError("a local process hung up", where="socket", got=error) from error
+            raise UnreachableError(
+                "a local process hung up", where="socket", got=error, expected="an open connection"
+            ) from error
         if not piece:
             break
         pieces.append(piece)

@@ -131,7 +131,13 @@ class Home:
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(stat.S_IRWXU)
         except OSError as error:
-            raise PathError("cannot make a home", where=path, got=error.strerror) from error
+            raise PathError(
+                "cannot make a home",
+                where=path,
+                got=error.strerror,
+                expected="a folder that can be made",
+                fix="choose another --home",
+            ) from error
         bundle.replace(path / ROOT, root)
         bundle.replace(path / SETTINGS, settings.to_bytes())
         bundle.replace(path / IDENTITY, identity.to_bytes())
@@ -147,7 +153,11 @@ class Home:
         """
         if not (path / IDENTITY).is_file():
             raise NotFoundError(
-                "no device lives here", where=path, fix="run: edgestill-agent join --home DIR --hub URL ..."
+                "no device lives here",
+                where=path,
+                fix="run: edgestill-agent join --home DIR --hub URL ...",
+                expected="the home of a device",
+                got="none",
             )
         return cls(
             path=path,
@@ -191,7 +201,11 @@ class Home:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ConflictError(
-                    "an agent runs here already", where=self.path, fix="stop it, or use another --home"
+                    "an agent runs here already",
+                    where=self.path,
+                    fix="stop it, or use another --home",
+                    expected="a free lock",
+                    got="one that is held",
                 ) from error
             self._sweep()
             yield
@@ -211,7 +225,13 @@ class Home:
 def refuse_inhabited(path: Path) -> None:
     """Raises ConflictError where a device lives in this folder."""
     if (path / IDENTITY).exists():
-        raise ConflictError("a device lives here already", where=path, fix="use another --home")
+        raise ConflictError(
+            "a device lives here already",
+            where=path,
+            fix="use another --home",
+            expected="a folder without a device",
+            got="the identity of one",
+        )
 
 
 def choose_socket(path: Path) -> Path:
@@ -247,7 +267,13 @@ def find_socket(path: Path) -> Path:
     except OSError:
         recorded = b""
     if not recorded.startswith(b"/") or len(recorded) > MAX_SOCKET_BYTES or b"\0" in recorded:
-        raise NotFoundError("no agent has run here", where=path, fix="run: edgestill-agent run --home DIR")
+        raise NotFoundError(
+            "no agent has run here",
+            where=path,
+            fix="run: edgestill-agent run --home DIR",
+            expected=SOCKET,
+            got="none",
+        )
     return Path(os.fsdecode(recorded))
 
 
@@ -275,7 +301,15 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise PathError("cannot read a file of the home", where=path, got=error.strerror) from error
+        raise PathError(
+            "cannot read a file of the home",
+            where=path,
+            got=error.strerror,
+            expected="a file of ours",
+            fix="check its owner, and the room on the disk",
+        ) from error
     if len(data) > _MAX_BYTES:
-        raise MessageError("a file of the home is too long", where=path, expected=f"{_MAX_BYTES} bytes")
+        raise MessageError(
+            "a file of the home is too long", where=path, expected=f"{_MAX_BYTES} bytes", got="more"
+        )
     return data

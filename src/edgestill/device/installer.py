@@ -155,18 +155,31 @@ def verify(archive: Path, target: Target, *, hardware_class: str) -> None:
         PathError: the archive cannot be read.
     """
     if not holds(archive, target):
-        raise BundleError("the archive is not the target", where=archive, expected=target.digest)
+        raise BundleError(
+            "the archive is not the target",
+            where=archive,
+            expected=target.digest,
+            got="other bytes",
+            fix="nothing: it is fetched again",
+        )
     bundle = Bundle.open(archive)
     bundle.verify()
     manifest = bundle.manifest
     named = f"{manifest.name}/{manifest.version}/{manifest.hardware_class}.esb"
     if named != target.name:
-        raise BundleError("a bundle under another name", where=archive, expected=target.name, got=named)
+        raise BundleError(
+            "a bundle under another name",
+            where=archive,
+            expected=target.name,
+            got=named,
+            fix="publish it under its own name",
+        )
     if manifest.hardware_class not in {hardware_class, "any"}:
         raise BundleError(
             "a bundle for another hardware class",
             where=archive,
             expected=f"{hardware_class} or any",
             got=manifest.hardware_class,
+            fix="publish one for this class",
         )
     Policy.from_bytes(bundle.read(POLICY))

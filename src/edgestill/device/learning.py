@@ -199,6 +199,8 @@ class Learner:
                 "labels that are no classes",
                 where="labels",
                 expected=f"[{len(features)}], 0 to {classes - 1}",
+                got=f"{list(labels.shape)}, from {labels.min(initial=0)} to {labels.max(initial=0)}",
+                fix="give one class a sample, numbered as the labels of the policy",
             )
         self._check(features)
         targets = np.eye(classes, dtype=np.float32)[labels]

@@ -59,11 +59,19 @@ def join(path: Path, *, hub: str, token: str, name: str, settings: Settings, tra
     pinned = _TOKEN.fullmatch(token)
     if pinned is None:
         raise SettingError(
-            "not a join token", where="--token", expected="est1.SECRET.DIGEST", fix="copy it whole"
+            "not a join token",
+            where="--token",
+            expected="est1.SECRET.DIGEST",
+            fix="copy it whole",
+            got="something else",
         )
     if _NAME.fullmatch(name) is None:
         raise SettingError(
-            "a name that cannot be used", where="--name", expected=f"{_NAME.pattern}", got=name[:80]
+            "a name that cannot be used",
+            where="--name",
+            expected=f"{_NAME.pattern}",
+            got=name[:80],
+            fix="choose another",
         )
     refuse_inhabited(path)
     hub = hub.rstrip("/")

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core import logs
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.units import parse_duration
@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"{PathError('the system refused', where=error.filename, got=error.strerror)}\n")
+        sys.stderr.write(
+            f"{PathError('the system refused', where=error.filename, got=error.strerror, expected='a system with room and rights', fix='check its owner, and the room on the disk')}\n"
+        )
         return 1
     return 0
 
@@ -71,16 +73,18 @@ def _run(options: argparse.Namespace) -> None:
     from edgestill.device.supervisor import Pace
     from edgestill.link.http import HttpTransport
 
-    level = os.environ.get("EDGESTILL_LOG", "INFO").upper()
-    logging.basicConfig(
-        level=level if level in logging.getLevelNamesMapping() else "INFO",
-        format="%(asctime)s %(name)s: %(message)s",
-    )
+    logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"))
     home = Home.open(options.home)
     window = parse_duration(options.health_window)
     every = parse_duration(options.health_every)
     if every <= 0:
-        raise SettingError("an interval must be positive", where="--health-every", got=options.health_every)
+        raise SettingError(
+            "an interval must be positive",
+            where="--health-every",
+            got=options.health_every,
+            expected="more than 0 s",
+            fix="write a duration such as 30s",
+        )
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
     run(home, pace=pace, rules=Rules(window=window), transport=HttpTransport(), ready=options.ready)
 
@@ -103,7 +107,11 @@ def _labels(pairs: Sequence[str]) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         if not name or not equals or name in labels:
             raise SettingError(
-                "cannot read a label", where="--label", expected="NAME=VALUE, each once", got=pair
+                "cannot read a label",
+                where="--label",
+                expected="NAME=VALUE, each once",
+                got=pair,
+                fix="write it as NAME=VALUE",
             )
         labels[name] = value
     return labels

@@ -218,7 +218,12 @@ class Serving:
             return None
         until = fields.number("until")
         if until <= self._clock.monotonic():
-            raise DeadlineError("the question waited too long", where="engine", expected="an asker who waits")
+            raise DeadlineError(
+                "the question waited too long",
+                where="engine",
+                expected="an asker who waits",
+                got="one who has given up",
+            )
         return until
 
     def _observe(self, told: Escalation) -> None:
@@ -237,6 +242,7 @@ class Serving:
                 "this bundle cannot be taught",
                 where="teach",
                 expected=f"a model with features, and a blob {REFERENCE}",
+                got="a bundle without one of them",
             )
         named = answer.probabilities.argmax(axis=1)
         self._learner.teach(answer.features, classes, named)
@@ -266,7 +272,7 @@ class Serving:
 def _tensor(frame: Frame, name: str) -> Tensor:
     tensor = frame.tensor(name)
     if tensor is None:
-        raise MessageError("a tensor is missing", where="question", expected=name)
+        raise MessageError("a tensor is missing", where="question", expected=name, got="none of that name")
     return tensor
 
 

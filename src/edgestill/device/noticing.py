@@ -96,7 +96,12 @@ class Noticing:
         states = {name: DriftState.from_fields(fields.inner(name)) for name in STREAMS}
         for name, state in states.items():
             if state.blocks != state.n // STREAMS[name].block:
-                raise MessageError("the blocks of a stream do not add up", where=name, got=state.blocks)
+                raise MessageError(
+                    "the blocks of a stream do not add up",
+                    where=name,
+                    got=state.blocks,
+                    expected="blocks that follow one another",
+                )
         self._states, self._sure = states, fields.boolean("sure")
 
     def _feed(self, name: str, values: Sequence[float]) -> None:

@@ -77,7 +77,13 @@ class Outbox:
             return cls(_checked(_connect(path)))
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise PathError("cannot open the outbox", where=path, got=error) from error
+                raise PathError(
+                    "cannot open the outbox",
+                    where=path,
+                    got=error,
+                    expected="a database of ours",
+                    fix="check its owner, and the room on the disk",
+                ) from error
         for part in ("", "-wal", "-shm"):
             damaged = path.with_name(path.name + part)
             if damaged.exists():
@@ -183,7 +189,11 @@ class Outbox:
                 yield cursor
         except sqlite3.Error as error:
             raise PathError(
-                "cannot use the outbox", where="outbox.db", expected="a disk with room", got=error
+                "cannot use the outbox",
+                where="outbox.db",
+                expected="a disk with room",
+                got=error,
+                fix="check its owner, and the room on the disk",
             ) from error
 
 

@@ -46,5 +46,11 @@ class Permissions:
 
 def _rank(level: str) -> int:
     if level not in LEVELS:
-        raise SettingError("unknown privacy level", where="leaves", expected=" < ".join(LEVELS), got=level)
+        raise SettingError(
+            "unknown privacy level",
+            where="leaves",
+            expected=" < ".join(LEVELS),
+            got=level,
+            fix="name one of these",
+        )
     return LEVELS.index(level)

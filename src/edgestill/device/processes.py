@@ -80,7 +80,12 @@ class EngineProcess:
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
-            raise EngineError("the engine process cannot be started", got=error) from error
+            raise EngineError(
+                "the engine process cannot be started",
+                got=error,
+                where=archive,
+                expected="a system with room for one more process",
+            ) from error
         handles = [theirs.fileno()] + ([] if listener is None else [listener.fileno()])
         command = [sys.executable, "-m", "edgestill.device.engine_child", "--home", str(home)]
         command += ["--archive", str(archive), "--control", str(theirs.fileno())]
@@ -91,7 +96,12 @@ class EngineProcess:
             )
         except OSError as error:
             ours.close()
-            raise EngineError("the engine process cannot be started", got=error) from error
+            raise EngineError(
+                "the engine process cannot be started",
+                got=error,
+                where=archive,
+                expected="a system with room for one more process",
+            ) from error
         finally:
             theirs.close()
         return cls(slot, target, process, ours)
@@ -163,14 +173,24 @@ def probe(
     try:
         child = EngineProcess.start(home, slot=slot, target=target, archive=archive, listener=None)
     except EngineError as error:
-        raise ProbeError(error.what, where=archive, got=error.got) from error
+        raise ProbeError(error.what, where=archive, got=error.got, expected=error.expected) from error
     try:
         frame = child.receive(timeout=seconds)
         if frame is None:
             child.kill()
-            raise ProbeError("the probe did not come to its end", where=archive, got=child.epitaph())
+            raise ProbeError(
+                "the probe did not come to its end",
+                where=archive,
+                got=child.epitaph(),
+                expected="an answer of the probe",
+            )
         if frame.header.get("op") != "probed":
-            raise ProbeError("the bundle does not serve", where=archive, got=frame.header.get("reason"))
+            raise ProbeError(
+                "the bundle does not serve",
+                where=archive,
+                got=frame.header.get("reason"),
+                expected="answers as the golden ones",
+            )
     finally:
         child.stop()
 
@@ -192,5 +212,10 @@ def listening(path: Path) -> socket.socket:
         listener.listen(64)
     except OSError as error:
         listener.close()
-        raise EngineError("the application socket cannot be made", where=path, got=error) from error
+        raise EngineError(
+            "the application socket cannot be made",
+            where=path,
+            got=error,
+            expected="a folder in which sockets can be made",
+        ) from error
     return listener

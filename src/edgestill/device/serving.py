@@ -143,7 +143,19 @@ class Server:
             return Frame({"error": dict(error.as_json())})
         except Exception:
             log.exception("a question could not be answered")
-            return Frame({"error": dict(EngineError("the engine failed", fix="see the log").as_json())})
+            return Frame(
+                {
+                    "error": dict(
+                        EngineError(
+                            "the engine failed",
+                            fix="see the log",
+                            where="engine",
+                            expected="an answer",
+                            got="an unexpected failure",
+                        ).as_json()
+                    )
+                }
+            )
 
 
 def _send_away(stream: socket.socket) -> None:

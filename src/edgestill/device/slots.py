@@ -62,7 +62,13 @@ class SyncedDisk:
                 path.unlink(missing_ok=True)
             bundle.sync_folder(path.parent)
         except OSError as error:
-            raise PathError("cannot remove", where=path, got=error.strerror, fix="check the disk") from error
+            raise PathError(
+                "cannot remove",
+                where=path,
+                got=error.strerror,
+                fix="check the disk",
+                expected="a folder of ours",
+            ) from error
 
 
 @final
@@ -93,7 +99,13 @@ class Slots:
                 if not leftover.is_dir():  # a file system's own, such as .snapshot
                     leftover.unlink(missing_ok=True)
         except OSError as error:
-            raise PathError("cannot prepare the slots", where=folder, got=error.strerror) from error
+            raise PathError(
+                "cannot prepare the slots",
+                where=folder,
+                got=error.strerror,
+                expected="a folder of ours with room",
+                fix="check its owner, and the room on the disk",
+            ) from error
         return slots
 
     def archive(self, slot: SlotName, target: Target) -> Path:

@@ -192,7 +192,13 @@ class State:
         )
         flaw = contradiction(state)
         if flaw:
-            raise MessageError("a state that contradicts itself", where="state.json", got=flaw)
+            raise MessageError(
+                "a state that contradicts itself",
+                where="state.json",
+                got=flaw,
+                expected="a state that the agent could have reached",
+                fix="nothing: the agent begins anew from what its slots hold",
+            )
         return state
 
     def to_bytes(self) -> bytes:

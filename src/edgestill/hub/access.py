@@ -39,7 +39,14 @@ async def calling_device(request: Request) -> Device:
     async with hub_of(request).database.read() as connection:
         device = await registry.device_by_credential(connection, digest_of(bearer(request)))
     if device is None:
-        raise AccessError("unknown credential", fix="enrol the device")
+        raise AccessError(
+            "unknown credential",
+            fix="enrol the device",
+            where="authorization",
+            expected="the credential of an enrolled device",
+            got="another",
+        )
+    request.state.caller = f"device {device.id}"
     return registry.standing(device)
 
 
@@ -50,7 +57,14 @@ def require_operator(request: Request) -> None:
         AccessError: no token, or another one.
     """
     if not is_operator(request, bearer(request)):
-        raise AccessError("not the operator's token", expected="the content of operator.token")
+        raise AccessError(
+            "not the operator's token",
+            expected="the content of operator.token",
+            where="authorization",
+            got="another",
+            fix="read it from the folder of the hub",
+        )
+    request.state.caller = "the operator"
 
 
 def is_operator(request: Request, secret: str) -> bool:
@@ -77,5 +91,11 @@ def bearer(request: Request) -> str:
     """
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not 0 < len(secret) <= MAX_SECRET:
-        raise AccessError("a credential is missing", expected="Authorization: Bearer SECRET")
+        raise AccessError(
+            "a credential is missing",
+            expected="Authorization: Bearer SECRET",
+            where="authorization",
+            got="none",
+            fix="send the header",
+        )
     return secret

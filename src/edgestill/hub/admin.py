@@ -23,6 +23,7 @@ Every call asks for the operator's token as a Bearer token.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import fields as fields_of
 from typing import TYPE_CHECKING, Final
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import Fields, Json, JsonObject
     from edgestill.learn.statistics import Statistics
 
+log: Final = logging.getLogger(__name__)
+
 MAX_ROOT_BYTES: Final = 128_000
 MAX_TARGETS_BYTES: Final = 5_000_000
 MAX_STAGES: Final = 20
@@ -67,6 +70,7 @@ async def set_root(request: Request) -> Response:
     require_operator(request)
     root = await bodies.read(request, at_most=MAX_ROOT_BYTES)
     await hub_of(request).set_root(root)
+    log.info("root.json %s is accepted", Digest.of(root))
     return bodies.answer({"digest": str(Digest.of(root))})
 
 
@@ -78,16 +82,25 @@ async def make_join_token(request: Request) -> Response:
     fields.only(("uses", "expires_in"))
     root = hub.artefacts.publication.root
     if root is None:
-        raise ConflictError("there is no root yet", fix="upload root.json first")
+        raise ConflictError(
+            "there is no root yet",
+            fix="upload root.json first",
+            where="root.json",
+            expected="an uploaded root",
+            got="none",
+        )
+    uses = fields.integer("uses") if fields.has("uses") else 1
+    expires_in = fields.number("expires_in") if fields.has("expires_in") else _WEEK
     async with hub.database.write() as connection:
         token = await enrolment.make_join_token(
             connection,
             secret=hub.secret(),
             root=Digest.of(root),
-            uses=fields.integer("uses") if fields.has("uses") else 1,
-            expires_in=fields.number("expires_in") if fields.has("expires_in") else _WEEK,
+            uses=uses,
+            expires_in=expires_in,
             now=hub.clock.now(),
         )
+    log.info("a join token is made: uses %d, lifetime %g s", uses, expires_in)
     return bodies.answer({"token": token}, status=201)
 
 
@@ -98,6 +111,7 @@ async def add_archive(request: Request) -> Response:
     with hub.artefacts.incoming() as coming:
         await bodies.save(request, coming.write, at_most=hub.settings.max_bundle, in_thread=hub.in_thread)
         info = await hub.in_thread(lambda: hub.artefacts.add_archive(coming))
+    log.info("archive %s of %d bytes is accepted", info.digest, info.size)
     return bodies.answer({"digest": str(info.digest), "size": info.size}, status=201)
 
 
@@ -106,7 +120,13 @@ async def targets(request: Request) -> Response:
     require_operator(request)
     served = hub_of(request).artefacts.publication.targets
     if served is None:
-        raise NotFoundError("nothing is published yet", fix="upload targets.json")
+        raise NotFoundError(
+            "nothing is published yet",
+            fix="upload targets.json",
+            where="targets.json",
+            expected="an uploaded list",
+            got="none",
+        )
     return Response(served, media_type="application/json", headers={"cache-control": "no-store"})
 
 
@@ -114,8 +134,13 @@ async def publish(request: Request) -> Response:
     """`POST /v1/admin/targets`."""
     require_operator(request)
     hub = hub_of(request)
+    before = hub.artefacts.publication.listed.keys()
     await hub.publish(await bodies.read(request, at_most=MAX_TARGETS_BYTES))
-    listed: list[Json] = [*sorted(hub.artefacts.publication.listed)]
+    now = hub.artefacts.publication.listed.keys()
+    for verb, paths in (("released", now - before), ("retired", before - now)):
+        for path in sorted(paths):
+            log.info("%s %s", verb, path)
+    listed: list[Json] = [*sorted(now)]
     return bodies.answer({"listed": listed})
 
 
@@ -135,7 +160,10 @@ async def start_rollout(request: Request) -> Response:
     fields.only(("release", "stages", "gates", "labels"))
     labels = fields.texts("labels", at_most=16, plain=True) if fields.has("labels") else {}
     async with hub.database.write() as connection:
-        rollout = await rollouts.start(connection, _rollout(fields), labels=labels, now=hub.clock.now())
+        wanted = _rollout(fields)
+        rollout = await rollouts.start(connection, wanted, labels=labels, now=hub.clock.now())
+    shares = ", ".join(f"{stage.share:g}" for stage in wanted.stages)
+    log.info("rollout %d of %s is started, in stages of %s", rollout, wanted.release, shares)
     await hub.step()
     return bodies.answer({"id": rollout}, status=201)
 
@@ -183,6 +211,7 @@ async def revoke(request: Request) -> Response:
     hub = hub_of(request)
     async with hub.database.write() as connection:
         device = await registry.revoke(connection, request.path_params["device"], hub.clock.now())
+    log.warning("device %s is revoked by the operator", device.id)
     hub.bell.ring([device.id])
     await hub.step()
     return bodies.answer({"device": device.id, "revoked_at": device.revoked_at})
@@ -233,6 +262,9 @@ async def _order(
     hub = hub_of(request)
     async with hub.database.write() as connection:
         await order(connection, request.path_params["id"], hub.clock.now())
+    log.info(
+        "rollout %d: %s, by the operator", request.path_params["id"], request.url.path.rpartition("/")[2]
+    )
     await hub.step()
     return await _shown(request)
 
@@ -260,7 +292,9 @@ def _kind(request: Request) -> sums.Kind | None:
 def _rollout(fields: Fields) -> Rollout:
     stages: list[Json] = fields.items("stages", at_most=MAX_STAGES) if fields.has("stages") else [1.0]
     if not all(isinstance(share, int | float) and not isinstance(share, bool) for share in stages):
-        raise MessageError("stages are shares", where="rollout: stages", expected="numbers in (0, 1]")
+        raise MessageError(
+            "stages are shares", where="rollout: stages", expected="numbers in (0, 1]", got=repr(stages)[:80]
+        )
     return Rollout(
         release=fields.text("release", pattern=_RELEASE),
         stages=tuple(Stage(share=share) for share in stages if isinstance(share, int | float)),

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from edgestill.hub import admin, control, downloads, inference, pages
-from edgestill.hub.problems import Problems, on_refusal
+from edgestill.hub.problems import Problems, Refusals, on_refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +37,7 @@ def create_app(hub: Hub) -> Starlette:
         lifespan=lifespan,
     )
     app.state.hub = hub
+    app.state.refusals = Refusals(hub.clock)
     app.router.redirect_slashes = (
         False  # clients of ours follow no redirects, so that none can lead them away
     )

@@ -105,6 +105,7 @@ class Artefacts:
                 where=self._home.metadata,
                 got=error,
                 fix="restore it from a backup, or publish again into a new hub",
+                expected="the files that its newest timestamp names",
             ) from error
 
     def incoming(self) -> AbstractContextManager[Incoming]:
@@ -152,6 +153,7 @@ class Artefacts:
                 where="root.json",
                 expected=f"key {mine.keyid} for snapshot, timestamp and assignments",
                 fix="make the root with the hub's online key",
+                got="other keys",
             )
         replace(self._home.metadata / file_name(root), root)
         self.publication = altered(self.publication, root=root)
@@ -168,7 +170,13 @@ class Artefacts:
         if targets == served.targets:
             return
         if served.root is None:
-            raise ConflictError("there is no root yet", fix="upload root.json first")
+            raise ConflictError(
+                "there is no root yet",
+                fix="upload root.json first",
+                where="root.json",
+                expected="an uploaded root",
+                got="none",
+            )
         listed = check_targets(root=served.root, previous=served.targets, targets=targets, now=now)
         for path, info in listed.items():
             self._check_entry(path, info)
@@ -207,7 +215,13 @@ class Artefacts:
         match = re.fullmatch(TARGET_FILE, path)
         info = None if match is None else self.publication.listed.get(f"{match[1]}{match[3]}")
         if match is None or info is None or info.digest.hex != match[2]:
-            raise NotFoundError("no such target", got=repr(path[:200]))
+            raise NotFoundError(
+                "no such target",
+                got=repr(path[:200]),
+                where="targets.json",
+                expected="a listed target",
+                fix="look at the list of releases",
+            )
         return self._blobs.path(info.digest), info.digest
 
     def _read(self) -> Publication:
@@ -263,7 +277,13 @@ class Artefacts:
                 fix="publish it as a new version",
             )
         if not self._blobs.has(info.digest):
-            raise NotFoundError("an archive is not here", where=path, got=info.digest, fix="upload it first")
+            raise NotFoundError(
+                "an archive is not here",
+                where=path,
+                got=info.digest,
+                fix="upload it first",
+                expected="an archive of that digest",
+            )
         file = self._blobs.path(info.digest)
         manifest = Bundle.open(file).manifest
         said = Parts(manifest.name, manifest.version, manifest.hardware_class)
@@ -273,6 +293,7 @@ class Artefacts:
                 where=path,
                 expected=f"{Parts.of(path)}, {info.size} bytes",
                 got=f"{said}, {file.stat().st_size} bytes",
+                fix="list it under its own name and size",
             )
 
     def _make_patches(self, listed: Mapping[str, TargetInfo]) -> None:
@@ -312,7 +333,13 @@ def _bases(path: str, known: Iterable[str]) -> list[str]:
 def _existing(folder: Path, name: str, pattern: str) -> Path:
     """A file below `folder` whose name was checked as a whole: no part of it can leave the folder."""
     if re.fullmatch(pattern, name) is None or not (folder / name).is_file():
-        raise NotFoundError("no such file", got=repr(name[:200]))
+        raise NotFoundError(
+            "no such file",
+            got=repr(name[:200]),
+            where="targets",
+            expected="a file that is served here",
+            fix="look at the list of releases",
+        )
     return folder / name
 
 

@@ -45,7 +45,12 @@ async def read(request: Request, *, at_most: int, compressed: bool = False) -> b
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ({"identity", "gzip", "deflate"} if compressed else {"identity"}):
-        raise MessageError("an encoding that is not spoken here", where="content-encoding", got=encoding[:40])
+        raise MessageError(
+            "an encoding that is not spoken here",
+            where="content-encoding",
+            got=encoding[:40],
+            expected="zstd, gzip, or none",
+        )
     _check_length(request, at_most)
     parts = bytearray()
     async for chunk in _chunks(request):
@@ -104,7 +109,7 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
             yield chunk
     except ClientDisconnect as error:
         raise MessageError(
-            "the body broke off", where="body", expected="all of it", fix="send it again"
+            "the body broke off", where="body", expected="all of it", fix="send it again", got="a part"
         ) from error
 
 
@@ -113,7 +118,9 @@ def _check_length(request: Request, at_most: int) -> None:
     if said is None:
         return
     if not (said.isascii() and said.isdigit() and len(said) <= _MAX_DIGITS):
-        raise MessageError("not a length", where="content-length", got=said[:40])
+        raise MessageError(
+            "not a length", where="content-length", got=said[:40], expected="a whole number of bytes"
+        )
     if int(said) > at_most:
         _refuse(at_most)
 
@@ -123,11 +130,18 @@ def _inflated(data: bytearray, at_most: int) -> bytes:
     try:
         result = inflater.decompress(data, at_most + 1)
     except zlib.error as error:
-        raise MessageError("a damaged body", where="content-encoding", got=error) from error
+        raise MessageError(
+            "a damaged body", where="content-encoding", got=error, expected="one complete stream"
+        ) from error
     if len(result) > at_most:
         _refuse(at_most)
     if not inflater.eof or inflater.unused_data:
-        raise MessageError("a damaged body", where="content-encoding", expected="one complete stream")
+        raise MessageError(
+            "a damaged body",
+            where="content-encoding",
+            expected="one complete stream",
+            got="a part of one, or more than one",
+        )
     return result
 
 

@@ -15,6 +15,7 @@ that waits ends.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
 from typing import TYPE_CHECKING, Final
@@ -40,8 +41,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from edgestill.core.jsonio import JsonObject
+    from edgestill.core.wire import Report
     from edgestill.hub.registry import Device
     from edgestill.hub.service import Hub
+
+log: Final = logging.getLogger(__name__)
 
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 _SEEN_SHARE: Final = 4
@@ -54,10 +58,17 @@ async def enrol(request: Request) -> Response:
     message = Enrol.from_bytes(await bodies.read(request, at_most=MAX_MESSAGE_BYTES))
     root = hub.artefacts.publication.root
     if root is None:
-        raise ConflictError("there is no root yet", fix="the publisher uploads root.json first")
+        raise ConflictError(
+            "there is no root yet",
+            fix="the publisher uploads root.json first",
+            where="root.json",
+            expected="an uploaded root",
+            got="none",
+        )
     credential = f"esd1.{hub.secret()}"
     async with hub.database.write() as connection:
         await enrolment.enrol(connection, message, credential=credential, now=hub.clock.now())
+    log.info("device %s has enrolled, as %s", message.device, message.hardware_class)
     await hub.step()
     enrolled = Enrolled(device=message.device, credential=credential, root=root, interval=_interval(hub))
     return _message(enrolled.to_bytes(), status=201)
@@ -89,6 +100,8 @@ async def report(request: Request) -> Response:
         await registry.require_standing(connection, device.id)
         accepted = await reports.accept(connection, device.id, batch, hub.clock.now())
         await registry.mark_seen(connection, device.id, hub.clock.now())
+    for one in accepted:
+        _tell(device.id, one)
     if any(map(reports.is_decisive, accepted)):
         await hub.step()
     return bodies.answer({"accepted": len(accepted), "duplicates": len(batch) - len(accepted)})
@@ -105,7 +118,23 @@ async def statistics(request: Request) -> Response:
     async with hub.database.write() as connection:
         await registry.require_standing(connection, device.id)
         accepted = await sums.keep(connection, message, now=hub.clock.now(), settings=hub.settings)
+    log.log(
+        logging.INFO if accepted else logging.DEBUG,
+        "device %s sent statistics of %d samples, window %s, of backbone %s: %s",
+        *(device.id, parsed.n, parsed.window, parsed.backbone),
+        "accepted" if accepted else "known already, or older than what is known",
+    )
     return bodies.answer({"accepted": accepted})
+
+
+def _tell(device: str, report: Report) -> None:
+    """A step is worth a line, a failure a warning; figures of health come every few seconds."""
+    if report.state == "fell-back":
+        log.warning("device %s fell back from %s: %s", device, report.release, report.reason)
+    elif report.state is not None:
+        log.info("device %s: %s %s", device, report.state, report.release)
+    else:
+        log.debug("device %s: health of %s", device, report.release)
 
 
 async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:

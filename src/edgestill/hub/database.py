@@ -113,7 +113,13 @@ def migrate(path: Path) -> None:
             fix="run the edgestill that wrote it, or a newer one",
         ) from error
     except DatabaseError as error:
-        raise StoreError("not a usable database", where=path, expected="SQLite", got=error.orig) from error
+        raise StoreError(
+            "not a usable database",
+            where=path,
+            expected="SQLite",
+            got=error.orig,
+            fix="restore it from a backup, or move it away and begin anew",
+        ) from error
     finally:
         engine.dispose()
 

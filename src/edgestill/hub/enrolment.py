@@ -53,6 +53,8 @@ async def make_join_token(
             "a join token is out of range",
             expected=f"1 to {MAX_USES} uses, up to {LONGEST:.0f} s",
             got=f"{uses} uses, {expires_in} s",
+            where="join token",
+            fix="ask for fewer uses, or a shorter time",
         )
     await connection.execute(
         insert(join_tokens).values(
@@ -81,7 +83,11 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
         is_used = known.last_seen is not None or known.revoked_at is not None
         if known.join_token != token or is_used or not is_same:
             raise ConflictError(
-                "the name is taken", where=repr(message.device), fix="enrol under another name"
+                "the name is taken",
+                where=repr(message.device),
+                fix="enrol under another name",
+                expected="a name that no device has",
+                got="one that is enrolled",
             )
         await connection.execute(update(devices).where(devices.c.id == message.device).values(**fresh))
         return
@@ -103,5 +109,9 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
 
 def _refused() -> AccessError:
     return AccessError(
-        "the join token is unknown, spent or past its time", fix="ask the operator for a new one"
+        "the join token is unknown, spent or past its time",
+        fix="ask the operator for a new one",
+        where="join_token",
+        expected="a token that still holds",
+        got="another",
     )

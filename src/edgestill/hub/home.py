@@ -65,7 +65,13 @@ class Home:
             for name in FOLDERS:
                 (folder / name).mkdir(exist_ok=True)
         except OSError as error:
-            raise PathError("cannot make the hub's folder", where=folder, got=error.strerror) from error
+            raise PathError(
+                "cannot make the hub's folder",
+                where=folder,
+                got=error.strerror,
+                expected="a folder that can be made",
+                fix="choose another --home",
+            ) from error
         if not (folder / "online.pem").exists():
             replace(folder / "online.pem", SigningKey.generate().to_pem(None))
         if not (folder / "operator.token").exists():
@@ -89,18 +95,26 @@ class Home:
                 where=folder,
                 expected=", ".join(missing),
                 fix=f"run: python -m edgestill.hub.main init --home {folder}",
+                got="a folder without them",
             )
         try:
             key = SigningKey.from_pem((folder / "online.pem").read_bytes())
             token = (folder / "operator.token").read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise PathError("cannot read the hub's folder", where=folder, got=error.strerror) from error
+            raise PathError(
+                "cannot read the hub's folder",
+                where=folder,
+                got=error.strerror,
+                expected="files of ours",
+                fix="check their owner",
+            ) from error
         if re.fullmatch(_OPERATOR_TOKEN, token) is None:
             raise PathError(
                 "no operator token",
                 where=folder / "operator.token",
                 expected="eso1.SECRET",
                 fix="delete the file and run init again to get a new one",
+                got="something else",
             )
         return cls(folder, key, Digest.of(token.encode()).hex)
 
@@ -119,7 +133,11 @@ class Home:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ConflictError(
-                    "a hub runs here already", where=self.folder, fix="stop it, or use another --home"
+                    "a hub runs here already",
+                    where=self.folder,
+                    fix="stop it, or use another --home",
+                    expected="a free lock",
+                    got="one that is held",
                 ) from error
             unfinished = (
                 *self.incoming.glob("*"),

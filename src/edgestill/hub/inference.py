@@ -72,12 +72,21 @@ async def infer(request: Request) -> Response:
     asked = InferRequest.decode(body, _json_length(request))
     purpose = asked.parameters.get("purpose", PURPOSES[0])
     if purpose not in PURPOSES:
-        raise MessageError("unknown purpose", where="parameters", expected=PURPOSES, got=repr(purpose)[:80])
+        raise MessageError(
+            "unknown purpose", where="parameters", expected=" or ".join(PURPOSES), got=repr(purpose)[:80]
+        )
     batch = teacher.batch(asked)
     logits = await teacher.logits(batch)
     kept = 0
     if device is not None and asked.parameters.get("retain") is True:
         kept = await _retain(hub, _asked(device, str(purpose), asked, batch, logits))
+    log.debug(
+        "the teacher answers %d inputs of %s, %s; %d are kept",
+        len(batch),
+        device or "the operator",
+        purpose,
+        kept,
+    )
     answer = teacher.answer(asked, logits, {"retained": kept})
     data, json_length = answer.encode(binary=asked.binary)
     if json_length is None:
@@ -127,7 +136,13 @@ def _teacher(request: Request) -> Teacher:
     teacher = hub_of(request).teacher
     name, version = request.path_params["model"], request.path_params.get("version")
     if teacher is None or name != NAME or version not in {None, teacher.version}:
-        raise NotFoundError("no such model", got=repr(f"{name}/{version}" if version else name)[:80])
+        raise NotFoundError(
+            "no such model",
+            got=repr(f"{name}/{version}" if version else name)[:80],
+            where="models",
+            expected="none: this hub has no teacher" if teacher is None else f"{NAME}/{teacher.version}",
+            fix="name the model that this hub serves",
+        )
     return teacher
 
 

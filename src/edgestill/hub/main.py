@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import errno
 import ipaddress
-import logging
 import os
 import random
 import secrets
@@ -21,9 +20,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core import logs
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, PortError, SettingError
 from edgestill.core.extras import require
+from edgestill.core.files import read_plain, refuse_special
 from edgestill.core.jsonio import canonical
 from edgestill.hub.settings import Settings
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for module in NEEDED:
             require(module, extra="hub", purpose="to run a hub")
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"), chatty=("alembic", "uvicorn"))
         if options.verb == "init":
             return _init(options)
         return _up(options)
@@ -130,6 +131,7 @@ def _check_exposure(options: argparse.Namespace) -> None:
             where="--tls-certificate" if options.tls_key is None else "--tls-key",
             expected="--tls-certificate and --tls-key, or neither",
             fix="give the other one too",
+            got="one of them",
         )
     if options.tls_certificate is None and not options.behind_proxy and not _is_loopback(options.host):
         raise SettingError(
@@ -137,6 +139,7 @@ def _check_exposure(options: argparse.Namespace) -> None:
             where=f"--host {options.host}",
             expected="a loopback address, or TLS",
             fix="give --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
+            got="another address, without TLS",
         )
 
 
@@ -154,8 +157,7 @@ def _check_port(port: int) -> None:
 def _check_writable(path: Path) -> None:
     """Tries to write beside the file: what is found now need not be found once everything runs."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        refuse_special(path)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -195,25 +197,13 @@ def _bound(host: str, port: int) -> socket.socket:
             fix="choose another port, or end what listens there"
             if taken
             else "give an address of this machine with --host, and a port that you may use",
+            expected="a free port of this machine",
         ) from error
     return listener
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_TEACHER_BYTES:
-            raise PathError(
-                "the teacher is too large",
-                where=path,
-                expected=f"at most {MAX_TEACHER_BYTES} bytes",
-                got=path.stat().st_size,
-                fix="export a smaller one",
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise PathError(
-            "cannot read the teacher", where=path, got=error.strerror, fix="check the path"
-        ) from error
+    return read_plain(path, what="the teacher", at_most=MAX_TEACHER_BYTES)
 
 
 if __name__ == "__main__":

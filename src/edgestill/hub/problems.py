@@ -3,6 +3,7 @@
 - An `EdgestillError` becomes a problem (RFC 9457): `{"code", "what", "where", "expected", "got", "fix"}`, beside `type`,
   `title` and `status`. Its class decides the status.
 - Under `/v2` the same becomes `{"error": "..."}`, as the Open Inference Protocol has it.
+- What is refused is told to the log, with who asked and why; at most `MOST_A_MINUTE`, so that asking fills no disk.
 - What is the hub's own fault tells code and statement only: paths and values of the hub's inside stay in its log.
   Anything that is not an `EdgestillError` is a bug: the trace goes to the log, and no part of it to the caller.
 """
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from edgestill.core.jsonio import JsonObject
+    from edgestill.core.protocols import Clock
 
 log: Final = logging.getLogger(__name__)
 
 INTERNAL: Final = 500
+MOST_A_MINUTE: Final = 60
 
 _STATUS: Final[dict[type[errors.EdgestillError], int]] = {
     errors.AccessError: 401,
@@ -51,6 +54,41 @@ _STATUS: Final[dict[type[errors.EdgestillError], int]] = {
 }
 _CODES: Final = {401: "access-denied", 404: "not-found", 413: "message-invalid"}
 _OIP: Final = "/v2"
+_MAY_BE_THERE: Final = ("/metadata/", "/patches/")
+"""Every device asks for the root after the one it knows (TUF 5.3), and for a patch before the whole file."""
+
+
+class Refusals:
+    """Tells the log what was refused.
+
+    Args:
+        clock: for the minute.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since = clock.monotonic()
+        self._told = self._silent = 0
+
+    def tell(self, scope: Scope, why: object) -> None:
+        """Writes one line, or counts it where there were too many; a question for what may be there is no refusal."""
+        if isinstance(why, errors.NotFoundError) and scope["path"].startswith(_MAY_BE_THERE):
+            log.debug("has no %s", ascii(scope["path"])[:200])
+            return
+        now = self._clock.monotonic()
+        if now - self._since >= 60:
+            if self._silent:
+                log.warning("refused %d more exchanges in the minute of those before", self._silent)
+            self._since, self._told, self._silent = now, 0, 0
+        if self._told >= MOST_A_MINUTE:
+            self._silent += 1
+            return
+        self._told += 1
+        address = (scope.get("client") or ("an unknown address",))[0]
+        who = scope.get("state", {}).get("caller") or "a stranger"
+        log.warning(
+            "refused %s %s by %s at %s: %s", scope["method"], ascii(scope["path"])[:200], who, address, why
+        )
 
 
 class Problems:
@@ -79,7 +117,10 @@ class Problems:
             await self._app(scope, receive, watch)
         except errors.EdgestillError as error:
             response = problem(error, scope["path"])
+            if response.status_code != INTERNAL:
+                scope["app"].state.refusals.tell(scope, error)
         except HTTPException as error:
+            scope["app"].state.refusals.tell(scope, f"{error.status_code} {error.detail}")
             response = refusal(error, scope["path"])
         except Exception:
             log.exception("unexpected failure at %s %s", scope["method"], ascii(scope["path"]))
@@ -116,6 +157,7 @@ def refusal(error: HTTPException, path: str) -> Response:
 async def on_refusal(request: Request, error: Exception) -> Response:
     """As `refusal`, in the form Starlette asks for."""
     assert isinstance(error, HTTPException)
+    request.app.state.refusals.tell(request.scope, f"{error.status_code} {error.detail}")
     return refusal(error, request.url.path)
 
 

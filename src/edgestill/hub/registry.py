@@ -239,7 +239,13 @@ async def require_device(connection: AsyncConnection, device: str) -> Device:
     """
     found = await device_by_id(connection, device)
     if found is None:
-        raise NotFoundError("no such device", got=repr(device[:80]))
+        raise NotFoundError(
+            "no such device",
+            got=repr(device[:80]),
+            where="devices",
+            expected="a device that has enrolled",
+            fix="look at the list of devices",
+        )
     return found
 
 
@@ -263,6 +269,8 @@ def standing(device: Device) -> Device:
             "the credential was revoked",
             where=f"device {device.id}",
             fix="ask the operator; it may enrol again under another name",
+            expected="a credential that still holds",
+            got="one that was revoked",
         )
     return device
 

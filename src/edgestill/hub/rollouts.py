@@ -1,7 +1,7 @@
 """Rollouts in the database: builds the view that `engine.decide` judges, and does what it says.
 
-- `advance` takes every rollout that may have something to do, asks `decide` until it has nothing more to say, and returns
-  the devices whose assignment changed. It runs in one write transaction: a kill leaves all of it undone, and the next
+- `advance` takes every rollout that may have something to do, asks `decide` until it has nothing more to say, and tells
+  which devices are assigned something else. It runs in one write transaction: a kill leaves all of it undone, and the next
   one does it again.
 - Two rollouts never pull at one device: one is refused while another is open (running or paused) for devices that
   could be in both cohorts.
@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final, assert_never
 
 from sqlalchemy import insert, select, update
@@ -23,7 +23,7 @@ from edgestill.hub import engine, registry
 from edgestill.hub.tables import devices, health, members, rollouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,6 +37,8 @@ STANDING: Final = 10
 
 _BY_OPERATOR: Final = "by the operator"
 _MAX_ID: Final = 2**53
+_SHOWN: Final = 5
+"""Names in one line of the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,19 @@ class Record:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What `advance` did.
+
+    Attributes:
+        devices: that are assigned something else.
+        told: the same for the log.
+    """
+
+    devices: set[str] = field(default_factory=set)
+    told: list[str] = field(default_factory=list)
+
+
 async def start(
     connection: AsyncConnection, rollout: Rollout, *, labels: Mapping[str, str], now: float
 ) -> int:
@@ -61,7 +76,13 @@ async def start(
         ConflictError: another rollout is open for devices that could be in both cohorts.
     """
     if not await registry.release_targets(connection, rollout.release):
-        raise NotFoundError("no such release is listed", got=rollout.release, fix="publish it first")
+        raise NotFoundError(
+            "no such release is listed",
+            got=rollout.release,
+            fix="publish it first",
+            where="releases",
+            expected="a release in targets.json",
+        )
     rows = await connection.execute(select(rollouts).where(rollouts.c.state.in_(OPEN)))
     for other in map(_record, rows):
         if _may_overlap(labels, other.labels):
@@ -70,6 +91,7 @@ async def start(
                 where=f"rollout {other.id} ({other.rollout.release}, {other.state})",
                 expected="one open rollout for each device",
                 fix="let it finish, or roll it back",
+                got="two",
             )
     result = await connection.execute(
         insert(rollouts).values(
@@ -94,7 +116,13 @@ async def find(connection: AsyncConnection, rollout: int) -> Record:
     if rollout <= _MAX_ID:
         row = (await connection.execute(select(rollouts).where(rollouts.c.id == rollout))).first()
     if row is None:
-        raise NotFoundError("no such rollout", got=rollout)
+        raise NotFoundError(
+            "no such rollout",
+            got=rollout,
+            where="rollouts",
+            expected="the id of a rollout",
+            fix="look at the list of rollouts",
+        )
     return _record(row)
 
 
@@ -151,19 +179,20 @@ async def roll_back(connection: AsyncConnection, rollout: int, now: float) -> No
         await _set(connection, rollout, now, state="rolled-back", reason=_BY_OPERATOR)
 
 
-async def advance(connection: AsyncConnection, now: float) -> set[str]:
-    """Does what there is to do now, and returns the devices that are assigned something else."""
-    changed: set[str] = set()
+async def advance(connection: AsyncConnection, now: float) -> Moved:
+    """Does what there is to do now."""
+    moved = Moved()
     for record in await _with_work(connection):
         present = record
         while actions := engine.decide(await view(connection, present), now):
             chosen = {one.device: one.target for one in actions if isinstance(one, engine.Assign)}
             await _join(connection, present, chosen, now)
-            changed |= chosen.keys()
+            moved.devices.update(chosen)
             for action in actions:
-                changed |= await _apply(connection, present, action, now)
+                moved.devices.update(await _apply(connection, present, action, now))
+            moved.told.extend(f"rollout {record.id}: {line}" for line in _in_words(present, actions))
             present = await find(connection, record.id)
-    return changed
+    return moved
 
 
 async def view(connection: AsyncConnection, record: Record) -> engine.View:
@@ -321,6 +350,29 @@ async def _apply(connection: AsyncConnection, record: Record, action: engine.Act
     return set()
 
 
+def _in_words(record: Record, actions: Sequence[engine.Action]) -> Iterator[str]:
+    assigned = sorted(one.device for one in actions if isinstance(one, engine.Assign))
+    if assigned:
+        yield f"{record.rollout.release} is assigned to {_names(assigned)}"
+    for action in actions:
+        match action:
+            case engine.RollBack(device, target):
+                yield f"{device} goes back to {target}"
+            case engine.Advance(stage):
+                yield f"goes on to stage {stage}"
+            case engine.Pause(reason):
+                yield f"is paused: {reason}"
+            case engine.Finish():
+                yield "is done"
+            case _:
+                pass
+
+
+def _names(devices: Sequence[str]) -> str:
+    shown = ", ".join(devices[:_SHOWN])
+    return shown if len(devices) <= _SHOWN else f"{shown} and {len(devices) - _SHOWN} more"
+
+
 async def _join(connection: AsyncConnection, record: Record, chosen: Mapping[str, str], now: float) -> None:
     """Makes members of these devices (device -> target) and assigns the release to them."""
     if not chosen:
@@ -395,6 +447,7 @@ def _require(record: Record, state: RolloutState) -> None:
             where=f"rollout {record.id}",
             expected=state,
             got=record.state,
+            fix="look at its state, and decide from there",
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.hub.service import Hub
+
+log: Final = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -45,7 +48,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._ready is not None:
             replace(self._ready, f"{self._url}\n".encode())
+        log.info("serves at %s", self._url)
 
     def _end(self) -> None:
+        log.info("was told to end; answers what is under way")
         self._hub.drain()
         self.should_exit = True

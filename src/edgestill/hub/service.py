@@ -159,9 +159,11 @@ class Hub:
                 return
             covered = self._asked
             async with self.database.write() as connection:
-                changed = await rollouts.advance(connection, self.clock.now())
+                moved = await rollouts.advance(connection, self.clock.now())
             self._done = covered
-        self.bell.ring(changed)
+        for line in moved.told:
+            log.info("%s", line)
+        self.bell.ring(moved.devices)
 
     async def tick(self) -> None:
         """Does what time asks for."""
@@ -205,6 +207,7 @@ class Hub:
             try:
                 await self.in_thread(lambda: self.artefacts.freshen(now))
                 self.trouble = ""
+                log.debug("metadata is renewed")
             except EdgestillError as error:
                 self.trouble = f"metadata cannot be renewed: {error}"
                 log.warning("%s", self.trouble)

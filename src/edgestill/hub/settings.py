@@ -54,16 +54,26 @@ class Settings:
     def __post_init__(self) -> None:
         times = (self.poll_interval, self.tick, self.assignment_lifetime, self.metadata_lifetime)
         if min(times) <= 0 or self.longest_poll < 0:
-            raise SettingError("a time is out of range", expected="more than 0 s", got=self)
+            raise SettingError(
+                "a time is out of range",
+                expected="more than 0 s",
+                got=self,
+                where="settings",
+                fix="correct it, or leave it out for the default",
+            )
         if not SHORTEST_POLL <= self.poll_interval <= LONGEST_POLL:
             raise SettingError(
                 "the poll interval is out of range",
                 expected=f"{SHORTEST_POLL} to {LONGEST_POLL} s",
                 got=self.poll_interval,
+                where="poll_interval",
+                fix="choose one within",
             )
         if self.assignment_lifetime < 2 * self.poll_interval:
             raise SettingError(
                 "assignments would expire between two polls",
                 expected=f"a lifetime of {2 * self.poll_interval} s or more",
                 got=self.assignment_lifetime,
+                where="assignment_lifetime",
+                fix="lengthen it, or let devices poll more often",
             )

@@ -167,7 +167,13 @@ async def kind_of(connection: AsyncConnection, backbone: Digest) -> Kind:
     sent = {kind: one for _, kind, one in await _sent(connection, str(backbone))}
     chosen = _chosen(sent, await _known(connection, str(backbone)))
     if chosen is None:
-        raise NotFoundError("no statistics of this backbone", got=backbone)
+        raise NotFoundError(
+            "no statistics of this backbone",
+            got=backbone,
+            where="statistics",
+            expected="a backbone that devices have reported about",
+            fix="compare the digest with the bundle of the devices; they may not have reported yet",
+        )
     return chosen
 
 
@@ -186,7 +192,13 @@ def as_message(total: Statistics | None, backbone: Digest) -> bytes:
         NotFoundError: nothing to sum.
     """
     if total is None:
-        raise NotFoundError("no statistics of this backbone", got=backbone)
+        raise NotFoundError(
+            "no statistics of this backbone",
+            got=backbone,
+            where="statistics",
+            expected="a backbone that devices have reported about",
+            fix="compare the digest with the bundle of the devices; they may not have reported yet",
+        )
     for dtype in ("float64", "float32"):
         with suppress(EvidenceError):
             return total.to_bytes(dtype)

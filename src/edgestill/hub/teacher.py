@@ -70,10 +70,20 @@ class Teacher:
         engine = OnnxEngine(model)
         shapes = [shape for _, shape in engine.inputs.values()]
         if len(shapes) != 1 or not shapes[0] or shapes[0][0] is not None:
-            raise ModelError("a teacher needs one input", expected="shape [N, ...] with N free", got=shapes)
+            raise ModelError(
+                "a teacher needs one input",
+                expected="shape [N, ...] with N free",
+                got=shapes,
+                where="teacher",
+                fix="export it with one input and a free batch",
+            )
         if OUTPUT not in engine.outputs:
             raise ModelError(
-                "a teacher needs logits", expected=f"an output {OUTPUT}", got=list(engine.outputs)
+                "a teacher needs logits",
+                expected=f"an output {OUTPUT}",
+                got=list(engine.outputs),
+                where="teacher",
+                fix=f"name its output {OUTPUT}",
             )
         return cls(engine, version=Digest.of(model).hex[:_VERSION_DIGITS], settings=settings)
 
@@ -105,18 +115,31 @@ class Teacher:
                 "the model has one input",
                 expected=self._input,
                 got=", ".join(one.name[:40] for one in request.inputs),
+                where="inputs",
             )
         if set(request.outputs) - {OUTPUT}:
-            raise MessageError("the model has one output", expected=OUTPUT, got=list(request.outputs))
+            raise MessageError(
+                "the model has one output", expected=OUTPUT, got=list(request.outputs), where="outputs"
+            )
         if tensor.datatype != self._datatype:
             raise DtypeError(
-                "another datatype", where=tensor.name, expected=self._datatype, got=tensor.datatype
+                "another datatype",
+                where=tensor.name,
+                expected=self._datatype,
+                got=tensor.datatype,
+                fix="send what the model takes",
             )
         self._check_shape(tensor)
         dtype = np.dtype(NUMPY_NAMES[tensor.datatype]).newbyteorder("<")
         array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape).astype(dtype.newbyteorder("="))
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise NotFiniteError("inputs hold NaN or infinity", where=tensor.name, expected="finite numbers")
+            raise NotFiniteError(
+                "inputs hold NaN or infinity",
+                where=tensor.name,
+                expected="finite numbers",
+                got="NaN or infinity",
+                fix="drop these inputs",
+            )
         return array
 
     async def logits(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -128,7 +151,11 @@ class Teacher:
         """
         if self._waiting >= self._settings.max_waiting:
             raise DeadlineError(
-                "the teacher is busy", expected="fewer requests at once", fix="ask again later"
+                "the teacher is busy",
+                expected="fewer requests at once",
+                fix="ask again later",
+                where="teacher",
+                got="too many",
             )
         self._waiting += 1
         try:
@@ -153,7 +180,11 @@ class Teacher:
         found = self._engine.run({self._input: batch})[OUTPUT].astype(np.float32)
         if found.ndim != _RANK_OF_LOGITS or len(found) != len(batch) or not np.isfinite(found).all():
             raise EngineError(
-                "the teacher gave no logits", expected=f"finite [{len(batch)}, C]", got=found.shape
+                "the teacher gave no logits",
+                expected=f"finite [{len(batch)}, C]",
+                got=found.shape,
+                where="teacher",
+                fix="look at the teacher: it must answer with finite rows",
             )
         return found
 
@@ -169,6 +200,7 @@ class Teacher:
                 where=tensor.name,
                 expected=f"{wanted} with N from 1 to {most}",
                 got=list(tensor.shape),
+                fix="send what the model takes",
             )
 
 

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Final
 from numpy.lib import format as npy
 
 from edgestill.core.errors import DataError, PathError
+from edgestill.core.files import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -102,7 +103,7 @@ def _read(source: IO[bytes]) -> NDArray[np.generic]:
 @contextmanager
 def _opened(path: Path, what: str, told: _Told) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as source:
+        with open_plain(path) as source:
             yield source
     except DataError:
         raise

@@ -181,7 +181,11 @@ def _distributions(
         )
     if not np.isfinite(values).all():
         raise NotFiniteError(
-            f"the {what} hold NaN or infinity", where=what, expected="finite numbers", fix=_LOOK
+            f"the {what} hold NaN or infinity",
+            where=what,
+            expected="finite numbers",
+            fix=_LOOK,
+            got="NaN or infinity",
         )
     given = np.asarray(labels)
     if given.ndim == 1 and len(given) == n and given.dtype.kind in "iu":
@@ -206,6 +210,10 @@ def _distributions(
     soft = given.astype(np.float64)
     if not np.isfinite(soft).all():
         raise NotFiniteError(
-            "the labels hold NaN or infinity", where="labels", expected="finite numbers", fix=_LOOK
+            "the labels hold NaN or infinity",
+            where="labels",
+            expected="finite numbers",
+            fix=_LOOK,
+            got="NaN or infinity",
         )
     return soft

@@ -239,6 +239,7 @@ class Cascade:
                 where="teacher",
                 expected="rows of probabilities",
                 fix="look at the teacher: its rows must sum to 1",
+                got="other numbers",
             )
         return given
 

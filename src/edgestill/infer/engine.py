@@ -98,6 +98,7 @@ class OnnxEngine:
                 where="onnxruntime",
                 got=_plain(error),
                 fix="is there memory enough? Otherwise export it again for this version of onnxruntime",
+                expected="an answer",
             ) from error
         return dict(zip(self._names, values, strict=True))
 
@@ -126,6 +127,7 @@ def _session(runtime: Any, model: bytes, threads: int) -> Any:
             where="onnxruntime",
             got=_plain(error),
             fix="export it again for this version of onnxruntime",
+            expected="a model that this version of onnxruntime knows",
         ) from error
 
 

@@ -164,7 +164,11 @@ class Probe:
         if self.passed:
             return self
         raise ProbeError(
-            "the probe failed", where=_WHERE, got=self.reason, fix="keep the release that serves now"
+            "the probe failed",
+            where=_WHERE,
+            got=self.reason,
+            fix="keep the release that serves now",
+            expected="the golden answers, in time",
         )
 
 
@@ -206,7 +210,11 @@ def _logits(engine: Engine, name: str, row: NDArray[np.generic], classes: int) -
         given = engine.run({name: row}).get(LOGITS)
     except EdgestillError as error:
         raise ProbeError(
-            "the model did not answer", where="model.onnx", got=error, fix="keep what serves now"
+            "the model did not answer",
+            where="model.onnx",
+            got=error,
+            fix="keep what serves now",
+            expected="an answer to the golden inputs",
         ) from error
     if given is None or given.shape != (1, classes):
         raise ProbeError(

@@ -60,6 +60,7 @@ def check_self_contained(model: bytes) -> None:
                 where="model.onnx",
                 expected="no external data",
                 fix="save it as one file",
+                got="weights in another file",
             )
         if message == "node" and number == _NODE_DOMAIN:
             used.add(_text(value))

@@ -192,6 +192,7 @@ def _zero_or_one(values: NDArray[np.generic], what: str) -> NDArray[np.int64]:
             where=what,
             expected="a 0/1 loss per sample",
             fix="give 1 for each sample that is lost, 0 for the others",
+            got="other values",
         )
     return given.astype(np.int64)
 
@@ -211,6 +212,7 @@ def _check(sure: NDArray[np.float64], alone: NDArray[np.generic], asked: NDArray
             where="confidence",
             expected="0 to 1",
             fix="give probabilities",
+            got=f"{sure.min()} to {sure.max()}",
         )
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, cast, final
 
 import numpy as np
@@ -22,10 +21,10 @@ from edgestill.core.errors import (
     ClassCountError,
     DtypeError,
     EngineError,
-    MessageError,
     ModelError,
     NotFiniteError,
     ShapeError,
+    within,
 )
 from edgestill.core.manifest import MODEL, POLICY
 from edgestill.core.oip import NUMPY_NAMES
@@ -34,7 +33,6 @@ from edgestill.infer.confidence import confidence_of, softmax
 from edgestill.infer.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,6 +41,8 @@ if TYPE_CHECKING:
 
 LOGITS: Final = "logits"
 FEATURES: Final = "features"
+
+_REBUILD: Final = "fetch or build the bundle again"
 
 Head = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
 """Weight `[D, C]` and bias `[C]`."""
@@ -177,6 +177,14 @@ class Student:
                 got=logits.shape[1],
                 fix="pack the bundle again, with one label a class",
             )
+        if not np.isfinite(logits).all():
+            raise EngineError(
+                "the model's answer is not finite",
+                where=LOGITS,
+                expected="finite numbers",
+                got=logits[~np.isfinite(logits)][0],
+                fix="is the input of the sensor's range? Otherwise look at the model: it overflows",
+            )
         return logits
 
 
@@ -213,22 +221,11 @@ def load(path: Path | str, *, threads: int = 1, clock: Clock | None = None) -> S
     from edgestill.infer.engine import OnnxEngine
 
     bundle = Bundle.open(path)
-    with _named(f"{path}: {POLICY}"):
+    with within(f"{path}: {POLICY}", fix=_REBUILD):
         policy = Policy.from_bytes(bundle.read(POLICY))
-    with _named(f"{path}: {MODEL}"):
+    with within(f"{path}: {MODEL}", fix=_REBUILD):
         engine = OnnxEngine(bundle.read(MODEL), threads=threads)
         return Student(engine, policy, clock=clock or SystemClock())
-
-
-@contextmanager
-def _named(blob: str) -> Iterator[None]:
-    """Errors in a blob, which cannot know the bundle that it is in, name both."""
-    try:
-        yield
-    except (MessageError, ModelError, EngineError) as error:
-        error.where = blob if error.where is None else f"{blob}: {error.where}"
-        error.fix = error.fix or "fetch or build the bundle again"
-        raise
 
 
 def _checked_head(head: Head, classes: int) -> Head:

@@ -3,8 +3,8 @@
 Two students begin with the same weights. One is trained plainly, one is distilled, at equal cost: the plain one gets as
 many more epochs as the teacher's answers would have paid for, in operations that are counted, not timed. It is repeated
 over seeds; a seed decides the order, the views, and which part of the teacher the students inherit. A difference is
-called one only where two intervals leave out zero: one over seeds (Student's t), one over the held-out samples' groups
-(bootstrap). What is within the noise is said to be so.
+called one only where two intervals leave out zero (Student's t): one over seeds, one over the groups of the held-out
+samples. What is within the noise is said to be so.
 
 A slice is not the whole: distilling tends to help more where data is scarce. The verdict is a warning, no guarantee.
 """
@@ -29,7 +29,7 @@ from edgestill.core.errors import DataError, SettingError
 from edgestill.lab.data.part import PartSource
 from edgestill.lab.data.source import Ask
 from edgestill.lab.forward import evaluating, forward, weights_digest
-from edgestill.lab.gain import MOST_SEEDS, Gain, gain_of
+from edgestill.lab.gain import Gain, gain_of
 from edgestill.lab.score import scores
 from edgestill.lab.settings import check_types
 from edgestill.lab.teacher.guide import LiveGuide
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from edgestill.lab.gain import Verdict
     from edgestill.lab.recipe import Recipe
 
+_MOST_SEEDS: Final = 100
 _MOST_EPOCHS: Final = 10  # times the recipe's, for the plain student
 _BACKWARD: Final = 3  # a training step costs about three forward passes
 
@@ -66,10 +67,10 @@ class Slice:
 
     def __post_init__(self) -> None:
         check_types(self, what="a slice to compare on")
-        if self.samples < 2 or self.epochs < 0 or not 2 <= self.seeds <= MOST_SEEDS:
+        if self.samples < 2 or self.epochs < 0 or not 2 <= self.seeds <= _MOST_SEEDS:
             raise SettingError(
                 "a slice to compare on is out of range",
-                expected=f"samples >= 2, epochs >= 0, seeds 2 to {MOST_SEEDS}",
+                expected=f"samples >= 2, epochs >= 0, seeds 2 to {_MOST_SEEDS}",
                 got=f"samples {self.samples}, epochs {self.epochs}, seeds {self.seeds}",
                 where="compare",
                 fix="keep the defaults of Slice() where you are unsure",

@@ -6,7 +6,7 @@ import copy
 import tempfile
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
@@ -61,9 +61,9 @@ class Run:
         comparison: with plain training on a slice, where it was asked for.
     """
 
-    student: nn.Module
-    teacher: nn.Module
-    index_map: IndexMap | None
+    student: nn.Module = field(repr=False)
+    teacher: nn.Module = field(repr=False)
+    index_map: IndexMap | None = field(repr=False)
     recipe: Recipe
     train: Samples | Source
     validation: Samples | Source
@@ -193,7 +193,7 @@ def distill(
         )
     source = _source(train, augment, "train")
     heldout = _source(validation, None, "validation")
-    _check_outputs(teacher, student, source, heldout, _first(source, 2))
+    _check_outputs(teacher, student, source, heldout)
     index_map: IndexMap | None = None
     make: nn.Module | Callable[[int], nn.Module] = student
     if inherit:
@@ -320,11 +320,11 @@ def _source(data: Samples | Source, augment: Augment | None, where: str) -> Sour
     return data
 
 
-def _check_outputs(
-    teacher: nn.Module, student: nn.Module, train: Source, heldout: Source, example: Inputs
-) -> None:
+def _check_outputs(teacher: nn.Module, student: nn.Module, train: Source, heldout: Source) -> None:
+    example, other = _first(train, 2), _first(heldout, 2)
     for name, model in (("teacher", teacher), ("student", student)):
-        width = _width(model, example, name)
+        width = _width(model, example, name, "training")
+        _width(model, other, name, "held-out")  # whose inputs may have another shape
         if width != train.outputs:
             raise ClassCountError(
                 f"the {name} and the data disagree on the classes",
@@ -343,7 +343,7 @@ def _check_outputs(
         )
 
 
-def _width(model: nn.Module, example: Inputs, name: str) -> int:
+def _width(model: nn.Module, example: Inputs, name: str, data: str) -> int:
     try:
         with evaluating(model):
             return forward(model, example).shape[-1]
@@ -351,9 +351,9 @@ def _width(model: nn.Module, example: Inputs, name: str) -> int:
         raise
     except Exception as error:
         raise ModelError(
-            f"the {name} does not take this data",
+            f"the {name} does not take the {data} data",
             where=name,
-            expected="a model that runs on a batch of the data",
+            expected="a model that runs on a batch of it",
             got=f"{type(error).__name__}: {error}",
             fix=f"try {name}(batch) by hand with what the data gives; dtype, shape and order of the axes are the usual causes",
         ) from error

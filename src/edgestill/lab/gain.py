@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,13 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Verdict = Literal["helps", "hurts", "no difference shown"]
-
-# Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom (Student 1908; any table). The last one serves
-# for more seeds too: it is larger than theirs, so that the interval is too wide, never too narrow.
-_T: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
-MOST_SEEDS: Final = len(_T) + 1
-"""Up to which the interval over seeds is exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +77,10 @@ def gain_of(
     names = np.arange(difference.shape[1]) if groups is None else groups[labelled]
     over = mean_figure(difference.mean(0), names)
     each = difference.mean(1)
-    value, spread = float(each.mean()), float(each.std(ddof=1))
-    half = _T[min(len(each) - 1, len(_T)) - 1] * spread / np.sqrt(len(each))
+    seeds = mean_figure(each, np.arange(len(each)))
     return Gain(
-        value=value,
-        spread=spread,
-        seeds=(value - float(half), value + float(half)),
-        samples=(over.low, over.high) if over.groups > 1 else (-inf, inf),
+        value=seeds.value,
+        spread=float(each.std(ddof=1)),
+        seeds=(seeds.low, seeds.high),
+        samples=(over.low, over.high),
     )

@@ -27,7 +27,7 @@ from edgestill.core.budget import Budget
 from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import DataError, PathError, SettingError, UnitError
+from edgestill.core.errors import DataError, PathError, SettingError, within
 from edgestill.core.extras import require
 from edgestill.infer.policy import Policy
 from edgestill.lab.compare import Slice
@@ -140,6 +140,8 @@ class Job:
                     "unknown table in a job",
                     where=f"{where}: {name}",
                     fix=nearest(name, dict.fromkeys(_TABLES)),
+                    expected=", ".join(_TABLES),
+                    got=repr(name),
                 )
         read = _Reader(tables, where, path.resolve().parent)
         recipe = read.table("recipe")
@@ -247,7 +249,7 @@ class _Reader:
                 "a table is missing in a job",
                 where=self.where,
                 expected=f"[{name}]",
-                got=found,
+                got="nothing" if found is None else repr(found)[:80],
                 fix=f"add [{name}]; docs/lab.md shows a whole job",
             )
         return found
@@ -258,11 +260,8 @@ class _Reader:
 
     def budget(self) -> Budget:
         texts = self.one(_BudgetTable, "budget")
-        try:
+        with within(self.where):  # an error names the quantity, and cannot know the file
             return Budget(**{name: value for name, value in asdict(texts).items() if value})
-        except (UnitError, SettingError) as error:  # which names the quantity, and cannot know the file
-            error.where = f"{self.where}: {error.where}"
-            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +287,7 @@ def _make(out: Path) -> None:
             where=out,
             got=error.strerror,
             fix="give another one",
+            expected="a writable folder with room",
         ) from error
 
 

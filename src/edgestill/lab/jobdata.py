@@ -156,7 +156,13 @@ def _check_names(arrays: Mapping[str, object], path: Path) -> None:
     known = {f"{kind}_{part}": None for part in _PARTS for kind in _KINDS} | {_LABELS: None}
     for name in arrays:
         if name not in known and not name.endswith("_test"):
-            raise DataError("unknown array in the data", where=f"{path}: {name}", fix=nearest(name, known))
+            raise DataError(
+                "unknown array in the data",
+                where=f"{path}: {name}",
+                fix=nearest(name, known),
+                expected=", ".join(known),
+                got=repr(name),
+            )
 
 
 def _labels(arrays: Mapping[str, np.ndarray[Any, Any]], path: Path) -> tuple[str, ...]:
@@ -168,7 +174,7 @@ def _labels(arrays: Mapping[str, np.ndarray[Any, Any]], path: Path) -> tuple[str
             "labels that are no names",
             where=f"{path}: {_LABELS}",
             expected="an array [classes] of texts",
-            got=f"{found.dtype} {found.shape}",
+            got=f"{found.dtype} {list(found.shape)}",
             fix="save numpy.array([NAME, ...]), in the order of the classes",
         )
     return tuple(found.tolist())

@@ -60,5 +60,5 @@ def _figures(
         f"{name}_score": one.value,
         f"{name}_score_n": one.n,
         f"{name}_score_groups": one.groups,
-        f"{name}_score_ci95": [one.low, one.high] if one.groups > 1 else None,
+        f"{name}_score_ci95": [one.low, one.high] if one.bounded else None,
     }

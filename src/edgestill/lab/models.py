@@ -96,12 +96,13 @@ def called(name: str, arguments: Mapping[str, Any], folder: Path) -> object:
         made: object = function(**arguments)
     except EdgestillError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             "a callable that fails",
             where=name,
             got=_told(error),
             fix="call it by hand with the same arguments",
+            expected="a callable that returns a network",
         ) from error
     return made
 
@@ -124,7 +125,13 @@ def callable_named(name: str, folder: Path) -> Any:
     module = _file(folder / place) if place.endswith(".py") else _module(place)
     if not callable(getattr(module, function, None)):
         names = {one: None for one in vars(module) if not one.startswith("_")}
-        raise SettingError("no such callable", where=name, got=function, fix=nearest(function, names))
+        raise SettingError(
+            "no such callable",
+            where=name,
+            got=function,
+            fix=nearest(function, names),
+            expected=f"one of its functions and classes: {', '.join(names)}",
+        )
     return getattr(module, function)
 
 
@@ -140,7 +147,7 @@ def _check_arguments(function: Any, arguments: Mapping[str, Any], name: str) -> 
             "arguments that do not fit a callable",
             where=name,
             expected=str(signature),
-            got=error,
+            got=str(error).removeprefix("got "),
             fix="mend the `arguments` table",
         ) from error
 
@@ -156,7 +163,7 @@ def load_weights_(model: nn.Module, path: Path) -> None:
             "no such file of weights",
             where=path,
             expected="a file",
-            got="nothing there",
+            got="nothing, or no plain file",
             fix="check the path; it is relative to the job's file",
         )
     try:
@@ -257,6 +264,7 @@ def _module(name: str) -> ModuleType:
             where=name,
             got=_told(error),
             fix="install it, or name a FILE.py:NAME",
+            expected="a module that can be imported",
         ) from error
 
 
@@ -287,6 +295,8 @@ def _timm(name: str, arguments: dict[str, Any]) -> nn.Module:
             "timm does not say how this model's input is normalised",
             where=TIMM + name,
             fix="name a FILE.py:NAME that wraps it in edgestill.lab.models.ImageInput",
+            expected="mean and standard deviation of its channels",
+            got="none",
         )
     return ImageInput(model, mean=tuple(mean), deviation=tuple(deviation))
 

@@ -48,6 +48,7 @@ class Evidence:
                 expected=f"{n} of each",
                 where="evidence",
                 fix="take all of it from one answer of the hub",
+                got="different numbers",
             )
         if self.teacher.ndim != 2:
             raise EvidenceError(
@@ -72,6 +73,7 @@ class Evidence:
                 where=f"sample {rows[0]} of {self.devices[rows[0]]}",
                 got=f"{len(rows)} of {n} samples",
                 fix="leave these samples out",
+                expected="finite numbers",
             )
 
     def __len__(self) -> int:
@@ -82,8 +84,8 @@ class Evidence:
         if self.inputs.shape[1:] != replay.inputs.shape[1:] or self.inputs.dtype != replay.inputs.dtype:
             raise EvidenceError(
                 "evidence of another input",
-                expected=(replay.inputs.shape[1:], replay.inputs.dtype),
-                got=(self.inputs.shape[1:], self.inputs.dtype),
+                expected=f"{replay.inputs.dtype} {list(replay.inputs.shape[1:])}",
+                got=f"{self.inputs.dtype} {list(self.inputs.shape[1:])}",
                 where="evidence: input",
                 fix="take evidence that devices gathered with this model",
             )

@@ -12,10 +12,13 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from edgestill.core.errors import PathError, SettingError
+from edgestill.core.errors import SettingError, within
+from edgestill.core.files import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_MAX_BYTES: Final = 2**20
 
 T = TypeVar("T")
 
@@ -39,16 +42,10 @@ def read_toml(path: Path) -> Table:
         PathError: it cannot be read. SettingError: not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PathError(
-            "cannot read a recipe",
-            where=path,
-            got=error.strerror,
-            expected="a TOML file",
-            fix="check the path",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(
+            read_plain(path, what="a recipe", at_most=_MAX_BYTES).decode().replace("\r\n", "\n")
+        )
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingError(
             "not a TOML file",
             where=path,
@@ -76,7 +73,13 @@ def from_table(kind: type[T], table: Mapping[str, object], *, where: str, what: 
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in known:
-            raise SettingError(f"unknown key in {what}", where=f"{where}: {name}", fix=nearest(name, known))
+            raise SettingError(
+                f"unknown key in {what}",
+                where=f"{where}: {name}",
+                fix=nearest(name, known),
+                expected=", ".join(known),
+                got=repr(name),
+            )
         values[name] = _typed(value, known[name], what=what, where=f"{where}: {name}", folder=folder)
     for one in fields(kind):  # type: ignore[arg-type]
         if one.init and one.default is MISSING and one.default_factory is MISSING and one.name not in values:
@@ -87,17 +90,14 @@ def from_table(kind: type[T], table: Mapping[str, object], *, where: str, what: 
                 got="none",
                 fix=f"add {one.name} = ...",
             )
-    try:
+    with within(where):  # an error names the value, and cannot know where it was written
         return kind(**values)
-    except SettingError as error:  # which names the value, and cannot know where it was written
-        error.where = where if error.where is None else f"{where}: {error.where}"
-        raise
 
 
 def nearest(name: str, known: Mapping[str, object]) -> str:
-    """What was probably meant."""
+    """What was probably meant; the known names are what the error expects."""
     near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else "name one of these"
 
 
 def check_types(value: object, *, what: str) -> None:

@@ -99,7 +99,13 @@ class Contest:
             SettingError: no challenger.
         """
         if challengers < 1:
-            raise SettingError("a contest without challengers", expected="at least 1", got=challengers)
+            raise SettingError(
+                "a contest without challengers",
+                expected="at least 1",
+                got=challengers,
+                where="challengers",
+                fix="name at least one",
+            )
         return cls(scores=(Score(),) * challengers)
 
     @classmethod
@@ -134,7 +140,13 @@ class Contest:
             SettingError: a level out of range.
         """
         if not 0 < level < 1:
-            raise SettingError("a level is out of range", expected="between 0 and 1", got=level)
+            raise SettingError(
+                "a level is out of range",
+                expected="between 0 and 1",
+                got=level,
+                where="level",
+                fix="choose a small share, such as 0.05",
+            )
         wealth = [score.mean_wealth for score in self.scores]
         best = max(range(len(wealth)), key=wealth.__getitem__)
         return best if wealth[best] >= len(wealth) / level else None

@@ -133,6 +133,8 @@ class PageHinkley:
                 "a drift setting is out of range",
                 expected=f"slack >= 0, threshold > 0, growth >= 0, reference >= warm_up >= {LEAST_WARM_UP}, block >= 1",
                 got=self,
+                where="drift settings",
+                fix="correct it, or leave it out for the default",
             )
 
     def start(self, *, mean: float | None = None, deviation: float | None = None) -> DriftState:
@@ -148,6 +150,8 @@ class PageHinkley:
                 "a drift reference is out of range",
                 expected="a finite mean and a positive deviation",
                 got=f"{mean}, {deviation}",
+                where="drift reference",
+                fix="measure it anew on samples that differ",
             )
         return DriftState(mean=mean, deviation=deviation)
 

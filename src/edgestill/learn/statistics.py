@@ -191,7 +191,13 @@ class Statistics:
                 (self.b.ravel() / scales["b"]).astype(dtype),
             ]
         if not all(np.isfinite(array).all() for array in arrays):
-            raise EvidenceError("sums too large for their element type", where=_WHERE, got=dtype)
+            raise EvidenceError(
+                "sums too large for their element type",
+                where=_WHERE,
+                got=dtype,
+                expected="sums within its range",
+                fix="send float64, or a shorter window",
+            )
         data = framing.pack(_MAGIC, self._head(dtype, scales), arrays)
         if len(data) > MAX_BYTES:
             raise EvidenceError(
@@ -282,7 +288,13 @@ def solve(statistics: Statistics, *, ridge: float) -> Head:
     inverse = regularised_inverse_factor(statistics, ridge)
     solution = inverse.T @ (inverse @ statistics.b)
     if not np.isfinite(solution).all():
-        raise EvidenceError("no finite solution", where=_WHERE, fix="use a larger ridge")
+        raise EvidenceError(
+            "no finite solution",
+            where=_WHERE,
+            fix="use a larger ridge",
+            expected="finite weights",
+            got="NaN or infinity",
+        )
     return Head(solution[:-1].astype(np.float32), solution[-1].astype(np.float32))
 
 
@@ -293,7 +305,13 @@ def regularised_inverse_factor(statistics: Statistics, ridge: float) -> NDArray[
         EvidenceError: as `solve`.
     """
     if not 0 < ridge < _SCALE_LIMIT:
-        raise EvidenceError("ridge is out of range", where=_WHERE, expected="positive, finite", got=ridge)
+        raise EvidenceError(
+            "ridge is out of range",
+            where=_WHERE,
+            expected="positive, finite",
+            got=ridge,
+            fix="choose a small positive number, relative to the diagonal of A",
+        )
     size = statistics.features + 1
     try:
         factor = np.linalg.cholesky(statistics.matrix + ridge * np.eye(size))
@@ -303,6 +321,7 @@ def regularised_inverse_factor(statistics: Statistics, ridge: float) -> NDArray[
             "not the sums of any samples",
             where=_WHERE,
             expected="a positive definite A + ridge I",
+            got="one that is not",
             fix="use a larger ridge, or send float64",
         ) from error
 
@@ -316,7 +335,13 @@ def clipped(features: NDArray[np.floating], norm: float) -> NDArray[np.float64]:
         EvidenceError: a norm that is not positive.
     """
     if not norm > 0:
-        raise EvidenceError("a clipping norm is out of range", where=_WHERE, expected="positive", got=norm)
+        raise EvidenceError(
+            "a clipping norm is out of range",
+            where=_WHERE,
+            expected="positive",
+            got=norm,
+            fix="choose a positive number",
+        )
     phi = np.asarray(features, dtype=np.float64)
     lengths = np.linalg.norm(phi, axis=1, keepdims=True)
     factors: NDArray[np.float64] = np.minimum(1.0, norm / np.maximum(lengths, np.finfo(np.float64).tiny))
@@ -351,22 +376,38 @@ def _check_samples(
             where=_WHERE,
             expected="features {}, targets {}, weights {}".format(*wanted),
             got="{}, {}, {}".format(*shapes),
+            fix="give one row of features and of targets, and one weight, a sample",
         )
     if not (np.isfinite(phi).all() and np.isfinite(y).all() and np.isfinite(w).all()):
-        raise EvidenceError("samples hold NaN or infinity", where=_WHERE, expected="finite numbers")
+        raise EvidenceError(
+            "samples hold NaN or infinity",
+            where=_WHERE,
+            expected="finite numbers",
+            got="NaN or infinity",
+            fix="drop these samples",
+        )
     if n and w.min() <= 0:
         raise EvidenceError(
-            "a weight is not positive", where=_WHERE, expected="positive weights", got=w.min()
+            "a weight is not positive",
+            where=_WHERE,
+            expected="positive weights",
+            got=w.min(),
+            fix="leave out samples that shall not count",
         )
 
 
 def _check_plausible(statistics: Statistics, rounding: float) -> None:
     if not (np.isfinite(statistics.a).all() and np.isfinite(statistics.b).all()):
-        raise EvidenceError("statistics hold NaN or infinity", where=_WHERE, expected="finite sums")
+        raise EvidenceError(
+            "statistics hold NaN or infinity", where=_WHERE, expected="finite sums", got="NaN or infinity"
+        )
     diagonal = statistics.matrix.diagonal()
     if diagonal.min() < 0 or (statistics.n == 0 and (statistics.a.any() or statistics.b.any())):
         raise EvidenceError(
-            "not the sums of any samples", where=_WHERE, expected="squares that are not negative, 0 for n = 0"
+            "not the sums of any samples",
+            where=_WHERE,
+            expected="squares that are not negative, 0 for n = 0",
+            got="others",
         )
     roots = np.sqrt(diagonal)
     rows, columns = np.triu_indices(statistics.features + 1)
@@ -376,4 +417,5 @@ def _check_plausible(statistics: Statistics, rounding: float) -> None:
             "not the sums of any samples",
             where=_WHERE,
             expected="|a_ij| <= sqrt(a_ii a_jj) (Cauchy-Schwarz)",
+            got="larger ones",
         )

@@ -41,7 +41,13 @@ class Allowance:
 
     def __post_init__(self) -> None:
         if self.spent < 0 or (self.bytes_per_day is not None and self.bytes_per_day < 0):
-            raise SettingError("an allowance is out of range", expected="0 bytes or more", got=self)
+            raise SettingError(
+                "an allowance is out of range",
+                expected="0 bytes or more",
+                got=self,
+                where="allowance",
+                fix="give a number of bytes a day",
+            )
 
     def on(self, now: float) -> Self:
         """The allowance as it stands at `now`, in seconds since 1970."""

@@ -53,6 +53,8 @@ class Breaker:
                 "a breaker is out of range",
                 expected="threshold >= 1, 0 s < pause <= longest",
                 got=(self.threshold, self.pause, self.longest),
+                where="breaker",
+                fix="correct it, or leave it out for the default",
             )
 
     def state(self, now: float) -> State:
@@ -130,6 +132,7 @@ class Guard:
                     where=where,
                     got=f"{self._breaker.failures} failures in a row",
                     fix=f"ask again in {self._breaker.retry_at - now:.1f} s",
+                    expected="a peer that answers",
                 )
             self._breaker = allowed
 

@@ -112,7 +112,10 @@ class ControlClient:
         told = answer.integer("accepted") + answer.integer("duplicates")
         if told != len(reports):
             raise MessageError(
-                "reports that the hub does not account for", expected=f"{len(reports)} of them", got=told
+                "reports that the hub does not account for",
+                expected=f"{len(reports)} of them",
+                got=told,
+                where="reports",
             )
 
     def statistics(self, id: str, message: bytes, *, sequence: int | None = None) -> bool:  # noqa: A002  # the wire's own word
@@ -148,7 +151,10 @@ class ControlClient:
         """
         if _PATH.fullmatch(path) is None:
             raise MessageError(
-                "not a path of an artefact", where=repr(path[:200]), expected="metadata/1.root.json or alike"
+                "not a path of an artefact",
+                where=repr(path[:200]),
+                expected="metadata/1.root.json or alike",
+                got="another path",
             )
         request = Request("GET", f"{self._hub}/{quote(path)}", {})
         return self._call(request, max_bytes=max_bytes, documented=ABSENT).body
@@ -180,6 +186,10 @@ def bearer(secret: str) -> dict[str, str]:
     """
     if _SECRET.fullmatch(secret) is None:
         raise SettingError(
-            "a secret that no header can carry", expected="1 to 500 printable ASCII characters"
+            "a secret that no header can carry",
+            expected="1 to 500 printable ASCII characters",
+            where="credential",
+            got="another text",
+            fix="copy it whole",
         )
     return {"authorization": f"Bearer {secret}"}

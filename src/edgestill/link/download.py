@@ -85,7 +85,11 @@ def download(
     """
     if not minimum_speed > 0 or not timeout > 0:
         raise SettingError(
-            "a download without a bound", expected="minimum_speed and timeout above 0", got=minimum_speed
+            "a download without a bound",
+            expected="minimum_speed and timeout above 0",
+            got=minimum_speed,
+            where="download",
+            fix="choose positive ones",
         )
     task = _Task(
         transport, Request("GET", url), to, size, digest, _Pace(clock, timeout, minimum_speed), allowance
@@ -95,7 +99,11 @@ def download(
             task.run()
     except OSError as error:
         raise PathError(
-            "cannot write a download", where=to, got=error.strerror or error, fix="check the disk"
+            "cannot write a download",
+            where=to,
+            got=error.strerror or error,
+            fix="check the disk",
+            expected="a folder with room",
         ) from error
 
 
@@ -240,7 +248,10 @@ class _Task:
             file.truncate()
         else:
             raise RefusedError(
-                "an answer to another question", where=self.request.url, got=f"HTTP {response.status}"
+                "an answer to another question",
+                where=self.request.url,
+                got=f"HTTP {response.status}",
+                expected="the bytes that were asked for",
             )
         stated = response.headers.get("content-length", "")
         if stated.isdecimal() and stated.lstrip("0") != str(self.size - self.have).lstrip("0"):
@@ -281,6 +292,7 @@ class _Task:
                 where=self.request.url,
                 got=f"{self.have} of {self.size} bytes",
                 fix="it continues tomorrow (UTC); or raise bytes_per_day",
+                expected="bytes left in bytes_per_day",
             )
 
     def _wrong_length(self, got: str) -> TrustError:

@@ -88,7 +88,13 @@ class HttpTransport:
         try:
             raw = self._sent(request, patience)
         except ValueError as error:  # of `http.client`, such as a line break in a header
-            raise SettingError("a request that cannot be sent", where=_where(request), got=error) from error
+            raise SettingError(
+                "a request that cannot be sent",
+                where=_where(request),
+                got=error,
+                expected="a valid method, address and headers",
+                fix="correct the address",
+            ) from error
         patience.silence = self._silence
         response = HttpResponse(raw, _where(request), patience)
         if not _says_where_it_ends(request, response):
@@ -98,6 +104,7 @@ class HttpTransport:
                 where=_where(request),
                 expected="content-length, or chunks",
                 fix="have the server say it: an answer that broke off could not be told from a whole one",
+                got="neither",
             )
         return response
 
@@ -192,11 +199,19 @@ def check_url(url: str, *, plain_http: bool = False) -> str:
         host = None
     if not host or parts.scheme not in {"http", "https"} or parts.username is not None or not url.isascii():
         raise SettingError(
-            "not an address", where=url[:200], expected="http://HOST:PORT or https://HOST", fix="correct it"
+            "not an address",
+            where=url[:200],
+            expected="http://HOST:PORT or https://HOST",
+            fix="correct it",
+            got="another form",
         )
     if parts.scheme == "http" and not plain_http and not _is_this_machine(host):
         raise SettingError(
-            "http would show credentials to the network", where=url[:200], expected="https", fix="use https"
+            "http would show credentials to the network",
+            where=url[:200],
+            expected="https",
+            fix="use https",
+            got="http",
         )
     return url
 
@@ -208,9 +223,21 @@ def failure(error: HTTPError, where: str, patience: Patience) -> EdgestillError:
     timed_out = isinstance(error, PoolTimeoutError) and not isinstance(error, NewConnectionError)
     if timed_out or isinstance(cause, TimeoutError):
         if patience.silence is not None and patience.left():
-            return DeadlineError("no answer in time", where=where, got=f"{patience.silence:g} s of silence")
-        return DeadlineError("no answer in time", where=where, got="the time of the whole exchange is over")
-    return UnreachableError("no connection, or it broke", where=where, got=cause or error)
+            return DeadlineError(
+                "no answer in time",
+                where=where,
+                got=f"{patience.silence:g} s of silence",
+                expected="an answer before the deadline",
+            )
+        return DeadlineError(
+            "no answer in time",
+            where=where,
+            got="the time of the whole exchange is over",
+            expected="an answer before the deadline",
+        )
+    return UnreachableError(
+        "no connection, or it broke", where=where, got=cause or error, expected="a connection that holds"
+    )
 
 
 def _is_this_machine(host: str) -> bool:

@@ -104,7 +104,13 @@ class RemoteModel:
         parameters: JsonObject | None = None,
     ) -> None:
         if not 0 < temperature < float("inf"):
-            raise SettingError("a temperature out of range", expected="above 0, finite", got=temperature)
+            raise SettingError(
+                "a temperature out of range",
+                expected="above 0, finite",
+                got=temperature,
+                where="temperature",
+                fix="choose 1 where nothing was calibrated",
+            )
         self._transport = transport
         self._url = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
         self._clock = clock
@@ -220,8 +226,8 @@ class RemoteModel:
         ):
             raise self._garbage(
                 "an answer of another shape",
-                expected=f"floats of shape {wanted}",
-                got=f"{found.datatype} {found.shape}",
+                expected=f"floats [{count}, {self._classes or 'C'}]",
+                got=f"{found.datatype} {list(found.shape)}",
             )
         little = np.dtype(NUMPY_NAMES[found.datatype]).newbyteorder("<")
         logits = np.frombuffer(found.data, dtype=little).reshape(found.shape).astype(np.float64)
@@ -238,7 +244,9 @@ class RemoteModel:
     def _left(self, until: float) -> float:
         left = until - self._clock.monotonic()
         if left <= 0:
-            raise DeadlineError("no time left to ask", where=self._url, got=f"{left:.3f} s")
+            raise DeadlineError(
+                "no time left to ask", where=self._url, got=f"{left:.3f} s", expected="time for an answer"
+            )
         return left
 
     def _refuse_if_it_does_not_fit(self, tensor: Tensor) -> None:
@@ -261,14 +269,25 @@ def _tensor(name: str, batch: NDArray[np.generic]) -> Tensor:
             where=name,
             expected=f"1 to {MAX_RANK} dimensions, none empty",
             got=batch.shape,
+            fix="give what the model takes",
         )
     datatype = DATATYPE_OF.get(batch.dtype.name)
     if datatype is None:
         raise DtypeError(
-            "a batch that cannot be asked about", where=name, expected=", ".join(DATATYPE_OF), got=batch.dtype
+            "a batch that cannot be asked about",
+            where=name,
+            expected=", ".join(DATATYPE_OF),
+            got=batch.dtype,
+            fix="give what the model takes",
         )
     if batch.dtype.kind == "f" and not np.isfinite(batch.astype(np.float64)).all():
-        raise NotFiniteError("a batch with NaN or infinity", where=name, expected="finite numbers")
+        raise NotFiniteError(
+            "a batch with NaN or infinity",
+            where=name,
+            expected="finite numbers",
+            got="NaN or infinity",
+            fix="drop these inputs",
+        )
     little = batch.astype(batch.dtype.newbyteorder("<"), copy=False)
     return Tensor(name, datatype, batch.shape, np.ascontiguousarray(little).tobytes())
 

@@ -262,5 +262,7 @@ class OperatorClient:
 def _id(value: Json) -> str:
     text = str(value)
     if _NUMBER.fullmatch(text) is None:
-        raise MessageError("not the id of a rollout", expected="a number", got=repr(text[:40]))
+        raise MessageError(
+            "not the id of a rollout", expected="a number", got=repr(text[:40]), where="rollout"
+        )
     return text

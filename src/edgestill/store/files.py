@@ -119,7 +119,13 @@ class FileBlobs:
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise StoreError("no such blob", where=self.folder, got=digest) from error
+            raise StoreError(
+                "no such blob",
+                where=self.folder,
+                got=digest,
+                expected="a digest that is kept here",
+                fix="fetch it again, or restore the store from its backup",
+            ) from error
         except OSError as error:
             raise _failed("cannot read a blob", path, error) from error
         if Digest.of(data) != digest:
@@ -140,7 +146,13 @@ class FileBlobs:
         """
         path = self._path(digest)
         if not path.is_file():
-            raise StoreError("no such blob", where=self.folder, got=digest)
+            raise StoreError(
+                "no such blob",
+                where=self.folder,
+                got=digest,
+                expected="a digest that is kept here",
+                fix="fetch it again, or restore the store from its backup",
+            )
         return path
 
     def has(self, digest: Digest) -> bool:
@@ -266,4 +278,6 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _failed(what: str, path: Path, error: OSError) -> StoreError:
-    return StoreError(what, where=path, got=error.strerror or error, fix=_FIX)
+    return StoreError(
+        what, where=path, expected="a folder that can be used", got=error.strerror or error, fix=_FIX
+    )

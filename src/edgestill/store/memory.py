@@ -36,7 +36,13 @@ class MemoryBlobs:
         with self._lock:
             data = self._blobs.get(digest)
         if data is None:
-            raise StoreError("no such blob", where="memory", got=digest)
+            raise StoreError(
+                "no such blob",
+                where="memory",
+                got=digest,
+                expected="a digest that is kept here",
+                fix="fetch it again",
+            )
         return data
 
     def has(self, digest: Digest) -> bool:

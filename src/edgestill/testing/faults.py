@@ -89,13 +89,20 @@ class FaultyTransport:
         fault = self._decide(request) or NO_FAULT
         where = f"{request.method} {request.url}"
         if fault.drop:
-            raise UnreachableError("no connection, or it broke", where=where, got="a fault")
+            raise UnreachableError(
+                "no connection, or it broke", where=where, got="a fault", expected="a connection that holds"
+            )
         waiting = _Waiting(self._clock, self._clock.monotonic() + timeout, where)
         waiting.let_pass(fault.delay)
         response = self._inner.send(request, timeout=timeout)
         if fault.lose_answer:
             response.close()
-            raise UnreachableError("no connection, or it broke", where=where, got="a lost answer")
+            raise UnreachableError(
+                "no connection, or it broke",
+                where=where,
+                got="a lost answer",
+                expected="a connection that holds",
+            )
         return _FaultyResponse(response, fault, waiting)
 
 
@@ -109,7 +116,9 @@ class _Waiting:
         left = self.until - self.clock.monotonic()
         self.clock.advance(min(seconds, max(left, 0.0)))
         if seconds > left:
-            raise DeadlineError("no answer in time", where=self.where, got="a fault")
+            raise DeadlineError(
+                "no answer in time", where=self.where, got="a fault", expected="an answer before the deadline"
+            )
 
 
 @final
@@ -138,7 +147,10 @@ class _FaultyResponse:
                     yield from filter(None, (self._altered(piece, offset)[: limit - offset],))
                     if limit == self._fault.break_after:
                         raise UnreachableError(
-                            "no connection, or it broke", where=self._waiting.where, got="a fault"
+                            "no connection, or it broke",
+                            where=self._waiting.where,
+                            got="a fault",
+                            expected="a connection that holds",
                         )
                     return
             yield self._altered(piece, offset)

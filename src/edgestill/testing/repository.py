@@ -58,7 +58,13 @@ class RepositorySimulator:
         """What lies there; NotFoundError where nothing does."""
         self.fetched.append((path, at_most))
         if path not in self.files:
-            raise NotFoundError("no such file", where=path)
+            raise NotFoundError(
+                "no such file",
+                where=path,
+                expected="a file of the repository",
+                got=repr(path),
+                fix="publish it first",
+            )
         return self.files[path]
 
     def publish(self, bundles: Mapping[str, bytes], *, retire: Iterable[str] = ()) -> None:

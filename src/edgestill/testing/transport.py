@@ -107,7 +107,14 @@ class AsgiTransport:
         try:
             await self._app(scope, exchange.receive, exchange.accept)
         except asyncio.CancelledError:
-            exchange.fail(UnreachableError("the transport was closed", where=exchange.where))
+            exchange.fail(
+                UnreachableError(
+                    "the transport was closed",
+                    where=exchange.where,
+                    expected="an open transport",
+                    got="a closed one",
+                )
+            )
             raise
         except Exception as error:  # noqa: BLE001  # whatever an application raises, a server outlives it
             if not exchange.hung_up:
@@ -203,7 +210,10 @@ class _Exchange:
         except queue.Empty:
             self.hang_up()
             raise DeadlineError(
-                "no answer in time", where=self.where, expected=f"within {self._deadline.seconds:g} s"
+                "no answer in time",
+                where=self.where,
+                expected=f"within {self._deadline.seconds:g} s",
+                got="none",
             ) from None
         if isinstance(item, Exception):
             self.hang_up()
@@ -281,7 +291,14 @@ class _Exchange:
         if self._done:
             return
         if self._started:
-            self.fail(UnreachableError("the connection broke", where=self.where, got="an unfinished answer"))
+            self.fail(
+                UnreachableError(
+                    "the connection broke",
+                    where=self.where,
+                    got="an unfinished answer",
+                    expected="the rest of the answer",
+                )
+            )
             return
         self._arrived.put((500, {"content-type": "text/plain; charset=utf-8"}))
         self._arrived.put(b"" if self._bodiless else b"Internal Server Error")
@@ -316,7 +333,12 @@ class _Host:
             last = (
                 str(answer.get("message", "")).strip().rpartition("\n")[2]
             )  # of a traceback, what was raised
-            raise EngineError("the application did not start", where="lifespan", got=last)
+            raise EngineError(
+                "the application did not start",
+                where="lifespan",
+                got=last,
+                expected="lifespan.startup.complete",
+            )
         host._has_lifespan = answer is not None
         return host
 
@@ -342,7 +364,7 @@ class _Host:
             return self._from_app.get(timeout=seconds)
         except queue.Empty:
             raise DeadlineError(
-                "the application did not answer", where=what, expected=f"within {seconds:g} s"
+                "the application did not answer", where=what, expected=f"within {seconds:g} s", got="none"
             ) from None
 
     async def _lifespan(self) -> None:

@@ -48,10 +48,20 @@ class AssignmentKeys:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.keys) <= MAX_KEYS or len(set(self.keys)) != len(self.keys):
-            raise SettingError("assignment keys are unusable", expected=f"1 to {MAX_KEYS} distinct keys")
+            raise SettingError(
+                "assignment keys are unusable",
+                expected=f"1 to {MAX_KEYS} distinct keys",
+                where="assignment keys",
+                got=f"{len(self.keys)} keys",
+                fix="name each key once",
+            )
         if not 1 <= self.threshold <= len(self.keys):
             raise SettingError(
-                "a threshold that cannot be met", expected=f"1 to {len(self.keys)}", got=self.threshold
+                "a threshold that cannot be met",
+                expected=f"1 to {len(self.keys)}",
+                got=self.threshold,
+                where="assignment keys: threshold",
+                fix="lower it, or name more keys",
             )
 
     def as_json(self) -> JsonObject:
@@ -74,7 +84,12 @@ class AssignmentKeys:
         named = fields.inner("keys").unknown(())
         keyids = fields.items("keyids", at_most=MAX_KEYS)
         if not named or sorted(named) != sorted(map(str, keyids)):
-            raise MessageError("key ids and keys differ", where=where, expected="the same names in both")
+            raise MessageError(
+                "key ids and keys differ",
+                where=where,
+                expected="the same names in both",
+                got="different names",
+            )
         keys = {
             keyid: PublicKey.from_json(key, where=f"{where}: {keyid[:64]}") for keyid, key in named.items()
         }
@@ -158,11 +173,21 @@ def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int
 
 def _payload(signed: Json) -> bytes:
     if not isinstance(signed, dict):
-        raise MessageError("a field is not what it should be", where=f"{_WHERE}: signed", expected="{...}")
+        raise MessageError(
+            "a field is not what it should be",
+            where=f"{_WHERE}: signed",
+            expected="{...}",
+            got="another value",
+        )
     try:
         data = PREFIX + canonical(signed)
     except ValueError as error:  # half a surrogate pair is a JSON string, but no text
-        raise MessageError("cannot be written as JSON in UTF-8", where=_WHERE, got=error) from error
+        raise MessageError(
+            "cannot be written as JSON in UTF-8",
+            where=_WHERE,
+            got=error,
+            expected="whole characters and finite numbers",
+        ) from error
     if len(data) > MAX_SIGNED_BYTES:
         raise MessageError(
             "an assignment is too long",

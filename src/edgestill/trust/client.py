@@ -137,6 +137,7 @@ class TrustedClient:
                 where="targets.json",
                 got=repr(name[:200]),
                 fix="publish it, or assign another",
+                expected="a name that targets.json lists",
             )
         return target_info(name, entry)
 
@@ -162,7 +163,13 @@ class TrustedClient:
 
     def _current(self) -> Targets:
         if self._view is None:
-            raise TrustError("nothing is verified yet", fix="refresh first")
+            raise TrustError(
+                "nothing is verified yet",
+                fix="refresh first",
+                where="trusted metadata",
+                expected="a verified targets.json",
+                got="none",
+            )
         now = self.now()
         for signed in (self._view.root, self._view.timestamp, self._view.snapshot, self._view.targets):
             check_time(signed, now)
@@ -226,7 +233,12 @@ class TrustedClient:
             return
         named = trusted.snapshot.meta.get("targets.json")
         if named is None:
-            raise TrustError("snapshot.json names no targets.json", where="snapshot.json")
+            raise TrustError(
+                "snapshot.json names no targets.json",
+                where="snapshot.json",
+                expected="targets.json",
+                got="none",
+            )
         data = self._download(Targets.type, named.version, named.length)
         with refusing(f"{named.version}.targets.json"):
             trusted.update_targets(data)

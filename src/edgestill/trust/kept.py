@@ -90,4 +90,10 @@ class KeptMetadata:
 
 
 def _unusable(path: Path, error: OSError) -> PathError:
-    return PathError("cannot keep metadata here", where=path, expected="a folder of ours", got=error.strerror)
+    return PathError(
+        "cannot keep metadata here",
+        where=path,
+        expected="a folder of ours",
+        got=error.strerror,
+        fix="check its owner, and the room on the disk",
+    )

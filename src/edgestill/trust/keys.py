@@ -111,18 +111,38 @@ class SigningKey:
         """
         if len(pem) > MAX_PEM_BYTES:
             raise MessageError(
-                "a key file is too long", expected=f"at most {MAX_PEM_BYTES} bytes", got=len(pem)
+                "a key file is too long",
+                expected=f"at most {MAX_PEM_BYTES} bytes",
+                got=len(pem),
+                where="key file",
+                fix="is it the right file?",
             )
         try:
             private = load_pem_private_key(pem, passphrase)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             if _is_locked(pem) or isinstance(error, TypeError):
                 raise TrustError(
-                    "a key does not open", got=error, fix="give the passphrase it was written with"
+                    "a key does not open",
+                    got=error,
+                    fix="give the passphrase it was written with",
+                    where="key file",
+                    expected="its passphrase",
                 ) from error
-            raise MessageError("not a key", expected="a PEM file (PKCS #8) of a private key") from error
+            raise MessageError(
+                "not a key",
+                expected="a PEM file (PKCS #8) of a private key",
+                where="key file",
+                got="something else",
+                fix="is it the right file, and the private key?",
+            ) from error
         if not isinstance(private, Ed25519PrivateKey):
-            raise MessageError("not a key that signs here", expected="Ed25519", got=type(private).__name__)
+            raise MessageError(
+                "not a key that signs here",
+                expected="Ed25519",
+                got=type(private).__name__,
+                where="key file",
+                fix="make an Ed25519 key",
+            )
         return cls._of(private)
 
     def to_pem(self, passphrase: bytes | None) -> bytes:
@@ -136,6 +156,8 @@ class SigningKey:
                 "a passphrase cannot lock a key",
                 expected=f"1 to {MAX_PASSPHRASE_BYTES} bytes, or None",
                 got=len(passphrase),
+                where="passphrase",
+                fix="choose one of that length",
             )
         lock: KeySerializationEncryption = (
             NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)

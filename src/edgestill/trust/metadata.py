@@ -62,6 +62,8 @@ class TargetInfo:
                 "a target's size is out of range",
                 expected=f"0 to {MAX_TARGET_BYTES} bytes",
                 got=self.size,
+                where="target: size",
+                fix="is it the right file?",
             )
 
 
@@ -83,7 +85,11 @@ def refusing(where: str) -> Iterator[None]:
         yield
     except ExpiredMetadataError as error:
         raise ExpiredError(
-            str(error), where=where, fix="set the clock, or have the repository signed afresh"
+            str(error),
+            where=where,
+            expected="metadata that still holds",
+            got="metadata past its `expires`",
+            fix="set the clock, or have the repository signed afresh",
         ) from error
     except MessageError as error:
         raise TrustError(
@@ -91,7 +97,12 @@ def refusing(where: str) -> Iterator[None]:
         ) from error
     except (RepositoryError, ValueError) as error:
         why = error.__cause__ or error
-        raise TrustError("metadata is refused", where=where, got=f"{type(why).__name__}: {why}") from error
+        raise TrustError(
+            "metadata is refused",
+            where=where,
+            got=f"{type(why).__name__}: {why}",
+            expected="metadata that keeps the rules of TUF",
+        ) from error
 
 
 def check_bytes(role: str, data: bytes) -> None:
@@ -125,7 +136,13 @@ def time_of(seconds: float) -> datetime:
         SettingError: before 1970 or after 9998.
     """
     if not 0 <= seconds < _LAST:
-        raise SettingError("a time is out of range", expected="seconds since 1970, until 9998", got=seconds)
+        raise SettingError(
+            "a time is out of range",
+            expected="seconds since 1970, until 9998",
+            got=seconds,
+            where="expires",
+            fix="choose another time",
+        )
     return datetime.fromtimestamp(int(seconds), UTC)
 
 
@@ -141,6 +158,7 @@ def check_time(signed: Signed, now: float) -> None:
             expected=f"now before {signed.expires.isoformat()}",
             got=time_of(now).isoformat(),
             fix="set the clock, or have the repository signed afresh",
+            where=f"{signed.type}.json",
         )
 
 

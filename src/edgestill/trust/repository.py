@@ -118,11 +118,23 @@ def sign_targets(
         SettingError: no keys, or the list would become longer than devices accept.
     """
     if not keys:
-        raise SettingError("nobody signs the list", expected="at least one key")
+        raise SettingError(
+            "nobody signs the list",
+            expected="at least one key",
+            where="keys",
+            got="none",
+            fix="give the key for targets",
+        )
     signed = Targets() if previous is None else _vouched(previous, trusted or [key.public for key in keys])
     for name in remove:
         if signed.targets.pop(name, None) is None:
-            raise NotFoundError("no such target is listed", where=_TARGETS_FILE, got=name)
+            raise NotFoundError(
+                "no such target is listed",
+                where=_TARGETS_FILE,
+                got=name,
+                expected="a name of the list",
+                fix="look at the names in the list",
+            )
     for name, info in add.items():
         _add(signed, name, info)
     signed.version = 1 if previous is None else signed.version + 1
@@ -134,6 +146,7 @@ def sign_targets(
             expected=f"at most {MAX_BYTES[Targets.type]} bytes",
             got=len(data),
             fix="remove old releases",
+            where=_TARGETS_FILE,
         )
     return data
 
@@ -165,7 +178,9 @@ def check_targets(
             fix="sign again, from the current list",
         )
     if signed.delegations is not None:
-        raise TrustError("delegations are not followed by devices", where=_TARGETS_FILE, expected="none")
+        raise TrustError(
+            "delegations are not followed by devices", where=_TARGETS_FILE, expected="none", got="delegations"
+        )
     return {name: target_info(name, entry) for name, entry in signed.targets.items()}
 
 
@@ -194,7 +209,13 @@ def freshen(
         SettingError: a lifetime under one second.
     """
     if lifetime < 1:
-        raise SettingError("a lifetime is too short", expected="at least 1 s", got=lifetime)
+        raise SettingError(
+            "a lifetime is too short",
+            expected="at least 1 s",
+            got=lifetime,
+            where="lifetime",
+            fix="choose a longer one",
+        )
     trusted = root_of(root)
     check_time(trusted, now)
     _check_online(trusted, online.public)
@@ -238,6 +259,7 @@ def _vouched(previous: bytes, keys: Sequence[PublicKey]) -> Targets:
                 where=_TARGETS_FILE,
                 expected=f"a good signature by key {key.keyid[:16]}",
                 fix="compare it with what was signed last; name the keys of then as `trusted`",
+                got="none",
             )
     return found.signed
 
@@ -251,7 +273,13 @@ def _is_signed(key: PublicKey, signature: Signature, data: bytes) -> bool:
 
 def _add(signed: Targets, name: str, info: TargetInfo) -> None:
     if re.fullmatch(TARGET, name) is None:
-        raise SettingError("not a target name", expected="NAME/1.2.3/CLASS.esb", got=repr(name))
+        raise SettingError(
+            "not a target name",
+            expected="NAME/1.2.3/CLASS.esb",
+            got=repr(name),
+            where=_TARGETS_FILE,
+            fix="name the hardware class and a version of three numbers",
+        )
     listed = signed.targets.get(name)
     if listed is not None and target_info(name, listed) != info:
         raise ConflictError(

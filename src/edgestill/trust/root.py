@@ -58,7 +58,13 @@ def create_root(
         Timestamp.type: _role([online], 1),
     }
     if version < 1:
-        raise SettingError("a version is out of range", expected="1 or more", got=version)
+        raise SettingError(
+            "a version is out of range",
+            expected="1 or more",
+            got=version,
+            where="root.json: version",
+            fix="count on from the root before",
+        )
     signed = Root(
         version=version,
         expires=time_of(expires),
@@ -115,12 +121,20 @@ def assignment_keys(root: Root) -> AssignmentKeys:
 def _role(keys: Sequence[PublicKey], threshold: int) -> Role:
     keyids = [key.keyid for key in keys]
     if len(set(keyids)) != len(keyids):
-        raise SettingError("a key is given twice for one role", got=", ".join(keyids))
+        raise SettingError(
+            "a key is given twice for one role",
+            got=", ".join(keyids),
+            where="root.json",
+            expected="different keys",
+            fix="leave one out",
+        )
     if not 1 <= threshold <= len(keyids):
         raise SettingError(
             "a threshold that cannot be met",
             expected=f"1 to {len(keyids)}, the number of keys",
             got=threshold,
+            where="root.json: threshold",
+            fix="lower it, or name more keys",
         )
     return Role(keyids, threshold)
 

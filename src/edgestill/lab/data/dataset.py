@@ -112,6 +112,7 @@ class DatasetSource:
                 where=f"{self.name}: {got.where}",
                 got=got.got,
                 fix="try dataset[i] by hand for this sample",
+                expected="a sample that can be fetched, and joined with others",
             )
         if not self.labelled:
             return Batch(_as_inputs(got), None)

@@ -37,6 +37,10 @@ class Samples:
     groups: NDArray[np.int64]
     classes: int
 
+    def __repr__(self) -> str:
+        shape, kind = list(self.inputs.shape), self.inputs.dtype
+        return f"Samples({shape} {kind}, {self.classes} classes, {len(np.unique(self.groups))} groups)"
+
     @classmethod
     def of(
         cls,
@@ -73,7 +77,7 @@ class Samples:
                 "inputs and labels do not belong together",
                 where="inputs and labels",
                 expected="inputs [N, ...] and labels [N]",
-                got=(x.shape, y.shape),
+                got=f"inputs {list(x.shape)} and labels {list(y.shape)}",
                 fix="give one label a sample, and the samples along the first axis",
             )
         _check_numbers(x)

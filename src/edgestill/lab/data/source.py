@@ -250,7 +250,7 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
                 "classes are whole numbers, one a sample",
                 where="targets",
                 expected="int64 [N]",
-                got=f"{targets.dtype} {tuple(targets.shape)}",
+                got=f"{targets.dtype} {list(targets.shape)}",
                 fix="give the class of each sample, with .long()",
             )
         low, high = int(targets.min()), int(targets.max())
@@ -268,7 +268,7 @@ def check_targets(targets: Tensor, task: Task, outputs: int) -> None:
             "one number an output",
             where="targets",
             expected=f"float32 [N, {outputs}]",
-            got=f"{targets.dtype} {tuple(targets.shape)}",
+            got=f"{targets.dtype} {list(targets.shape)}",
             fix="give targets float32 [N, outputs]",
         )
     known = targets[~targets.isnan()]
@@ -341,4 +341,5 @@ def _check_finite(values: Tensor, where: str) -> None:
             where=f"sample {int(bad.nonzero()[0])} and {int(bad.sum()) - 1} more",
             expected="finite numbers",
             fix="drop or repair these samples",
+            got="NaN or infinity",
         )

@@ -121,12 +121,14 @@ def _settle_(student: nn.Module, trace: Trace, wanted: dict[Axis, int], example:
             where=wrong,
             expected="the teacher's shapes, scaled",
             fix="name the layer in keep",
+            got="other shapes",
         )
     raise ModelError(
         "the carved student does not work as a part of its teacher",
         where=problem.where if problem else type(student).__name__,
         got=problem.got or problem.what if problem else None,
         fix="its forward pass must take sizes from tensors or attributes, not from numbers; or name the layer in keep",
+        expected="a student that answers the example",
     )
 
 

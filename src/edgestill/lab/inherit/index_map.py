@@ -167,8 +167,8 @@ def _pairs(
             raise ModelError(
                 "the index map belongs to other models",
                 where=name,
-                got=f"student {None if mine is None else tuple(mine.shape)}, "
-                f"teacher {None if tensor is None else tuple(tensor.shape)}",
+                got=f"student {None if mine is None else list(mine.shape)}, "
+                f"teacher {None if tensor is None else list(tensor.shape)}",
                 expected="tensors of the shapes in the map",
                 fix="give the teacher and the student that the map was made for",
             )

@@ -152,7 +152,7 @@ def _check_shapes(
             raise ModelError(
                 "a layer does not fit its teacher's",
                 where=name,
-                expected=f"{tuple(mine[name].shape)} (the student's)",
-                got=f"{tuple(tensor.shape)} from {tuple(weights[pairs[name]].shape)}",
+                expected=f"{list(mine[name].shape)} (the student's)",
+                got=f"{list(tensor.shape)} from {list(weights[pairs[name]].shape)}",
                 fix="build the student with the teacher's size there, or pass inherit=False",
             )

@@ -85,6 +85,7 @@ def traced(model: nn.Module, example: Example, *, who: str) -> Trace:
             where=".".join(filter(None, [type(model).__name__, inside])),
             got=f"{type(error).__name__}: {error}",
             fix="it must run on the example, in evaluation mode",
+            expected="a model that runs on the example",
         ) from error
     watch.finish(returned)
     return watch.trace

@@ -120,6 +120,8 @@ def _output(model: nn.Module, trace: Trace, name: str) -> list[Dim]:
             "no module of this name runs",
             where=name,
             fix=f"did you mean {near[0]!r}?" if near and near[0] != name else None,
+            expected="the name of a module that the forward pass reaches",
+            got=repr(name),
         )
     return [dim for dims in trace.made[name] for dim in dims]
 

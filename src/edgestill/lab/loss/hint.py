@@ -98,6 +98,8 @@ class Features:
                 "no forward pass went through this layer",
                 where=self.layer,
                 fix="name a layer that the network uses, and read its features within the with block",
+                expected="one forward pass within the with block",
+                got="none",
             )
         return self._latest
 
@@ -224,7 +226,13 @@ def _layer_of(model: nn.Module, layer: str) -> nn.Module:
     if layer not in layers:
         near = difflib.get_close_matches(layer, layers, n=1)
         fix = f"did you mean {near[0]!r}?" if near else f"known layers: {', '.join(layers)}"
-        raise ModelError("no such layer in this network", where=layer, got=type(model).__name__, fix=fix)
+        raise ModelError(
+            "no such layer in this network",
+            where=layer,
+            got=type(model).__name__,
+            fix=fix,
+            expected=f"the name of a layer of {type(model).__name__}",
+        )
     return layers[layer]
 
 

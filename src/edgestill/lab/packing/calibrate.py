@@ -107,13 +107,37 @@ def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
     return replace(policy, evidence=promise | {"report": _report(policy, report)})
 
 
+def promise_text(policy: Policy) -> str:
+    """What the policy promises on the risk, or why it promises nothing, for people to read.
+
+    A promise is of a threshold, and that threshold of a share of inputs asked about: where the budget allows less, it
+    does not hold.
+    """
+    shown = policy.evidence
+    if not shown.get("promised"):
+        return f"none, since {shown.get('why', 'nothing was calibrated')}"
+    needed = float(str(shown.get("escalated", 0.0)))
+    if needed > policy.escalation_share:
+        return (
+            f"none within the budget: it would take asking about {needed:.0%} of the inputs, and {policy.escalation_share:.0%} "
+            "are allowed"
+        )
+    return (
+        f"of at most {float(str(shown['epsilon'])):.0%} of inputs the answer is wrong although the teacher knows better; "
+        f"true with probability {1 - float(str(shown['delta'])):g}, shown on {shown['n']} samples"
+    )
+
+
 def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tuple[Policy, JsonObject]:
     student, teacher = _probabilities(policy, part)
     confidence = confidence_of(student, policy.measure)
     threshold = threshold_for_share(confidence, policy.escalation_share)
     if not independent:
         groups = len(np.unique(part.groups))
-        why = f"{len(part.labels)} samples of {groups} groups are not independent; the threshold keeps the budget only"
+        why = (
+            f"{len(part.labels)} samples of {groups} group{'' if groups == 1 else 's'} are not independent; "
+            "the threshold keeps the budget only"
+        )
         return replace(policy, threshold=threshold), {"promised": False, "n": groups, "why": why}
     right = teacher.argmax(1) == part.labels
     fused = fuse(teacher, student, policy.alpha)

@@ -76,6 +76,7 @@ def export_onnx(model: nn.Module, example: Tensor) -> bytes:
             where=type(model).__name__,
             got=f"{type(error).__name__}: {error}",
             fix="rewrite the named operator, or bring the student as an ONNX file",
+            expected="operators that have an ONNX form",
         ) from error
     assert program is not None
     return _plain(program.model_proto)

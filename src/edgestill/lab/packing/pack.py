@@ -21,7 +21,7 @@ from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.golden import Golden
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import Figure, accuracy, run_model
-from edgestill.lab.packing.calibrate import Heldout, calibrate
+from edgestill.lab.packing.calibrate import Heldout, calibrate, promise_text
 from edgestill.lab.packing.export import export_onnx, head_of
 from edgestill.lab.packing.quantise import grid_id, quantise
 from edgestill.learn.statistics import Statistics
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from edgestill.lab.data.samples import Samples
 
 REFERENCE: Final = "reference.stats"
-GOLDEN_SAMPLES: Final = 16
+GOLDEN_SAMPLES: Final = (4, 16)
+"""At least and at most: between them as many as `GOLDEN_BYTES` hold."""
+GOLDEN_BYTES: Final = 32_000
 TOLERANCE: Final = 0.05
 
 
@@ -187,8 +189,14 @@ def _reference(engine: OnnxEngine, student: nn.Module, teacher: nn.Module, train
     return empty.add(features, targets)
 
 
+def golden_count(bytes_each: int) -> int:
+    """How many inputs of so many bytes the probe of a bundle brings."""
+    least, most = GOLDEN_SAMPLES
+    return min(most, max(least, GOLDEN_BYTES // bytes_each))
+
+
 def _golden(engine: OnnxEngine, heldout: Samples) -> Golden:
-    inputs = heldout.inputs[_spread(len(heldout), GOLDEN_SAMPLES)]
+    inputs = heldout.inputs[_spread(len(heldout), golden_count(heldout.inputs[0].nbytes))]
     return Golden(input=inputs, logits=run_model(engine, inputs)[0], tolerance=TOLERANCE)
 
 
@@ -217,23 +225,28 @@ def _lineage(
         "evidence": origin.evidence,
         "grid": str(grid_id(model)),
         "metrics": {
-            name: {"accuracy": one.value, "ci95": [one.low, one.high], "n": one.n, "groups": one.groups}
+            name: {
+                "accuracy": one.value,
+                "ci95": [one.low, one.high] if one.bounded else None,
+                "n": one.n,
+                "groups": one.groups,
+            }
             for name, one in figures.items()
         },
     }
 
 
 def _card(title: str, figures: dict[str, Figure], policy: Policy, size: int) -> str:
-    promise = policy.evidence
-    said = "a promise holds" if promise.get("promised") else f"no promise is made: {promise.get('why', '')}"
-    rows = "\n".join(
-        f"| {name} | {one} | {one.n} samples of {one.groups} groups |" for name, one in figures.items()
+    alone = any(one.groups == 1 for one in figures.values())
+    caution = (
+        "They are of one group (a person, a device), which says nothing about others.\n\n" if alone else ""
     )
+    rows = "\n".join(f"| {name} | {one} | {one.rests_on()} |" for name, one in figures.items())
     return (
         f"# {title}\n\n"
         f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(size)}.\n\n"
-        "Accuracy on held-out data, with 95 % intervals over groups:\n\n"
-        f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n"
+        "Accuracy on the held-out data that the policy was fitted on, with 95 % intervals over groups:\n\n"
+        f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n{caution}"
         f"Asks the teacher for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}. "
-        f"Risk: {said}.\n\nMay leave the device: {policy.leaves}.\n"
+        f"Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
     )

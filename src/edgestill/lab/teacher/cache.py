@@ -248,6 +248,7 @@ def _shown_twice(source: Source, ask: Ask) -> Inputs:
             where=f"samples {int(ask.index[0])} to {int(ask.index[-1])} in view {ask.view}",
             expected="the same inputs for the same seed",
             fix="let transforms draw from the generators of Python, numpy or torch, not from one of their own",
+            got="other inputs",
         )
     return once
 
@@ -258,7 +259,7 @@ def _layout(answer: Answer, source: Source, top_k: int | None) -> Layout:
         raise ClassCountError(
             "the teacher gives another number of outputs",
             expected=f"{source.outputs} (the data's)",
-            got=f"{tuple(answer.logits.shape[1:])} (the teacher's)",
+            got=f"{list(answer.logits.shape[1:])} (the teacher's)",
             where="teacher",
             fix="give the teacher a head for this data, or other data",
         )
@@ -314,6 +315,7 @@ def _check_complete(folder: Path, missing: list[Shard]) -> None:
             where=missing[0].path(folder),
             got=f"{len(missing)} missing",
             fix="see what became of the ranks that had to fill them, and open the cache again",
+            expected="all shards that the head names",
         )
 
 

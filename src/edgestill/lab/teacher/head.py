@@ -113,6 +113,7 @@ def _read(path: Path) -> dict[str, Json]:
             where=path,
             got=error.what,
             fix="delete this file: it is written again, and the records that belong to it are kept",
+            expected="a head as this version writes it",
         ) from error
 
 

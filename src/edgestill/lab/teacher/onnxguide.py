@@ -188,4 +188,5 @@ def _check_hint(teacher: nn.Module, inputs: Tensor, hint: str) -> None:
             where=f"hint: {hint}",
             expected="the layer whose output its head takes",
             fix="use LiveGuide, or keep its answers in a cache",
+            got="an ONNX file with one kind of features",
         )

@@ -74,10 +74,20 @@ class Checkpoints:
             state: object = torch.load(self.path, weights_only=True, map_location="cpu")
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(
-                "a checkpoint that cannot be read", where=self.path, got=error, fix=fix
+                "a checkpoint that cannot be read",
+                where=self.path,
+                got=error,
+                fix=fix,
+                expected="a checkpoint of this run",
             ) from error
         if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise DataError("a checkpoint of another version", where=self.path, expected=FORMAT, fix=fix)
+            raise DataError(
+                "a checkpoint of another version",
+                where=self.path,
+                expected=FORMAT,
+                fix=fix,
+                got="another one",
+            )
         if state.get("run") != str(self.run):
             raise DataError(
                 "a checkpoint of another run",

@@ -243,6 +243,7 @@ class _Run:
                 where=f"step {self.step + 1} of {self.steps} (batch {within + 1} of epoch {self.epoch + 1})",
                 got=value,
                 fix="lower the learning rate, or look for bad samples",
+                expected="a finite loss",
             )
         return value
 
