@@ -257,12 +257,13 @@ def test_predict_takes_either_byte_order(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_bundle_shows_what_it_is(bundle: Path) -> None:
-    """`inspect` names version, blobs, digest and card; `--json` the manifest."""
+    """`inspect` names version, blobs, digest and card; `--json` the manifest and the card."""
     shown = edgestill("bundle", "inspect", bundle).stdout
     assert "tiny 1.0.0 for any" in shown
     assert "A tiny model" in shown
     head = json.loads(edgestill("bundle", "inspect", bundle, "--json").stdout)
     assert head["digest"] == str(Bundle.open(bundle).manifest.digest)
+    assert head["card"] == Bundle.open(bundle).read("card.md").decode()
 
 
 def test_a_sound_bundle_is_verified(bundle: Path) -> None:

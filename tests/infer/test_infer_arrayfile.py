@@ -97,7 +97,7 @@ def test_attack_no_damage_escapes_as_another_error(
 def test_an_npz_is_not_taken_for_an_npy_and_the_other_way_round(tmp_path: Path) -> None:
     """Several arrays are not one."""
     np.savez(tmp_path / "a.npz", x=NUMBERS)
-    with pytest.raises(DataError, match="several arrays in one file"):
+    with pytest.raises(DataError, match="named arrays, not one array"):
         read_npy(tmp_path / "a.npz", what="the input")
     np.save(tmp_path / "b.npy", NUMBERS)
     with pytest.raises(DataError, match="not an npz file"):

@@ -30,14 +30,15 @@ def inspect(bundle: Esb, *, as_json: Json = False) -> None:
     """Show what a bundle is made of."""
     opened = Bundle.open(bundle)
     head = opened.manifest
+    card = opened.read("card.md").decode(errors="replace")
     if as_json:
-        typer.echo(json.dumps({"digest": str(head.digest)} | json.loads(head.to_bytes())))
+        typer.echo(json.dumps({"digest": str(head.digest)} | json.loads(head.to_bytes()) | {"card": card}))
         return
     typer.echo(f"{head.name} {head.version} for {head.hardware_class}, {format_size(head.size)}")
     typer.echo(str(head.digest))
     for name, ref in head.blobs.items():
         typer.echo(f"  {name:<16} {format_size(ref.size):>8}  {ref.digest}")
-    typer.echo("\n" + plain(opened.read("card.md").decode(errors="replace")))
+    typer.echo("\n" + plain(card))
 
 
 @app.command()

@@ -52,7 +52,7 @@ def read_npy(path: Path, *, what: str) -> NDArray[np.generic]:
     with _opened(path, what, _ONE) as source:
         if source.read(2) == b"PK":
             raise DataError(
-                "several arrays in one file", where=path, expected=_ONE[1], got="an npz file", fix=_ONE[2]
+                "named arrays, not one array", where=path, expected=_ONE[1], got="an npz file", fix=_ONE[2]
             )
         source.seek(0)
         return _read(source)
