@@ -7,7 +7,20 @@ from pathlib import Path
 from typing import Any, Final
 
 RESULTS: Final = Path(__file__).resolve().parent.parent / "bench" / "results" / "quality.json"
-WAYS: Final = ("plain", "distilled", "torchdistill", "views", "bare", "bare_distilled", "linear")
+WAYS: Final = (
+    "plain",
+    "plain_views",
+    "distilled",
+    "views_kd",
+    "torchdistill",
+    "views",
+    "torchdistill_bare",
+    "unlabelled",
+    "bare",
+    "bare_distilled",
+    "linear",
+)
+COURSES: Final = ("one", "two", "four", "sgd", "adamw", "long", "described")
 STARTS: Final = ("scratch", "inconsistent", "first", "uniform", "random", "magnitude")
 
 
@@ -34,8 +47,9 @@ def intents_table() -> str:
     names = " | ".join(f"{key.removeprefix('each_')} an intent" for key in sizes)
     lines = [f"| trained | {names} |", "|---|" + "---|" * len(sizes)]
     for way in WAYS:
-        row = [part[size]["ways"][way] for size in sizes]
-        lines.append(f"| {row[0]['title']} | {' | '.join(map(_accuracy, row))} |")
+        row = [part[size]["ways"].get(way) for size in sizes]
+        cells = ["" if one is None else _accuracy(one) for one in row]
+        lines.append(f"| {row[0]['title']} | {' | '.join(cells)} |")
     lines.append(f"| teacher | {part['teacher']['mean']:.1f} | {part['teacher']['mean']:.1f} |")
     for gain, first in part[sizes[0]]["gains"].items():
         cells = " | ".join(_gain(part[size]["gains"][gain]) for size in sizes)
@@ -44,21 +58,24 @@ def intents_table() -> str:
 
 
 def digits_table() -> str:
-    """Inheritance on digits, by how the first weights are chosen."""
-    recipes = _part("digits")["recipes"]
-    names = {"sgd": "SGD", "adamw": "AdamW"}
-    lines = ["| first weights | before training | epoch 1, SGD |", "|---|---|---|"]
-    for title in names.values():
-        lines[0] += f" end, {title} | gain at the end, {title} |"
-        lines[1] += "---|---|"
-    for start in STARTS:
-        row = recipes["sgd"]["starts"][start]
-        cells = [row["before"]["title"], _accuracy(row["before"]), _accuracy(row["epoch1"])]
-        for one in (recipes[name] for name in names):
-            cells.append(_accuracy(one["starts"][start]["end"]))
-            cells.append("" if start == "scratch" else _gain(one["gains"][start]["end"]))
-        lines.append(f"| {' | '.join(cells)} |")
+    """Inheritance on digits: budgets as rows, first weights as columns."""
+    courses = _part("digits")["courses"]
+    main = courses["sgd"]
+    titles = [main["starts"][start]["end"]["title"] for start in STARTS]
+    lines = [f"| trained | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    lines.append(_digits_row("not at all", main, "before"))
+    lines.append(_digits_row(f"1 of {main['title']}", main, "epoch1"))
+    lines += [_digits_row(courses[name]["title"], courses[name], "end") for name in COURSES]
     return "\n".join(lines) + "\n"
+
+
+def _digits_row(title: str, course: dict[str, Any], moment: str) -> str:
+    cells = [title]
+    for start in STARTS:
+        accuracy = _accuracy(course["starts"][start][moment])
+        gain = "" if start == "scratch" else f"; {_gain(course['gains'][start][moment])}"
+        cells.append(accuracy + gain)
+    return f"| {' | '.join(cells)} |"
 
 
 def labels_table() -> str:

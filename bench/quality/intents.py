@@ -1,20 +1,22 @@
 """Distilling MiniLM with a linear head into a bag of word-piece embeddings, on CLINC150, with 20 and 100 questions an intent.
 
-- Networks, views and teacher are those of `examples/clinc150.py`. The teacher's head is trained on the whole training
-  split (100 questions an intent), the student on a part of it, as in the route: all data for the teacher, limited data
-  for the student. At 20 an intent each seed draws its own part; at 100 it is all of them.
-- Nothing but the encoder's answers is computed ahead: it is frozen, so its embedding of a view is handed to the teacher's
-  head beside the word-piece ids, to ours and to torchdistill's alike. `VIEWS` views of each question are kept, and the
-  question as it is; a sample's seed says which one is shown.
-- Plain and distilled training begin with the same weights and run for as many epochs at the same schedule. Learning rate,
-  epochs, weight decay, views or none, temperature and soft weight of each were chosen on the validation split, on
-  another draw of the questions than those measured, by some twenty trials of a hand-written loop. The test split was not
-  looked at.
-- Tuning closes most of the gap: weight decay of 0.1 and first embeddings ten times smaller than PyTorch's help plain training
-  more than they help distilling. The pair without them is measured too (`bare`), since that is what one gets unless one looks.
-- torchdistill's `DistillationBox` and `KDLoss` train the same student by the same optimiser, schedule, temperature and
-  weight for as many epochs on the same questions. It is the same mathematics: equal within noise is what to expect.
-- Beside them a linear model on hashed pieces and pairs of pieces (614,550 parameters), plainly trained.
+- Networks are those of `examples/clinc150.py`. The teacher's head is trained on the whole training split (100 questions an
+  intent), the student on a part of it, as in the route: all data for the teacher, limited data for the student. At 20 an
+  intent each seed has a part of its own; at 100 it is all of them.
+- All ways begin with weights of the same seed. Each has its own learning rate, weight decay, first embeddings, batch, loss,
+  averaging of weights, epochs (at most `EPOCHS`) and so on, chosen on the validation split: see `bench/tune_quality.py` and its
+  results. The test split was not looked at for any choice.
+- Views (`quality.intent_views`) are made of a student's own questions, and of the pieces that the teacher's vocabulary has. The
+  distilled student is told what the teacher says of each. Plain training may have them too, with the label of the question
+  (`plain_views`, without mixed ones, which have no label of their own). The gain is told over both: plain training as it
+  is usually done, and plain training that was lent these views.
+- torchdistill's `DistillationBox` and `KDLoss` train the same student for as many epochs, on the same views and without any. It
+  has neither DKD nor the average of the last weights, so its recipe is the best without these. `views_kd` is our loop with that
+  very recipe. It is the same mathematics: equal within noise is what to expect of the two.
+- A teacher can label what nobody has: `unlabelled` is shown the other 80 questions of each intent too, without labels. It is not
+  compared as if it had the limited questions only.
+- `bare` is what one gets without looking at weight decay and first weights: it tells how much of a gain is that.
+- Beside them a linear model on hashed pieces and pairs of pieces (614,550 parameters), plainly trained, with settings of its own.
 """
 
 from __future__ import annotations
@@ -22,38 +24,36 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgestill.core.digest import Digest
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.data.seeds import view_seeds
-from edgestill.lab.data.source import Ask, Batch
-from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.score import scores
 from edgestill.lab.teacher.guide import LiveGuide
 from edgestill.lab.training.train import Lesson, train_
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-from clinc150 import SHARPNESS, BagStudent, Encoder, PieceDropout, read, some
+from clinc150 import BagStudent
 
+from quality.intent_views import FAMILIES, VIEWS, Seen, SeenSource, load, parts_of, views_of
 from quality.record import Scores, gain_json
 from quality.torchdistill_box import torchdistill
+from quality.tuned import chosen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-VIEWS: Final = 4
+    from edgestill.core.jsonio import JsonObject
+
 EACH: Final = (20, 100)
-EPOCHS: Final = {20: 60, 100: 15}
-_TUNED: Final = Recipe(batch=64, lr=1e-2, weight_decay=0.1)
-_SOFT: Final = {"soft_weight": 0.9, "tau": 2.0}
+EPOCHS: Final = {20: 240, 100: 60}
+_BARE: Final = Recipe(lr=1e-2, batch=128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,88 +62,51 @@ class Way:
 
     Attributes:
         title: in tables.
-        recipe: but for seed and epochs.
+        shown: families of views it is shown beside the questions as they are, each as often as the others.
+        distils: whether it asks the teacher.
+        tuned: whose choices it takes; empty where it is `recipe` and `std` as they stand.
+        recipe: what is not tuned, but for epochs and seed.
         std: of the embeddings' first values.
-        views: whether the student is shown views.
     """
 
     title: str
-    recipe: Recipe
-    std: float = 0.1
-    views: bool = False
+    shown: tuple[str, ...] = ()
+    distils: bool = False
+    tuned: str = ""
+    recipe: Recipe = _BARE
+    std: float = 1.0
 
 
 WAYS: Final = {
-    "plain": Way("plain training", _TUNED),
-    "distilled": Way("distilled", replace(_TUNED, **_SOFT)),
-    "torchdistill": Way("torchdistill KDLoss", replace(_TUNED, **_SOFT)),
-    "views": Way("distilled, with views of dropped pieces", replace(_TUNED, **_SOFT), views=True),
-    "bare": Way("plain, PyTorch's first weights and no decay", replace(_TUNED, weight_decay=0.0), std=1.0),
-    "bare_distilled": Way(
-        "distilled, PyTorch's first weights and no decay", replace(_TUNED, weight_decay=0.0, **_SOFT), std=1.0
+    "plain": Way("plain training", tuned="plain"),
+    "plain_views": Way("plain, with near views", ("near",), tuned="plain_views"),
+    "distilled": Way("distilled, without views", distils=True, tuned="distilled"),
+    "views": Way("distilled, with near and mixed views", FAMILIES, distils=True, tuned="views"),
+    "views_kd": Way("distilled, the same views, by KD alone", FAMILIES, distils=True, tuned="views_kd"),
+    "torchdistill": Way("torchdistill KDLoss, the same views", FAMILIES, distils=True, tuned="views_kd"),
+    "torchdistill_bare": Way("torchdistill KDLoss, without views", distils=True, tuned="distilled_kd"),
+    "unlabelled": Way(
+        "distilled, and told of the other 80 an intent", FAMILIES, distils=True, tuned="views_kd"
     ),
-    "linear": Way("hashed-bigram linear model, plain", _TUNED),
+    "bare": Way("plain, PyTorch's first weights and no decay"),
+    "bare_distilled": Way(
+        "distilled, PyTorch's first weights and no decay",
+        distils=True,
+        recipe=replace(_BARE, soft_weight=0.9, tau=2.0),
+    ),
+    "linear": Way("hashed-bigram linear model, plain", tuned="linear"),
 }
 GAINS: Final = (
-    ("distilled", "plain"),
-    ("distilled", "torchdistill"),
     ("views", "plain"),
+    ("views", "plain_views"),
+    ("views", "torchdistill"),
+    ("views_kd", "torchdistill"),
+    ("distilled", "torchdistill_bare"),
+    ("distilled", "plain"),
+    ("plain_views", "plain"),
     ("bare_distilled", "bare"),
-    ("distilled", "linear"),
+    ("views", "linear"),
 )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """A split as word-piece ids `[V, N, L]` and the encoder's embeddings `[V, N, 384]`, the first as they are."""
-
-    ids: Tensor
-    embeddings: Tensor
-    labels: Tensor
-
-    def part(self, chosen: NDArray[np.int64]) -> Seen:
-        """Some questions."""
-        return Seen(self.ids[:, chosen], self.embeddings[:, chosen], self.labels[chosen])
-
-    @property
-    def plain(self) -> Seen:
-        """Without views."""
-        return Seen(self.ids[:1], self.embeddings[:1], self.labels)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SeenSource:
-    """Questions for `train_`: inputs are ids and embedding of the view that a sample's seed names."""
-
-    seen: Seen
-    outputs: int
-    task: Final = "classes"
-    labelled: Final = True
-
-    @property
-    def augmented(self) -> bool:
-        """Whether there are views."""
-        return len(self.seen.ids) > 1
-
-    @property
-    def digest(self) -> Digest:
-        """Of the questions as they are."""
-        return Digest.of_chunks([self.seen.ids[0].numpy().tobytes(), self.seen.labels.numpy().tobytes()])
-
-    @property
-    def views_digest(self) -> Digest:
-        """Of all views."""
-        return Digest.of(self.seen.ids.contiguous().numpy().tobytes())
-
-    def __len__(self) -> int:
-        return len(self.seen.labels)
-
-    def batches(self, asks: Sequence[Ask]) -> Iterator[Batch]:
-        """One batch an ask."""
-        for ask in asks:
-            view = np.zeros(len(ask.index), np.int64) if ask.seeds is None else ask.seeds % len(self.seen.ids)
-            at = torch.from_numpy(view.astype(np.int64)), torch.from_numpy(ask.index)
-            yield Batch((self.seen.ids[at], self.seen.embeddings[at]), self.seen.labels[at[1]])
 
 
 class FromIds(nn.Module):
@@ -168,7 +131,7 @@ class FromEmbedding(nn.Module):
 
     def forward(self, _ids: Tensor, embedding: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.head(embedding.float())
+        logits: Tensor = self.head(embedding)
         return logits
 
 
@@ -191,38 +154,6 @@ class BigramLinear(nn.Module):
         return total / there.sum(1).clamp_min(1).sqrt() + self.bias
 
 
-def prepare(folder: Path, kept: Path, *, quick: bool, say: Callable[[str], None]) -> Path:
-    """Asks the encoder about every view of every question, once; the answers are in the file that is returned."""
-    splits, _names = read(folder, 5 if quick else 150)
-    encoder = Encoder()
-    views = 1 if quick else VIEWS
-    key = Digest.of(
-        f"{weights_digest(encoder)}{splits['train'].digest}{views}{PieceDropout()}{PieceDropout.version}{SHARPNESS}".encode()
-    )
-    path = kept / f"intents-{str(key)[-16:]}.pt"
-    if path.exists():
-        return path
-    found = {}
-    for name, samples in splits.items():
-        ids = torch.from_numpy(samples.inputs)
-        seeds = [view_seeds(0, view, np.arange(len(ids))) for view in range(1, views + 1)]
-        shown = [ids, *(PieceDropout()(ids, one) for one in seeds)] if name == "train" else [ids]
-        say(f"intents: encoding {len(shown)} views of {name}")
-        said = [answers(encoder, one).half() for one in shown]
-        found[name] = {
-            "ids": torch.stack(shown),
-            "embeddings": torch.stack(said),
-            "labels": torch.from_numpy(samples.labels),
-        }
-    torch.save(found, path)
-    return path
-
-
-def load(path: Path) -> dict[str, Seen]:
-    """The splits."""
-    return {name: Seen(**one) for name, one in torch.load(path, weights_only=True).items()}
-
-
 def teacher_for(train: Seen, intents: int) -> FromEmbedding:
     """The head, trained on all questions as they are."""
     torch.manual_seed(0)
@@ -232,42 +163,86 @@ def teacher_for(train: Seen, intents: int) -> FromEmbedding:
     return FromEmbedding(head)
 
 
-def draw(train: Seen, each: int, seed: int) -> Seen:
-    """The student's questions."""
-    samples = Samples.of(train.ids[0].numpy(), train.labels.numpy())
-    return train.part(some(samples, each, seed).groups)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a way is trained with.
+
+    Attributes:
+        recipe: complete.
+        std: of the embeddings' first values.
+        originals: how often a question is shown as it is, where each family of views is shown once.
+    """
+
+    recipe: Recipe
+    std: float
+    originals: int = 1
+
+    @classmethod
+    def of(cls, name: str, each: int, seed: int, told: Mapping[str, Any] | None = None) -> Choice:
+        """Of one of `WAYS`: as it stands, with what was tuned, or with what is `told`."""
+        way = WAYS[name]
+        if told is None:
+            told = chosen("intents")[f"each_{each}"][way.tuned] if way.tuned else {}
+        values = {key: told[key] for key in told.keys() - {"std", "originals", "validation"}}
+        recipe = replace(way.recipe, **{"epochs": EPOCHS[each] // 2, "seed": seed} | values)
+        if name == "unlabelled":  # as many steps, though there is five times as much to see
+            recipe = replace(recipe, epochs=max(1, recipe.epochs * each // 100), soft_weight=1.0)
+        return cls(recipe, told.get("std", way.std), int(told.get("originals", 1)))
 
 
-def student_for(intents: int, seed: int, std: float) -> FromIds:
-    """A new one."""
-    torch.manual_seed(seed)
-    return FromIds(BagStudent(intents, std=std))
+class World:
+    """The splits, the teacher, and who is shown what."""
+
+    def __init__(self, path: Path) -> None:
+        self.splits = load(path)
+        self.train = self.splits["train"]
+        self.intents = int(self.train.labels.max()) + 1
+        self.views = (len(self.train.ids) - 1) // 2
+        self.teacher = teacher_for(self.train, self.intents)
+        self.parts = parts_of(self.train.labels.numpy())
+
+    def judge(self, split: str) -> SeenSource:
+        """The questions of another split."""
+        return SeenSource(self.splits[split], self.intents)
+
+    def lesson(self, name: str, each: int, choice: Choice) -> SeenSource:
+        """What a way of that name is shown."""
+        own = np.flatnonzero(self.parts == choice.recipe.seed) if each == 20 else np.arange(len(self.parts))
+        seen = self.train.unlabelled(own) if name == "unlabelled" else self.train.part(own)
+        views = views_of(WAYS[name].shown, self.views, originals=choice.originals)
+        return SeenSource(seen.shown(views), self.intents)
+
+    def learned(self, name: str, each: int, choice: Choice) -> nn.Module:
+        """A student trained in one of `WAYS`."""
+        shown, recipe = self.lesson(name, each, choice), choice.recipe
+        torch.manual_seed(recipe.seed)
+        student = FromIds(
+            BigramLinear(self.intents) if name == "linear" else BagStudent(self.intents, std=choice.std)
+        )
+        if name.startswith("torchdistill"):
+            return torchdistill(self.teacher, student, shown, recipe)
+        guide = LiveGuide(self.teacher) if WAYS[name].distils else None
+        return train_(student, Lesson(source=shown, guide=guide), recipe)
 
 
-def learned(name: str, limited: Seen, teacher: FromEmbedding, recipe: Recipe) -> nn.Module:
-    """A student trained in one of `WAYS`."""
-    way, intents = WAYS[name], teacher.head.out_features
-    shown = SeenSource(limited if way.views else limited.plain, intents)
-    student = student_for(intents, recipe.seed, way.std)
-    if name == "torchdistill":
-        return torchdistill(teacher, student, shown, recipe)
-    if name == "linear":
-        student = FromIds(BigramLinear(intents))
-    guide = LiveGuide(teacher) if recipe.soft_weight else None
-    return train_(student, Lesson(source=shown, guide=guide), recipe)
+def ways_for(each: int) -> list[str]:
+    """With all questions labelled there are no others."""
+    return [name for name in WAYS if each < 100 or name != "unlabelled"]
 
 
 def run(path: Path, each: int, seed: int, *, quick: bool) -> dict[str, NDArray[np.float64]]:
     """The scores of every way on the test split, and the teacher's."""
-    splits = load(path)
-    intents = int(splits["train"].labels.max()) + 1
-    teacher = teacher_for(splits["train"], intents)
-    test = SeenSource(splits["test"], intents)
-    limited = draw(splits["train"], each, seed)
-    found = {"teacher": scores(teacher, test)}
-    for name, way in WAYS.items():
-        recipe = replace(way.recipe, seed=seed, epochs=2 if quick else EPOCHS[each])
-        found[name] = scores(learned(name, limited, teacher, recipe), test)
+    world = World(path)
+    test = world.judge("test")
+    found = {"teacher": scores(world.teacher, test)}
+    for name in ways_for(each):
+        choice = Choice.of(name, each, seed)
+        if name == "views_kd" and choice == Choice.of("views", each, seed):
+            found[name] = found["views"]  # the same run
+            continue
+        if quick:
+            choice = replace(choice, recipe=replace(choice.recipe, epochs=2))
+        found[name] = scores(world.learned(name, each, choice), test)
     return found
 
 
@@ -275,15 +250,20 @@ def summed(found: dict[int, list[dict[str, NDArray[np.float64]]]]) -> dict[str, 
     """All seeds of both sizes as JSON."""
     told: dict[str, object] = {
         "teacher": Scores("teacher", [found[20][0]["teacher"]]).as_json(),
-        "views": VIEWS,
+        "views_of_a_family": VIEWS,
     }
     for each, seeds in found.items():
-        ways = {name: Scores(way.title, [one[name] for one in seeds]) for name, way in WAYS.items()}
+        ways = {name: Scores(WAYS[name].title, [one[name] for one in seeds]) for name in ways_for(each)}
         told[f"each_{each}"] = {
-            "epochs": EPOCHS[each],
-            "ways": {
-                name: one.as_json() | {"recipe": WAYS[name].recipe.as_json()} for name, one in ways.items()
-            },
+            "ways": {name: one.as_json() | _settings(name, each) for name, one in ways.items()},
             "gains": {f"{ours}_over_{theirs}": gain_json(ways[ours], ways[theirs]) for ours, theirs in GAINS},
         }
     return told
+
+
+def _settings(name: str, each: int) -> JsonObject:
+    choice = Choice.of(name, each, 0)
+    shown: JsonObject = {"as they are": choice.originals if WAYS[name].shown else 1} | dict.fromkeys(
+        WAYS[name].shown, 1
+    )
+    return {"shown": shown, "std": choice.std, "recipe": choice.recipe.as_json()}

@@ -90,9 +90,9 @@ def summed(seeds: list[dict[str, dict[str, NDArray[np.float64]]]]) -> dict[str, 
         ways = {way: Scores(title, [one[str(share)][way] for one in seeds]) for way, title in WAYS.items()}
         shares[str(share)] = {
             "labelled": 4000 * share // 100,
-            "epochs": epochs,
+            "recipe": replace(STUDENT, epochs=epochs).as_json(),
             "ways": {way: one.as_json() for way, one in ways.items()},
             "gains": {way: gain_json(one, ways["plain"]) for way, one in ways.items() if way != "plain"},
         }
     teacher = Scores("teacher", [seeds[0]["teacher"]["all"]])
-    return {"teacher": teacher.as_json(), "recipe": STUDENT.as_json() | SOFT, "shares": shares}
+    return {"teacher": teacher.as_json(), "distilled_with": SOFT, "shares": shares}

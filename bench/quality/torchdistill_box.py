@@ -11,20 +11,23 @@ from torch.utils.data import Dataset, RandomSampler
 
 if TYPE_CHECKING:
     from edgestill.lab.recipe import Recipe
-    from quality.intents import SeenSource
+    from quality.intent_views import SeenSource
 
 
 class _Questions(Dataset[object]):
+    """A dataset as torchdistill wants it; where there are views, each question is shown in one that is drawn."""
+
     def __init__(self, source: SeenSource) -> None:
-        self.seen = source.seen
+        self.source = source
 
     def __len__(self) -> int:
-        return len(self.seen.labels)
+        return len(self.source)
 
-    def __getitem__(self, place: int) -> tuple[tuple[Tensor, Tensor], int]:
+    def __getitem__(self, place: int) -> tuple[tuple[Tensor, ...], int]:
         """Inputs and label."""
-        inputs = self.seen.ids[0, place], self.seen.embeddings[0, place]
-        return inputs, int(self.seen.labels[place])
+        seen = self.source.seen
+        view = int(torch.randint(len(seen.ids), ()))
+        return (seen.ids[view, place].long(), seen.embeddings[view, place].float()), int(seen.labels[place])
 
 
 class _Both(nn.Module):
