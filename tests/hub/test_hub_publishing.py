@@ -361,6 +361,7 @@ def test_the_hub_keeps_its_metadata_fresh(there: World, tmp_path: Path) -> None:
         there.clock.advance(Settings().metadata_lifetime * 0.6)
         device.poll()
         trusted.refresh()
+        assert list(trusted.targets()) == [T1]
 
 
 def test_without_a_living_hub_metadata_expires(there: World, tmp_path: Path) -> None:

@@ -229,8 +229,9 @@ def test_answers_come_to_the_inputs_device(tmp_path: Path) -> None:
 
 def test_rounding_is_not_taken_for_another_teacher(tmp_path: Path) -> None:
     """Another machine's last digits, or a teacher in half precision, still are this teacher."""
-    open_cache(tmp_path)
-    open_cache(tmp_path, teacher=Counting(net(scale=3.02)))
+    before = open_cache(tmp_path).cost()
+    again = open_cache(tmp_path, teacher=Counting(net(scale=3.02))).cost()
+    assert (again.filled, again.found) == (0, before.filled)
 
 
 def test_a_cut_or_missing_file_is_filled_again_alone(tmp_path: Path) -> None:
