@@ -39,6 +39,7 @@ LIBRARIES: dict[str, set[str]] = {
         "torch",
         "onnx",
         "onnxruntime",
+        "onnx_ir",
         "onnxscript",
         "lightning_fabric",
         "safetensors",

@@ -94,11 +94,12 @@ def test_exporting_leaves_the_teacher_as_it_was() -> None:
 
 
 def test_a_teacher_that_int8_spoils_is_refused() -> None:
-    """One whose classes differ by less than a step of its grid: the text says to leave out int8."""
+    """One of whose hidden units is so large that all others are less than a step: the text says to leave out int8."""
     model = bare()
     with torch.no_grad():
-        model.head.weight *= 1e-4
-        model.head.bias.copy_(torch.tensor([5.0, 5.0, 5.0]))
+        model.hidden.weight[0] *= 1e4
+        model.head.weight[:, 0] = 0
+        model.head.bias.zero_()
     with pytest.raises(
         ModelError,
         match=r"the int8 teacher does not say what the module says; at Bare; expected an agreement",

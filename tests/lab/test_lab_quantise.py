@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from lab_worlds import HELDOUT, TRAIN, teacher
+from lab_worlds import HELDOUT, TRAIN, image_net, images, motion_net, stir_, teacher
+from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
 from edgestill.core.hardware import HardwareClass
@@ -16,7 +17,7 @@ from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.measure import run_model
 from edgestill.lab.packing.export import export_onnx
-from edgestill.lab.packing.quantise import grid_id, quantise, saturates
+from edgestill.lab.packing.quantise import Grid, grid_id, quantise, saturates
 
 VNNI = HardwareClass("x86_64-vnni-onnxruntime")
 AVX2 = HardwareClass("x86_64-avx2-onnxruntime")
@@ -106,6 +107,116 @@ def test_the_grid_is_named_by_scales_and_zero_points_only() -> None:
     assert grid_id(changed(model, "_quantized")) == grid_id(model)
     names = {grid_id(changed(model, ending)) for ending in ("_scale", "_zero_point")}
     assert len(names | {grid_id(model), grid_id(int8(AVX2))}) == 4
+
+
+def test_the_scaling_of_inputs_and_the_logits_stay_in_floats() -> None:
+    """No code stands between the sensor and the first layer's own, nor between the last layer and who reads its logits."""
+    model = export_onnx(stir_(motion_net(4, 4, 6)), torch.from_numpy(TRAIN.inputs[:2]))
+    proto = onnx.load_from_string(quantise(model, TRAIN.inputs, VNNI))
+    made = {name: node for node in proto.graph.node for name in node.output}
+    first = next(node for node in proto.graph.node if node.op_type == "QuantizeLinear")
+    assert made[first.input[0]].op_type == "Mul"
+    assert made["logits"].op_type == "Gemm"
+    assert not any(one.name.startswith("logits") for one in proto.graph.initializer)
+
+
+class Mixed(nn.Module):
+    """Layers whose channels stand on other axes: a table, a bare matrix, a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(40, 6)
+        self.matrix = nn.Parameter(torch.randn(6, 5))
+        self.wider = nn.ConvTranspose1d(5, 4, 3)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`[N, L]` to logits."""
+        x = (self.table(ids) @ self.matrix).transpose(1, 2)
+        logits: Tensor = self.head(torch.relu(self.wider(x)).mean(2))
+        return logits
+
+
+@cache
+def mixed() -> tuple[bytes, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+    """Its file, and token ids."""
+    torch.manual_seed(0)
+    ids = torch.randint(0, 40, (48, 7))
+    return export_onnx(Mixed(), ids[:2]), ids.numpy()
+
+
+def moved(model: bytes, by: float) -> bytes:
+    """The float model with every weight and bias a little elsewhere."""
+    proto, random = onnx.load_from_string(model), np.random.default_rng(3)
+    for one in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(one)
+        if array.dtype == np.float32 and array.ndim:
+            noise = random.normal(size=array.shape).astype(np.float32)
+            one.CopyFrom(onnx.numpy_helper.from_array(array + by * noise, one.name))
+    return bytes(proto.SerializeToString())
+
+
+def test_the_next_version_can_stay_on_its_parents_grid() -> None:
+    """Other weights, the same scales and zero points, also where channels stand on other axes; and it still answers."""
+    for model, inputs in ((fp32(), TRAIN.inputs), mixed()):
+        parent = quantise(model, inputs, VNNI)
+        grid, later = Grid.of(parent), moved(model, 0.01)
+        kept, own = quantise(later, inputs, VNNI, grid=grid), quantise(later, inputs, VNNI)
+        assert Grid.of(kept).id == grid.id
+        assert Grid.of(own).id != grid.id
+        assert kept != parent
+        wanted = run_model(OnnxEngine(later), inputs)[0]
+        for ours in (kept, own):
+            assert (
+                np.abs(run_model(OnnxEngine(ours), inputs)[0] - wanted).mean() < 0.03 * np.abs(wanted).max()
+            )
+
+
+def test_the_same_model_on_its_own_grid_is_the_same_file() -> None:
+    """Nothing of a grid is lost when it is read from a file."""
+    for model, inputs in ((fp32(), TRAIN.inputs), mixed()):
+        file = quantise(model, inputs, VNNI)
+        assert quantise(model, inputs, VNNI, grid=Grid.of(file)) == file
+
+
+def test_weights_that_have_outgrown_the_grid_are_counted() -> None:
+    """None of the file that made it; of one whose weights are twice as large, the larger half of each channel."""
+    grid = Grid.of(int8(VNNI))
+    assert grid.clipped(fp32()) == 0
+    proto = onnx.load_from_string(fp32())
+    for one in proto.graph.initializer:
+        if one.name in grid.steps:
+            one.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(one), one.name))
+    share = grid.clipped(proto.SerializeToString())
+    weights = [onnx.numpy_helper.to_array(one) for one in onnx.load_from_string(fp32()).graph.initializer]
+    wanted = [
+        np.abs(one) > 0.5 * (127.5 / 127) * np.abs(one).max(axis=tuple(range(1, one.ndim)), keepdims=True)
+        for one in weights
+        if one.ndim > 1 and len(one) != 1
+    ]
+    assert share == pytest.approx(
+        sum(one.sum() for one in wanted) / sum(one.size for one in wanted), abs=0.02
+    )
+
+
+def test_the_grid_of_another_network_is_refused() -> None:
+    """A layer of another width: the error names it, and both numbers."""
+    other = export_onnx(image_net(3, 4, 5), torch.from_numpy(images(2)))
+    narrow = Grid.of(quantise(other, images(8), VNNI))
+    with pytest.raises(
+        ModelError,
+        match=r"the grid is of another network; at head\.weight; expected 10 channels \(the grid's\); got \[3, 12\]",
+    ):
+        quantise(fp32(), TRAIN.inputs, VNNI, grid=narrow)
+
+
+def test_named_nodes_stay_in_floats() -> None:
+    """A layer that int8 would spoil keeps its weights, and the others do not."""
+    node = next(one for one in onnx.load_from_string(fp32()).graph.node if one.op_type == "Conv")
+    kept = quantise(fp32(), TRAIN.inputs, VNNI, in_floats=[node.name])
+    assert len(codes(kept)) == len(codes(int8(VNNI))) - 1
+    floats = {one.name for one in onnx.load_from_string(kept).graph.initializer if one.data_type == 1}
+    assert node.input[1] in floats
 
 
 def test_what_cannot_be_quantised_is_said() -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
 from edgestill.core.extras import require
+from edgestill.lab.packing.passes import through
+from edgestill.lab.packing.scaling import MergeScaling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +81,7 @@ def export_onnx(model: nn.Module, example: Tensor) -> bytes:
             expected="operators that have an ONNX form",
         ) from error
     assert program is not None
-    return _plain(program.model_proto)
+    return through(_plain(program.model_proto), [MergeScaling()])
 
 
 @final

@@ -1,34 +1,46 @@
-"""int8 for the device: static, per channel, in QDQ form.
+"""int8 for the device: static, per channel, in QDQ form, on a grid that can stay.
 
 - Weights become int8 and activations uint8 ("u8s8"), which on x86 is two to four times faster than int8 with int8.
 - On x86 without VNNI the instruction that adds two u8s8 products saturates at 16 bits: sums are silently cut, and with
   a scale per channel, which uses the whole int8 range, a model can fall from 79 % to 34 %. There the weights keep to
   7 bits, which cannot saturate. This is one reason why a bundle belongs to a hardware class.
 - The ranges of the activations come from calibration inputs; which ones is part of the lineage.
+- What comes before the first layer (the scaling of the sensor's numbers) stays in floats: to quantise each step of it
+  costs time and digits, and gains nothing. So do the logits, which nothing reads on the device but a softmax.
+- A `Grid` is all scales and zero points of a file. A next version quantised on its parent's grid differs from it in
+  integer codes only, so that patches between them are small; weights that have outgrown it are cut, and counted.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ModelError
-from edgestill.lab.packing.export import INPUT
+from edgestill.lab.packing.export import INPUT, LOGITS
+from edgestill.lab.packing.graph import constant, read, written
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from numpy.typing import NDArray
 
     from edgestill.core.hardware import HardwareClass
 
+LAYERS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU"})
+"""Operators with weights, which int8 makes smaller and faster; the others only pass codes on."""
 _BATCH: Final = 32
+_LARGEST: Final = 127
 
 
 def saturates(hardware_class: HardwareClass) -> bool:
@@ -37,16 +49,103 @@ def saturates(hardware_class: HardwareClass) -> bool:
     return architecture == "x86_64" and instructions != "vnni"
 
 
-def quantise(model: bytes, calibration: NDArray[np.generic], hardware_class: HardwareClass) -> bytes:
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """How one tensor's numbers become codes: `round(x / scale) + zero`.
+
+    Attributes:
+        scale: one number, or `[C]`.
+        zero: of the same shape.
+        axis: of the channels; None where there is one number for all.
+    """
+
+    scale: NDArray[np.float32]
+    zero: NDArray[np.integer]
+    axis: int | None
+
+    def along(self, tensor: NDArray[np.generic]) -> NDArray[np.float32]:
+        """The scale, to be broadcast over the tensor."""
+        if self.axis is None:
+            return self.scale
+        shape = [1] * tensor.ndim
+        shape[self.axis] = -1
+        return self.scale.reshape(shape)
+
+    @property
+    def overrides(self) -> list[dict[str, Any]]:
+        """As onnxruntime's quantiser wants to be told."""
+        kind = _TYPES[self.zero.dtype.name]
+        channels = {} if self.axis is None else {"axis": self.axis}
+        return [
+            {"quant_type": kind, "scale": np.array(scale), "zero_point": np.array(zero)} | channels
+            for scale, zero in zip(np.atleast_1d(self.scale), np.atleast_1d(self.zero), strict=True)
+        ]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """The scales and zero points of an int8 file, by the name of the tensor that they are of."""
+
+    steps: Mapping[str, Step]
+
+    @classmethod
+    def of(cls, model: bytes) -> Self:
+        """Of a file that `quantise` made; empty for one in floats."""
+        graph = read(model).graph
+        found: dict[str, Step] = {}
+        for node in graph:
+            if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+                continue
+            scale, zero = (_numbers(one) for one in node.inputs[1:3])
+            axis = node.attributes["axis"].as_int() if scale.ndim else None
+            if zero.dtype != np.int32:  # a bias, whose scale is that of its input by that of its weight
+                found[str(node.inputs[1].name).removesuffix("_scale")] = Step(scale, zero, axis)  # type: ignore[union-attr]  # it was read above
+        return cls(found)
+
+    @property
+    def id(self) -> Digest:
+        """The digest of all scales and zero points, by name."""
+        return Digest.of_chunks(
+            part
+            for name, step in sorted(self.steps.items())
+            for part in (name.encode(), step.scale.tobytes(), step.zero.tobytes())
+        )
+
+    def clipped(self, model: bytes) -> float:
+        """The share of a float file's weights that lie beyond this grid and are cut; 0 where it has none of them."""
+        beyond = total = 0
+        for one in onnx.load_from_string(model).graph.initializer:
+            step = self.steps.get(one.name)
+            if step is not None:
+                weight = onnx.numpy_helper.to_array(one)
+                beyond += int((np.abs(weight) > step.along(weight) * (_LARGEST + 0.5)).sum())
+                total += weight.size
+        return beyond / total if total else 0.0
+
+
+_TYPES: Final = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
+
+
+def quantise(
+    model: bytes,
+    calibration: NDArray[np.generic],
+    hardware_class: HardwareClass,
+    *,
+    grid: Grid | None = None,
+    in_floats: Iterable[str] = (),
+) -> bytes:
     """The model in int8.
 
     Args:
         model: fp32 ONNX with one input `input`.
         calibration: `[N, ...]`, inputs as the sensor gives them; a few hundred suffice.
         hardware_class: where it will run.
+        grid: of the version that it follows; by default its own.
+        in_floats: names of nodes that stay as they are.
 
     Raises:
-        ModelError: the quantiser refused.
+        ModelError: the quantiser refused, or the grid is of another network.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -56,6 +155,8 @@ def quantise(model: bytes, calibration: NDArray[np.generic], hardware_class: Har
         logging.getLogger().setLevel(logging.ERROR)  # its advice to pre-process appears although we do
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            graph = ir.load(prepared).graph
+            overrides = {} if grid is None else _overrides(grid, graph)
             quantization.quantize_static(
                 str(prepared),
                 str(target),
@@ -65,7 +166,11 @@ def quantise(model: bytes, calibration: NDArray[np.generic], hardware_class: Har
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
                 reduce_range=saturates(hardware_class),
+                nodes_to_exclude=[*in_floats, *_before_layers(graph)],
+                extra_options={"TensorQuantOverrides": overrides},
             )
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(
                 "the model cannot be quantised",
@@ -76,21 +181,70 @@ def quantise(model: bytes, calibration: NDArray[np.generic], hardware_class: Har
             ) from error
         finally:
             logging.getLogger().setLevel(quiet)
-        return target.read_bytes()
+        return _with_float_logits(ir.load(target))
 
 
 def grid_id(model: bytes) -> Digest:
-    """Names the quantisation grid: the digest of all scales and zero points, by name.
+    """Names the quantisation grid. Two versions with the same grid differ in integer codes only."""
+    return Grid.of(model).id
 
-    Two versions with the same grid differ in integer codes only, so that patches between them are small.
-    """
-    proto = onnx.load_from_string(model)
-    grids = sorted(
-        (one.name, onnx.numpy_helper.to_array(one).tobytes())
-        for one in proto.graph.initializer
-        if one.name.endswith(("_scale", "_zero_point"))
-    )
-    return Digest.of_chunks(part for name, data in grids for part in (name.encode(), data))
+
+def _before_layers(graph: ir.Graph) -> list[str]:
+    """The nodes that no layer comes before."""
+    after: set[int] = set()
+    for node in graph:
+        if node.op_type in LAYERS or any(id(value) in after for value in node.inputs):
+            after.update(id(value) for value in node.outputs)
+    return [str(node.name) for node in graph if not any(id(value) in after for value in node.outputs)]
+
+
+def _with_float_logits(model: ir.Model) -> bytes:
+    """The logits as the last layer computes them, not rounded to codes and back."""
+    outputs = model.graph.outputs
+    for at, output in enumerate(outputs):
+        codes = _taken_by("DequantizeLinear", output)
+        floats = _taken_by("QuantizeLinear", codes)
+        if output.name == LOGITS and floats is not None and not output.uses():
+            output.name, floats.name = f"{LOGITS}_rounded", LOGITS
+            floats.shape, floats.type = output.shape, output.type
+            outputs[at] = floats
+            model.graph.remove([one for one in (output.producer(), codes and codes.producer()) if one])
+    return written(model)
+
+
+def _taken_by(kind: str, made: ir.Value | None) -> ir.Value | None:
+    """What an operator of this kind made the value of; None where another made it."""
+    node = None if made is None else made.producer()
+    return node.inputs[0] if node is not None and node.op_type == kind else None
+
+
+def _overrides(grid: Grid, graph: ir.Graph) -> dict[str, list[dict[str, Any]]]:
+    """The grid, after a look whether every weight has as many channels as it has scales."""
+    for name, step in grid.steps.items():
+        value = graph.initializers.get(name)
+        shape = () if value is None or value.shape is None else value.shape.numpy()
+        if step.axis is not None and shape[step.axis : step.axis + 1] != (len(step.scale),):
+            raise ModelError(
+                "the grid is of another network",
+                where=name,
+                expected=f"{len(step.scale)} channels (the grid's)",
+                got=list(shape) if value is not None else "no such weight",
+                fix="quantise it on a grid of its own",
+            )
+    return {name: step.overrides for name, step in grid.steps.items()}
+
+
+def _numbers(value: ir.Value | None) -> NDArray[Any]:
+    found = constant(value)
+    if found is None:
+        raise ModelError(
+            "a scale is no constant",
+            where="model.onnx",
+            expected="static quantisation",
+            got="a scale that is computed",
+            fix="quantise it with edgestill",
+        )
+    return found
 
 
 @final

@@ -1,0 +1,51 @@
+"""ONNX files as graphs that can be changed, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from edgestill.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+
+def read(model: bytes) -> ir.Model:
+    """The model as a graph.
+
+    Raises:
+        ModelError: not an ONNX file.
+    """
+    try:
+        return ir.from_proto(onnx.load_from_string(model))
+    except Exception as error:  # protobuf's classes share no other base
+        raise ModelError(
+            "not an ONNX model",
+            where="model.onnx",
+            expected="a serialised ModelProto",
+            got=type(error).__name__,
+            fix="export it again",
+        ) from error
+
+
+def written(model: ir.Model) -> bytes:
+    """The file, without initial values that nothing reads any more."""
+    graph = model.graph
+    used = {id(value) for node in graph.all_nodes() for value in node.inputs} | {
+        id(value) for value in graph.outputs
+    }
+    for name in [name for name, value in graph.initializers.items() if id(value) not in used]:
+        del graph.initializers[name]
+    return bytes(ir.to_proto(model).SerializeToString())
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The numbers that stand in the file for this value; None where they are computed or given."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
