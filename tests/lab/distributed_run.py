@@ -1,6 +1,6 @@
 """A whole distillation as a program, for tests that start it in several processes: `python distributed_run.py N OUT`.
 
-With `STAGE RANK` after these, that process fails: while it asks the teacher (`fill`) or in the middle of the training
+With `uneven` after these, most samples have no label, and a hint is followed. With `STAGE RANK`, that process fails: while it asks the teacher (`fill`) or in the middle of the training
 (`step`). It lives on until the other has said why it ends, as a notebook would.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,9 @@ from lab_worlds import HELDOUT, TRAIN, motion_net
 
 from edgestill.core.errors import DataError, EdgestillError
 from edgestill.lab.data.augment import MotionJitter
+from edgestill.lab.data.source import ArraySource
 from edgestill.lab.distil import distill
+from edgestill.lab.loss.losses import IGNORE
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.training.runtime import Runtime
 
@@ -24,11 +27,11 @@ from edgestill.lab.training.runtime import Runtime
 class Steady(torch.nn.Module):
     """A student without BatchNorm, whose statistics would be each process's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int = 9) -> None:
         super().__init__()
         torch.manual_seed(4)
-        self.first = torch.nn.Linear(16 * 6, 9)
-        self.head = torch.nn.Linear(9, 3)
+        self.first = torch.nn.Linear(16 * 6, hidden)
+        self.head = torch.nn.Linear(hidden, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits."""
@@ -58,6 +61,13 @@ def main() -> None:
     if len(sys.argv) == 3:
         distil(devices, out, motion_net(6, 6, 8), Steady())
         return
+    if sys.argv[3] == "uneven":
+        train = ArraySource.of(TRAIN)
+        labels = torch.where(torch.arange(len(TRAIN)) % 7 < 2, train.targets, IGNORE)  # type: ignore[arg-type]  # it has targets
+        uneven = ArraySource(train.inputs, labels, "classes", 3, MotionJitter())
+        more = {"hint": "first=first", "hint_weight": 0.5}
+        distil(devices, out, Steady(13), Steady(), uneven, **more)
+        return
     stage, failing = sys.argv[3], int(sys.argv[4])
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     teacher = Fails(motion_net(6, 6, 8), fails=rank == failing and stage == "fill")
@@ -73,16 +83,23 @@ def main() -> None:
         time.sleep(0.05)  # real processes: there is no clock to fake
 
 
-def distil(devices: int, out: Path, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
+def distil(
+    devices: int,
+    out: Path,
+    teacher: torch.nn.Module,
+    student: torch.nn.Module,
+    train: ArraySource | None = None,
+    **more: object,
+) -> None:
     """Distils and writes the weights of each process."""
     told: list[tuple[int, int, float]] = []
+    recipe = Recipe(epochs=2, batch=32, lr=1e-2, soft_weight=0.5, views=2)
     run = distill(
         teacher,
-        TRAIN,
-        validation=HELDOUT,
+        train or ArraySource.of(TRAIN, MotionJitter()),
+        validation=ArraySource.of(HELDOUT),
         student=student,
-        recipe=Recipe(epochs=2, batch=32, lr=1e-2, soft_weight=0.5, views=2),
-        augment=MotionJitter(),
+        recipe=replace(recipe, **more),  # type: ignore[arg-type]  # mypy cannot see which value is whose
         inherit=False,
         cache=out / f"cache-{devices}",
         runtime=Runtime(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from lab_worlds import motion_net, motions, points, same_weights, straight
@@ -17,7 +19,9 @@ from torch import nn
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, PathError, TrainingError
 from edgestill.lab.data.augment import MotionJitter
+from edgestill.lab.data.source import ArraySource
 from edgestill.lab.recipe import Recipe
+from edgestill.lab.teacher.cache import CachedGuide
 from edgestill.lab.teacher.guide import LiveGuide
 from edgestill.lab.training.checkpoint import NAME, Checkpoints
 from edgestill.lab.training.runtime import Runtime
@@ -25,6 +29,8 @@ from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from edgestill.lab.training.checkpoint import State
 
 RUN = Digest.of(b"run")
 OTHER = Digest.of(b"other")
@@ -49,6 +55,13 @@ RECIPES = {
 def student() -> nn.Module:
     """A network with BatchNorm and dropout: running statistics and draws must survive too."""
     return nn.Sequential(motion_net(3, 3, 4, seed=7), nn.Dropout(0.3))
+
+
+def kept_in(folder: Path) -> State:
+    """What stands behind the digest of a checkpoint."""
+    whole = (folder / NAME).read_bytes()
+    found: State = torch.load(io.BytesIO(whole[whole.index(b"PK") :]), weights_only=True)
+    return found
 
 
 def lesson(recipe: Recipe) -> Lesson:
@@ -169,7 +182,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path) -> 
 
     with pytest.raises(TrainingError, match="batch 2 of epoch 2"):
         train_(Bomb(), Lesson.of(data), recipe, runtime=Runtime(checkpoint=tmp_path, checkpoint_every=1))
-    state = torch.load(tmp_path / NAME, weights_only=True)
+    state = kept_in(tmp_path)
     assert state["step"] == 4
     assert all(torch.isfinite(one).all() for one in state["learner"].values())
 
@@ -200,6 +213,77 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path, change: str) -> None
     assert caught.value.fix == "name another folder, or delete this one to begin again"
 
 
+def test_a_step_into_nan_keeps_the_last_good_state(tmp_path: Path) -> None:
+    """A finite loss whose gradient is not: nothing spoilt is kept or returned, and the error names the tensor."""
+
+    class Cusp(nn.Module):
+        """A square root, whose slope at 0 is infinite: 0 times infinity is no number."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 3, bias=False), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Logits."""
+            hidden = self.first(x)
+            logits: torch.Tensor = self.head(hidden / (1 + hidden.square().sum(1, keepdim=True).sqrt()))
+            return logits
+
+    clean = points(24)
+    spoilt = replace(clean, inputs=np.where(np.arange(24)[:, None] == 5, 0, clean.inputs))
+    for recipe in (Recipe(epochs=1, batch=8), Recipe(epochs=1, batch=8, clip=1.0)):
+        folder = tmp_path / str(recipe.clip)
+        train_(Cusp(), Lesson.of(clean), recipe)
+        with pytest.raises(
+            TrainingError, match=r"a weight is not finite; at first\.weight, after step \d of 3"
+        ):
+            train_(Cusp(), Lesson.of(spoilt), recipe, runtime=Runtime(checkpoint=folder, checkpoint_every=1))
+        if (folder / NAME).exists():
+            assert all(torch.isfinite(one).all() for one in kept_in(folder)["learner"].values())
+        with pytest.raises(TrainingError, match="not finite"):
+            train_(Cusp(), Lesson.of(spoilt), recipe)
+
+
+@pytest.mark.parametrize("change", ["dropout", "activation", "asking"])
+def test_a_run_of_another_structure_or_way_of_asking_is_another_run(tmp_path: Path, change: str) -> None:
+    """Equal weights in other layers, or answers to other views, are not what the checkpoint goes on from."""
+
+    def network(*, dropout: float = 0.1, activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(96, 4), activation(), nn.Dropout(dropout), nn.Linear(4, 3)
+        )
+
+    recipe = Recipe(epochs=2, batch=6, soft_weight=0.5, views=1)
+    source = ArraySource.of(SAMPLES, MotionJitter())
+    live = LiveGuide(motion_net(4, 4, 6, seed=8))
+    kept = CachedGuide.open(tmp_path / "answers", teacher=live, source=source, seed=recipe.seed, views=1)
+    runtime = Runtime(checkpoint=tmp_path / "state")
+    train_(network(), Lesson(source=source, guide=live), recipe, runtime=runtime)
+    other = {
+        "dropout": network(dropout=0.9),
+        "activation": network(activation=nn.Tanh),
+        "asking": network(),
+    }[change]
+    with pytest.raises(DataError, match="a checkpoint of another run"):
+        train_(
+            other, Lesson(source=source, guide=kept if change == "asking" else live), recipe, runtime=runtime
+        )
+
+
+def test_no_flipped_bit_becomes_a_weight(tmp_path: Path) -> None:
+    """Any one bit, in the head, in the numbers or between them, is found when the checkpoint is read."""
+    checkpoints = Checkpoints(tmp_path, RUN)
+    checkpoints.keep({"step": 3, "weights": {"w": torch.arange(64.0)}})
+    whole = checkpoints.path.read_bytes()
+    for at in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        checkpoints.path.write_bytes(flipped)
+        with pytest.raises(DataError, match="a checkpoint that cannot be read"):
+            checkpoints.last()
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "other bytes"])
 def test_a_damaged_checkpoint_is_a_coded_error(tmp_path: Path, damage: str) -> None:
     """A file that no writer of ours leaves behind is refused with its path."""
@@ -220,7 +304,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
             return Path.touch, (flag,)
 
     checkpoints = Checkpoints(tmp_path, RUN)
-    torch.save({"format": 1, "run": str(RUN), "evil": Attack()}, checkpoints.path)
+    checkpoints.keep({"evil": Attack()})
     with pytest.raises(DataError, match="a checkpoint that cannot be read"):
         checkpoints.last()
     assert not flag.exists()

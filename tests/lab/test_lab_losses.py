@@ -14,6 +14,7 @@ from edgestill.lab.loss.losses import (
     decoupled_loss,
     distillation_loss,
     hard_loss,
+    labelled_count,
     multilabel_hard_loss,
     multilabel_soft_loss,
     regression_hard_loss,
@@ -21,9 +22,12 @@ from edgestill.lab.loss.losses import (
     relational_loss,
     soft_loss,
 )
+from edgestill.lab.loss.objective import Objective
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from edgestill.lab.data.source import Task
 
 torch.set_num_threads(1)
 
@@ -301,3 +305,31 @@ def test_labels_that_are_not_whole_numbers_are_refused() -> None:
     """Class labels as floats would mean probabilities to torch."""
     with pytest.raises(DtypeError, match=r"expected int64; got torch.float32"):
         hard_loss(torch.zeros(2, 2), torch.zeros(2))
+
+
+def test_what_a_hard_loss_is_a_mean_over() -> None:
+    """Labelled samples; samples of which any label is known; known values."""
+    nan = float("nan")
+    assert labelled_count("classes", torch.tensor([0, IGNORE, 2])) == 2
+    assert labelled_count("multi-label", torch.tensor([[0.0, nan], [nan, -1.0], [1.0, 1.0]])) == 2
+    assert labelled_count("regression", torch.tensor([[0.0, nan], [nan, nan], [-1.0, 1.0]])) == 3
+
+
+@pytest.mark.parametrize("task", ["classes", "multi-label", "regression"])
+def test_parts_of_a_batch_scaled_by_their_counts_are_the_batch(task: Task) -> None:
+    """Hard and soft part of L, split unevenly into two: the mean of the scaled parts is the loss of the whole."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(9, 3), torch.randn(9, 3)
+    targets = torch.tensor([0, -1, -1, -1, 2, 1, 0, 2, 1]) if task == "classes" else torch.rand(9, 3)
+    if task != "classes":
+        targets[:3, :] = float("nan")
+    objective = Objective(task=task, soft_weight=0.4)
+    whole = objective.loss(student, targets, teacher)
+    counts = [labelled_count(task, part) for part in (targets[:4], targets[4:])]
+    parts = [
+        objective.loss(
+            student[part], targets[part], teacher[part], scales=(2 * count / sum(counts), 2 * n / 9)
+        )
+        for part, count, n in ((slice(4), counts[0], 4), (slice(4, 9), counts[1], 5))
+    ]
+    torch.testing.assert_close(sum(parts) / 2, whole)

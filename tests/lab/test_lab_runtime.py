@@ -15,15 +15,15 @@ from lab_worlds import points, same_weights, straight
 
 from edgestill.core.errors import PathError, SettingError
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.training.runtime import Runtime, together
+from edgestill.lab.training.runtime import Precision, Runtime, together
 from edgestill.lab.training.train import Lesson, train_
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
 
 
-def distributed(devices: int, out: Path) -> list[dict[str, Any]]:
+def distributed(devices: int, out: Path, *more: str) -> list[dict[str, Any]]:
     """What each process of a distillation wrote."""
-    run_distributed(devices, out)
+    run_distributed(devices, out, *more)
     return [torch.load(out / f"student-{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
 
 
@@ -49,6 +49,15 @@ def test_two_processes_train_the_student_that_one_would(tmp_path: Path) -> None:
     assert first["told"][-1][2] == pytest.approx(alone["told"][-1][2], rel=1e-4)
     one, two = ([p.name for p in sorted((tmp_path / f"cache-{n}").rglob("*.rec"))] for n in (1, 2))
     assert one == two
+
+
+@pytest.mark.slow
+def test_two_processes_weigh_uneven_labels_as_one_would(tmp_path: Path) -> None:
+    """Where one half of a batch has more labels, and larger features, than the other, its mean does not count as much again."""
+    (alone,) = distributed(1, tmp_path, "uneven")
+    first, _ = distributed(2, tmp_path, "uneven")
+    for name, wanted in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -113,6 +122,24 @@ def test_a_log_has_a_row_an_epoch(tmp_path: Path) -> None:
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("1", "3"), ("2", "6"), ("3", "9")]
     assert all(float(row["loss"]) > 0 and float(row["seconds_per_step"]) > 0 for row in rows)
+
+
+def test_a_log_that_cannot_be_written_is_found_before_the_first_step(tmp_path: Path) -> None:
+    """Nothing is trained for a file that is not there in the end."""
+    student = straight()
+    with pytest.raises(PathError, match="cannot write the log"):
+        train_(student, Lesson.of(points(8)), Recipe(epochs=1), runtime=Runtime(log=tmp_path / "no" / "log"))
+    assert student.seen == []
+    assert same_weights(student, straight())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_the_student_keeps_its_own_type(precision: Precision) -> None:
+    """Half the precision in training is not half of it in the file."""
+    student = train_(
+        straight(), Lesson.of(points(24)), Recipe(epochs=1), runtime=Runtime(precision=precision)
+    )
+    assert {one.dtype for one in student.parameters()} == {torch.float32}
 
 
 def test_a_log_that_cannot_be_written_is_a_coded_error(tmp_path: Path) -> None:

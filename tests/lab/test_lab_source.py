@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +16,20 @@ from hypothesis import strategies as st
 from lab_worlds import motions
 from torch import Tensor
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
-from edgestill.lab.data.augment import MotionJitter
+from edgestill.lab.data.augment import MotionJitter, OneOf
+from edgestill.lab.data.chunks import setting_chunks
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.data.seeds import view_seeds
+from edgestill.lab.data.seeds import integers, view_seeds
 from edgestill.lab.data.source import ArraySource, Ask, check_targets, mapped, tensors
-from edgestill.lab.data.tokens import TokenDropout
+from edgestill.lab.data.tokens import TokenDropout, TokenMix
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgestill.lab.data.augment import Augment
+    from edgestill.lab.data.seeds import Seeds
     from edgestill.lab.data.source import Inputs
 
 IDS, MASK = torch.arange(12).view(6, 2), torch.ones(6, 2, dtype=torch.bool)
@@ -245,3 +251,55 @@ def test_mapped_keeps_the_shape_of_inputs() -> None:
         found = mapped(inputs, lambda one: one + 1)
         assert type(found) is type(inputs)
         assert torch.equal(tensors(found)[0], tensors(inputs)[0] + 1)
+
+
+class Rare:
+    """An augmentation of a user's, that touches one sample in twenty."""
+
+    version = 1
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, inputs: Tensor, seeds: Seeds) -> Tensor:
+        """`[N, ...]`."""
+        touched = torch.from_numpy(integers(seeds, 20, 1)[:, 0] == 0)
+        return torch.where(touched.reshape(-1, *[1] * (inputs.ndim - 1)), inputs * self.factor, inputs)
+
+
+def jitters(noise: float) -> OneOf:
+    """Twelve, of which the last adds noise."""
+    return OneOf((*(MotionJitter(scale=0.01 * one) for one in range(11)), MotionJitter(noise=noise)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (jitters(0.3), jitters(0.5)),
+        (Rare(3.0), Rare(-3.0)),
+        (TokenMix(torch.tensor([[1, 2, 3, 4]])), TokenMix(torch.tensor([[1, 2, 3, 5]]))),
+    ],
+)
+def test_a_setting_deep_within_an_augmentation_makes_another(one: Augment, other: Augment) -> None:
+    """However seldom it shows: parts of parts, attributes of one's own classes, and tensors are looked at."""
+    data = torch.randn(4, 6, 2) if not isinstance(one, TokenMix) else torch.ones(4, 4, dtype=torch.int64)
+
+    def digest(augment: Augment) -> Digest:
+        return ArraySource(data, torch.zeros(4, dtype=torch.int64), "classes", 2, augment).views_digest
+
+    assert digest(one) == digest(copy.deepcopy(one))
+    assert digest(one) != digest(other)
+
+
+def test_settings_are_told_apart_by_kind_and_content() -> None:
+    """Numbers from text, one order of a list from another, a partial's arguments, and what holds itself ends."""
+    endless: list[object] = [1]
+    endless.append(endless)
+    settings: list[object] = [
+        1, 1.0, "1", True, None, b"1", [1, 2], [2, 1], (1, 2), {"a": 1}, {"a": 2}, {"b": 1}, {1, 2}, endless,
+        np.array([1, 2]), np.array([1.0, 2.0]), torch.tensor([1, 2]), partial(max, 1), partial(max, 2), partial(min, 1),
+        np.array(["a"]), len, torch, Rare,
+    ]  # fmt: skip
+    told = [Digest.of_chunks(setting_chunks(one)) for one in settings]
+    assert len(set(told)) == len(settings)
+    assert told == [Digest.of_chunks(setting_chunks(one)) for one in settings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.source import Inputs
 
 _BATCH: Final = 256
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
 @contextmanager
@@ -79,6 +81,14 @@ def answers(model: nn.Module, inputs: Tensor) -> Tensor:
 def weights_digest(model: nn.Module) -> Digest:
     """Of all parameters and buffers, with their names, types and shapes."""
     return Digest.of_chunks(_named_chunks(model.state_dict()))
+
+
+def model_digest(model: nn.Module) -> Digest:
+    """Of its weights, and of its layers with their settings. What a `forward` does beside its layers cannot be seen in it."""
+    kind = type(model)
+    text = _ADDRESS.sub("", repr(model))  # a function among the settings is told by its name
+    head = f"{kind.__module__}.{kind.__qualname__}|{text}|"
+    return Digest.of_chunks([head.encode(), str(weights_digest(model)).encode()])
 
 
 def _named_chunks(state: Mapping[str, Tensor]) -> Iterator[bytes]:

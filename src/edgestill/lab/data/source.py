@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
-from edgestill.lab.data.chunks import byte_chunks
+from edgestill.lab.data.chunks import byte_chunks, setting_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 UNKNOWN: Final = -1
 """The class of a sample without a label."""
 
-_CANARIES: Final = 8
+_CANARIES: Final = 64
 _PIECE: Final = 1024
 
 
@@ -227,12 +227,12 @@ class ArraySource:
 
     @property
     def views_digest(self) -> Digest:
-        """Of the augmentations' versions and of some samples in one view."""
+        """Of the augmentations, their settings and versions, and of some samples in one view."""
         if self.augment is None:
             return Digest.of(b"samples as they are")
         named = self.augment if isinstance(self.augment, Mapping) else {"": self.augment}
-        names = "".join(f"{name}{_kind(one)}|{one.version}|" for name, one in sorted(named.items()))
-        return Digest.of_chunks([names.encode(), *canary_chunks(self)])
+        versions = "".join(f"{name}|{one.version}|" for name, one in sorted(named.items()))
+        return Digest.of_chunks([versions.encode(), *setting_chunks(named), *canary_chunks(self)])
 
 
 def tensors(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -308,10 +308,6 @@ def _changed(inputs: Inputs, augment: Augment | Mapping[str, Augment], seeds: Se
         name: augment[name](one, seeds) if name in augment else one for name, one in _named(inputs, None)
     }
     return changed if isinstance(inputs, dict) else tuple(changed.values())
-
-
-def _kind(augment: Augment) -> str:
-    return f"{type(augment).__module__}.{type(augment).__qualname__}"
 
 
 def _named(inputs: Inputs, targets: Tensor | None) -> list[tuple[str, Tensor]]:

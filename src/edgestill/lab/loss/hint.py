@@ -183,6 +183,26 @@ def hint_loss(projected: Tensor, teacher: Tensor, *, channels: Channels = "first
     Raises:
         ShapeError: different ranks, numbers of samples or of channels.
     """
+    ours, theirs = _alike(projected, teacher, channels)
+    return functional.mse_loss(ours, theirs) / theirs.square().mean().clamp(min=_SILENT)
+
+
+def hint_energy(projected: Tensor, teacher: Tensor, *, channels: Channels = "first") -> Tensor:
+    """What the losses of parts of a batch are weighted by, so that their mean is the loss of the batch: `sum u^2`, a scalar.
+
+    Args:
+        projected: as for `hint_loss`.
+        teacher: as for `hint_loss`.
+        channels: as for `hint_loss`.
+
+    Raises:
+        ShapeError: as `hint_loss`.
+    """
+    return _alike(projected, teacher, channels)[1].square().sum()
+
+
+def _alike(projected: Tensor, teacher: Tensor, channels: Channels) -> tuple[Tensor, Tensor]:
+    """Both with channels first, in one wide type and of the smaller size."""
     _rank(projected.shape, teacher.shape)
     ours = projected if projected.dtype == torch.float64 else projected.float()
     theirs = teacher.detach().to(ours.dtype)
@@ -197,8 +217,7 @@ def hint_loss(projected: Tensor, teacher: Tensor, *, channels: Channels = "first
             where="hint",
         )
     smaller = [min(pair) for pair in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
-    ours, theirs = _shrunk(ours, smaller), _shrunk(theirs, smaller)
-    return functional.mse_loss(ours, theirs) / theirs.square().mean().clamp(min=_SILENT)
+    return _shrunk(ours, smaller), _shrunk(theirs, smaller)
 
 
 def _shrunk(features: Tensor, sizes: list[int]) -> Tensor:

@@ -22,6 +22,8 @@ from edgestill.core.errors import ClassCountError, DtypeError, ShapeError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edgestill.lab.data.source import Task
+
 IGNORE: Final = -1
 """The class label of a sample that has none."""
 
@@ -168,7 +170,7 @@ def hard_loss(student: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) 
     total = functional.cross_entropy(
         _wide(student), labels, ignore_index=IGNORE, reduction="sum", label_smoothing=label_smoothing
     )
-    return total / (labels != IGNORE).sum().clamp(min=1)
+    return total / labelled_count("classes", labels).clamp(min=1)
 
 
 def multilabel_hard_loss(student: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -189,7 +191,7 @@ def multilabel_hard_loss(student: Tensor, targets: Tensor, *, label_smoothing: f
     total = functional.binary_cross_entropy_with_logits(
         student, wanted, weight=known.to(student.dtype), reduction="sum"
     )
-    return total / known.any(1).sum().clamp(min=1)
+    return total / labelled_count("multi-label", targets).clamp(min=1)
 
 
 def regression_hard_loss(student: Tensor, targets: Tensor, *, huber: float | None = None) -> Tensor:
@@ -207,7 +209,7 @@ def regression_hard_loss(student: Tensor, targets: Tensor, *, huber: float | Non
     student, targets = _alike(student, targets)
     known = ~targets.isnan()
     squares = _squares(student, torch.where(known, targets, student.detach()), huber)
-    return squares.sum() / known.sum().clamp(min=1)
+    return squares.sum() / labelled_count("regression", targets).clamp(min=1)
 
 
 def distillation_loss(
@@ -225,6 +227,13 @@ def distillation_loss(
         return soft
     hard = hard_loss(student, labels, label_smoothing=label_smoothing)
     return (1 - soft_weight) * hard + soft_weight * soft
+
+
+def labelled_count(task: Task, targets: Tensor) -> Tensor:
+    """What the hard loss of this task is a mean over: labelled samples, or for regression known values; a scalar."""
+    if task == "regression":
+        return (~targets.isnan()).sum()
+    return (targets >= 0).any(1).sum() if task == "multi-label" else (targets != IGNORE).sum()
 
 
 # Pieces

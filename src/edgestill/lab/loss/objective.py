@@ -144,7 +144,14 @@ class Objective:
                 fix="use method kd, or bring labels",
             )
 
-    def loss(self, student_logits: Tensor, targets: Tensor | None, teacher_logits: Tensor | None) -> Tensor:
+    def loss(
+        self,
+        student_logits: Tensor,
+        targets: Tensor | None,
+        teacher_logits: Tensor | None,
+        *,
+        scales: tuple[Tensor | float, Tensor | float] = (1.0, 1.0),
+    ) -> Tensor:
         """`L` of a batch, a scalar.
 
         Args:
@@ -152,6 +159,7 @@ class Objective:
             targets: int64 `[N]` (classes), or `[N, outputs]`; unknown: `losses.IGNORE` (classes), NaN or less than 0
                 (multi-label), NaN (regression). None: no sample has one.
             teacher_logits: as the student's; None only where `soft_weight` is 0.
+            scales: of the hard and of the soft part, where this is a part of a larger batch.
 
         Raises:
             SettingError: something is needed and not there. ClassCountError, ShapeError, DtypeError: as in `losses`.
@@ -160,7 +168,7 @@ class Objective:
             self._check_without_labels()
         hard = self._hard(student_logits, targets) if targets is not None and self.soft_weight < 1 else None
         if self.soft_weight == 0 and hard is not None:
-            return hard
+            return hard * scales[0]
         if teacher_logits is None:
             raise SettingError(
                 "soft labels are asked for, and there is no teacher",
@@ -170,7 +178,8 @@ class Objective:
                 fix="give a teacher, or set soft_weight to 0",
             )
         soft = self._soft(student_logits, targets, teacher_logits)
-        return soft if hard is None else (1 - self.soft_weight) * hard + self.soft_weight * soft
+        soft = soft * scales[1]
+        return soft if hard is None else (1 - self.soft_weight) * hard * scales[0] + self.soft_weight * soft
 
     def _hard(self, student: Tensor, targets: Tensor) -> Tensor:
         if self.task == "regression":

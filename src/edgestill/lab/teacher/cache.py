@@ -126,7 +126,7 @@ class CachedGuide:
         """
         _check(views=views, batch=batch, rank=rank, world=world, shard=shard)
         views = views if source.augmented else 1
-        first = np.arange(min(_CANARIES, len(source), shard or _CANARIES))
+        first = _spread(min(len(source), shard or _SHARD))
         ask = Ask(first, view_seeds(seed, 0, first))
         answer = teacher.answer(ask, _shown_twice(source, ask))
         head = _head(teacher, source, seed=seed, layout=_layout(answer, source, top_k), shard=shard)
@@ -138,7 +138,7 @@ class CachedGuide:
                 head.claim(folder)
                 lost = set(fill.missing(shards))
                 if shards[0] not in lost:
-                    _check_canaries(fill, shards[0], head.layout.encode(ask, answer))
+                    _check_canaries(fill, shards[0], ask, head.layout.encode(ask, answer))
                 fill.check_room(lost, free)
             began = clock()
             filled = fill.run([one for one in ours if one in lost], progress or _silent)
@@ -292,16 +292,23 @@ def _head(teacher: Guide, source: Source, *, seed: int, layout: Layout, shard: i
     )
 
 
-def _check_canaries(fill: Fill, shard: Shard, now: Rows) -> None:
+def _spread(samples: int) -> NDArray[np.int64]:
+    """Some places of the first file, from its beginning to its end."""
+    return np.unique(np.linspace(0, samples - 1, min(_CANARIES, samples)).astype(np.int64))
+
+
+def _check_canaries(fill: Fill, shard: Shard, ask: Ask, now: Rows) -> None:
     """Compares what the teacher says with what it said; machines and threads may differ by far less than is allowed."""
     layout = fill.head.layout
     shard.check(fill.folder, layout, fill.head.key)
-    then, again = (layout.decode(rows).logits for rows in (shard.map(fill.folder, layout)[: len(now)], now))
+    records = shard.map(fill.folder, layout)
+    here = ask.index[ask.index < len(records)]
+    then, again = (layout.decode(rows).logits for rows in (records[here], now[: len(here)]))
     error, spread = float((again - then).abs().mean()), float((then - then.mean()).abs().mean())
     if error > _TOLERANCE * spread + 1e-3:
         raise DataError(
             "the teacher does not say what the cache remembers",
-            where=f"{fill.folder}, samples 0 to {len(now) - 1}",
+            where=f"{fill.folder}, {len(here)} samples up to number {here[-1]}",
             expected=f"a mean difference of at most {_TOLERANCE:.0%} of the spread {spread:.3g}",
             got=f"{error:.3g}",
             fix="if a layer's code or the data behind its name changed: choose another folder, or delete this one",

@@ -10,7 +10,6 @@ A guide is asked about a batch and gives the teacher's answers to exactly that v
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -19,13 +18,11 @@ from torch import Tensor, nn
 
 from edgestill.core.digest import Digest
 from edgestill.lab.data.source import mapped, tensors
-from edgestill.lab.forward import evaluating, forward, weights_digest
+from edgestill.lab.forward import evaluating, forward, model_digest
 from edgestill.lab.loss.hint import watching
 
 if TYPE_CHECKING:
     from edgestill.lab.data.source import Ask, Inputs
-
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,10 +92,7 @@ class LiveGuide:
 
         What a `forward` does beside its layers cannot be seen in it.
         """
-        kind = type(self.teacher)
-        text = _ADDRESS.sub("", repr(self.teacher))  # a function among the settings is told by its name
-        head = f"live|{kind.__module__}.{kind.__qualname__}|{self.hint}|{text}"
-        return Digest.of_chunks([head.encode(), str(weights_digest(self.teacher)).encode()])
+        return Digest.of(f"live|{self.hint}|{model_digest(self.teacher)}".encode())
 
     def answer(self, ask: Ask, inputs: Inputs) -> Answer:
         """The teacher's answers to `inputs`.

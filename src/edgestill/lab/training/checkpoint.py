@@ -1,7 +1,8 @@
 """What allows a run to go on where it was stopped, and to end with the same weights, bit for bit.
 
 - A checkpoint is one file; its name holds the old one or the new one, never a part, whenever the process dies.
-- It knows the run it is of (recipe, data, teacher, first weights) and is refused by any other.
+- It knows the run it is of (recipe, data, teacher, student) and is refused by any other.
+- It begins with the digest of what follows: a bit that was flipped on the disk is found before it becomes a weight.
 - Order, views and dropout are functions of seed and step, so that no generator's state has to be kept.
 - It is read with torch's `weights_only`, which builds tensors and plain values, and runs nothing.
 """
@@ -9,22 +10,22 @@
 from __future__ import annotations
 
 import io
-import pickle
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 
 from edgestill.core.bundle import replace
+from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, PathError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgestill.core.digest import Digest
-
 NAME: Final = "checkpoint.pt"
-FORMAT: Final = 1
+FORMAT: Final = 2
+_HEAD: Final = b"edgestill checkpoint\n"
+_DATA: Final = len(_HEAD) + len(str(Digest.of(b"")))
 
 State = dict[str, Any]  # tensors and plain values; the digest of the run vouches for their kinds
 
@@ -49,6 +50,7 @@ class Checkpoints:
         """
         buffer = io.BytesIO()
         torch.save({"format": FORMAT, "run": str(self.run), **state}, buffer)
+        data = buffer.getvalue()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,7 +61,7 @@ class Checkpoints:
                 expected="a folder that can be written",
                 fix="name another folder",
             ) from error
-        replace(self.path, buffer.getvalue())
+        replace(self.path, _HEAD + str(Digest.of(data)).encode() + data)
 
     def last(self) -> State | None:
         """The newest one, or None.
@@ -71,8 +73,8 @@ class Checkpoints:
             return None
         fix = "name another folder, or delete this one to begin again"
         try:
-            state: object = torch.load(self.path, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            state: object = torch.load(io.BytesIO(_intact(self.path)), weights_only=True, map_location="cpu")
+        except Exception as error:  # torch's reader fails in many ways
             raise DataError(
                 "a checkpoint that cannot be read",
                 where=self.path,
@@ -97,3 +99,17 @@ class Checkpoints:
                 fix=fix,
             )
         return state
+
+
+def _intact(path: Path) -> bytes:
+    """What stands behind the digest, where it is of it.
+
+    Raises:
+        ValueError: it is not, or there is none. OSError: it cannot be read.
+    """
+    whole = path.read_bytes()
+    digest, data = whole[len(_HEAD) : _DATA], whole[_DATA:]
+    if not whole.startswith(_HEAD) or digest != str(Digest.of(data)).encode():
+        msg = "damaged, or a checkpoint of another version"
+        raise ValueError(msg)
+    return data

@@ -2,14 +2,15 @@
 
 - The same recipe and data give the same weights: order, views and dropout are functions of seed and step (`lab.training.plan`).
 - A run that was killed goes on from its last checkpoint and ends with the same weights as if it had not been.
-- A loss that is not finite stops the run before it reaches the weights, and says in which step; nothing is patched over.
+- A loss that is not finite stops the run before it reaches the weights, and says in which step; weights that are not are
+  neither kept nor returned. Nothing is patched over.
+- On many processes the loss is that of the whole batch: each term is weighted by what it is a mean over.
 - Networks with 2-D convolutions are kept channels-last, which is about twice as fast on the CPUs we measured.
 - Where it runs is Lightning Fabric's part (`lab.training.runtime`): the loop is the same on one CPU and on many nodes.
 """
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
-from edgestill.core.errors import PathError, SettingError, TrainingError
+from edgestill.core.errors import SettingError, TrainingError
 from edgestill.lab.data.source import ArraySource, Batch
-from edgestill.lab.forward import weights_digest
-from edgestill.lab.loss.hint import hint_loss
+from edgestill.lab.forward import model_digest
+from edgestill.lab.loss.hint import hint_energy, hint_loss
+from edgestill.lab.loss.losses import labelled_count
 from edgestill.lab.training.checkpoint import Checkpoints
 from edgestill.lab.training.learner import Learner
+from edgestill.lab.training.log import EpochLog
 from edgestill.lab.training.optimise import TailAverage, optimiser_for, schedule_for
 from edgestill.lab.training.plan import Plan
 from edgestill.lab.training.runtime import Runtime, together
@@ -83,11 +86,13 @@ def train_(
         SettingError: a teacher is asked for and missing, an average over weights with BatchNorm, or an objective that
             does not fit the task.
         ClassCountError: the teacher answers with another number of outputs.
-        TrainingError: the loss is not finite, or another process of the run has failed; the last checkpoint is kept.
-        DataError: the checkpoint is of another run.
+        TrainingError: the loss or the weights are not finite, or another process of the run has failed; the last
+            checkpoint is kept.
+        DataError: the checkpoint is of another run. PathError: log or checkpoint cannot be written.
     """
     objective = recipe.objective(lesson.source.task)
     _check(model, lesson, recipe, objective)
+    kind = next((one.dtype for one in model.parameters() if one.is_floating_point()), None)
     with torch.random.fork_rng(devices=[]), together():
         runtime = runtime or Runtime()
         run = _Run(model, lesson, recipe, objective, runtime=runtime, fabric=fabric or runtime.open())
@@ -96,7 +101,7 @@ def train_(
             if progress is not None and run.fabric.global_rank == 0:
                 progress(run.epoch, recipe.epochs, loss)
         run.finish_()
-    return model.to("cpu").eval()
+    return model.to("cpu", kind).eval()  # a precision of the runtime's is not the student's
 
 
 def _check(model: nn.Module, lesson: Lesson, recipe: Recipe, objective: Objective) -> None:
@@ -149,6 +154,7 @@ class _Run:
         if runtime.checkpoint is not None:
             run = _digest(model, lesson, recipe, self.guide)
             self.checkpoints = Checkpoints(runtime.checkpoint, run)
+        self.log = None if runtime.log is None or fabric.global_rank > 0 else EpochLog.open(runtime.log)
         self._set_up(model)
         self._resume()
 
@@ -184,20 +190,25 @@ class _Run:
                 self._keep()
         mean = self.total / self.plan.samples
         self.epoch, self.total = self.epoch + 1, 0.0
-        self._log(mean, (self.clock.monotonic() - start) / max(1, self.step - begun))
         if not self.runtime.checkpoint_every or self.epoch == self.recipe.epochs:
             self._keep()
+        if self.log is not None:
+            seconds = (self.clock.monotonic() - start) / max(1, self.step - begun)
+            rate = self.optimiser.param_groups[0]["lr"]
+            self.log.add(self.epoch, self.step, loss=mean, rate=rate, seconds=seconds)
         return mean
 
     def _advance(self, share: Share, batch: Batch, answer: Answer | None) -> float:
         """One step; the whole batch's summed loss."""
         self._reseed()
-        loss = self._loss(batch, answer) * share.weight
+        loss = self._loss(share, batch, answer)
         value = self._checked(loss)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.recipe.clip > 0:
-            self.fabric.clip_gradients(self.module, self.optimiser, max_norm=self.recipe.clip)
+            self.fabric.clip_gradients(
+                self.module, self.optimiser, max_norm=self.recipe.clip, error_if_nonfinite=False
+            )
         self.optimiser.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -213,16 +224,32 @@ class _Run:
         if self.fabric.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _loss(self, batch: Batch, answer: Answer | None) -> Tensor:
+    def _loss(self, share: Share, batch: Batch, answer: Answer | None) -> Tensor:
+        """This process's part of the whole batch's loss: the mean over processes is the whole."""
         batch, answer = self.fabric.to_device((batch, answer)) if self._elsewhere else (batch, answer)
         logits, hint = self.module(batch.inputs)
         said = None if answer is None else answer.logits
-        loss = self.objective.loss(logits, batch.targets, said)
+        hard = 1.0 if batch.targets is None else self._scale(share, self._labelled(batch.targets))
+        loss = self.objective.loss(logits, batch.targets, said, scales=(hard, share.weight))
         if hint is not None and answer is not None and answer.features is not None:
             assert self.recipe.hinted is not None
-            followed = hint_loss(hint, answer.features, channels=self.recipe.hinted.channels)
-            loss = loss + self.recipe.hint_weight * followed
+            channels, theirs = self.recipe.hinted.channels, answer.features
+            scale = self._scale(share, lambda: hint_energy(hint, theirs, channels=channels))
+            followed = hint_loss(hint, theirs, channels=channels)
+            loss = loss + self.recipe.hint_weight * scale * followed
         return loss
+
+    def _labelled(self, targets: Tensor) -> Callable[[], Tensor]:
+        return lambda: labelled_count(self.lesson.source.task, targets)
+
+    def _scale(self, share: Share, amount: Callable[[], Tensor]) -> Tensor | float:
+        """Of a mean over an amount here, such that the mean over processes is the mean over the amount of all."""
+        if self.plan.world == 1:
+            return 1.0
+        own = amount().to(self.fabric.device, torch.float64) * (share.weight > 0)
+        whole = self.fabric.all_reduce(own.clone(), reduce_op="sum")  # which writes into what it is given
+        assert isinstance(whole, Tensor)
+        return (own * self.plan.world / whole.clamp(min=torch.finfo(torch.float64).tiny)).float()
 
     @property
     def _elsewhere(self) -> bool:
@@ -247,9 +274,22 @@ class _Run:
             )
         return value
 
+    def _check_weights(self) -> None:
+        """A finite loss can have a gradient that is not, and its step is told by the weights alone."""
+        spoilt = [name for name, one in self.learner.named_parameters() if not one.isfinite().all()]
+        if spoilt:
+            raise TrainingError(
+                "a weight is not finite",
+                where=f"{spoilt[0].removeprefix('model.')}, after step {self.step} of {self.steps}",
+                got=f"NaN or infinity in {len(spoilt)} of the tensors",
+                fix="look for a square root or a division in the network that meets 0, or lower the learning rate",
+                expected="finite weights",
+            )
+
     def _keep(self) -> None:
         if self.checkpoints is None or self.fabric.global_rank > 0:
             return
+        self._check_weights()
         self.checkpoints.keep(
             {
                 "step": self.step,
@@ -277,38 +317,18 @@ class _Run:
                 part.load_state_dict(state[name])
 
     def finish_(self) -> None:
+        self._check_weights()
         self.average.apply_()
-
-    def _log(self, loss: float, seconds: float) -> None:
-        path = self.runtime.log
-        if path is None or self.fabric.global_rank > 0:
-            return
-        rate = self.optimiser.param_groups[0]["lr"]
-        try:
-            fresh = not path.exists()
-            with path.open("a", newline="") as file:
-                rows = csv.writer(file)
-                if fresh:
-                    rows.writerow(["epoch", "step", "loss", "lr", "seconds_per_step"])
-                rows.writerow([self.epoch, self.step, f"{loss:.6g}", f"{rate:.6g}", f"{seconds:.6f}"])
-        except OSError as error:
-            raise PathError(
-                "cannot write the log",
-                where=path,
-                got=error.strerror,
-                expected="a file that can be written",
-                fix="name another file",
-            ) from error
 
 
 def _digest(model: nn.Module, lesson: Lesson, recipe: Recipe, guide: Guide | None) -> Digest:
     """Of everything that decides the result."""
     source = lesson.source
     parts = (
-        weights_digest(model),
+        model_digest(model),
         source.digest,
         source.views_digest,
         recipe.digest,
-        None if guide is None else guide.digest,
+        None if guide is None else f"{guide.digest}|{type(guide).__name__}|{guide.views}",
     )
     return Digest.of("|".join(map(str, parts)).encode())
