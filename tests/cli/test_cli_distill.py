@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from edgestill.cli.distill import _lines
+from edgestill.lab.progress import Progress
+from edgestill.testing.clock import FakeClock
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -72,50 +76,76 @@ def write_job(folder: Path, text: str = JOB) -> Path:
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], code: str, *parts: str) -> None:
-    """Exit status 1 and one line that names the code."""
+    """Exit status 1, and the last line names the code."""
     assert done.returncode == 1, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith(f"[{code}] ")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"[{code}] ")
     for part in parts:
-        assert part in lines[0]
+        assert part in last
+    assert "Traceback" not in done.stderr
 
 
 def test_a_job_is_told_in_lines_that_a_file_can_keep(tmp_path: Path) -> None:
-    """Without a terminal there is no bar: an epoch is a line, then figures, bundle, folder; nothing on standard error."""
+    """Without a terminal there is no bar: phases are lines on standard error; figures, bundle and folder on standard output."""
     write_job(tmp_path)
     done = edgestill("distill", "job.toml", folder=tmp_path)
-    lines = done.stdout.splitlines()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split(",")[0] for line in lines[:2]] == ["epoch 1 of 2", "epoch 2 of 2"]
-    assert lines[2].startswith("teacher: ")
-    assert "parameters, score 0." in lines[3]
-    assert lines[4].startswith("bundle: student.esb, ")
-    assert lines[5].endswith("everything is in run-job")
-    assert len(lines) == 6
-    assert "\x1b" not in done.stdout
+    phases, lines = done.stderr.splitlines(), done.stdout.splitlines()
+    assert done.returncode == 0
+    assert next(one for one in phases if not one.startswith("[")) == "asked the teacher about 192 of 192"
+    assert any(one.startswith("trained: epoch 2 of 2, loss 0.") for one in phases)
+    assert lines[0].startswith("teacher: ")
+    assert "parameters, score 0." in lines[1]
+    assert lines[2].startswith("bundle: student.esb, ")
+    assert lines[3].endswith("everything is in run-job")
+    assert len(lines) == 4
+    assert "\x1b" not in done.stdout + done.stderr
     assert (tmp_path / "run-job" / "student.safetensors").is_file()
 
 
-def test_for_machines_the_last_line_is_the_report_and_hurting_is_a_line_of_its_own(tmp_path: Path) -> None:
-    """The warning goes to standard error with its code; the report says the same."""
+def test_what_is_left_is_told_from_what_has_passed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line at most every ten seconds, with the time that the rest will take; the last one has none."""
+    clock = FakeClock()
+    with _lines(clock) as show:
+        for done in range(1, 31):
+            show(Progress(phase="training", done=done, of=30, loss=0.5))
+            clock.advance(1.0)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "trained: epoch 1 of 30, loss 0.5000",
+        "trained: epoch 11 of 30, loss 0.5000, 17.3 s left",
+        "trained: epoch 21 of 30, loss 0.5000, 8.57 s left",
+        "trained: epoch 30 of 30, loss 0.5000",
+    ]
+
+
+def test_for_machines_the_report_is_all_of_the_output_and_hurting_a_line_of_its_own(tmp_path: Path) -> None:
+    """Progress and the warning go to standard error, the warning with its code; the report says the same."""
     text = JOB.replace("seed = 1 }", "seed = 1, backwards = true }").replace(
         "soft_weight = 0.5", "soft_weight = 1.0"
     )
     text = text.replace("epochs = 2", "epochs = 6").replace("seed = 2 }", "seed = 2 }\ninherit = false")
     path = write_job(tmp_path, text + "[compare]\n")
     done = edgestill("distill", path, "--out", tmp_path / "out", "--json")
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = json.loads(done.stdout)
     assert done.returncode == 0
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["comparison"]["verdict"] == "hurts"
-    assert done.stderr.splitlines() == [f"[distilling-hurts] {report['comparison']['sentence']}"]
+    said = done.stderr.splitlines()
+    assert f"[distilling-hurts] {report['comparison']['sentence']}" in said
+    assert any(one.startswith("[nothing-learned] the teacher is right about ") for one in said)
+    assert "compared with plain training: pair 3 of 3" in said
 
 
 @pytest.mark.parametrize(
     ("text", "code", "part"),
     [
         (JOB + "lrr = 1\n", "setting-invalid", "did you mean 'lr'"),
+        (
+            JOB.replace("soft_weight = 0.5\n", ""),
+            "setting-invalid",
+            "does not say how much the teacher counts",
+        ),
+        (JOB + "[bundle]\nhardware_class = 'arm'\n", "message-invalid", "not a hardware class"),
         (JOB.replace("data.npz", "none.npz"), "path-unusable", "none.npz"),
         (JOB.replace("nets.py:net", "nets.py:nett"), "setting-invalid", "did you mean 'net'"),
         (JOB.replace("width = 4", "width = 4, classes = 2"), "setting-invalid", "unexpected keyword"),

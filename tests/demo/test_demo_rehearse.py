@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.demo.workshop import Workshop
+    from edgestill.lab.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +32,11 @@ def workshop() -> Iterator[Workshop]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     scenario = tiny_scenario()
-    told: list[tuple[int, int]] = []
-    yield learn(scenario, teach(scenario), progress=lambda done, of, _: told.append((done, of)))
-    assert told == [(epoch, 25) for epoch in range(1, 26)]
+    told: list[Progress] = []
+    yield learn(scenario, teach(scenario), progress=told.append)
+    assert [(one.done, one.of) for one in told if one.phase == "training"] == [
+        (at, 25) for at in range(1, 26)
+    ]
     torch.set_num_threads(threads)
 
 

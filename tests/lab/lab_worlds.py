@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from edgestill.core.budget import Budget
 from edgestill.infer.policy import Policy
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.distil import Run, distill
+from edgestill.lab.distil import distill
 from edgestill.lab.networks import ImageNet24, MotionNet
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from edgestill.lab.packing.pack import Packed
+    from edgestill.lab.run import Run
 
 torch.set_num_threads(1)  # for tensors this small a second thread costs more than it gives
 

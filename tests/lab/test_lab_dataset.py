@@ -199,3 +199,25 @@ def test_an_epoch_that_is_left_early_ends_its_workers() -> None:
     assert isinstance(first.inputs, Tensor)
     batches.close()
     assert torch.multiprocessing.active_children() == []
+
+
+def test_a_dataset_that_draws_nothing_has_one_view() -> None:
+    """So that a teacher is not asked again in every epoch; whether it draws is found out, or said."""
+    plain = [(torch.ones(3) * one, one % 2) for one in range(9)]
+
+    class Noisy(Dataset[object]):
+        """The same, with noise."""
+
+        def __len__(self) -> int:
+            return len(plain)
+
+        def __getitem__(self, at: int) -> object:
+            return plain[at][0] + torch.rand(3), plain[at][1]
+
+    def source(dataset: object, random: bool | None = None) -> DatasetSource:
+        return DatasetSource(dataset, outputs=2, name="noise-1", random=random)  # type: ignore[arg-type]  # a list is a dataset
+
+    assert not source(plain).augmented
+    assert source(Noisy()).augmented
+    assert source(plain, random=True).augmented
+    assert not source(Noisy(), random=False).augmented

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,14 @@ from edgestill.infer import load
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.golden import probe, read_golden
 from edgestill.infer.policy import Policy
+from edgestill.lab.compare import Slice
+from edgestill.lab.data.dataset import DatasetSource
 from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.source import ArraySource
 from edgestill.lab.distil import distill
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import run_model
+from edgestill.lab.notices import NotDistillingWarning
 from edgestill.lab.packing.calibrate import promise_text
 from edgestill.lab.packing.pack import (
     GOLDEN_SAMPLES,
@@ -314,18 +319,58 @@ def test_the_cache_of_one_run_serves_the_next(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
 
 
-def test_plain_training_asks_no_teacher(tmp_path: Path) -> None:
-    """With a soft weight of 0 no cache is made."""
+def test_plain_training_asks_no_teacher_and_says_so(tmp_path: Path) -> None:
+    """With a soft weight of 0 no cache is made; nobody gives a teacher for that without a word."""
     recipe = Recipe(epochs=1, soft_weight=0)
-    distill(
-        teacher(),
-        TRAIN,
-        validation=HELDOUT,
-        student=motion_net(2, 2, 2),
-        recipe=recipe,
-        cache=tmp_path / "no",
-    )
+    with pytest.warns(NotDistillingWarning, match=r"^\[not-distilling\] the recipe asks no teacher"):
+        distill(
+            teacher(),
+            TRAIN,
+            validation=HELDOUT,
+            student=motion_net(2, 2, 2),
+            recipe=recipe,
+            cache=tmp_path / "no",
+        )
+    with pytest.raises(SettingError, match="nothing to compare; at soft_weight"):
+        distill(
+            teacher(), TRAIN, validation=HELDOUT, student=motion_net(2, 2, 2), recipe=recipe, against=Slice()
+        )
     assert not (tmp_path / "no").exists()
+
+
+def test_the_teacher_is_no_student() -> None:
+    """Trained in place, it would teach itself."""
+    with pytest.raises(SettingError, match="the student is the teacher"):
+        distill(teacher(), TRAIN, validation=HELDOUT, student=teacher(), recipe=QUICK)
+
+
+def test_a_bundle_is_made_of_any_source_of_classes(tmp_path: Path) -> None:
+    """Training data without labels from a torch dataset, held-out data of which some have none: as from samples."""
+    held = ArraySource(
+        torch.from_numpy(HELDOUT.inputs),
+        torch.from_numpy(np.where(np.arange(len(HELDOUT)) < 9, -1, HELDOUT.labels)),
+        "classes",
+        CLASSES,
+    )
+    shown = DatasetSource(
+        [torch.from_numpy(one) for one in TRAIN.inputs],  # type: ignore[arg-type]  # a list is a dataset
+        outputs=CLASSES,
+        labelled=False,
+        name="motions-1",
+    )
+    found = distill(
+        teacher(),
+        shown,
+        validation=held,
+        student=motion_net(4, 4, 6, seed=5),
+        recipe=replace(QUICK, soft_weight=1.0),
+    )
+    where = HardwareClass("aarch64-dotprod-onnxruntime")
+    path = found.save_bundle(tmp_path / "motion.esb", POLICY, hardware_class=where)
+    bundle = Bundle.open(path)
+    bundle.verify()
+    assert bundle.manifest.hardware_class == where.name
+    assert json.loads(bundle.read("lineage.json"))["metrics"]["int8"]["n"] == len(HELDOUT) - 9
 
 
 def test_the_reference_network_is_packed_from_bytes() -> None:

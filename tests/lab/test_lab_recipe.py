@@ -138,7 +138,7 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, line: str, kind: s
 
 def test_a_file_that_is_absent_or_no_toml_is_told_apart(tmp_path: Path) -> None:
     """Absent is a path error, damaged a setting error, each with the file's name."""
-    with pytest.raises(PathError, match=r"cannot read a recipe.*No such file"):
+    with pytest.raises(PathError, match=r"cannot read a job or recipe.*No such file"):
         Recipe.from_toml(tmp_path / "absent.toml")
     with pytest.raises(SettingError, match="not a TOML file"):
         read(tmp_path, "[recipe\n")
@@ -164,8 +164,10 @@ def test_a_recipe_of_another_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hint_that_weighs_nothing_is_none() -> None:
-    """Two layers and a weight make a hint; a weight of 0 asks the teacher for no features."""
-    assert Recipe(hint="a.b=c").hinted is None
+    """Two layers and a weight make a hint; two layers alone are a mistake, and a weight alone is none."""
+    with pytest.raises(SettingError, match="at hint_weight; expected more than 0, where there is a hint"):
+        Recipe(hint="a.b=c")
+    assert Recipe(hint_weight=0.5).hinted is None
     found = Recipe(hint="a.b=c", hint_weight=0.5, hint_channels="last").hinted
     assert found is not None
     assert (found.teacher_layer, found.student_layer, found.channels) == ("a.b", "c", "last")

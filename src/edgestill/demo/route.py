@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from edgestill.demo.workshop import Workshop
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.packing.pack import Packed
+    from edgestill.lab.progress import Progress
 
 _RIDGE: Final = 1e-2
 
@@ -155,7 +156,7 @@ class Route:
             teacher = teach(self.scenario, progress=self._epochs)
             done(f"{_count(teacher):,} parameters, {len(self.scenario.teach)} samples of both worlds")
         with self._step("inherit and distil the student") as done:
-            workshop = learn(self.scenario, teacher, progress=self._epochs)
+            workshop = learn(self.scenario, teacher, progress=self._distilling)
             self._keep(workshop.packed)
             done(
                 f"{_count(workshop.run.student):,} parameters, {len(self.scenario.limited)} samples of one world; "
@@ -379,6 +380,10 @@ class Route:
 
     def _epochs(self, done: int, of: int, loss: float) -> None:
         self.view.advance(done, of, f"loss {loss:.3f}")
+
+    def _distilling(self, now: Progress) -> None:
+        if now.loss is not None:
+            self._epochs(now.done, now.of, now.loss)
 
     def _rollout(self, state: JsonObject) -> None:
         devices = state.get("devices")

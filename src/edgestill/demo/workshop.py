@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from edgestill.infer.engine import OnnxEngine
-from edgestill.lab.distil import Run, distill
+from edgestill.lab.distil import distill
 from edgestill.lab.measure import accuracy, run_model
 from edgestill.lab.packing.export import export_onnx
 from edgestill.lab.packing.pack import Origin, Packed
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from edgestill.demo.scenario import Scenario
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.measure import Figure
+    from edgestill.lab.progress import Show
+    from edgestill.lab.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,9 +63,7 @@ def teach(scenario: Scenario, *, progress: Callable[[int, int, float], None] | N
     )
 
 
-def learn(
-    scenario: Scenario, teacher: nn.Module, *, progress: Callable[[int, int, float], None] | None = None
-) -> Workshop:
+def learn(scenario: Scenario, teacher: nn.Module, *, progress: Show | None = None) -> Workshop:
     """Inherits, distils, quantises, calibrates and packs the first student."""
     run = distill(
         teacher,

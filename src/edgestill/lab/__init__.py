@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from edgestill.lab.data.dataset import DatasetSource
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import ArraySource
-    from edgestill.lab.distil import Run, distill
+    from edgestill.lab.distil import distill
     from edgestill.lab.inherit import IndexMap, carve, fuse_parameters_, inherit_
     from edgestill.lab.recipe import Recipe
+    from edgestill.lab.run import Run
     from edgestill.lab.training.runtime import Runtime
     from edgestill.lab.training.train import Lesson, train_
 
@@ -45,7 +46,7 @@ _PLACES: Final = {
     "IndexMap": "edgestill.lab.inherit",
     "Lesson": "edgestill.lab.training.train",
     "Recipe": "edgestill.lab.recipe",
-    "Run": "edgestill.lab.distil",
+    "Run": "edgestill.lab.run",
     "Runtime": "edgestill.lab.training.runtime",
     "Samples": "edgestill.lab.data.samples",
     "Slice": "edgestill.lab.compare",

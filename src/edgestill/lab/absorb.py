@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.lab.data.samples import Samples
-    from edgestill.lab.distil import Run
+    from edgestill.lab.run import Run
 
 ALPHAS: Final = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 

@@ -1,9 +1,9 @@
 """Does distilling help? Asked on a slice of the data before the whole is spent, and answered with its noise.
 
-Two students begin with the same weights. One is trained plainly, one is distilled, at equal cost: the plain one gets as
-many more epochs as the teacher's answers would have paid for, in operations that are counted, not timed. It is repeated
-over seeds; a seed decides the order, the views, and which part of the teacher the students inherit. A difference is
-called one only where two intervals leave out zero (Student's t): one over seeds, one over the groups of the held-out
+Two students begin with the same weights. One is trained plainly, one is distilled as the whole run would be (as many views,
+answers kept as precisely), at equal cost: the plain one gets as many more epochs as the teacher's answers would have paid
+for, in operations that are counted, not timed. It is repeated over seeds; a seed decides the first weights, the order and
+the views. A difference is called one only where two intervals leave out zero (Student's t): one over seeds, one over the groups of the held-out
 samples. What is within the noise is said to be so.
 
 A slice is not the whole: distilling tends to help more where data is scarce. The verdict is a warning, no guarantee.
@@ -15,8 +15,8 @@ import copy
 import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Final, Self
+from math import isfinite
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -28,11 +28,10 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, SettingError
 from edgestill.lab.data.part import PartSource
 from edgestill.lab.data.source import Ask
-from edgestill.lab.forward import evaluating, forward, weights_digest
+from edgestill.lab.forward import evaluating, forward, model_digest, one_by_one
 from edgestill.lab.gain import Gain, gain_of
 from edgestill.lab.score import scores
 from edgestill.lab.settings import check_types
-from edgestill.lab.teacher.guide import LiveGuide
 from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.source import Source
     from edgestill.lab.gain import Verdict
     from edgestill.lab.recipe import Recipe
+    from edgestill.lab.teacher.asking import Asking
 
 _MOST_SEEDS: Final = 100
 _MOST_EPOCHS: Final = 10  # times the recipe's, for the plain student
@@ -109,8 +109,8 @@ class Comparison:
         )
         told: dict[Verdict, str] = {
             "helps": f"distilling helps on a slice of {self.samples} samples: {figures}",
-            "hurts": f"distilling HURTS on a slice of {self.samples} samples: {figures}; try a smaller soft_weight or "
-            "a better teacher",
+            "hurts": f"distilling HURTS on a slice of {self.samples} samples: {figures}; try more epochs, a "
+            "smaller soft_weight or a better teacher",
             "no difference shown": f"no difference shown between distilling and plain training at equal cost: {figures}",
         }
         return told[self.gain.verdict]
@@ -132,37 +132,9 @@ class Comparison:
             "sentence": self.sentence,
         }
 
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Self:
-        """From `as_json`; KeyError or TypeError where it is not."""
-        low, high = told["gain_ci95_samples"] or (-inf, inf)
-        return cls(
-            plain=tuple(told["plain"]),
-            distilled=tuple(told["distilled"]),
-            plain_epochs=told["plain_epochs"],
-            distilled_epochs=told["distilled_epochs"],
-            cost_ratio=told["cost_ratio"],
-            samples=told["samples"],
-            gain=Gain(
-                value=told["gain"],
-                spread=told["gain_spread"],
-                seeds=(told["gain_ci95_seeds"][0], told["gain_ci95_seeds"][1]),
-                samples=(low, high),
-            ),
-        )
-
-
-class DistillingHurtsWarning(UserWarning):
-    """The comparison says that plain training does better; the text begins with the code, as an error's does."""
-
-    code: Final = "distilling-hurts"
-
-    def __init__(self, comparison: Comparison) -> None:
-        super().__init__(f"[{self.code}] {comparison.sentence}")
-
 
 def compare(
-    teacher: nn.Module,
+    asking: Asking,
     student: nn.Module | Callable[[int], nn.Module],
     train: Source,
     heldout: Source,
@@ -170,14 +142,13 @@ def compare(
     recipe: Recipe,
     size: Slice | None = None,
     groups: NDArray[np.int64] | None = None,
-    cached: bool = True,
     kept: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Trains pairs of copies of the student and compares them.
 
     Args:
-        teacher: asked live; left as it is.
+        asking: the teacher, and how it will be asked; its cache is not used.
         student: copied; left as it is. Or a function that makes the student of a seed, so that the spread over seeds is
             that of its first weights too.
         train: what a slice is taken from.
@@ -185,8 +156,7 @@ def compare(
         recipe: of the distilled ones.
         size: how much is spent.
         groups: `[len(heldout)]`, which held-out samples belong together; by default each is its own group.
-        cached: whether the teacher's answers will be kept, and so cost a forward pass once a view, not once an epoch.
-        kept: JSON file for the result; the same question is answered from it.
+        kept: JSON file for the scores; the same question goes on from it, or is answered by it.
         progress: called after each training with (done, of).
 
     Raises:
@@ -200,14 +170,15 @@ def compare(
     part = PartSource(train, np.sort(random.permutation(len(train))[: size.samples]))
     distilled = replace(recipe, epochs=size.epochs or recipe.epochs)
     first = make(recipe.seed)
-    key = _key(teacher, first, part, heldout, f"{distilled.digest}|{size}|{cached}|{_groups_digest(groups)}")
-    known = None if kept is None else _read(kept, key)
-    if known is not None:
-        return known
-    epochs, ratio = _equal_cost(teacher, first, part, distilled, cached=cached)
-    plain = replace(distilled, soft_weight=0.0, hint_weight=0.0, epochs=epochs)
-    ours, theirs = _pairs(_Pair(teacher, part, heldout, distilled, plain), make, size.seeds, progress)
-    result = Comparison(
+    asking = replace(asking, cache=None)  # which knows the whole, not its parts
+    key = _key(asking, first, part, heldout, settings=f"{distilled.digest}|{size}|{_groups_digest(groups)}")
+    epochs, ratio = _equal_cost(asking, first, part, distilled)
+    plain = replace(distilled, soft_weight=0.0, hint="", hint_weight=0.0, epochs=epochs)
+    pair = _Pair(asking, part, heldout, distilled, plain)
+    ours, theirs = _scored(
+        pair, make, size.seeds, kept=None if kept is None else _Kept(kept, key), progress=progress
+    )
+    return Comparison(
         plain=tuple(np.nanmean(theirs, 1).tolist()),
         distilled=tuple(np.nanmean(ours, 1).tolist()),
         plain_epochs=plain.epochs,
@@ -216,17 +187,13 @@ def compare(
         samples=len(part),
         gain=gain_of(ours, theirs, groups=groups),
     )
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, json.dumps({"of": key, "comparison": result.as_json()}).encode())
-    return result
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
     """What two students of one seed are trained and measured with."""
 
-    teacher: nn.Module
+    asking: Asking
     part: Source
     heldout: Source
     distilled: Recipe
@@ -237,24 +204,50 @@ class _Pair:
         return self._score(student, self.distilled, seed), self._score(student, self.plain, seed)
 
     def _score(self, student: nn.Module, recipe: Recipe, seed: int) -> NDArray[np.float64]:
-        hint, guide = recipe.hinted, None
-        if recipe.distils:
-            guide = LiveGuide(self.teacher, hint=None if hint is None else hint.teacher_layer)
-        lesson = Lesson(source=self.part, guide=guide)
-        return scores(train_(copy.deepcopy(student), lesson, replace(recipe, seed=seed)), self.heldout)
+        recipe = replace(recipe, seed=seed)
+        with self.asking.guide(self.part, recipe) as guide:
+            lesson = Lesson(source=self.part, guide=guide)
+            return scores(train_(copy.deepcopy(student), lesson, recipe), self.heldout)
 
 
-def _pairs(
+class _Kept:
+    """The scores of the pairs that are done, in a file; one of another question, or damaged, is as good as none."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+
+    def read(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Of the distilled and the plain ones, seed by seed."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(self._path.read_bytes())
+            if found["of"] == self._key:
+                return [
+                    (np.array(one, np.float64), np.array(other, np.float64)) for one, other in found["pairs"]
+                ]
+        return []
+
+    def write(self, pairs: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> None:
+        """Replaces the file."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        told = [[one.tolist(), other.tolist()] for one, other in pairs]
+        write_whole(self._path, json.dumps({"of": self._key, "pairs": told}).encode())
+
+
+def _scored(
     pair: _Pair,
     make: Callable[[int], nn.Module],
     seeds: int,
+    *,
+    kept: _Kept | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores `[seeds, N]` of the distilled and of the plain ones."""
-    found = []
-    for at in range(seeds):
+    """Scores `[seeds, N]` of the distilled and of the plain ones; each pair that is done is kept."""
+    found = [] if kept is None else kept.read()[:seeds]
+    for at in range(len(found), seeds):
         seed = (pair.distilled.seed + at) % 2**32
         found.append(pair.scores(make(seed), seed))
+        if kept is not None:
+            kept.write(found)
         if progress is not None:
             progress(at + 1, seeds)
     ours, theirs = zip(*found, strict=True)
@@ -292,15 +285,10 @@ def _copies(student: nn.Module) -> Callable[[int], nn.Module]:
     return lambda _seed: copy.deepcopy(student)
 
 
-def _equal_cost(
-    teacher: nn.Module, student: nn.Module, source: Source, recipe: Recipe, *, cached: bool
-) -> tuple[int, float]:
+def _equal_cost(asking: Asking, student: nn.Module, source: Source, recipe: Recipe) -> tuple[int, float]:
     """Epochs of plain training for the operations of this distillation, and how near they come to it."""
-    theirs, ours = _flops(teacher, source), max(1, _flops(student, source))
-    views = recipe.epochs if not cached else 1
-    if cached and source.augmented:
-        views = min(recipe.views or recipe.epochs, recipe.epochs)
-    wanted = recipe.epochs + views * theirs / (_BACKWARD * ours)
+    theirs, ours = _flops(asking.teacher, source), max(1, _flops(student, source))
+    wanted = recipe.epochs + asking.passes(source, recipe) * theirs / (_BACKWARD * ours)
     epochs = min(round(wanted), _MOST_EPOCHS * recipe.epochs)
     return epochs, epochs / wanted
 
@@ -308,25 +296,17 @@ def _equal_cost(
 def _flops(model: nn.Module, source: Source) -> int:
     """Of one sample's forward pass, counted, not timed: the same on every machine."""
     batch = next(iter(source.batches([Ask(np.zeros(1, np.int64))])))
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with one_by_one(), evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(model, batch.inputs)
     return int(counter.get_total_flops())
 
 
-def _key(teacher: nn.Module, student: nn.Module, part: Source, heldout: Source, settings: str) -> str:
+def _key(asking: Asking, student: nn.Module, part: Source, heldout: Source, *, settings: str) -> str:
     """Of everything that decides the answer."""
-    parts = (weights_digest(teacher), weights_digest(student), part.digest, part.views_digest, heldout.digest)
+    models = (model_digest(asking.teacher), asking.when, model_digest(student))
+    parts = (*models, part.digest, part.views_digest, heldout.digest)
     return str(Digest.of("|".join([*map(str, parts), settings]).encode()))
 
 
 def _groups_digest(groups: NDArray[np.int64] | None) -> str:
     return "" if groups is None else str(Digest.of(np.ascontiguousarray(groups).tobytes()))
-
-
-def _read(path: Path, key: str) -> Comparison | None:
-    """The comparison that is kept there; None where there is none, or one of something else."""
-    with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-        found = json.loads(path.read_bytes())
-        if found["of"] == key:
-            return Comparison.from_json(found["comparison"])
-    return None

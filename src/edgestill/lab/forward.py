@@ -34,6 +34,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def one_by_one() -> Iterator[None]:
+    """Within, fused layers (attention, recurrent ones) do their operations one by one, so that each can be seen."""
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()  # noqa: SLF001  # the public switch warns about another vendor's hardware
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(onednn)  # noqa: SLF001
+
+
+@contextmanager
 def keeping_mode(model: nn.Module) -> Iterator[None]:
     """Whatever is done to the modes of its modules within is undone."""
     modes = [(module, module.training) for module in model.modules()]

@@ -7,8 +7,9 @@
     [runtime]                     where (`lab.training.runtime`); optional
     [compare]                     with plain training on a slice first (`lab.compare`); optional
     [budget]                      what the bundle must keep (`core.budget`); optional
+    [bundle]                      where the bundle will run, and what may leave the device; optional
 
-The folder holds `student.safetensors`, the bundle where the data are labelled classes, `report.json`, `log.csv`, the
+The folder holds `student.safetensors`, the bundle where the model tells classes from one input, `report.json`, `log.csv`, the
 teacher's answers and the newest checkpoint. The same job in the same folder goes on where it was stopped.
 """
 
@@ -18,9 +19,8 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
 
-import numpy as np
 import torch
 
 from edgestill.core.budget import Budget
@@ -29,16 +29,17 @@ from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DataError, PathError, SettingError, within
 from edgestill.core.extras import require
-from edgestill.infer.policy import Policy
+from edgestill.core.hardware import HardwareClass
+from edgestill.infer.policy import Leaves, Policy
 from edgestill.lab.compare import Slice
-from edgestill.lab.data.samples import Samples
-from edgestill.lab.data.source import Ask
 from edgestill.lab.distil import distill
+from edgestill.lab.fits import as_source, check_data, check_model, first_inputs
 from edgestill.lab.inherit import carve
 from edgestill.lab.jobdata import DataName
-from edgestill.lab.jobreport import as_source, report_of
+from edgestill.lab.jobreport import report_of
 from edgestill.lab.models import ModelName
 from edgestill.lab.packing.calibrate import FEWEST
+from edgestill.lab.packing.material import check_packable
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.settings import Table, from_table, nearest, read_toml
 from edgestill.lab.training.runtime import Runtime
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.jsonio import JsonObject
-    from edgestill.lab.data.source import Inputs, Source
+    from edgestill.lab.data.source import Inputs
     from edgestill.lab.jobdata import Data
+    from edgestill.lab.progress import Show
 
 T = TypeVar("T")
 
-_TABLES: Final = ("teacher", "student", "data", "recipe", "runtime", "compare", "budget")
+_TABLES: Final = ("teacher", "student", "data", "recipe", "runtime", "compare", "budget", "bundle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +100,39 @@ class StudentName:
 
     @property
     def inherits(self) -> bool:
-        """Whether a named one begins as a part of the teacher."""
-        return self.weights is None if self.inherit is None else self.inherit
+        """Whether it has yet to begin as a part of the teacher; a carved one has."""
+        wanted = self.weights is None if self.inherit is None else self.inherit
+        return bool(self.model) and wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleWish:
+    """What a bundle is made for.
+
+    Attributes:
+        hardware_class: where it will run, such as `aarch64-dotprod-onnxruntime`; empty for this machine's.
+        leaves: what may leave the device: `nothing`, `features` or `raw`.
+    """
+
+    hardware_class: str = ""
+    leaves: Leaves = "raw"
+
+    def __post_init__(self) -> None:
+        if self.leaves not in get_args(Leaves):
+            raise SettingError(
+                "a bundle's value is out of range",
+                where="leaves",
+                expected=", ".join(get_args(Leaves)),
+                got=self.leaves,
+                fix="leave it out where you are unsure",
+            )
+        if self.hardware_class:
+            HardwareClass(self.hardware_class)
+
+    @property
+    def where(self) -> HardwareClass | None:
+        """The class, or None for this machine's."""
+        return HardwareClass(self.hardware_class) if self.hardware_class else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +148,7 @@ class Job:
         runtime: where.
         compare: how much is spent on comparing with plain training; None for nothing.
         budget: what the bundle must keep, or None.
+        bundle: what it is made for.
     """
 
     folder: Path
@@ -125,6 +159,7 @@ class Job:
     runtime: Runtime
     compare: Slice | None
     budget: Budget | None
+    bundle: BundleWish
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -145,6 +180,7 @@ class Job:
                 )
         read = _Reader(tables, where, path.resolve().parent)
         recipe = read.table("recipe")
+        _check_asks(recipe, where)
         return cls(
             folder=read.folder,
             teacher=read.one(ModelName, "teacher"),
@@ -154,9 +190,10 @@ class Job:
             runtime=read.one(Runtime, "runtime") if "runtime" in tables else Runtime(),
             compare=read.one(Slice, "compare") if "compare" in tables else None,
             budget=read.budget() if "budget" in tables else None,
+            bundle=read.one(BundleWish, "bundle") if "bundle" in tables else BundleWish(),
         )
 
-    def run(self, out: Path, *, progress: Callable[[int, int, float], None] | None = None) -> JsonObject:
+    def run(self, out: Path, *, progress: Show | None = None) -> JsonObject:
         """Does it, and returns the report.
 
         Whatever is done stays done: weights are written before the report, the report before the bundle.
@@ -171,18 +208,20 @@ class Job:
         _make(out)
         clock, start = SystemClock(), SystemClock().monotonic()
         save = require("safetensors.torch", extra="lab", purpose="to write weights").save
-        teacher = self.teacher.load(self.folder)
+        teacher = self.teacher.load(self.folder, self.recipe.seed)
         data = self.data.load(self.folder, self.recipe.seed)
-        _check_packable(data)
-        student, inherit = self._student(teacher, data.train)
+        missing = _missing_for_bundle(data)
+        train, heldout = as_source(data.train, "train"), as_source(data.heldout, "validation")
+        check_data(train, heldout)
+        check_model("teacher", teacher, train, heldout)
         run = distill(
             teacher,
             data.train,
             validation=data.heldout,
-            student=student,
+            student=self._student(teacher, first_inputs(train, 1)),
             recipe=self.recipe,
             budget=self.budget,
-            inherit=inherit,
+            inherit=self.student.inherits,
             ask=self.data.ask,
             cache=out / "cache",
             against=self.compare,
@@ -199,11 +238,14 @@ class Job:
         }
         write_whole(out / "student.safetensors", save(weights), mode=PUBLIC)
         _write(out, report)
-        if isinstance(run.train, Samples) and isinstance(run.validation, Samples):
-            bundle = run.save_bundle(out / "student.esb", self._policy(data.labels))
+        if missing:
+            report["bundle"] = {"file": None, "why": missing}
+        else:
+            policy = self._policy(data.labels or tuple(f"class {one}" for one in range(heldout.outputs)))
+            bundle = run.save_bundle(out / "student.esb", policy, hardware_class=self.bundle.where)
             report["bundle"] = {"file": bundle.name, "bytes": bundle.stat().st_size}
-            report["seconds"] = round(clock.monotonic() - start, 1)
-            _write(out, report)
+        report["seconds"] = round(clock.monotonic() - start, 1)
+        _write(out, report)
         return report
 
     def _runtime(self, out: Path) -> Runtime:
@@ -213,25 +255,23 @@ class Job:
             log=self.runtime.log or out / "log.csv",
         )
 
-    def _policy(self, labels: tuple[str, ...]) -> Policy | None:
-        """With names for the classes, where there are any; asking as often as the budget allows."""
-        if not labels:
-            return None
+    def _policy(self, labels: tuple[str, ...]) -> Policy:
+        """With names for the classes; asking as often as the budget allows."""
+        policy = Policy(labels=labels, leaves=self.bundle.leaves)
         share = None if self.budget is None else self.budget.escalation
-        policy = Policy(labels=labels)
         if share is None:
             return policy
         return replace(policy, escalation_share=share, audit_share=min(policy.audit_share, share))
 
-    def _student(self, teacher: nn.Module, train: Samples | Source) -> tuple[nn.Module, bool]:
-        """The student, and whether it has yet to inherit."""
+    def _student(self, teacher: nn.Module, example: Inputs) -> Callable[[int], nn.Module]:
+        """The student of a seed; it may have yet to inherit."""
         name = self.student
         if name.model:
             named = ModelName(model=name.model, arguments=name.arguments, weights=name.weights)
-            return named.load(self.folder), name.inherits
-        selection, seed = self.recipe.inherit, self.recipe.seed
-        student, _ = carve(teacher, _one(train), ratio=name.carve, selection=selection, seed=seed)
-        return student, False
+            return lambda seed: named.load(self.folder, seed)
+        return lambda seed: carve(
+            teacher, example, ratio=name.carve, selection=self.recipe.inherit, seed=seed
+        )[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,21 +331,42 @@ def _make(out: Path) -> None:
         ) from error
 
 
-def _check_packable(data: Data) -> None:
-    """Whether a bundle's calibration will have enough held-out data: otherwise found only after the training."""
-    if isinstance(data.train, Samples) and isinstance(data.heldout, Samples) and len(data.heldout) < FEWEST:
+def _check_asks(recipe: Table, where: str) -> None:
+    """A teacher is named, so it is asked, unless the file says that it is not."""
+    if "soft_weight" not in recipe and "hint" not in recipe:
+        raise SettingError(
+            "a recipe that does not say how much the teacher counts",
+            where=f"{where}: recipe",
+            expected="soft_weight, in [0, 1]",
+            got="none",
+            fix="write for instance soft_weight = 0.7; 0 trains the student plainly",
+        )
+
+
+def _missing_for_bundle(data: Data) -> str | None:
+    """Why there will be no bundle; None where there will.
+
+    Raises:
+        DataError: too little held-out data to calibrate one, which would be found only after the training.
+    """
+    try:
+        for one, where in ((data.train, "train"), (data.heldout, "validation")):
+            check_packable(one, where)
+    except SettingError as error:
+        return f"bundles are for {error.expected}; this is {error.got}"
+    heldout = as_source(data.heldout, "validation")
+    if not heldout.labelled:
+        return "the held-out data has no labels to calibrate it with"
+    if len(heldout) < FEWEST:
         raise DataError(
             "too little held-out data to calibrate a bundle",
             where="data",
             expected=f"at least {FEWEST} samples",
-            got=len(data.heldout),
+            got=len(heldout),
             fix="bring more as x_validation and y_validation, or raise `validation`",
         )
+    return None
 
 
 def _write(out: Path, report: JsonObject) -> None:
     write_whole(out / "report.json", json.dumps(report, indent=1).encode(), mode=PUBLIC)
-
-
-def _one(train: Samples | Source) -> Inputs:
-    return next(iter(as_source(train).batches([Ask(np.zeros(1, np.int64))]))).inputs

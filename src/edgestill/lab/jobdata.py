@@ -11,9 +11,9 @@ import numpy as np
 from edgestill.core.errors import ClassCountError, DataError, EdgestillError, SettingError
 from edgestill.infer.arrayfile import read_npz
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.distil import Asking  # noqa: TC001  # `from_table` reads the annotations
 from edgestill.lab.models import called
 from edgestill.lab.settings import nearest
+from edgestill.lab.teacher.asking import When  # noqa: TC001  # `from_table` reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +46,7 @@ class DataName:
     classes: int = 0
     labels: tuple[str, ...] = ()
     validation: float = 0.2
-    ask: Asking = "cached"
+    ask: When = "cached"
 
     def __post_init__(self) -> None:
         if (self.file is None) == (not self.source):

@@ -1,27 +1,24 @@
-"""What came of a job, in figures with their intervals."""
+"""What came of a job, in figures with their intervals, and a word where a model has learned nothing."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.data.source import ArraySource
-from edgestill.lab.measure import mean_figure
-from edgestill.lab.score import scores
+from edgestill.lab.fits import as_source
+from edgestill.lab.measure import mean_figure, share_figure
+from edgestill.lab.notices import NothingLearnedWarning
+from edgestill.lab.score import plain_batches, scores
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.data.source import Source
-    from edgestill.lab.distil import Run
-
-
-def as_source(data: Samples | Source) -> Source:
-    """Samples as a source, as they are; any other source itself."""
-    return ArraySource.of(data) if isinstance(data, Samples) else data
+    from edgestill.lab.run import Run
 
 
 def report_of(run: Run, *, seconds: float) -> JsonObject:
@@ -30,8 +27,11 @@ def report_of(run: Run, *, seconds: float) -> JsonObject:
     Args:
         run: that has ended.
         seconds: it took.
+
+    Warns:
+        NothingLearnedWarning: a model is right no more often than who always names the most common class.
     """
-    heldout = as_source(run.validation)
+    heldout = as_source(run.validation, "validation")
     groups = run.validation.groups if isinstance(run.validation, Samples) else np.arange(len(heldout))
     models = (("teacher", run.teacher), ("student", run.student))
     figures: JsonObject = {}
@@ -55,10 +55,26 @@ def _figures(
     """Mean score, how many samples and groups it is of, and its interval; null where one group has none."""
     each = scores(model, heldout)
     known = ~np.isnan(each)
-    one = mean_figure(each[known], groups[known])
+    figure = share_figure if heldout.task == "classes" else mean_figure
+    one = figure(each[known], groups[known])
+    if heldout.task == "classes":
+        _warn_at_chance(name, one.value, heldout)
     return {
         f"{name}_score": one.value,
         f"{name}_score_n": one.n,
         f"{name}_score_groups": one.groups,
         f"{name}_score_ci95": [one.low, one.high] if one.bounded else None,
     }
+
+
+def _warn_at_chance(name: str, share: float, heldout: Source) -> None:
+    labels = np.concatenate(
+        [one.targets.numpy() for one in plain_batches(heldout) if one.targets is not None]
+    )
+    common = np.bincount(labels[labels >= 0]).max() / (labels >= 0).sum()
+    if share <= common:
+        text = (
+            f"the {name} is right about {share:.1%} of the held-out samples, and {common:.1%} are of one class: look at its "
+            f"{'weights and its input' if name == 'teacher' else 'learning rate and epochs'}"
+        )
+        warnings.warn(NothingLearnedWarning(text), stacklevel=4)

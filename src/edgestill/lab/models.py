@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, ModelError, PathError, SettingError
 from edgestill.core.extras import require
+from edgestill.lab.data.seeds import seeded
 from edgestill.lab.settings import nearest
 
 if TYPE_CHECKING:
@@ -50,23 +51,25 @@ class ModelName:
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
 
-    def load(self, folder: Path) -> nn.Module:
+    def load(self, folder: Path, seed: int = 0) -> nn.Module:
         """The model.
 
         Args:
             folder: what a file's path in the name is relative to.
+            seed: of the first weights, drawn by Python, numpy or torch.
 
         Raises:
             SettingError: a name that is none, or names nothing, or arguments it does not take.
             ModelError: it fails, or makes no module, or the weights are another one's.
             MissingExtraError: timm or transformers is not installed. PathError: no such file.
         """
-        if self.model.startswith(TIMM):
-            model = _timm(self.model.removeprefix(TIMM), self.arguments)
-        elif self.model.startswith(HUGGING_FACE):
-            model = _hugging_face(folder / self.model.removeprefix(HUGGING_FACE), self.arguments)
-        else:
-            model = self._call(folder)
+        with seeded(seed):
+            if self.model.startswith(TIMM):
+                model = _timm(self.model.removeprefix(TIMM), self.arguments)
+            elif self.model.startswith(HUGGING_FACE):
+                model = _hugging_face(folder / self.model.removeprefix(HUGGING_FACE), self.arguments)
+            else:
+                model = self._call(folder)
         if self.weights is not None:
             load_weights_(model, self.weights)
         return model

@@ -55,8 +55,8 @@ class Recipe:
         hint_channels: where these layers keep their channels, `first` or `last`.
         hint_weight: of that hint in the loss.
         huber: for regression, the difference from which on an error counts in proportion; 0 for squared errors.
-        views: different augmented views of the data the teacher answers; epochs go round them. 0 gives every epoch a
-            view of its own.
+        views: different augmented views of the data the teacher answers; epochs go round them, so that a teacher whose
+            answers are kept is asked less. 0 gives every epoch a view of its own. Few views overfit.
         top_k: of the teacher's logits that a cache keeps of each sample; 0 keeps all.
         inherit: how the student's first weights are chosen from the teacher's.
         seed: of everything random, from 0 to 2^32 - 1.
@@ -83,7 +83,7 @@ class Recipe:
     hint_channels: Channels = "first"
     hint_weight: float = 0.0
     huber: float = 0.0
-    views: int = 1
+    views: int = 0
     top_k: int = 0
     inherit: Selection = "random"
     seed: int = 0
@@ -99,6 +99,7 @@ class Recipe:
             ("average_tail", 0 <= self.average_tail <= 1, "0 to 1"),
             ("clip", 0 <= self.clip < inf, "at least 0, finite"),
             ("hint", not self.hint or _is_pair(self.hint), "TEACHER_LAYER=STUDENT_LAYER, or empty"),
+            ("hint_weight", not self.hint or self.hint_weight > 0, "more than 0, where there is a hint"),
             ("views", self.views >= 0, "at least 0"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("seed", 0 <= self.seed < 2**32, "0 to 2^32 - 1"),

@@ -15,13 +15,14 @@ import numpy as np
 
 from edgestill.core.errors import EvidenceError
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.distil import Run, classified, distill
+from edgestill.lab.distil import distill
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.lab.data.augment import Augment
     from edgestill.lab.recipe import Recipe
+    from edgestill.lab.run import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -117,7 +118,15 @@ def redistil(
     Raises:
         EvidenceError: evidence of another input or head, or none at all.
     """
-    train = classified(parent.train, "train")
+    train = parent.train
+    if not isinstance(train, Samples):
+        raise EvidenceError(
+            "evidence joins samples that are held in memory",
+            where="train",
+            expected="Samples",
+            got=type(train).__name__,
+            fix="distil the parent from Samples.of(inputs, labels)",
+        )
     if evidence is not None:
         if len(evidence) == 0:
             raise EvidenceError(

@@ -43,7 +43,7 @@ def read_toml(path: Path) -> Table:
     """
     try:
         return tomllib.loads(
-            read_plain(path, what="a recipe", at_most=_MAX_BYTES).decode().replace("\r\n", "\n")
+            read_plain(path, what="a job or recipe", at_most=_MAX_BYTES).decode().replace("\r\n", "\n")
         )
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingError(

@@ -8,18 +8,16 @@
 
 from __future__ import annotations
 
-import random
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, SettingError
+from edgestill.lab.data.seeds import seeded
 from edgestill.lab.data.source import Batch, canary_chunks, check_targets
 
 if TYPE_CHECKING:
@@ -41,12 +39,11 @@ class DatasetSource:
         labelled: whether items are `(inputs, target)`. One value a sample may come without its axis.
         name: of data and transform, with a version: they are too large to be digested whole.
         workers: processes that fetch ahead; 0 fetches here.
+        random: whether its transforms draw anything; by default some samples are looked at in two views.
 
     Raises:
         DataError: no samples, or a stream of them. SettingError: fewer than 0 workers.
     """
-
-    augmented: Final = True
 
     def __init__(
         self,
@@ -57,8 +54,10 @@ class DatasetSource:
         labelled: bool = True,
         name: str,
         workers: int = 0,
+        random: bool | None = None,
     ) -> None:
         self.dataset, self.task, self.outputs = dataset, task, outputs
+        self._random = random
         self.labelled, self.name, self.workers = labelled, name, workers
         if isinstance(dataset, IterableDataset):
             raise DataError(
@@ -84,6 +83,14 @@ class DatasetSource:
                 got=workers,
                 fix="give the number of processes that read ahead",
             )
+
+    @property
+    def augmented(self) -> bool:
+        """Whether a sample looks otherwise under another seed."""
+        if self._random is None:
+            one, other = (Digest.of_chunks(canary_chunks(self, seed)) for seed in (1, 2))
+            self._random = one != other
+        return self._random
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # a map-style dataset has a length, though its type does not say so
@@ -148,29 +155,13 @@ class _Seeded(Dataset[object]):
 
     def __getitem__(self, place: tuple[int, int]) -> object:
         index, seed = place
-        with _seeded(seed):
+        with seeded(seed):
             try:
                 return self.dataset[index]
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told where the batch is asked for
                 return _Failure(
                     "a sample cannot be fetched", f"sample {index}", f"{type(error).__name__}: {error}"
                 )
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Within, the three generators start from the seed; afterwards they are as they were."""
-    torchs = torch.default_generator  # not `manual_seed`, which would seed the accelerators' as well
-    kept = random.getstate(), np.random.get_state(), torchs.get_state()  # noqa: NPY002  # transforms of others draw from it
-    try:
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torchs.manual_seed(seed)
-        yield
-    finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])  # noqa: NPY002
-        torchs.set_state(kept[2])
 
 
 class _Places:

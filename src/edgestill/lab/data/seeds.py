@@ -11,13 +11,18 @@ is no logarithm or cosine in it whose last bit another library rounds otherwise:
 
 from __future__ import annotations
 
+import random
+from contextlib import contextmanager
 from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 Seeds = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
@@ -26,6 +31,22 @@ Seeds = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND: Final = np.uint64(0x94D049BB133111EB)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, the three generators start from the seed; afterwards they are as they were."""
+    torchs = torch.default_generator  # not `manual_seed`, which would seed the accelerators' as well
+    kept = random.getstate(), np.random.get_state(), torchs.get_state()  # noqa: NPY002  # transforms of others draw from it
+    try:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torchs.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torchs.set_state(kept[2])
 
 
 def view_seeds(run: int, view: int, index: NDArray[np.int64]) -> Seeds:

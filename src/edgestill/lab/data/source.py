@@ -20,6 +20,7 @@ from torch import Tensor
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
 from edgestill.lab.data.chunks import byte_chunks, setting_chunks
+from edgestill.lab.data.seeds import view_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -317,10 +318,10 @@ def _named(inputs: Inputs, targets: Tensor | None) -> list[tuple[str, Tensor]]:
     return [*names.items(), *([] if targets is None else [("targets", targets)])]
 
 
-def canary_chunks(source: Source) -> Iterator[bytes]:
+def canary_chunks(source: Source, view: int = 0) -> Iterator[bytes]:
     """The bytes of some samples in one view, spread over the data: what tells one augmentation from another."""
     index = np.unique(np.linspace(0, len(source) - 1, _CANARIES).astype(np.int64))
-    batch = next(iter(source.batches([Ask(index, index.astype(np.uint32))])))
+    batch = next(iter(source.batches([Ask(index, view_seeds(0, view, index))])))
     for one in tensors(batch.inputs):
         yield f"|{one.dtype}|{tuple(one.shape)}|".encode()
         yield from byte_chunks(one)

@@ -23,15 +23,18 @@ from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.packing.calibrate import Heldout, calibrate, promise_text
 from edgestill.lab.packing.export import export_onnx, head_of
+from edgestill.lab.packing.material import shown_inputs
 from edgestill.lab.packing.quantise import grid_id, quantise
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from edgestill.core.manifest import Manifest
     from edgestill.infer.policy import Policy
     from edgestill.lab.data.samples import Samples
+    from edgestill.lab.data.source import Source
 
 REFERENCE: Final = "reference.stats"
 GOLDEN_SAMPLES: Final = (4, 16)
@@ -88,7 +91,7 @@ def pack(
     student: nn.Module,
     teacher: nn.Module,
     *,
-    train: Samples,
+    train: Samples | Source,
     heldout: Samples,
     policy: Policy,
     origin: Origin,
@@ -99,7 +102,7 @@ def pack(
     Args:
         student: trained; its last linear layer is the head.
         teacher: what it learned from.
-        train: the student's training inputs; calibrate the quantiser and give the reference statistics.
+        train: the student's training data; its inputs calibrate the quantiser and give the reference statistics.
         heldout: data that trained neither; fits the policy.
         policy: the wanted one; temperatures, alpha and threshold are fitted.
         origin: for the lineage.
@@ -119,7 +122,8 @@ def pack(
         )
     fp32 = export_onnx(student, torch.from_numpy(heldout.inputs[:2]))
     where = hardware_class or HardwareClass.here()
-    model = quantise(fp32, train.inputs[_spread(len(train), 512)], where)
+    shown = shown_inputs(train, "train")
+    model = quantise(fp32, shown[_spread(len(shown), 512)], where)
     engine = OnnxEngine(model)
     logits, _ = run_model(engine, heldout.inputs)
     if logits.shape[1] != heldout.classes:
@@ -143,9 +147,9 @@ def pack(
         names.POLICY: fitted.to_bytes(),
         names.GOLDEN: _golden(engine, heldout).to_bytes(),
         names.LINEAGE: canonical(
-            _lineage(student, teacher, train, origin=origin, figures=figures, model=model)
+            _lineage(student, teacher, train.digest, origin=origin, figures=figures, model=model)
         ),
-        REFERENCE: _reference(engine, student, teacher, train).to_bytes(),
+        REFERENCE: _reference(engine, student, teacher, shown).to_bytes(),
     }
     blobs[names.CARD] = _card(f"{origin.name} {origin.version}", figures, fitted, len(model)).encode()
     manifest, blobs = build(
@@ -180,9 +184,11 @@ def backbone_id(student: nn.Module) -> Digest:
     return Digest.of_chunks([*chunks, str(head.in_features).encode()])
 
 
-def _reference(engine: OnnxEngine, student: nn.Module, teacher: nn.Module, train: Samples) -> Statistics:
-    features = run_model(engine, train.inputs)[1]
-    targets = softmax(answers(teacher, torch.from_numpy(train.inputs)).numpy())
+def _reference(
+    engine: OnnxEngine, student: nn.Module, teacher: nn.Module, inputs: NDArray[np.generic]
+) -> Statistics:
+    features = run_model(engine, inputs)[1]
+    targets = softmax(answers(teacher, torch.from_numpy(inputs)).numpy())
     empty = Statistics.empty(
         backbone=backbone_id(student), window=0, classes=targets.shape[1], features=features.shape[1]
     )
@@ -207,7 +213,7 @@ def _spread(n: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 def _lineage(
     student: nn.Module,
     teacher: nn.Module,
-    train: Samples,
+    data: Digest,
     *,
     origin: Origin,
     figures: dict[str, Figure],
@@ -218,7 +224,7 @@ def _lineage(
         "teacher": str(weights_digest(teacher)),
         "student": str(weights_digest(student)),
         "backbone": str(backbone_id(student)),
-        "data": str(train.digest),
+        "data": str(data),
         "recipe": origin.recipe,
         "seed": origin.seed,
         "parent": None if origin.parent is None else str(origin.parent),

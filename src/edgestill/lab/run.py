@@ -1,0 +1,113 @@
+"""What comes of a distillation, and its way into a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgestill.core.bundle import write_archive
+from edgestill.core.errors import SettingError
+from edgestill.infer.policy import Policy
+from edgestill.lab.packing.material import labelled
+from edgestill.lab.packing.pack import Origin, Packed, pack
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgestill.core.budget import Budget
+    from edgestill.core.hardware import HardwareClass
+    from edgestill.lab.compare import Comparison
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.data.source import Source
+    from edgestill.lab.inherit import IndexMap
+    from edgestill.lab.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """What came of a distillation.
+
+    Attributes:
+        student: trained, in evaluation mode.
+        teacher: unchanged.
+        index_map: which of the teacher's weights the student began with; None where it kept its own.
+        recipe: how it was made.
+        train: what it was shown.
+        validation: what neither was trained on.
+        budget: what it must keep, or None.
+        comparison: with plain training on a slice, where it was asked for.
+    """
+
+    student: nn.Module = field(repr=False)
+    teacher: nn.Module = field(repr=False)
+    index_map: IndexMap | None = field(repr=False)
+    recipe: Recipe
+    train: Samples | Source
+    validation: Samples | Source
+    budget: Budget | None = None
+    comparison: Comparison | None = None
+
+    def pack(
+        self,
+        policy: Policy | None = None,
+        *,
+        origin: Origin | None = None,
+        hardware_class: HardwareClass | None = None,
+    ) -> Packed:
+        """The bundle in memory; see `lab.packing.pack.pack`. The budget's escalation share bounds the policy's.
+
+        Args:
+            policy: names of the classes and what is not fitted; by default `class 0`, `class 1`, ...
+            origin: name and version; by default `student`, 1.0.0.
+            hardware_class: where it will run; by default this machine's.
+
+        Raises:
+            SettingError: the bundle is larger than the budget allows, or bundles are not for this kind of model yet.
+            DataError: the held-out data has no labels, or too few samples.
+        """
+        heldout = labelled(self.validation, "validation")
+        packed = pack(
+            self.student,
+            self.teacher,
+            train=self.train,
+            heldout=heldout,
+            policy=self._policy(policy, heldout.classes),
+            origin=origin or self._origin("student"),
+            hardware_class=hardware_class,
+        )
+        bound = None if self.budget is None else self.budget.size
+        if bound is not None and packed.manifest.size > bound:
+            raise SettingError(
+                "the bundle is larger than its budget",
+                where="size",
+                expected=f"at most {bound} bytes (budget)",
+                got=packed.manifest.size,
+                fix="give a narrower student",
+            )
+        return packed
+
+    def save_bundle(
+        self,
+        path: Path | str,
+        policy: Policy | None = None,
+        *,
+        hardware_class: HardwareClass | None = None,
+    ) -> Path:
+        """Packs and writes `NAME.esb`; the file's name becomes the model's. Args and errors as `pack`."""
+        path = Path(path)
+        packed = self.pack(policy, origin=self._origin(path.stem.lower()), hardware_class=hardware_class)
+        write_archive(path, packed.manifest, packed.blobs)
+        return path
+
+    def _origin(self, name: str) -> Origin:
+        return Origin(name=name, version="1.0.0", recipe=self.recipe.as_json(), seed=self.recipe.seed)
+
+    def _policy(self, wanted: Policy | None, classes: int) -> Policy:
+        bound = None if self.budget is None else self.budget.escalation
+        if wanted is None:
+            wanted = Policy(labels=tuple(f"class {index}" for index in range(classes)))
+            share = wanted.escalation_share if bound is None else bound
+        else:
+            share = wanted.escalation_share if bound is None else min(bound, wanted.escalation_share)
+        return replace(wanted, escalation_share=share, audit_share=min(wanted.audit_share, share))
