@@ -11,6 +11,7 @@ None of them is a dependency of the package.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -76,7 +77,10 @@ def make() -> None:
 
 
 def enter(script: str) -> None:
-    """Runs `script` again within the peers' environment, unless that is where it runs already."""
+    """Runs `script` again within the peers' environment, unless that is where it runs already; tells what it is on `--help`."""
+    if {"-h", "--help"} & set(sys.argv[1:]):  # which needs no environment
+        print(ast.get_docstring(ast.parse(Path(script).read_text(encoding="utf-8"))))
+        sys.exit()
     if Path(sys.prefix).resolve() == HOME.resolve():
         return
     if not is_ready():
@@ -88,7 +92,7 @@ def enter(script: str) -> None:
 
 
 def _pip(*wanted: str) -> None:
-    command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "-q", "install", "-c", CONSTRAINTS]
+    command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "-qq", "install", "-c", CONSTRAINTS]
     subprocess.run([*command, *wanted], check=True, stdout=sys.stderr)  # noqa: S603
 
 

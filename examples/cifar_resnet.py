@@ -113,10 +113,16 @@ def teacher_from(path: Path) -> Camera:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--small", action="store_true", help="few images and epochs, to see that it runs")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="few images and epochs, to see that it runs; the figures mean nothing",
+    )
     parser.add_argument("--out", type=Path, default=Path("cifar-resnet8.esb"))
     asked = parser.parse_args(argv)
     torch.manual_seed(0)
+    if "EDGESTILL_DATA" not in os.environ:
+        parser.error("set EDGESTILL_DATA to the folder with the two files that the description names")
     folder, few = Path(os.environ["EDGESTILL_DATA"]), asked.small
     with np.load(folder / "cifar10_lossless_4000train_1000test.npz") as found:
         count = 200 if few else 4000
@@ -134,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe=Recipe(epochs=1 if few else 30, lr=1e-2, soft_weight=0.5, tau=4.0, views=1 if few else 5),
         augment=ImageShift(4, mirror=True),
         inherit=False,
-        against=Slice(samples=100 if few else 1000, epochs=1 if few else 15, seeds=2 if few else 3),
+        against=Slice(samples=100 if few else 1000, epochs=1 if few else 40, seeds=2 if few else 3),
     )
     assert run.comparison is not None
     print(run.comparison.sentence)

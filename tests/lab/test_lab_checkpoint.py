@@ -16,7 +16,6 @@ import torch
 from lab_worlds import motion_net, motions, points, same_weights, straight
 from torch import nn
 
-from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, PathError, TrainingError
 from edgestill.lab.data.augment import MotionJitter
 from edgestill.lab.data.source import ArraySource
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 
     from edgestill.lab.training.checkpoint import State
 
-RUN = Digest.of(b"run")
-OTHER = Digest.of(b"other")
+RUN = {"recipe": "1", "data": "2"}
 SAMPLES = motions(21, seed=3)
 RECIPES = {
     "adamw, one-cycle, soft": Recipe(epochs=3, batch=6, lr=1e-2, soft_weight=0.5, views=2),
@@ -203,7 +201,7 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path, change: str) -> None
         )
 
     train(recipe, 0, 0, 9)
-    with pytest.raises(DataError, match="a checkpoint of another run") as caught:
+    with pytest.raises(DataError, match=rf"a checkpoint of another run; .*got another {change}") as caught:
         train(
             replace(recipe, lr=1e-4) if change == "recipe" else recipe,
             int(change == "data"),
@@ -321,8 +319,11 @@ def test_what_is_kept_comes_back_for_this_run_only(tmp_path: Path) -> None:
     state = Checkpoints(tmp_path, RUN).last()
     assert state is not None
     assert state["step"] == 3
-    with pytest.raises(DataError, match="another run"):
-        Checkpoints(tmp_path, OTHER).last()
+    for other, differing in (({"recipe": "9"}, "another recipe"), ({"data": "9"}, "another data")):
+        with pytest.raises(
+            DataError, match=rf"another run; .*expected the same recipe, data; got {differing}"
+        ):
+            Checkpoints(tmp_path, RUN | other).last()
 
 
 def test_a_folder_that_cannot_be_made_is_a_coded_error(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from edgestill.core.errors import BenchError, NotFoundError, PathError
 
 _PREFIX: Final = "bench_"
 
-SETTINGS: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+SETTINGS: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 USAGE: Final = 2
 
 
@@ -30,9 +30,9 @@ def bench(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="The last line is one JSON object.")] = False,
 ) -> None:
-    """Measure against peers; every further argument is the benchmark's own."""
+    """Measure against peers; every further argument is the benchmark's own, `--help` included."""
     scripts = scripts_in(Path(edgestill.__file__).resolve().parents[2], Path.cwd())
-    if name is None:
+    if name is None or name in {"-h", "--help"}:
         _list(scripts, as_json=as_json)
         return
     if name not in scripts:

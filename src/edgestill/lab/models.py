@@ -16,8 +16,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
@@ -103,9 +104,9 @@ def called(name: str, arguments: Mapping[str, Any], folder: Path) -> object:
         raise ModelError(
             "a callable that fails",
             where=name,
-            got=_told(error),
+            got=f"{_told(error)} ({_line(error)})",
             fix="call it by hand with the same arguments",
-            expected="a callable that returns a network",
+            expected="a callable that returns what it is for",
         ) from error
     return made
 
@@ -328,6 +329,14 @@ def _hugging_face(path: Path, arguments: dict[str, Any]) -> nn.Module:
         ) from error
     assert isinstance(model, nn.Module)
     return model
+
+
+def _line(error: BaseException) -> str:
+    """The innermost line of the user's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if "site-packages" not in one.filename and "/edgestill/" not in one.filename]
+    last = (own or frames)[-1]
+    return f"line {last.lineno} of {Path(last.filename).name}"
 
 
 def _told(error: BaseException) -> str:

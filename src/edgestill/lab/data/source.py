@@ -11,14 +11,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, final
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, final, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import ClassCountError, DataError, NotFiniteError, ShapeError
+from edgestill.core.errors import (
+    ClassCountError,
+    DataError,
+    DtypeError,
+    NotFiniteError,
+    SettingError,
+    ShapeError,
+)
 from edgestill.lab.data.chunks import byte_chunks, setting_chunks
 from edgestill.lab.data.seeds import view_seeds
 
@@ -145,6 +152,7 @@ class ArraySource:
         return cls(inputs, labels, "classes", samples.classes, augment)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         parts = [one for _, one in _named(self.inputs, self.targets)]
         lengths = sorted({len(one) if one.ndim else 0 for one in parts})
         if len(lengths) > 1:
@@ -169,7 +177,38 @@ class ArraySource:
         if self.targets is not None:
             check_targets(self.targets, self.task, self.outputs)
 
+    def _check_kinds(self) -> None:
+        if self.task not in get_args(Task):
+            raise SettingError(
+                "unknown task",
+                where="task",
+                expected=", ".join(get_args(Task)),
+                got=repr(self.task),
+                fix="say what the outputs are",
+            )
+        parts = self.inputs.values() if isinstance(self.inputs, Mapping) else self.inputs
+        whole = [self.inputs] if not isinstance(self.inputs, tuple | Mapping) else [*parts]
+        for name, one in (*(("inputs", part) for part in whole), ("targets", self.targets)):
+            if not isinstance(one, Tensor) and not (one is None and name == "targets"):
+                raise DtypeError(
+                    f"the {name} are no tensors",
+                    where=name,
+                    expected="torch.Tensor",
+                    got=f"{type(one).__module__}.{type(one).__qualname__}",
+                    fix="convert them with torch.from_numpy(array)",
+                )
+
     def _check_augment(self) -> None:
+        ways = self.augment.values() if isinstance(self.augment, Mapping) else [self.augment]
+        for one in ways:
+            if one is not None and not _is_augmentation(one):
+                raise SettingError(
+                    "an augmentation of another kind",
+                    where="augment",
+                    expected="a callable of (inputs, seeds) with a whole number `version`",
+                    got=type(one).__name__,
+                    fix="see edgestill.lab.data.augment.Augment; random transforms of others go into a DatasetSource",
+                )
         names = [] if isinstance(self.inputs, Tensor) else [name for name, _ in _named(self.inputs, None)]
         if isinstance(self.augment, Mapping):
             unknown = sorted(self.augment.keys() - set(names))
@@ -309,6 +348,10 @@ def _changed(inputs: Inputs, augment: Augment | Mapping[str, Augment], seeds: Se
         name: augment[name](one, seeds) if name in augment else one for name, one in _named(inputs, None)
     }
     return changed if isinstance(inputs, dict) else tuple(changed.values())
+
+
+def _is_augmentation(given: object) -> bool:
+    return callable(given) and isinstance(getattr(given, "version", None), int)
 
 
 def _named(inputs: Inputs, targets: Tensor | None) -> list[tuple[str, Tensor]]:

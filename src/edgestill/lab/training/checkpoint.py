@@ -36,11 +36,11 @@ class Checkpoints:
 
     Args:
         folder: made when the first one is kept.
-        run: digest of everything that makes this run this run.
+        run: what makes this run this run: a name, such as `recipe`, -> its digest.
     """
 
-    def __init__(self, folder: Path, run: Digest) -> None:
-        self.path, self.run = folder / NAME, run
+    def __init__(self, folder: Path, run: Mapping[str, str]) -> None:
+        self.path, self.run = folder / NAME, dict(run)
 
     def keep(self, state: Mapping[str, object]) -> None:
         """Replaces the last one.
@@ -49,7 +49,7 @@ class Checkpoints:
             PathError: it cannot be written; the last one is still there.
         """
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, "run": str(self.run), **state}, buffer)
+        torch.save({"format": FORMAT, "run": self.run, **state}, buffer)
         data = buffer.getvalue()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +90,15 @@ class Checkpoints:
                 fix=fix,
                 got="another one",
             )
-        if state.get("run") != str(self.run):
+        run = state.get("run")
+        if run != self.run:
+            theirs = run if isinstance(run, dict) else {}
+            differing = [name for name, digest in self.run.items() if theirs.get(name) != digest]
             raise DataError(
                 "a checkpoint of another run",
                 where=self.path,
-                expected=f"{self.run} (this recipe, data, teacher and student)",
-                got=state.get("run"),
+                expected=f"the same {', '.join(self.run)}",
+                got=f"another {' and another '.join(differing)}",
                 fix=fix,
             )
         return state

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from edgestill.core.clock import SystemClock
-from edgestill.core.digest import Digest
 from edgestill.core.errors import SettingError, TrainingError
 from edgestill.lab.data.source import ArraySource, Batch
 from edgestill.lab.forward import model_digest
@@ -152,8 +151,7 @@ class _Run:
         self.steps = recipe.epochs * self.plan.steps
         self.checkpoints = None
         if runtime.checkpoint is not None:
-            run = _digest(model, lesson, recipe, self.guide)
-            self.checkpoints = Checkpoints(runtime.checkpoint, run)
+            self.checkpoints = Checkpoints(runtime.checkpoint, _parts(model, lesson, recipe, self.guide))
         self.log = None if runtime.log is None or fabric.global_rank > 0 else EpochLog.open(runtime.log)
         self._set_up(model)
         self._resume()
@@ -321,14 +319,13 @@ class _Run:
         self.average.apply_()
 
 
-def _digest(model: nn.Module, lesson: Lesson, recipe: Recipe, guide: Guide | None) -> Digest:
-    """Of everything that decides the result."""
-    source = lesson.source
-    parts = (
-        model_digest(model),
-        source.digest,
-        source.views_digest,
-        recipe.digest,
-        None if guide is None else f"{guide.digest}|{type(guide).__name__}|{guide.views}",
-    )
-    return Digest.of("|".join(map(str, parts)).encode())
+def _parts(model: nn.Module, lesson: Lesson, recipe: Recipe, guide: Guide | None) -> dict[str, str]:
+    """Everything that decides the result, by name."""
+    asked = "nobody" if guide is None else f"{guide.digest}|{type(guide).__name__}|{guide.views}"
+    return {
+        "student": str(model_digest(model)),
+        "data": str(lesson.source.digest),
+        "augmentation": str(lesson.source.views_digest),
+        "recipe": str(recipe.digest),
+        "teacher or way of asking": asked,
+    }
