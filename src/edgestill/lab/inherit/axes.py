@@ -101,6 +101,12 @@ def freeze(dim: Dim, why: str) -> None:
         axis.frozen = axis.frozen or why
 
 
+def hold(dim: Dim, why: str) -> None:
+    """Keeps carving from cutting any of it."""
+    for axis in axes(dim):
+        axis.held = axis.held or why
+
+
 def mark_units(dim: Dim) -> None:
     """Says that a layer makes these units."""
     for axis in axes(dim):
