@@ -315,7 +315,10 @@ KINDS = {
     ),
     "bilinear: whole": Kind(
         lambda: Through(
-            lambda x, a, m, b: b(m(a(x), a(x))), nn.Linear(4, 6), nn.Bilinear(6, 6, 4), row(nn.Linear(4, 4), nn.Linear(4, 3))
+            lambda x, a, m, b: b(m(a(x), a(x))),
+            nn.Linear(4, 6),
+            nn.Bilinear(6, 6, 4),
+            row(nn.Linear(4, 4), nn.Linear(4, 3)),
         ),
         ROWS,
         {"layers.0.weight": (6, 4), "layers.1.weight": (4, 6, 6)},

@@ -33,6 +33,7 @@ _SIZED: Final = {
     _NormBase: ("num_features",),
 }
 
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A value for an attribute of a module."""

@@ -100,18 +100,19 @@ class _Units(dict[Axis, "Sequence[int]"]):
         """What is left of a tensor of these dimensions."""
         for at, dim in enumerate(dims):
             if self.cuts(dim):
-                tensor = tensor.index_select(at, torch.tensor(kept(dim, self)))
+                tensor = tensor.index_select(at, torch.tensor(kept(dim, self), device=tensor.device))
         return tensor
 
-    def places(self, dims: Sequence[Dim]) -> tuple[Tensor, ...]:
-        """Where that stands within the whole."""
-        return tuple(
-            torch.tensor(kept(dim, self)).reshape([-1] + [1] * (len(dims) - at - 1))
+    def replace_(self, tensor: Tensor, dims: Sequence[Dim], part: Tensor) -> None:
+        """Puts that back where it stands within the whole."""
+        places = [
+            torch.tensor(kept(dim, self), device=tensor.device).reshape([-1] + [1] * (len(dims) - at - 1))
             for at, dim in enumerate(dims)
-        )
+        ]
+        tensor[tuple(places)] = part
 
 
-class _Part(Watch):
+class _Part(Watch):  # type: ignore[no-untyped-call]  # as its base
     """Sees every operation, and computes those in which units meet from those that stay."""
 
     def __init__(self, teacher: nn.Module, known: Mapping[str, tuple[Dim, ...]], choice: Choice) -> None:
@@ -166,7 +167,7 @@ class _Part(Watch):
         }
         found = op.func(**given | _numbers(op, given, units))
         for whole, part in zip(op.outs(), tensors_within(found), strict=True):
-            whole[units.places(self.dims(whole))] = part
+            units.replace_(whole, self.dims(whole), part)
 
     def _another_way(self, why: str) -> ModelError:
         return ModelError(

@@ -1,7 +1,7 @@
 """Networks and examples that tell a right student from a wrong one, and the student's pass held to what is expected.
 
 - Layers that begin at 0, norms that begin at 1 and an example of zeros hide what a network computes. So a check runs on
-  copies in which every tensor of one figure has many; all others are as they were.
+  copies in which every parameter and input of one figure has many; all others are as they were.
 - The student passes where each module's call returns what it should and, as far as both run the same operations, makes
   tensors of the sizes it should: on one token, heads of another size give the same figures.
 """
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgestill.lab.inherit.part import Expected, steady
 from edgestill.lab.inherit.returned import tensors_within
-from edgestill.lab.inherit.trace import called, named_tensors, quiet, watched
+from edgestill.lab.inherit.trace import called, quiet, watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,11 +46,11 @@ class Outcome:
 
 
 def telling_network(network: nn.Module) -> nn.Module:
-    """A copy none of whose tensors is of one figure."""
+    """A copy none of whose parameters is of one figure."""
     found = copy.deepcopy(network)
     random = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():
-        for _, tensor in named_tensors(found):
+        for tensor in found.parameters():
             if _is_dull(tensor):
                 tensor.add_(_noise(tensor, random))
     return found

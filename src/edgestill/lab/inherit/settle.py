@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgestill.lab.inherit.probe import Outcome
     from edgestill.lab.inherit.trace import Example
 
-_MOST_TRIES: Final = 256  # for each step forward
+_MOST_TRIES: Final = 128  # for each step forward
 
 Ranks = dict["Attribute", int]
 

@@ -212,7 +212,11 @@ def _reasons(model: nn.Module, trace: Trace, wish: Wish, plan: _Plan) -> Iterato
         layer = name.rpartition(".")[0] or name
         if tensor.ndim > 1:
             dims = trace.tensors[name]
-            out = dims[-1] if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding) else dims[0]
+            out = (
+                dims[-1]
+                if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+                else dims[0]
+            )
             yield layer, next((_reason(axis, wish, plan) for axis in axes(out)), "it has one unit")
 
 
