@@ -152,16 +152,14 @@ def _attributes(module: nn.Module, facts: Mapping[int, list[int]]) -> Iterator[t
     for name, value in list(vars(module).items()):
         if name.startswith("_") or not _is_unknown(module, name):
             continue
-        options = list(dict.fromkeys(_others(value, facts)))
-        if options not in ([], [value]):
+        if others := [one for one in _sizes(value, facts) if one != value]:
             own = type(module).__module__.startswith("torch.")
-            others = [one for one in options if one != value]
             yield name, [*others, value] if own else [value, *others]
 
 
-def _others(value: object, facts: Mapping[int, list[int]]) -> list[object]:
+def _sizes(value: object, facts: Mapping[int, list[int]]) -> list[object]:
     if type(value) is int:
-        return [*facts.get(value, [])]
+        return list(facts.get(value, []))
     if isinstance(value, tuple | list) and value and all(type(one) is int for one in value):
         ways = [list(dict.fromkeys([*facts.get(one, []), one])) for one in value]
         return [type(value)(way) for way in product(*ways)] if prod(map(len, ways)) <= _MOST_WAYS else []

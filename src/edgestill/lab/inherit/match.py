@@ -116,7 +116,7 @@ def links(where: str, theirs: Sequence[Dim], ours: Sequence[Dim]) -> list[Link]:
 
 
 def step_links(theirs: Trace, ours: Trace, source: Callable[[str], str]) -> list[Link]:
-    """The dimensions of what layers make on their way, where the two networks' layers run the same operations.
+    """The dimensions of what layers make on their way, as far as the two networks' layers run the same operations.
 
     Args:
         theirs: the teacher's trace.
@@ -127,9 +127,8 @@ def step_links(theirs: Trace, ours: Trace, source: Callable[[str], str]) -> list
     wide, narrow = _calls(theirs), _calls(ours)
     for module, frames in narrow.items():
         for one, other in zip(wide.get(source(module), []), frames, strict=False):
-            if [name for name, _ in one.steps] == [name for name, _ in other.steps]:
-                for link in _frame_links(one, other):
-                    found.setdefault(_key(link), link)
+            for link in _frame_links(one, other):
+                found.setdefault(_key(link), link)
     return list(found.values())
 
 
@@ -141,7 +140,9 @@ def _calls(trace: Trace) -> dict[str, list[Frame]]:
 
 
 def _frame_links(theirs: Frame, ours: Frame) -> Iterator[Link]:
-    for (_, wide), (_, narrow) in zip(theirs.steps, ours.steps, strict=True):
+    for (name, wide), (other_name, narrow) in zip(theirs.steps, ours.steps, strict=False):
+        if name != other_name:
+            return  # they do something else, or a size of 1 spares an operation
         for one, other in zip(wide, narrow, strict=False):
             yield from links(theirs.module or "the forward pass", one, other)
 
