@@ -274,6 +274,17 @@ def test_every_tensor_that_the_network_returns_keeps_its_size(how: Callable[[Ten
     assert [student.get_submodule(name).out_features for name in ("first", "one", "two")] == [8, 6, 8]
 
 
+def test_an_answer_that_holds_itself_is_opened_once() -> None:
+    """An object may lead back to itself."""
+
+    def circle(one: Tensor, two: Tensor) -> SimpleNamespace:
+        found = SimpleNamespace(logits=one, other=[two])
+        found.other.append(found)
+        return found
+
+    assert carve(wrapped(circle), ROWS)[0].two.out_features == 8
+
+
 def test_an_answer_in_which_no_tensor_is_found_is_refused() -> None:
     """Nobody could say what has to stay."""
     with pytest.raises(ModelError, match=r"holds no tensor .*; at the output; .*; got function; let forward"):
@@ -428,6 +439,17 @@ def test_a_mean_over_cut_units_is_that_of_those_that_stay() -> None:
     h = silent.get_submodule("first")(ROWS)
     expected = silent.get_submodule("head")(h * h.sum(1, keepdim=True) / 4)
     torch.testing.assert_close(answer(student, ROWS), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_by_hand_over_cut_units_is_refused() -> None:
+    """The width it divides by is a number in the forward pass, which is another one in the student."""
+    teacher = Net(
+        lambda net, x: net.head(net.first(x) / net.first(x).shape[1]),
+        first=nn.Linear(12, 8),
+        head=nn.Linear(8, 5),
+    )
+    with pytest.raises(ModelError, match=r"at Made\.head; .*; got it returns other figures than its part"):
+        carve(teacher, ROWS)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from edgestill.lab.inherit.axes import Axis, Dim, Factor, Run, axes, resolve, size
+from edgestill.lab.inherit.axes import Axis, Dim, Factor, Run, axes, resolve, run, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -57,7 +57,7 @@ def ways(theirs: Dim, ours: Dim) -> list[Widths]:
 
     - Products: each of the teacher's factors has some of the student's that follow each other, or none (then it has size 1
       in the student). Likeliest is factor by factor, then what cuts the fewest (fewer heads, of the same size).
-    - Sums: segment by segment.
+    - Sums: segment by segment, where one of the teacher's may have several of the student's.
 
     Returns:
         None of them where the student's is built in another way, or where there are too many to tell anything.
@@ -199,11 +199,21 @@ def _answers(factor: Factor, part: Dim) -> Iterator[Widths]:
     if isinstance(factor, Axis):
         if width == factor.size or (width < factor.size and factor.frozen is None):
             yield {factor: width}
-    elif len(part) == 1 and isinstance(part[0], Run) and len(part[0].segments) == len(factor.segments):
-        pairs = zip(factor.segments, part[0].segments, strict=True)
-        for choice in product(*(ways(one, other) for one, other in pairs)):
-            if (joined := _joined(choice)) is not None:
-                yield joined
+    elif len(part) == 1 and isinstance(part[0], Run):
+        yield from _sums(factor.segments, part[0].segments)
+
+
+def _sums(wide: tuple[Dim, ...], narrow: tuple[Dim, ...]) -> Iterator[Widths]:
+    """Every way to give the student's segments, in order, to the teacher's; rows of size 1 look like more segments."""
+    if not wide:
+        if not narrow:
+            yield {}
+        return
+    for many in range(1, len(narrow) - len(wide) + 2):
+        for way in ways(wide[0], run(narrow[:many])):
+            for others in _sums(wide[1:], narrow[many:]):
+                if (joined := _joined([way, others])) is not None:
+                    yield joined
 
 
 def _factor_by_factor(wide: Dim, narrow: Dim) -> list[Widths]:

@@ -8,27 +8,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_DEEPEST: Final = 8  # an object may hold itself
-
 
 def tensors_within(value: object) -> list[Tensor]:
-    """Every tensor, in the order of its place; one that stands twice comes twice."""
-    return list(_found(value, 0))
+    """Every tensor, in the order of its place; one that stands twice comes twice, what holds it is opened once."""
+    return list(_found(value, set()))
 
 
-def _found(value: object, depth: int) -> Iterator[Tensor]:
+def _found(value: object, opened: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif depth < _DEEPEST:
+    elif id(value) not in opened:
+        opened.add(id(value))
         for part in _parts(value):
-            yield from _found(part, depth + 1)
+            yield from _found(part, opened)
 
 
 def _parts(value: object) -> list[object]:

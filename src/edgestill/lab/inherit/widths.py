@@ -217,7 +217,12 @@ def _reasons(model: nn.Module, trace: Trace, wish: Wish, plan: _Plan) -> Iterato
                 if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
                 else dims[0]
             )
-            yield layer, next((_reason(axis, wish, plan) for axis in axes(out)), "it has one unit")
+            yield (
+                layer,
+                next(
+                    (_reason(axis, wish, plan) for axis in axes(out)), "each of its units stands for itself"
+                ),
+            )
 
 
 def _reason(axis: Axis, wish: Wish, plan: _Plan) -> str:
