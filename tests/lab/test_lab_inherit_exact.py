@@ -153,8 +153,27 @@ class Grid(nn.Module):
 
 def test_of_many_equal_numbers_only_those_change_that_must() -> None:
     """Rows are dropped, columns stay; so do the exponent and the number of classes."""
-    student = check(Grid(), ROWS)
+    teacher = Grid()
+    student = check(teacher, ROWS)
+    assert (teacher.rows, teacher.columns, teacher.shape, teacher.power) == (4, 4, [4, 4], 4)
     assert (student.rows, student.columns, student.shape, student.power) == (2, 4, [2, 4], 4)
+
+
+def test_a_list_that_stays_is_not_shared_with_the_teacher() -> None:
+    """What is done to the one later must not be done to the other."""
+    teacher = Net(mlp, first=nn.Linear(12, 8), head=nn.Linear(8, 5), sizes=[8, 5])
+    student, _ = carve(teacher, ROWS)
+    student.sizes.append(1)
+    assert teacher.sizes == [8, 5]
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_held_to_their_own(kind: torch.dtype) -> None:
+    """Rounding is no difference, and a wrong number still is one."""
+    teacher = Net(looped, first=nn.Linear(12, 4), cell=nn.Linear(4, 4), head=nn.Linear(4, 5), steps=4).to(
+        kind
+    )
+    assert carve(teacher, ROWS.to(kind))[0].steps == 4
 
 
 def test_heads_are_told_from_one_token() -> None:

@@ -202,7 +202,6 @@ KINDS = {
         lambda: row(nn.Conv2d(3, 8, 1), nn.ChannelShuffle(2), nn.Conv2d(8, 2, 1)),
         IMAGE,
         {"2.weight": (2, 4, 1, 1)},
-        exact=False,
     ),
     "attention": Kind(
         lambda: Through(

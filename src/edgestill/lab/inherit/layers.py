@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -43,8 +44,8 @@ class Setting:
     value: object
 
     def apply_(self, network: nn.Module) -> None:
-        """Sets it."""
-        setattr(network.get_submodule(self.module), self.name, self.value)
+        """Sets it, to a list of its own where it is one."""
+        setattr(network.get_submodule(self.module), self.name, copy.copy(self.value))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
