@@ -53,15 +53,11 @@ def test_any_network_of_such_layers_is_carved_exactly(seed: int, ratio: float, s
 def test_any_network_of_such_layers_is_inherited_exactly(
     seed: int, ratio: float, selection: Selection
 ) -> None:
-    """A student of any of the widths that carving gives takes over another part of its teacher, or is refused."""
+    """A student of any of the widths that carving gives takes over another part of its teacher."""
     torch.manual_seed(seed)
     teacher = stir_(Random(seed))
     assert isinstance(teacher, Random)
     narrow, _ = carved(teacher, ratio, "random", seed)
     student = stir_(narrow, seed=5)
-    try:
-        index_map = inherit_(student, teacher, teacher.example(), selection=selection, seed=seed)
-    except ModelError as error:  # units of 1 hide how they were grouped; one student in some hundreds
-        assert "grouped in another way" in str(error)  # noqa: PT017  # most students raise nothing
-    else:
-        check(student, teacher, index_map)
+    index_map = inherit_(student, teacher, teacher.example(), selection=selection, seed=seed)
+    check(student, teacher, index_map)
