@@ -267,7 +267,7 @@ class Bert(nn.Module):
         mask = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -1e4
         for layer in self.layer:
             x = layer(x, mask)
-        return {"logits": self.classifier(x[:, 0]), "hidden": x}
+        return {"logits": self.classifier(x[:, 0]), "of each token": self.classifier(x)}
 
 
 class Recurrent(nn.Module):

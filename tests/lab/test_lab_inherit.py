@@ -44,7 +44,7 @@ def check(
     make: Callable[..., nn.Module], theirs: list[int], ours: list[int], example: Tensor, **how: object
 ) -> None:
     """Every kept weight is the teacher's, and the silenced teacher answers as the student does."""
-    wide, narrow = stir_(make(*theirs)), make(*ours, seed=9).eval()
+    wide, narrow = stir_(make(*theirs)), stir_(make(*ours), seed=9)
     before = copy.deepcopy(wide)
     index_map = inherit_(narrow, wide, example[:1], **how)  # type: ignore[arg-type]  # selection and seed
     assert same_weights(wide, before)
@@ -293,3 +293,93 @@ def test_fusing_refuses_an_alpha_out_of_range(alpha: float) -> None:
     """Weights outside [0, 1] extrapolate."""
     with pytest.raises(SettingError, match="alpha is out of range; at alpha; expected 0 to 1"):
         fuse_parameters_(*inherited(), alpha=alpha)
+
+
+class TwoHeads(nn.Module):
+    """A tuple of answers."""
+
+    def __init__(self, hidden: int, other: int) -> None:
+        super().__init__()
+        self.body, self.one, self.two = nn.Linear(4, hidden), nn.Linear(hidden, 3), nn.Linear(hidden, other)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of two tasks."""
+        x = torch.relu(self.body(x))
+        return self.one(x), self.two(x)
+
+
+def test_a_second_head_of_another_class_count_is_refused() -> None:
+    """Every answer counts, not only the first."""
+    with pytest.raises(ClassCountError, match=r"at output 1; expected \[1, 8\] .*; got \[1, 3\]"):
+        inherit_(TwoHeads(4, 3), TwoHeads(6, 8), torch.zeros(1, 4))
+    inherit_(TwoHeads(4, 8), TwoHeads(6, 8), torch.zeros(1, 4))
+
+
+class Tables(nn.Module):
+    """A table of places that no checkpoint holds, made for the network's own width and length."""
+
+    def __init__(self, width: int, length: int = 7) -> None:
+        super().__init__()
+        self.words = nn.Embedding(9, width)
+        places = torch.arange(length)[:, None] / 100 ** (torch.arange(width) / width)
+        self.register_buffer("places", places.sin(), persistent=False)
+        self.places: Tensor
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits."""
+        x = self.words(ids) + self.places[: ids.shape[1]]
+        return self.head(torch.relu(x).sum(1))  # type: ignore[no-any-return]  # untyped call
+
+
+@pytest.mark.parametrize("length", [7, 6])
+def test_buffers_that_no_checkpoint_holds_come_along(length: int) -> None:
+    """At the units that were kept; of its places a shorter table has the first."""
+    wide, narrow = Tables(8), Tables(4, length)
+    index_map = inherit_(narrow, wide, torch.arange(5)[None], selection="random", seed=3)
+    kept = index_map.kept["words.weight"][1]
+    assert kept is not None
+    assert torch.equal(narrow.places, wide.places[:length, kept])
+    assert index_map.kept.keys() == narrow.state_dict().keys()
+
+
+def test_a_buffer_that_only_the_student_has_is_refused() -> None:
+    """Nobody could say what it should be."""
+    narrow = Tables(4)
+    narrow.register_buffer("more", torch.ones(4), persistent=False)
+    with pytest.raises(ModelError, match="not of one family; at more"):
+        inherit_(narrow, Tables(8), torch.arange(5)[None])
+
+
+class Interleaved(nn.Module):
+    """A grouped convolution, then channels interleaved by hand in two groups."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.first, self.grouped = nn.Conv1d(2, width, 3), nn.Conv1d(width, width, 1, groups=groups)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = self.grouped(self.first(x))
+        n, c, t = x.shape
+        return self.head(x.view(n, 2, c // 2, t).transpose(1, 2).reshape(n, c, t).mean(2))  # type: ignore[no-any-return]  # untyped call
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [((8, 4), (4, 2)), ((16, 4), (8, 2)), ((16, 2), (8, 2))])
+def test_units_that_may_be_grouped_in_several_ways_are_grouped_in_one(
+    wide: tuple[int, int], narrow: tuple[int, int]
+) -> None:
+    """Weights alone would allow others; what the layers make on their way decides for all."""
+    check(
+        Interleaved,
+        list(wide),
+        list(narrow),
+        torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0)),
+    )
+
+
+def test_units_that_no_one_grouping_answers_are_refused() -> None:
+    """The student's layer has the teacher's two groups, where the view by hand allows only one of them."""
+    with pytest.raises(ModelError, match=r"in another way"):
+        inherit_(Interleaved(4, 4), Interleaved(8, 2), torch.zeros(1, 2, 6))

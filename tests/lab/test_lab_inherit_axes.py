@@ -113,6 +113,22 @@ def test_gates_that_stand_one_after_the_other_become_one_axis() -> None:
     assert not list(axes(outer))
 
 
+def test_segments_that_only_together_fill_a_row_are_viewed_as_rows() -> None:
+    """A concatenation of (2, 4) and (6) as two rows of six: the second row's parts are those of the first."""
+    two, four, six = fresh(2), fresh(4), fresh(6)
+    outer, inner = split(run([two, four, six]), [2, 6], "test")
+    assert not list(axes(outer))
+    assert list(axes(inner)) == [*axes(two), *axes(four)] == list(axes(six))
+
+
+def test_a_row_may_end_within_a_segment() -> None:
+    """A concatenation of (2) and (6) as two rows of four: the long one is cut, and nothing is frozen."""
+    dim = run([fresh(2), fresh(6)])
+    _, inner = split(dim, [2, 4], "test")
+    assert size(inner) == 4
+    assert {axis.frozen for axis in axes(dim)} == {None}
+
+
 def test_a_bound_axis_passes_on_what_is_known_of_it() -> None:
     """Frozen, held and made by a layer: all of it survives unification."""
     one, two = fresh(6, held="held"), fresh(6)

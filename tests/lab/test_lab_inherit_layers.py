@@ -54,6 +54,11 @@ def double(first: int, last: int) -> tuple[nn.Module, nn.Module]:
     return nn.Linear(4, first), nn.Linear(last, 3)
 
 
+def deep(first: int, last: int) -> tuple[nn.Module, nn.Module]:
+    """A layer before and two behind, so that one of them can be cut."""
+    return nn.Linear(4, first), row(nn.Linear(last, 4), nn.Linear(4, 3))
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A small network round one kind of layer.
@@ -197,7 +202,6 @@ KINDS = {
         lambda: row(nn.Conv2d(3, 8, 1), nn.ChannelShuffle(2), nn.Conv2d(8, 2, 1)),
         IMAGE,
         {"2.weight": (2, 4, 1, 1)},
-        exact=False,
     ),
     "attention": Kind(
         lambda: Through(
@@ -295,22 +299,25 @@ KINDS = {
         {"layers.0.weight": (3, 4), "layers.1.weight": (3, 4)},
     ),
     "sorted: whole": Kind(
-        lambda: Through(lambda x, a, b: b(a(x).sort(-1).values), *double(6, 6)),
+        lambda: Through(lambda x, a, b: b(a(x).sort(-1).values), *deep(6, 6)),
         ROWS,
         {"layers.0.weight": (6, 4)},
     ),
     "flipped: whole": Kind(
-        lambda: Through(lambda x, a, b: b(a(x).flip(-1)), *double(6, 6)), ROWS, {"layers.0.weight": (6, 4)}
+        lambda: Through(lambda x, a, b: b(a(x).flip(-1)), *deep(6, 6)), ROWS, {"layers.0.weight": (6, 4)}
     ),
     "picked by position: whole": Kind(
-        lambda: Through(lambda x, a, b: b(a(x)[:, [0, 2]]), *double(6, 2)), ROWS, {"layers.0.weight": (6, 4)}
+        lambda: Through(lambda x, a, b: b(a(x)[:, [0, 2]]), *deep(6, 2)), ROWS, {"layers.0.weight": (6, 4)}
     ),
     "every second unit: whole": Kind(
-        lambda: Through(lambda x, a, b: b(a(x)[:, ::2]), *double(6, 3)), ROWS, {"layers.0.weight": (6, 4)}
+        lambda: Through(lambda x, a, b: b(a(x)[:, ::2]), *deep(6, 3)), ROWS, {"layers.0.weight": (6, 4)}
     ),
     "bilinear: whole": Kind(
         lambda: Through(
-            lambda x, a, m, b: b(m(a(x), a(x))), nn.Linear(4, 6), nn.Bilinear(6, 6, 4), nn.Linear(4, 3)
+            lambda x, a, m, b: b(m(a(x), a(x))),
+            nn.Linear(4, 6),
+            nn.Bilinear(6, 6, 4),
+            row(nn.Linear(4, 4), nn.Linear(4, 3)),
         ),
         ROWS,
         {"layers.0.weight": (6, 4), "layers.1.weight": (4, 6, 6)},
@@ -320,10 +327,10 @@ KINDS = {
             lambda x, a, b, c: c(torch.cat([a(x), b(x)], -1).view(-1, 5, 2).flatten(1)),
             nn.Linear(4, 3),
             nn.Linear(4, 7),
-            nn.Linear(10, 3),
+            row(nn.Linear(10, 4), nn.Linear(4, 3)),
         ),
         ROWS,
-        {"layers.2.weight": (3, 10)},
+        {"layers.2.0.weight": (2, 10)},
     ),
     "what is not used: whole": Kind(
         lambda: Through(lambda x, a, b, c: b(a(x)), nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 6)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgestill.lab.inherit.axes import Dim, freeze, fresh, mark_units
+from edgestill.lab.inherit.axes import Dim, freeze, fresh, hold, mark_units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,19 @@ def same(op: Context) -> None:
     op.put(*op.dims("self"))
 
 
+def running(op: Context) -> None:
+    """Sums or products of all entries up to each."""
+    same(op)
+
+
+def share(op: Context) -> None:
+    """A softmax: every entry as its share of all; a share of fewer would be another figure, so carving keeps them all."""
+    dims = op.dims("self")
+    if dims:
+        hold(dims[op.axis("dim", len(dims))], f"{op.why} is over all of it")
+    same(op)
+
+
 def made(op: Context) -> None:
     """A constant of the shape that was asked for; all its entries are alike."""
     for tensor in op.outs():
@@ -51,7 +64,7 @@ def made(op: Context) -> None:
 
 
 def contract(op: Context) -> None:
-    """`[..., n, k] @ [..., k, m]`, with or without something added."""
+    """`[..., n, k] @ [..., k, m]`, with or without something added; what stands beside `k` in a weight are units."""
     one, other = ("mat1", "mat2") if op.dims("mat1") else ("self", "mat2")
     if op.name == "baddbmm":
         one, other = "batch1", "batch2"
@@ -60,8 +73,10 @@ def contract(op: Context) -> None:
     for mine, theirs in zip(left[:-2], right[:-2], strict=True):
         op.equal(mine, theirs)
     found = [*left[:-1], right[-1]]
-    if len(found) == 2:
-        mark_units(found[1])
+    if len(found) == 2 or op.is_weight(other):
+        mark_units(found[-1])
+    if op.is_weight(one):
+        mark_units(found[-2])
     if one != "self":
         _add(op, found)
     op.put(*found)
@@ -118,11 +133,15 @@ def normalise_layer(op: Context) -> None:
 
 
 def normalise_group(op: Context) -> None:
-    """Over each group of the channels of `[N, C, ...]`."""
+    """Over each group of the channels of `[N, C, ...]`; mean and deviation of each `[N, groups]` come out too."""
     inputs = op.dims("input")
-    op.book.groups(op.split(inputs[1], op.number("group", 1))[0])
+    groups = op.split(inputs[1], op.number("group", 1))[0]
+    op.book.groups(groups)
     _along(op, inputs[1], "weight", "bias")
-    op.put(*inputs)
+    out, *figures = op.outs()
+    op.book.put(out, inputs)
+    for figure in figures:
+        op.book.put(figure, [inputs[0], groups])
 
 
 def look_up(op: Context) -> None:

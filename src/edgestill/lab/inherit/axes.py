@@ -101,6 +101,12 @@ def freeze(dim: Dim, why: str) -> None:
         axis.frozen = axis.frozen or why
 
 
+def hold(dim: Dim, why: str) -> None:
+    """Keeps carving from cutting any of it."""
+    for axis in axes(dim):
+        axis.held = axis.held or why
+
+
 def mark_units(dim: Dim) -> None:
     """Says that a layer makes these units."""
     for axis in axes(dim):
@@ -235,12 +241,33 @@ def _outer_and_inner(factor: Factor, outer: int, why: str) -> tuple[Dim, Dim] | 
         parts = fresh(outer), fresh(inner)
         _bind(factor, (*parts[0], *parts[1]))
         return parts
-    if any(size(segment) % inner for segment in factor.segments):
-        return None
-    pairs = [split(segment, [size(segment) // inner, inner], why) for segment in factor.segments]
+    pairs = [pair for chunk in _chunks(factor, inner) for pair in _rows(chunk, inner, why)]
     for _, other in pairs[1:]:
         unify(pairs[0][1], other, why)
     return run([one for one, _ in pairs]), pairs[0][1]
+
+
+def _chunks(of: Run, inner: int) -> Iterator[Dim]:
+    """Its segments, those put together that only together are a multiple of that size."""
+    open_: list[Dim] = []
+    for segment in of.segments:
+        open_.append(segment)
+        if sum(map(size, open_)) % inner == 0:
+            yield run(open_)
+            open_ = []
+
+
+def _rows(chunk: Dim, inner: int, why: str) -> Iterator[tuple[Dim, Dim]]:
+    """A dimension as products whose inner part has this size, one after the other."""
+    known = resolve(chunk)
+    if not (len(known) == 1 and isinstance(known[0], Run)):
+        outer, rest = split(chunk, [size(chunk) // inner, inner], why)
+        yield outer, rest
+        return
+    while size(known) > inner:
+        row, known = cut(known, inner, why)
+        yield (), row
+    yield (), known
 
 
 def _take(dim: Dim, wanted: int, why: str) -> tuple[Dim, Dim]:

@@ -40,9 +40,13 @@ class Book(Protocol):
         """Notes how many groups the running layer has."""
         ...
 
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether it is made of the network's own tensors only."""
+        ...
+
 
 class Context:
-    """One call of an operation: its arguments by their names, what came out, and where."""
+    """One call of an operation: its arguments by their names (`given`), what came out, and where."""
 
     def __init__(
         self,
@@ -54,33 +58,33 @@ class Context:
     ) -> None:
         self.book, self.func, self.out, self.why = book, func, out, why
         names = [argument.name for argument in func._schema.arguments]  # noqa: SLF001  # the only place of an operation's names
-        self._given = {**dict(zip(names, call[0], strict=False)), **call[1]}
+        self.given = {**dict(zip(names, call[0], strict=False)), **call[1]}
         self._tree = call
 
     def number(self, name: str, default: int) -> int:
         """A whole number among the arguments."""
-        value = self._given.get(name)
+        value = self.given.get(name)
         return value if isinstance(value, int) else default
 
     def numbers(self, name: str, default: Sequence[int]) -> list[int]:
         """Whole numbers, given as a list or as one."""
-        value = self._given.get(name)
+        value = self.given.get(name)
         if isinstance(value, int):
             return [value]
         return list(value) if isinstance(value, list | tuple) and value else list(default)
 
     def flag(self, name: str) -> bool:
         """Whether an argument that is no by default was yes."""
-        return bool(self._given.get(name))
+        return bool(self.given.get(name))
 
     def chosen(self, name: str) -> list[bool]:
         """For each entry of a list of tensors whether it is there."""
-        value = self._given.get(name)
+        value = self.given.get(name)
         return [one is not None for one in value] if isinstance(value, list | tuple) else []
 
     def dims(self, name: str) -> list[Dim]:
         """The dimensions of a tensor argument; none where it was left out."""
-        value = self._given.get(name)
+        value = self.given.get(name)
         return list(self.book.dims(value)) if isinstance(value, Tensor) else []
 
     def tensors(self) -> list[Tensor]:
@@ -90,6 +94,11 @@ class Context:
     def outs(self) -> list[Tensor]:
         """All tensors that came out."""
         return [leaf for leaf in tree_leaves(self.out) if isinstance(leaf, Tensor)]
+
+    def is_weight(self, name: str) -> bool:
+        """Whether a tensor argument is made of the network's own tensors only."""
+        value = self.given.get(name)
+        return isinstance(value, Tensor) and self.book.is_weight(value)
 
     def equal(self, one: Dim, other: Dim) -> None:
         """Two dimensions meet."""
@@ -132,7 +141,7 @@ class Context:
 
     def has(self, name: str) -> bool:
         """Whether an argument was given."""
-        return self._given.get(name) is not None
+        return self.given.get(name) is not None
 
     def split(self, dim: Dim, outer: int) -> tuple[Dim, Dim]:
         """A dimension as a product, the outer size given."""

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import torch
 from torch import nn
 
-from edgestill.core.errors import ModelError, SettingError
-from edgestill.lab.inherit.axes import shrunk, size
+from edgestill.core.errors import SettingError
+from edgestill.lab.inherit.axes import shrunk
 from edgestill.lab.inherit.index_map import IndexMap
-from edgestill.lab.inherit.layers import Resized, attribute_choices, resize_layers_
-from edgestill.lab.inherit.match import matched
+from edgestill.lab.inherit.layers import Resized, Setting, attributes, resize_layers_
+from edgestill.lab.inherit.part import expected_of_part
+from edgestill.lab.inherit.probe import telling_example, telling_network
 from edgestill.lab.inherit.select import Choice, check_consistent, chosen, indices
+from edgestill.lab.inherit.settle import settled
 from edgestill.lab.inherit.trace import Example, Trace, traced
 from edgestill.lab.inherit.widths import Wish, decided
 from edgestill.lab.recipe import Selection
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-
-    from edgestill.lab.inherit.axes import Axis
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -45,7 +45,8 @@ def carve(
     Every width that a layer makes is cut; attention heads and the groups of grouped convolutions and group norms are
     dropped or kept whole; what the network takes and returns keeps its size. An attention layer's heads and the width it
     works in are cut alike where they are equal in the teacher. The numbers that modules keep of their sizes (`num_heads`,
-    `out_channels`, ...) are set to the student's, and the student runs once on the example before it is returned.
+    `out_channels`, ...) are set to the student's where it needs that to compute what its part of the teacher does on the
+    example: every module's answer is compared. So copies of teacher and student run several times.
 
     Args:
         teacher: any module that runs on the example; left as it was.
@@ -63,7 +64,8 @@ def carve(
 
     Raises:
         SettingError: a ratio out of range, an unknown selection or module, or a width that a module cannot have.
-        ModelError: the teacher does not run on the example, or its code holds a size that only fits its own widths.
+        ModelError: the teacher does not run on the example, or its code holds a size that only fits its own widths,
+            or nothing of it can be cut.
     """
     if selection not in get_args(Selection):
         raise SettingError(
@@ -73,18 +75,20 @@ def carve(
             where="selection",
             fix="leave it out where you are unsure",
         )
-    trace = traced(teacher, example, who="teacher")
+    trace = traced(copy.deepcopy(teacher), example, who="teacher")
     wish = Wish(ratio=ratio, probability=probability, keep=keep, widths=widths or {}, multiple_of=multiple_of)
     wanted = decided(teacher, trace, wish, seed)
     choice = chosen(teacher, trace, wanted, selection, seed)
-    kept = {name: indices(trace, name, choice) for name in trace.tensors}
-    check_consistent(trace, kept)
-    student = _cut_copy(teacher, trace, choice, IndexMap(kept))
-    _settle_(student, trace, wanted, example)
-    return student, IndexMap({name: kept[name] for name in teacher.state_dict()})
+    index_map = IndexMap({name: indices(trace, name, choice) for name in trace.tensors})
+    check_consistent(trace, index_map.kept)
+    groups = {name: shrunk(dim, wanted) for name, dim in trace.groups.items()}
+    student = _cut_copy(teacher, index_map, groups)
+    for setting in _settings(teacher, trace, choice, (index_map, groups), example):
+        setting.apply_(student)
+    return student, IndexMap({name: index_map.kept[name] for name in teacher.state_dict()})
 
 
-def _cut_copy(teacher: Network, trace: Trace, choice: Choice, index_map: IndexMap) -> Network:
+def _cut_copy(teacher: Network, index_map: IndexMap, groups: Mapping[str, int]) -> Network:
     """A copy with every parameter and buffer cut; a shared tensor stays shared, numbers in modules are still the teacher's."""
     student = copy.deepcopy(teacher)
     parameters = dict(student.named_parameters(remove_duplicate=False))
@@ -98,51 +102,19 @@ def _cut_copy(teacher: Network, trace: Trace, choice: Choice, index_map: IndexMa
                 done[id(tensor)] = nn.Parameter(part, requires_grad=needs) if name in parameters else part
             path, _, leaf = name.rpartition(".")
             setattr(student.get_submodule(path), leaf, done[id(tensor)])
-    resize_layers_(student, {name: shrunk(dim, _counts(choice)) for name, dim in trace.groups.items()})
+    resize_layers_(student, groups)
     return student
 
 
-def _settle_(student: nn.Module, trace: Trace, wanted: dict[Axis, int], example: Example) -> None:
-    """Finds the numbers in the modules with which the student computes what its teacher's part does."""
-    problem: ModelError | None = None
-    for choices in attribute_choices(student, trace, Resized(wanted)):
-        for module, name, value in choices:
-            setattr(module, name, value)
-        try:
-            ours = traced(student, example, who="student")
-        except ModelError as error:
-            problem = problem or error
-            continue
-        wrong = _difference(trace, ours, wanted)
-        if wrong is None:
-            return
-        problem = problem or ModelError(
-            "computes in other shapes",
-            where=wrong,
-            expected="the teacher's shapes, scaled",
-            fix="name the layer in keep",
-            got="other shapes",
-        )
-    raise ModelError(
-        "the carved student does not work as a part of its teacher",
-        where=problem.where if problem else type(student).__name__,
-        got=problem.got or problem.what if problem else None,
-        fix="its forward pass must take sizes from tensors or attributes, not from numbers; or name the layer in keep",
-        expected="a student that answers the example",
-    )
-
-
-def _difference(trace: Trace, ours: Trace, wanted: dict[Axis, int]) -> str | None:
-    """The first tensor whose dimensions are built in another way than the teacher's; None if there is none."""
-    if [size(dim) for dim in ours.output] != [shrunk(dim, wanted) for dim in trace.output]:
-        return "the output"
-    for name, dims in trace.tensors.items():
-        for theirs, mine in zip(dims, ours.tensors[name], strict=True):
-            pairs = matched(theirs, mine, wanted)
-            if pairs is None or any(wanted[axis] != width for axis, width in pairs):
-                return name
-    return None
-
-
-def _counts(choice: Choice) -> dict[Axis, int]:
-    return {axis: len(units) for axis, units in choice.items()}
+def _settings(
+    teacher: nn.Module,
+    trace: Trace,
+    choice: Choice,
+    cut: tuple[IndexMap, Mapping[str, int]],
+    example: Example,
+) -> list[Setting]:
+    """The numbers in a student's modules with which it computes what its teacher's part does."""
+    known = attributes(teacher, trace, Resized({axis: len(units) for axis, units in choice.items()}))
+    telling, shown = telling_network(teacher), telling_example(example)
+    student = _cut_copy(telling, *cut)
+    return settled(student, known, shown, expected_of_part(telling, trace, choice, shown))

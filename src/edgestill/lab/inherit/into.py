@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, get_args
 
+import torch
+
 from edgestill.core.errors import ClassCountError, ModelError, SettingError
-from edgestill.lab.inherit.axes import Axis, Dim, size
+from edgestill.lab.inherit.axes import Axis, size
 from edgestill.lab.inherit.index_map import IndexMap
-from edgestill.lab.inherit.match import is_plain, matched
-from edgestill.lab.inherit.pairing import Blocks, paired
+from edgestill.lab.inherit.match import Link, UnmatchedError, links, solved, step_links
+from edgestill.lab.inherit.pairing import Blocks, Pairs, paired
 from edgestill.lab.inherit.select import check_consistent, chosen, indices
-from edgestill.lab.inherit.trace import Example, Trace, traced
+from edgestill.lab.inherit.trace import Example, Trace, named_tensors, traced
 from edgestill.lab.recipe import Selection
 
 if TYPE_CHECKING:
@@ -53,19 +56,39 @@ def inherit_(
     _check_name(selection, get_args(Selection), "selection")
     _check_name(blocks, get_args(Blocks), "choice of blocks")
     theirs, ours = traced(teacher, example, who="teacher"), traced(student, example, who="student")
-    _check_classes(theirs, ours)
-    weights, mine = teacher.state_dict(), student.state_dict()
-    pairs = paired(mine, weights, blocks)
+    _check_answers(theirs, ours)
+    pairs = paired(ours.tensors, theirs.tensors, blocks)
     widths = _widths(theirs, ours, pairs)
     choice = chosen(teacher, theirs, widths, selection, seed)
-    kept = {name: indices(theirs, source, choice) for name, source in pairs.items()}
-    check_consistent(theirs, {pairs[name]: arrays for name, arrays in kept.items()})
-    index_map = IndexMap(kept, {name: source for name, source in pairs.items() if name != source})
-    part = {name: index_map.select(name, weights[source]) for name, source in pairs.items()}
-    _check_shapes(part, mine, weights, pairs)
-    mine.update(part)  # in place: it carries the versions of the modules' formats
-    student.load_state_dict(mine)
-    return index_map
+    kept = {name: indices(theirs, source, choice) for name, source in pairs.names.items()}
+    check_consistent(theirs, {pairs.names[name]: arrays for name, arrays in kept.items()})
+    index_map = IndexMap(kept, {name: source for name, source in pairs.names.items() if name != source})
+    _fill_(student, teacher, index_map)
+    return _of_state(student, index_map)
+
+
+def _fill_(student: nn.Module, teacher: nn.Module, index_map: IndexMap) -> None:
+    """Writes every parameter and buffer, those too that `state_dict` leaves out; nothing where one does not fit."""
+    weights, mine = dict(named_tensors(teacher)), dict(named_tensors(student))
+    part = {name: index_map.select(name, weights[index_map.source(name)]) for name in index_map.kept}
+    _check_shapes(part, mine, weights, index_map)
+    state = student.state_dict()
+    state.update(
+        (name, part[name]) for name in state.keys() & part.keys()
+    )  # it carries the formats' versions
+    student.load_state_dict(state)
+    with torch.no_grad():
+        for name in part.keys() - state.keys():
+            mine[name].copy_(part[name])
+
+
+def _of_state(student: nn.Module, index_map: IndexMap) -> IndexMap:
+    """Of the tensors that travel with the student."""
+    names = student.state_dict().keys()
+    return IndexMap(
+        {name: index_map.kept[name] for name in names if name in index_map.kept},
+        {name: source for name, source in index_map.sources.items() if name in names},
+    )
 
 
 def _check_name(given: str, known: tuple[str, ...], what: str) -> None:
@@ -79,46 +102,63 @@ def _check_name(given: str, known: tuple[str, ...], what: str) -> None:
         )
 
 
-def _check_classes(theirs: Trace, ours: Trace) -> None:
-    wide, narrow = ([size(dim) for dim in trace.output] for trace in (theirs, ours))
-    if wide[-1:] != narrow[-1:] or len(wide) != len(narrow):
-        raise ClassCountError(
-            "teacher and student answer in different shapes",
-            expected=f"{wide} (the teacher's on the example)",
-            got=narrow,
-            fix="give the student a head with as many outputs as the teacher's",
-            where="the output",
-        )
+def _check_answers(theirs: Trace, ours: Trace) -> None:
+    """Each tensor that the networks return has the same number of entries in the end; the rest follows from weights."""
+    wide, narrow = ([[size(dim) for dim in dims] for dims in trace.outputs] for trace in (theirs, ours))
+    for at, (one, other) in enumerate(zip_longest(wide, narrow)):
+        if one is None or other is None or one[-1:] != other[-1:] or len(one) != len(other):
+            raise ClassCountError(
+                "teacher and student answer in different shapes",
+                expected=f"{one or 'no tensor'} (the teacher's on the example)",
+                got=other or "no tensor",
+                fix="give the student a head with as many outputs as the teacher's",
+                where=f"output {at}" if at else "the output",
+            )
 
 
-def _widths(theirs: Trace, ours: Trace, pairs: dict[str, str]) -> dict[Axis, int]:
+def _widths(theirs: Trace, ours: Trace, pairs: Pairs) -> dict[Axis, int]:
     """How many units of each of the teacher's axes the student has."""
-    found: dict[Axis, tuple[int, str]] = {}
-    together: list[tuple[str, Dim, Dim]] = []
-    for name, source in pairs.items():
-        wide, narrow = theirs.tensors[source], ours.tensors[name]
-        if len(wide) != len(narrow):
+    weights = [
+        link
+        for name, source in pairs.names.items()
+        for link in links(name, theirs.tensors[source], ours.tensors[name])
+    ]
+    for name, source in pairs.names.items():
+        if len(theirs.tensors[source]) != len(ours.tensors[name]):
             raise _misfit(name, "it has another number of dimensions", theirs, ours, pairs)
-        together += [(name, one, other) for one, other in zip(wide, narrow, strict=True)]
-    for name, one, other in sorted(together, key=lambda entry: not is_plain(*entry[1:])):
-        pair = matched(one, other, {axis: width for axis, (width, _) in found.items()})
-        if pair is None:
-            raise _misfit(name, "its units are grouped in another way", theirs, ours, pairs)
-        for axis, width in pair:
-            _check_width(axis, width, name, (theirs, ours, pairs))
-            before, first = found.setdefault(axis, (width, name))
-            if before != width:
-                raise ModelError(
-                    "two of the student's layers differ in a width that is one in the teacher",
-                    where=name,
-                    expected=f"{before} (as in {first})",
-                    got=width,
-                    fix="give both layers the same width, or pass inherit=False",
-                )
-    return {axis: found[axis][0] if axis in found else axis.size for axis in theirs.axes()}
+
+    def check(link: Link, axis: Axis, width: int) -> None:
+        _check_width(axis, width, link.where, (theirs, ours, pairs))
+
+    try:
+        found = solved(weights, step_links(theirs, ours, pairs.source), check)
+    except UnmatchedError as error:
+        raise _unmatched(error, theirs, ours, pairs) from error
+    return {axis: found.get(axis, axis.size) for axis in theirs.axes()}
 
 
-def _check_width(axis: Axis, width: int, name: str, where: tuple[Trace, Trace, dict[str, str]]) -> None:
+def _unmatched(error: UnmatchedError, theirs: Trace, ours: Trace, pairs: Pairs) -> ModelError:
+    if error.conflict is not None:
+        first, before, width = error.conflict
+        return ModelError(
+            "two of the student's layers differ in a width that is one in the teacher",
+            where=error.link.where,
+            expected=f"{before} (as in {first})",
+            got=width,
+            fix="give both layers the same width, or pass inherit=False",
+        )
+    if error.link.where in pairs.names:
+        return _misfit(error.link.where, "its units are grouped in another way", theirs, ours, pairs)
+    return ModelError(
+        "a layer groups its units in another way than its teacher's",
+        where=error.link.where,
+        expected=f"a part of the teacher's {size(error.link.theirs)}, as its weights have it",
+        got=size(error.link.ours),
+        fix="build the student's layer as the teacher's is, or pass inherit=False",
+    )
+
+
+def _check_width(axis: Axis, width: int, name: str, where: tuple[Trace, Trace, Pairs]) -> None:
     if axis.frozen is not None and width != axis.size:
         raise _misfit(name, f"a dimension stays whole, {axis.frozen}", *where)
     if width > axis.size:
@@ -131,9 +171,9 @@ def _check_width(axis: Axis, width: int, name: str, where: tuple[Trace, Trace, d
         )
 
 
-def _misfit(name: str, why: str, theirs: Trace, ours: Trace, pairs: dict[str, str]) -> ModelError:
+def _misfit(name: str, why: str, theirs: Trace, ours: Trace, pairs: Pairs) -> ModelError:
     wide, narrow = (
-        tuple(size(dim) for dim in dims) for dims in (theirs.tensors[pairs[name]], ours.tensors[name])
+        tuple(size(dim) for dim in dims) for dims in (theirs.tensors[pairs.names[name]], ours.tensors[name])
     )
     return ModelError(
         "a layer does not fit its teacher's",
@@ -145,7 +185,7 @@ def _misfit(name: str, why: str, theirs: Trace, ours: Trace, pairs: dict[str, st
 
 
 def _check_shapes(
-    part: dict[str, Tensor], mine: dict[str, Tensor], weights: dict[str, Tensor], pairs: dict[str, str]
+    part: dict[str, Tensor], mine: dict[str, Tensor], weights: dict[str, Tensor], index_map: IndexMap
 ) -> None:
     for name, tensor in part.items():
         if tensor.shape != mine[name].shape:
@@ -153,6 +193,6 @@ def _check_shapes(
                 "a layer does not fit its teacher's",
                 where=name,
                 expected=f"{list(mine[name].shape)} (the student's)",
-                got=f"{list(tensor.shape)} from {list(weights[pairs[name]].shape)}",
+                got=f"{list(tensor.shape)} from {list(weights[index_map.source(name)].shape)}",
                 fix="build the student with the teacher's size there, or pass inherit=False",
             )

@@ -2,14 +2,15 @@
 
 - Layers of PyTorch have their sizes where PyTorch puts them; they follow from the weights.
 - A module that somebody wrote has them in attributes of any name (`num_heads`, `hidden_size`). A whole number, or a tuple
-  of them, that was the size of something the module looked at becomes that thing's new size. Where it was the size of two
-  things that differ now, each is tried; the student's own trace decides.
+  of them, that was the size of something the module looked at may have to become that thing's new size, or may mean
+  something else: what the student computes decides (`settle`).
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from itertools import combinations, islice, product
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +21,11 @@ from torch.nn.modules.conv import _ConvNd
 from edgestill.lab.inherit.axes import Axis, Dim, Run, resolve, shrunk, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from edgestill.lab.inherit.trace import Trace
 
-_MOST_TRIES: Final = 64
+_MOST_WAYS: Final = 64
 _SIZED: Final = {
     nn.Unflatten: ("unflattened_size",),
     nn.LayerNorm: ("normalized_shape",),
@@ -33,7 +34,45 @@ _SIZED: Final = {
     _NormBase: ("num_features",),
 }
 
-Setting = tuple[nn.Module, str, object]
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value for an attribute of a module."""
+
+    module: str
+    name: str
+    value: object
+
+    def apply_(self, network: nn.Module) -> None:
+        """Sets it, to a list of its own where it is one."""
+        setattr(network.get_submodule(self.module), self.name, copy.copy(self.value))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribute:
+    """One attribute of all modules of a class, which mean the same by it.
+
+    Attributes:
+        name: of the attribute.
+        options: module -> what its value may be, the likeliest first.
+    """
+
+    name: str
+    options: dict[str, list[object]]
+
+    @property
+    def ways(self) -> int:
+        """How many there are to set it."""
+        return max(map(len, self.options.values()))
+
+    def settings(self, rank: int) -> Iterator[Setting]:
+        """All modules' values in one of these ways."""
+        for module, options in self.options.items():
+            yield Setting(module, self.name, options[min(rank, len(options) - 1)])
+
+    def belongs_to(self, modules: Sequence[str]) -> bool:
+        """Whether one of these has it."""
+        return any(module in self.options for module in modules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,37 +114,20 @@ def resize_layers_(student: nn.Module, groups: Mapping[str, int]) -> None:
             _resize_simple_(module)
 
 
-def attribute_choices(student: nn.Module, trace: Trace, resized: Resized) -> Iterator[list[Setting]]:
-    """Ways to set the other modules' attributes, the likeliest first.
+def attributes(network: nn.Module, trace: Trace, resized: Resized) -> list[Attribute]:
+    """The other modules' attributes that were the size of something, and what they may become.
 
     Args:
-        student: its layers are resized.
+        network: the teacher, or a student whose layers are resized.
         trace: of the teacher.
         resized: how many units stay.
     """
-    attributes = [
-        (module, attribute, options)
-        for name, module in student.named_modules()
-        for attribute, options in _attributes(module, _facts(name, trace, resized))
-    ]
-    kinds = {(type(module), attribute): 1 for module, attribute, _ in attributes}
-    for module, attribute, options in attributes:
-        kinds[type(module), attribute] = max(kinds[type(module), attribute], len(options))
-    for ranks in islice(_nearest(list(kinds.values())), _MOST_TRIES):
-        rank = dict(zip(kinds, ranks, strict=True))
-        yield [
-            (module, attribute, options[min(rank[type(module), attribute], len(options) - 1)])
-            for module, attribute, options in attributes
-        ]
-
-
-def _nearest(counts: list[int]) -> Iterator[tuple[int, ...]]:
-    """Every choice of an option for each kind, those that differ least from the first options first."""
-    for many in range(len(counts) + 1):
-        for places in combinations(range(len(counts)), many):
-            for others in product(*(range(1, counts[at]) for at in places)):
-                rank = dict(zip(places, others, strict=True))
-                yield tuple(rank.get(at, 0) for at in range(len(counts)))
+    found: dict[tuple[type, str], Attribute] = {}
+    for module_name, module in network.named_modules():
+        for name, options in _attributes(module, _facts(module_name, trace, resized)):
+            known = found.setdefault((type(module), name), Attribute(name, {}))
+            known.options[module_name] = options
+    return list(found.values())
 
 
 def _facts(name: str, trace: Trace, resized: Resized) -> dict[int, list[int]]:
@@ -127,21 +149,25 @@ def _facts(name: str, trace: Trace, resized: Resized) -> dict[int, list[int]]:
 
 
 def _attributes(module: nn.Module, facts: Mapping[int, list[int]]) -> Iterator[tuple[str, list[object]]]:
+    """PyTorch's own are sizes, so that a new one is likelier; of others nobody knows, and the old value is likelier."""
     for name, value in list(vars(module).items()):
-        if name.startswith("_") or not _is_ours(module, name):
+        if name.startswith("_") or not _is_unknown(module, name):
             continue
-        if type(value) is int and facts.get(value, [value]) != [value]:
-            yield name, list(dict.fromkeys([*facts[value], value]))
-        elif isinstance(value, tuple | list) and value and all(type(one) is int for one in value):
-            ways = [list(dict.fromkeys([*facts.get(one, []), one])) for one in value]
-            if (
-                any(way != [one] for way, one in zip(ways, value, strict=True))
-                and prod(map(len, ways)) <= _MOST_TRIES
-            ):
-                yield name, [type(value)(way) for way in product(*ways)]
+        if others := [one for one in _sizes(value, facts) if one != value]:
+            own = type(module).__module__.startswith("torch.")
+            yield name, [*others, value] if own else [value, *others]
 
 
-def _is_ours(module: nn.Module, name: str) -> bool:
+def _sizes(value: object, facts: Mapping[int, list[int]]) -> list[object]:
+    if type(value) is int:
+        return list(facts.get(value, []))
+    if isinstance(value, tuple | list) and value and all(type(one) is int for one in value):
+        ways = [list(dict.fromkeys([*facts.get(one, []), one])) for one in value]
+        return [type(value)(way) for way in product(*ways)] if prod(map(len, ways)) <= _MOST_WAYS else []
+    return []
+
+
+def _is_unknown(module: nn.Module, name: str) -> bool:
     """Whether an attribute's meaning is unknown; PyTorch's own layers are known, but for those without weights."""
     if type(module).__module__.startswith("torch."):
         bare = not list(module.parameters(recurse=False)) and not list(module.buffers(recurse=False))

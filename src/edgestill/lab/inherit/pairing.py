@@ -7,25 +7,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from edgestill.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 Blocks: TypeAlias = Literal["first", "uniform"]
 
 
-def paired(student: Collection[str], teacher: Collection[str], blocks: Blocks) -> dict[str, str]:
-    """The student's tensor names -> the teacher's.
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Where the student's tensors and modules come from.
+
+    Attributes:
+        names: the student's tensor names -> the teacher's.
+        source: a module of the student -> the teacher's.
+    """
+
+    names: dict[str, str]
+    source: Callable[[str], str]
+
+
+def paired(student: Collection[str], teacher: Collection[str], blocks: Blocks) -> Pairs:
+    """What of the student comes from what of the teacher.
+
+    Args:
+        student: its tensors' names.
+        teacher: its tensors' names.
+        blocks: which of the numbered ones give something, where the student has fewer.
 
     Raises:
         ModelError: not of one family.
     """
     ours, theirs = _children(student), _children(teacher)
-    pairs = {name: _source(name, ours, theirs) if blocks == "uniform" else name for name in student}
-    strange = {name for name, source in pairs.items() if source not in teacher}
+
+    def source(name: str) -> str:
+        return _source(name, ours, theirs) if blocks == "uniform" else name
+
+    pairs = {name: source(name) for name in student}
+    strange = {name for name, origin in pairs.items() if origin not in teacher}
     used = set(pairs.values())
     strange |= {
         name for name in teacher if name not in used and not _in_a_left_out_block(name, ours, theirs, used)
@@ -38,7 +61,7 @@ def paired(student: Collection[str], teacher: Collection[str], blocks: Blocks) -
             got="names that only one of them has",
             fix="pass inherit=False, or cut a student out of the teacher with lab.carve",
         )
-    return pairs
+    return Pairs(pairs, source)
 
 
 def _children(names: Collection[str]) -> dict[str, set[str]]:

@@ -172,12 +172,13 @@ def pick(op: Context) -> None:
 
 
 def by_position(op: Context) -> None:
-    """Some dimensions are picked from, turned or shifted by position."""
-    dims = op.dims("self")
-    for at in op.numbers("dims", [op.number("dim", 0)]):
-        op.freeze(dims[at])
-        dims[at] = op.position(op.outs()[0].shape[at])
-    op.put(*dims)
+    """Some dimensions are picked from or turned by position."""
+    _fix(op, op.numbers("dims", [op.number("dim", 0)]))
+
+
+def roll(op: Context) -> None:
+    """Some dimensions are shifted; where none is named, the whole tensor is, as if it were one row."""
+    _fix(op, op.numbers("dims", range(len(op.dims("self")))))
 
 
 def shuffle_pixels(op: Context) -> None:
@@ -196,6 +197,15 @@ def shuffle_channels(op: Context) -> None:
     outer, inner = op.split(dims[1], op.number("groups", 1))
     op.freeze(outer)
     dims[1] = (*inner, *outer)
+    op.put(*dims)
+
+
+def _fix(op: Context, along: Sequence[int]) -> None:
+    """The operation looks at these dimensions by position."""
+    dims = op.dims("self")
+    for at in along:
+        op.freeze(dims[at])
+        dims[at] = op.position(op.outs()[0].shape[at])
     op.put(*dims)
 
 

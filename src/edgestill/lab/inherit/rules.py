@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from edgestill.lab.inherit.calls import Context
 
 _NAMES: Final[dict[Callable[[Context], None], str]] = {
-    arithmetic.same: "clone detach alias _to_copy lift_fresh contiguous _softmax _log_softmax _safe_softmax cumsum"
-    " hardswish zeros_like ones_like full_like empty_like fill zero",
+    arithmetic.same: "clone detach alias _to_copy lift_fresh contiguous hardswish"
+    " zeros_like ones_like full_like empty_like fill zero",
+    arithmetic.running: "cumsum",
+    arithmetic.share: "_softmax _log_softmax _safe_softmax",
     arithmetic.made: "zeros ones full empty new_zeros new_ones new_full new_empty",
     arithmetic.pointwise: "copy _prelu_kernel log_sigmoid_forward native_dropout bernoulli rrelu_with_noise",
     arithmetic.contract: "mm bmm addmm baddbmm",
@@ -49,8 +51,14 @@ _NAMES: Final[dict[Callable[[Context], None], str]] = {
     reshaping.stack: "stack",
     reshaping.pad: "constant_pad_nd",
     reshaping.pick: "index",
-    reshaping.by_position: "flip roll index_select",
+    reshaping.by_position: "flip index_select",
+    reshaping.roll: "roll",
     reshaping.shuffle_pixels: "pixel_shuffle",
     reshaping.shuffle_channels: "native_channel_shuffle channel_shuffle",
 }
-RULES: Final = {name: rule for rule, names in _NAMES.items() for name in names.split()}
+_RULES: Final = {name: rule for rule, names in _NAMES.items() for name in names.split()}
+
+
+def rule_of(name: str) -> Callable[[Context], None]:
+    """The rule of an operation, whether it works in place or not."""
+    return _RULES.get(name) or _RULES.get(name.removesuffix("_")) or arithmetic.unknown

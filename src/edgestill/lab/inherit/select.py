@@ -22,7 +22,7 @@ Choice = dict[Axis, list[int]]
 def chosen(
     model: nn.Module, trace: Trace, widths: Mapping[Axis, int], selection: Selection, seed: int
 ) -> Choice:
-    """As many units of each axis as its width says, ascending.
+    """As many units of each axis as its width says, ascending; of what no layer makes, such as a table's places, the first.
 
     Args:
         model: whose weights have magnitudes.
@@ -35,7 +35,7 @@ def chosen(
     norms = _norms(model, trace) if selection == "magnitude" else {}
     random = torch.Generator().manual_seed(seed)
     return {
-        axis: sorted(_units(axis.size, width, selection, random, norms.get(axis)))
+        axis: sorted(_units(axis.size, width, selection if axis.unit else "first", random, norms.get(axis)))
         for axis, width in widths.items()
     }
 

@@ -12,18 +12,20 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from math import gcd, lcm, prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import ModelError, SettingError
 from edgestill.lab.inherit.axes import Axis, Dim, Run, axes, freeze, resolve, shrunk, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from edgestill.lab.inherit.trace import Trace
+
+_MOST_REASONS: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,11 @@ class Wish:
     keep: tuple[str, ...]
     widths: Mapping[str, float]
     multiple_of: int
+
+    @property
+    def is_for_less(self) -> bool:
+        """Whether something is to be dropped."""
+        return (self.ratio if self.probability is None else self.probability) < 1 or bool(self.widths)
 
     def __post_init__(self) -> None:
         for name, share in (("ratio", self.ratio), ("probability", self.probability)):
@@ -85,15 +92,14 @@ def decided(model: nn.Module, trace: Trace, wish: Wish, seed: int) -> dict[Axis,
 
     Raises:
         SettingError: a module nobody knows, or a width it cannot have.
+        ModelError: less is wanted, and nothing can be cut.
     """
     for name in wish.keep:
         for dim in _output(model, trace, name):
-            freeze(dim, f"{name} was to keep its width")
+            freeze(dim, _kept(name))
     _hold_fixed_attention(model, trace)
     plan = _Plan()
-    everything = [dim for dims in trace.tensors.values() for dim in dims] + [
-        d for ds in trace.seen.values() for d in ds
-    ]
+    everything = [*_everything(trace), *trace.groups.values()]
     _find_cuttable(everything, plan)
     random = torch.Generator().manual_seed(seed)
     for axis in trace.axes():
@@ -104,6 +110,8 @@ def decided(model: nn.Module, trace: Trace, wish: Wish, seed: int) -> dict[Axis,
     for alike in [*_recurrent(model, trace), *trace.alike]:
         _make_equal(alike, plan)
     _couple_heads(model, trace, plan)
+    if wish.is_for_less:
+        _check_something_is_cut(model, trace, wish, plan)
     for name, width in wish.widths.items():
         _check_granted(name, width, _output(model, trace, name), plan)
     return {axis: plan.widths.get(axis, axis.size) for axis in trace.axes()} | {
@@ -111,10 +119,15 @@ def decided(model: nn.Module, trace: Trace, wish: Wish, seed: int) -> dict[Axis,
     }
 
 
+def _everything(trace: Trace) -> Iterator[Dim]:
+    for dims in (*trace.tensors.values(), *trace.seen.values()):
+        yield from dims
+
+
 def _output(model: nn.Module, trace: Trace, name: str) -> list[Dim]:
     """The dimensions of what a module returned."""
     known = [one for one, _ in model.named_modules()]
-    if name not in trace.made:
+    if name not in {frame.module for frame in trace.frames}:
         near = difflib.get_close_matches(name, known, n=1)
         raise SettingError(
             "no module of this name runs",
@@ -123,7 +136,7 @@ def _output(model: nn.Module, trace: Trace, name: str) -> list[Dim]:
             expected="the name of a module that the forward pass reaches",
             got=repr(name),
         )
-    return [dim for dims in trace.made[name] for dim in dims]
+    return trace.made(name)
 
 
 def _is_free(axis: Axis) -> bool:
@@ -160,10 +173,64 @@ def _width(axis: Axis, wish: Wish, inner: int, random: torch.Generator) -> int:
         wanted = axis.size * wish.ratio
     else:
         wanted = float((torch.rand(axis.size, generator=random) < wish.probability).sum())
-    step = wish.multiple_of // gcd(wish.multiple_of, inner)
+    step = _step(wish, inner)
     if step > axis.size:
         return axis.size
     return min(max(round(wanted / step), 1) * step, axis.size)
+
+
+def _step(wish: Wish, inner: int) -> int:
+    """How many units make a multiple of what was wished for."""
+    return wish.multiple_of // gcd(wish.multiple_of, inner)
+
+
+def _check_something_is_cut(model: nn.Module, trace: Trace, wish: Wish, plan: _Plan) -> None:
+    """A student as large as its teacher is no answer to a wish for less; whoever wished is told what stands in the way."""
+    if any(_step(wish, plan.inner[axis]) <= axis.size for axis in plan.widths):
+        return
+    found = list(_reasons(model, trace, wish, plan))
+    if {why for _, why in found} & set(map(_kept, wish.keep)):
+        return  # whoever asked for that has it
+    reasons = [f"{name}: {why}" for name, why in found]
+    more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+    raise ModelError(
+        "nothing of the teacher can be cut",
+        where=type(model).__name__,
+        expected="a layer whose units can be taken away",
+        got="; ".join(reasons[:_MOST_REASONS]) + more if reasons else "no layer with a width",
+        fix="leave layers out of keep, or build the student yourself and give it to inherit_",
+    )
+
+
+def _kept(name: str) -> str:
+    return f"{name} was to keep its width"
+
+
+def _reasons(model: nn.Module, trace: Trace, wish: Wish, plan: _Plan) -> Iterator[tuple[str, str]]:
+    """For each layer with weights why its output keeps its width."""
+    for name, tensor in model.named_parameters():
+        layer = name.rpartition(".")[0] or name
+        if tensor.ndim > 1:
+            dims = trace.tensors[name]
+            out = (
+                dims[-1]
+                if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+                else dims[0]
+            )
+            yield (
+                layer,
+                next(
+                    (_reason(axis, wish, plan) for axis in axes(out)), "each of its units stands for itself"
+                ),
+            )
+
+
+def _reason(axis: Axis, wish: Wish, plan: _Plan) -> str:
+    if axis in plan.widths:
+        return f"{axis.size} units are no multiple of {wish.multiple_of}"
+    if axis.frozen or axis.held:
+        return axis.frozen or axis.held or ""
+    return "it is tied to widths of other sizes" if axis.unit else "no layer makes its units"
 
 
 def _ask(name: str, width: float, dims: list[Dim], plan: _Plan) -> None:
@@ -279,10 +346,10 @@ def _make_as_wide(around: Axis, inner: dict[Axis, int], plan: _Plan) -> None:
 
 
 def _hold_fixed_attention(model: nn.Module, trace: Trace) -> None:
-    """`nn.MultiheadAttention` wants its heads together as wide as what it takes: where that stays, they stay."""
+    """`nn.MultiheadAttention` wants its heads together as wide as what it takes: where that or its only head stays, both do."""
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             around, heads = trace.tensors[f"{name}.out_proj.weight"]
-            if len(resolve(around)) != 1 or not all(map(_is_free, axes(around))):
+            if module.num_heads == 1 or len(resolve(around)) != 1 or not all(map(_is_free, axes(around))):
                 freeze(heads, f"{name} works in a width that stays")
                 freeze(around, f"{name} works in a width that stays")
