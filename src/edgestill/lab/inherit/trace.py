@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgestill.core.errors import ModelError
+from edgestill.lab.forward import keeping_mode, one_by_one
 from edgestill.lab.inherit.axes import Axis, Dim, axes, freeze, fresh, hold, size
 from edgestill.lab.inherit.calls import Context, NotReadableError
 from edgestill.lab.inherit.returned import tensors_within
@@ -316,16 +317,12 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, no fast path; afterwards all is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()  # noqa: SLF001  # the public switch warns about another vendor's hardware
-    try:
+    with (
+        keeping_mode(model),
+        one_by_one(),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        torch.random.fork_rng(devices=[]),
+    ):
         model.eval()
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch._C._set_mkldnn_enabled(onednn)  # noqa: SLF001
-        for module, training in modes:
-            module.training = training
+        yield
