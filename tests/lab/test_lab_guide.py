@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
 from edgestill.lab.forward import forward
-from edgestill.lab.teacher.guide import LiveGuide, gains_from_channels_last
+from edgestill.lab.teacher.guide import LiveGuide
 
 if TYPE_CHECKING:
     from edgestill.lab.data.source import Inputs
@@ -151,5 +151,3 @@ def test_convolutions_are_laid_out_channels_last_where_it_pays() -> None:
     assert not conv.branch.weight.is_contiguous()
     assert same_weights(conv, before)
     torch.testing.assert_close(found.logits, plain.logits)
-    assert not gains_from_channels_last(net())
-    assert not gains_from_channels_last(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv1d(4, 4, 3)))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgestill.core.digest import Digest
 from edgestill.lab.data.source import mapped, tensors
 from edgestill.lab.forward import evaluating, forward, model_digest
+from edgestill.lab.layout import lay_out_
 from edgestill.lab.loss.hint import watching
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ class LiveGuide:
     Args:
         teacher: any module; its mode is put back after each answer.
         hint: name of the layer whose output is wanted beside the logits.
-        channels_last: whether the weights of its 2-D convolutions are laid out channels-last (the same numbers in another
-            order of memory). None does so where it has ordinary convolutions, which was faster for all we measured.
+        channels_last: whether the weights of its 2-D convolutions are laid out channels-last where `lab.layout` says so.
 
     Raises:
         ModelError: no layer of that name.
@@ -76,15 +76,13 @@ class LiveGuide:
 
     views: Final = None
 
-    def __init__(
-        self, teacher: nn.Module, *, hint: str | None = None, channels_last: bool | None = None
-    ) -> None:
+    def __init__(self, teacher: nn.Module, *, hint: str | None = None, channels_last: bool = True) -> None:
         self.teacher, self.hint = teacher, hint
         if hint is not None:
             with watching(teacher, hint):
                 pass  # a misspelt layer is an error now, not in the first step
-        if gains_from_channels_last(teacher) if channels_last is None else channels_last:
-            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave this one out
+        if channels_last:
+            lay_out_(teacher)
 
     @property
     def digest(self) -> Digest:
@@ -111,11 +109,6 @@ class LiveGuide:
                     features = watched.tensor
         # copied outside of inference mode, since a loss cannot keep an inference tensor for its gradient
         return Answer(_plain(logits, here), None if features is None else _plain(features, here))
-
-
-def gains_from_channels_last(model: nn.Module) -> bool:
-    """Whether the model has a 2-D convolution that is not depthwise."""
-    return any(isinstance(layer, nn.Conv2d) and layer.groups < layer.in_channels for layer in model.modules())
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -39,7 +39,7 @@ class Runtime:
         nodes: machines.
         strategy: Fabric's: `auto`, `ddp`, `fsdp`, ...
         precision: of the arithmetic; bf16 did not pay on the CPUs we measured.
-        channels_last: whether networks with 2-D convolutions are kept channels-last.
+        channels_last: whether networks are kept channels-last where `lab.layout` says so.
         checkpoint: folder for what allows going on after an interruption; None keeps none.
         checkpoint_every: steps between two checkpoints; 0 for one after every epoch.
         log: CSV file that gets a row an epoch, or None.

@@ -5,7 +5,7 @@
 - A loss that is not finite stops the run before it reaches the weights, and says in which step; weights that are not are
   neither kept nor returned. Nothing is patched over.
 - On many processes the loss is that of the whole batch: each term is weighted by what it is a mean over.
-- Networks with 2-D convolutions are kept channels-last, which is about twice as fast on the CPUs we measured.
+- Networks with 2-D convolutions are kept channels-last where `lab.layout` says so: about twice as fast on the CPUs we measured.
 - Where it runs is Lightning Fabric's part (`lab.training.runtime`): the loop is the same on one CPU and on many nodes.
 """
 
@@ -21,6 +21,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import SettingError, TrainingError
 from edgestill.lab.data.source import ArraySource, Batch
 from edgestill.lab.forward import model_digest
+from edgestill.lab.layout import lay_out_
 from edgestill.lab.loss.hint import hint_energy, hint_loss
 from edgestill.lab.loss.losses import labelled_count
 from edgestill.lab.training.checkpoint import Checkpoints
@@ -160,8 +161,8 @@ class _Run:
         recipe = self.recipe
         torch.default_generator.manual_seed(recipe.seed)
         self.learner = self._learner(model)
-        if self.runtime.channels_last and any(one.ndim == 4 for one in model.parameters()):
-            self.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads leave this one out
+        if self.runtime.channels_last:
+            lay_out_(self.learner)
         self.learner.train()
         optimiser = optimiser_for(self.learner.parameters(), recipe)
         self.schedule = schedule_for(optimiser, recipe, self.steps)
