@@ -3,7 +3,7 @@
     python bench/bench_distill.py [--json] [--quick]
 
 Prints a table and, as the last line, `{"bench": "distill", "figures": {...}}`; `--json` leaves the table out. Everything,
-spreads included, goes into `bench/results/distill.json`, and `python tools/tables.py` writes the tables of docs/lab.md
+spreads included, goes into `bench/results/distill.json`, and `python tools/tables.py` writes the tables of docs/measured.md
 from it. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
 
 Before anything is timed, each contestant trains for an epoch from the same weights in the same order, and all must end

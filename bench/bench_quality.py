@@ -4,7 +4,7 @@
 
 Prints what was found and, as the last line, `{"bench": "quality", "figures": {...}}`; `--json` leaves the rest out. The whole goes
 into `bench/results/quality.json` and the plot into `docs/images/quality.svg`; `python tools/tables.py` writes the tables of
-docs/lab.md. `--quick` only shows that it runs: its figures mean nothing, and are not kept. `--only` runs some of the parts
+docs/measured.md. `--quick` only shows that it runs: its figures mean nothing, and are not kept. `--only` runs some of the parts
 `intents`, `digits` and `labels`, and takes the others from the last results; each part is written as soon as it is there.
 `--keep` keeps the sentence encoder's answers, which take some 25 minutes on one core, for the next time.
 

@@ -1,4 +1,4 @@
-"""The tables of docs/lab.md about quality; `tools/tables.py` puts them there."""
+"""The tables of docs/measured.md about quality; `tools/tables.py` puts them there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes the tables of the docs from `bench/results/*.json`.
+"""Writes the tables of the docs from `bench/results/*.json`, and those of keys from the classes that read them.
 
     python tools/tables.py [--check]
 
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from job_tables import KINDS, keys_table
 from quality_tables import digits_table, intents_table, labels_table
 
 from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
@@ -145,6 +146,7 @@ TABLES = {
     "distill_resnet": speed_table,
     "distill_cache": cache_table,
     "distill_tried": tried_table,
+    **dict.fromkeys(KINDS, keys_table),
 }
 
 

@@ -31,6 +31,15 @@ def student(*, pause=0.0):
         made.register_forward_pre_hook(lambda *_: time.sleep(pause))
     return made
 
+def unseeded():
+    """Whose first weights are whatever the generators draw."""
+    made = MotionNet(4, 4, 6, classes=3)
+    made.head.bias.data += float(np.random.rand())
+    return made
+
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(96, 8), nn.ReLU(), nn.Linear(8, 3))
+
 def large():
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 2))

@@ -37,10 +37,13 @@ from edgestill.core.errors import (
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import load
 from edgestill.lab import compare as comparing
+from edgestill.lab import job as module
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.forward import answers
+from edgestill.lab.inherit import carve
 from edgestill.lab.job import Job
 from edgestill.lab.jobdata import DataName
+from edgestill.lab.notices import NothingLearnedWarning
 from edgestill.lab.training import train as training
 
 if TYPE_CHECKING:
@@ -477,3 +480,96 @@ def test_comparing_is_part_of_a_job_only_where_it_is_asked_for(tmp_path: Path) -
     job = Job.read(tmp_path / "job.toml")
     assert job.compare is not None
     assert job.compare.seeds == 3
+
+
+FRESH = JOB.replace('model = "nets.py:student"', 'model = "nets.py:unseeded"\ninherit = false')
+
+
+def test_a_student_that_draws_its_first_weights_is_the_same_in_the_next_process(tmp_path: Path) -> None:
+    """The recipe's seed decides them, whatever the generators held; another seed gives others."""
+    path = write_job(tmp_path / "job", FRESH)
+    torch.manual_seed(1)
+    Job.read(path).run(tmp_path / "one")
+    torch.manual_seed(2)
+    np.random.seed(2)  # noqa: NPY002  # what a user's code draws from
+    report = Job.read(path).run(tmp_path / "one")  # goes on: nothing is left to train
+    assert len((tmp_path / "one" / "log.csv").read_text().splitlines()) == 1 + 3
+    Job.read(path).run(tmp_path / "two")
+    one, two = (safetensors.torch.load_file(tmp_path / at / "student.safetensors") for at in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = Job.read(write_job(tmp_path / "other", FRESH + "seed = 5\n"))
+    assert other.run(tmp_path / "three")["figures"] != report["figures"]
+
+
+def test_the_comparison_of_carved_students_varies_their_first_weights(tmp_path: Path) -> None:
+    """Each seed carves another part of the teacher, so that the spread over seeds is of that too."""
+    path = write_job(tmp_path / "job", CARVED + COMPARE)
+    made: list[int] = []
+    real = carve
+
+    def noting(*args: Any, **named: Any) -> Any:
+        made.append(named["seed"])
+        return real(*args, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "carve", noting)
+        Job.read(path).run(tmp_path / "out")
+    assert set(made) == {0, 1}
+
+
+def test_data_of_another_type_than_the_teachers_is_told_as_such(tmp_path: Path) -> None:
+    """Before anything is carved: float64 is what NumPy gives where nobody says otherwise."""
+    text = CARVED.replace("nets.py:teacher", "nets.py:flat").replace('weights = "teacher.safetensors"\n', "")
+    wide = {
+        f"x_{part}": of.inputs.astype(np.float64) for part, of in (("train", TRAIN), ("validation", HELDOUT))
+    }
+    path = write_job(tmp_path / "job", text, **wide)
+    with pytest.raises(ModelError, match=r"the teacher does not take the training data; .*dtype"):
+        Job.read(path).run(tmp_path / "out")
+
+
+def test_a_bundle_is_made_for_the_device_that_is_named(tmp_path: Path) -> None:
+    """Its class, and what may leave it; a name that is none is refused at once."""
+    more = '[bundle]\nhardware_class = "aarch64-dotprod-onnxruntime"\nleaves = "features"\n'
+    Job.read(write_job(tmp_path / "job", JOB + more)).run(tmp_path / "out")
+    bundle = Bundle.open(tmp_path / "out" / "student.esb")
+    assert bundle.manifest.hardware_class == "aarch64-dotprod-onnxruntime"
+    assert Policy.from_bytes(bundle.read("policy.json")).leaves == "features"
+    with pytest.raises(SettingError, match=r"out of range; at .*leaves; expected nothing, features, raw"):
+        Job.read(write_job(tmp_path / "no", JOB + '[bundle]\nleaves = "all"\n'))
+
+
+def test_a_source_of_the_users_becomes_a_bundle_too(tmp_path: Path) -> None:
+    """Labelled tensors that a callable gives, instead of a file."""
+    nets = (
+        "import numpy as np\nimport torch\nfrom edgestill.lab.data.source import ArraySource\n"
+        "def both():\n    with np.load('data.npz') as at:\n"
+        "        return tuple(ArraySource(torch.from_numpy(at['x_' + part]), torch.from_numpy(at['y_' + part]), 'classes', 3)\n"
+        "                     for part in ('train', 'validation'))\n"
+    )
+    path = write_job(tmp_path / "job", JOB.replace('file = "data.npz"', 'source = "own.py:both"'))
+    (path.parent / "own.py").write_text(nets.replace("'data.npz'", repr(str(path.parent / "data.npz"))))
+    report = Job.read(path).run(tmp_path / "out")
+    assert report["bundle"] == {
+        "file": "student.esb",
+        "bytes": (tmp_path / "out" / "student.esb").stat().st_size,
+    }
+
+
+def test_a_model_that_knows_nothing_is_said_aloud(tmp_path: Path) -> None:
+    """A teacher whose weights were forgotten, and the student that it taught."""
+    path = write_job(
+        tmp_path / "job", JOB.replace('weights = "teacher.safetensors"\n', "").replace("0.01", "1e-9")
+    )
+    with pytest.warns(NothingLearnedWarning) as told:
+        Job.read(path).run(tmp_path / "out")
+    said = [str(one.message) for one in told if isinstance(one.message, NothingLearnedWarning)]
+    assert said[0].startswith("[nothing-learned] the teacher is right about 3")
+    assert said[0].endswith("look at its weights and its input")
+
+
+def test_a_callable_that_fails_is_told_with_its_line(tmp_path: Path) -> None:
+    """The user's own, not ours."""
+    path = write_job(tmp_path / "job", JOB.replace('file = "data.npz"', 'source = "nets.py:fails"'))
+    with pytest.raises(ModelError, match=r"a callable that fails; .*no data today \(line \d+ of nets\.py\)"):
+        Job.read(path).run(tmp_path / "out")

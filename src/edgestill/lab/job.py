@@ -290,7 +290,7 @@ class _Reader:
                 where=self.where,
                 expected=f"[{name}]",
                 got="nothing" if found is None else repr(found)[:80],
-                fix=f"add [{name}]; docs/lab.md shows a whole job",
+                fix=f"add [{name}]; docs/job.md shows a whole job",
             )
         return found
 

@@ -43,9 +43,9 @@ class ModelName:
     """Which model, and its weights.
 
     Attributes:
-        model: the name; see this module's docstring.
+        model: `FILE.py:NAME` or `MODULE:NAME` of a callable that gives an `nn.Module`; `timm:NAME`; `hf:FOLDER`.
         arguments: what the callable is given, by keyword.
-        weights: file with its weights; None leaves it as the callable made it.
+        weights: file with its weights, `.safetensors` or a `state_dict` of torch; None leaves it as the callable made it.
     """
 
     model: str
