@@ -119,6 +119,7 @@ def distill(
         recipe=recipe,
         train=train,
         validation=validation,
+        augment=augment,
         budget=budget,
         comparison=comparison,
     )

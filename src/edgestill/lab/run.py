@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from edgestill.core.bundle import write_archive
 from edgestill.core.errors import SettingError
 from edgestill.infer.policy import Policy
+from edgestill.lab.fits import as_source
+from edgestill.lab.packing.aware import trained_for_codes
 from edgestill.lab.packing.material import labelled
 from edgestill.lab.packing.pack import Origin, Packed, pack
+from edgestill.lab.teacher.asking import Asking
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,9 +21,12 @@ if TYPE_CHECKING:
     from edgestill.core.budget import Budget
     from edgestill.core.hardware import HardwareClass
     from edgestill.lab.compare import Comparison
+    from edgestill.lab.data.augment import Augment
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import Source
     from edgestill.lab.inherit import IndexMap
+    from edgestill.lab.packing.gate import Gate
+    from edgestill.lab.packing.quantise import Grid
     from edgestill.lab.recipe import Recipe
 
 
@@ -35,6 +41,7 @@ class Run:
         recipe: how it was made.
         train: what it was shown.
         validation: what neither was trained on.
+        augment: made views of it, where it is samples.
         budget: what it must keep, or None.
         comparison: with plain training on a slice, where it was asked for.
     """
@@ -45,6 +52,7 @@ class Run:
     recipe: Recipe
     train: Samples | Source
     validation: Samples | Source
+    augment: Augment | None = None
     budget: Budget | None = None
     comparison: Comparison | None = None
 
@@ -54,6 +62,8 @@ class Run:
         *,
         origin: Origin | None = None,
         hardware_class: HardwareClass | None = None,
+        gate: Gate | None = None,
+        grid: Grid | None = None,
     ) -> Packed:
         """The bundle in memory; see `lab.packing.pack.pack`. The budget's escalation share bounds the policy's.
 
@@ -61,6 +71,9 @@ class Run:
             policy: names of the classes and what is not fitted; by default `class 0`, `class 1`, ...
             origin: name and version; by default `student`, 1.0.0.
             hardware_class: where it will run; by default this machine's.
+            gate: what int8 may cost; by default half a point of accuracy. Where it costs more, the student is trained on
+                for it, in a copy.
+            grid: quantisation grid of the version that it follows; by default its own.
 
         Raises:
             SettingError: the bundle is larger than the budget allows, or bundles are not for this kind of model yet.
@@ -75,6 +88,9 @@ class Run:
             policy=self._policy(policy, heldout.classes),
             origin=origin or self._origin("student"),
             hardware_class=hardware_class,
+            gate=gate,
+            grid=grid,
+            retrain=self._trained_for_codes,
         )
         bound = None if self.budget is None else self.budget.size
         if bound is not None and packed.manifest.size > bound:
@@ -99,6 +115,10 @@ class Run:
         packed = self.pack(policy, origin=self._origin(path.stem.lower()), hardware_class=hardware_class)
         write_archive(path, packed.manifest, packed.blobs)
         return path
+
+    def _trained_for_codes(self, hardware_class: HardwareClass) -> nn.Module:
+        source, asking = as_source(self.train, "train", self.augment), Asking(teacher=self.teacher)
+        return trained_for_codes(self.student, asking, source, self.recipe, hardware_class)
 
     def _origin(self, name: str) -> Origin:
         return Origin(name=name, version="1.0.0", recipe=self.recipe.as_json(), seed=self.recipe.seed)

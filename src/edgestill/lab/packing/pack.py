@@ -22,12 +22,15 @@ from edgestill.infer.golden import Golden
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.packing.calibrate import Heldout, calibrate, promise_text
-from edgestill.lab.packing.export import export_onnx, head_of
+from edgestill.lab.packing.export import head_of
+from edgestill.lab.packing.gate import written_down
 from edgestill.lab.packing.material import shown_inputs
-from edgestill.lab.packing.quantise import grid_id, quantise
+from edgestill.lab.packing.quantise import grid_id
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import nn
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from edgestill.infer.policy import Policy
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import Source
+    from edgestill.lab.packing.gate import Gate, Try, Written
+    from edgestill.lab.packing.quantise import Grid
 
 REFERENCE: Final = "reference.stats"
 GOLDEN_SAMPLES: Final = (4, 16)
@@ -72,16 +77,20 @@ class Packed:
         manifest: of the bundle.
         blobs: name -> bytes.
         policy: the fitted one.
-        model_fp32: the student's ONNX before int8.
+        student: what was packed: another module than was given, where it had to be trained for int8.
+        model_fp32: its ONNX before int8.
+        tried: the ways in which it was written down, the last of which is the bundle's.
         fp32: accuracy of the exported student before int8, on the held-out data.
-        int8: accuracy after.
+        int8: accuracy of the bundle's file.
         teacher: accuracy of the teacher there.
     """
 
     manifest: Manifest
     blobs: dict[str, bytes]
     policy: Policy
+    student: nn.Module
     model_fp32: bytes
+    tried: tuple[Try, ...]
     fp32: Figure
     int8: Figure
     teacher: Figure
@@ -96,6 +105,9 @@ def pack(
     policy: Policy,
     origin: Origin,
     hardware_class: HardwareClass | None = None,
+    gate: Gate | None = None,
+    grid: Grid | None = None,
+    retrain: Callable[[HardwareClass], nn.Module] | None = None,
 ) -> Packed:
     """Makes the bundle.
 
@@ -107,6 +119,9 @@ def pack(
         policy: the wanted one; temperatures, alpha and threshold are fitted.
         origin: for the lineage.
         hardware_class: where it will run; by default this machine's.
+        gate: what int8 may cost; by default half a point of accuracy.
+        grid: quantisation grid of the version that it follows; by default its own.
+        retrain: gives the student trained on for int8 on that hardware; None where that cannot be.
 
     Raises:
         SettingError: not one label name a class. ModelError: not exportable or quantisable.
@@ -120,25 +135,28 @@ def pack(
             got=len(policy.labels),
             fix="give Policy(labels=...) one name a class",
         )
-    fp32 = export_onnx(student, torch.from_numpy(heldout.inputs[:2]))
+    _check_classes(student, heldout)
     where = hardware_class or HardwareClass.here()
     shown = shown_inputs(train, "train")
-    model = quantise(fp32, shown[_spread(len(shown), 512)], where)
+    written = written_down(
+        student,
+        heldout,
+        shown[_spread(len(shown), 512)],
+        where,
+        gate=gate,
+        grid=grid,
+        retrain=None if retrain is None else lambda: retrain(where),
+    )
+    student, model = written.student, written.model
     engine = OnnxEngine(model)
     logits, _ = run_model(engine, heldout.inputs)
-    if logits.shape[1] != heldout.classes:
-        raise ClassCountError(
-            "the student and the held-out data disagree on the classes",
-            expected=f"{heldout.classes} (the data's)",
-            got=f"{logits.shape[1]} (the student's)",
-            fix="say `classes=` when reading the data",
-            where="heldout",
-        )
     teacher_logits = answers(teacher, torch.from_numpy(heldout.inputs)).numpy()
     said = Heldout(student=logits, teacher=teacher_logits, labels=heldout.labels, groups=heldout.groups)
     fitted = calibrate(said, policy, seed=origin.seed)
     figures = {
-        "fp32": accuracy(run_model(OnnxEngine(fp32), heldout.inputs)[0], heldout.labels, heldout.groups),
+        "fp32": accuracy(
+            run_model(OnnxEngine(written.floats), heldout.inputs)[0], heldout.labels, heldout.groups
+        ),
         "int8": accuracy(logits, heldout.labels, heldout.groups),
         "teacher": accuracy(teacher_logits, heldout.labels, heldout.groups),
     }
@@ -146,19 +164,25 @@ def pack(
         names.MODEL: model,
         names.POLICY: fitted.to_bytes(),
         names.GOLDEN: _golden(engine, heldout).to_bytes(),
-        names.LINEAGE: canonical(
-            _lineage(student, teacher, train.digest, origin=origin, figures=figures, model=model)
-        ),
+        names.LINEAGE: canonical(_lineage(written, teacher, train.digest, origin=origin, figures=figures)),
         REFERENCE: _reference(engine, student, teacher, shown).to_bytes(),
     }
-    blobs[names.CARD] = _card(f"{origin.name} {origin.version}", figures, fitted, len(model)).encode()
+    blobs[names.CARD] = _card(f"{origin.name} {origin.version}", figures, fitted, written.tried[-1]).encode()
     manifest, blobs = build(
         name=origin.name,
         version=origin.version,
         hardware_class=where.name,
         blobs=blobs,
     )
-    return Packed(manifest=manifest, blobs=blobs, policy=fitted, model_fp32=fp32, **figures)
+    return Packed(
+        manifest=manifest,
+        blobs=blobs,
+        policy=fitted,
+        student=student,
+        model_fp32=written.floats,
+        tried=written.tried,
+        **figures,
+    )
 
 
 def reweighted(packed: Packed, **changes: object) -> Packed:
@@ -166,7 +190,7 @@ def reweighted(packed: Packed, **changes: object) -> Packed:
     policy = replace(packed.policy, **changes)  # type: ignore[arg-type]  # the policy checks every value itself
     head = packed.manifest
     figures = {"fp32": packed.fp32, "int8": packed.int8, "teacher": packed.teacher}
-    card = _card(f"{head.name} {head.version}", figures, policy, len(packed.blobs[names.MODEL]))
+    card = _card(f"{head.name} {head.version}", figures, policy, packed.tried[-1])
     blobs = packed.blobs | {names.POLICY: policy.to_bytes(), names.CARD: card.encode()}
     manifest, blobs = build(
         name=head.name, version=head.version, hardware_class=head.hardware_class, blobs=blobs
@@ -210,26 +234,38 @@ def _spread(n: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
+def _check_classes(student: nn.Module, heldout: Samples) -> None:
+    outputs = answers(student, torch.from_numpy(heldout.inputs[:2])).shape[1]
+    if outputs != heldout.classes:
+        raise ClassCountError(
+            "the student and the held-out data disagree on the classes",
+            expected=f"{heldout.classes} (the data's)",
+            got=f"{outputs} (the student's)",
+            fix="say `classes=` when reading the data",
+            where="heldout",
+        )
+
+
 def _lineage(
-    student: nn.Module,
+    written: Written,
     teacher: nn.Module,
     data: Digest,
     *,
     origin: Origin,
     figures: dict[str, Figure],
-    model: bytes,
 ) -> JsonObject:
     return {
         "made_by": f"edgestill {__version__}",
         "teacher": str(weights_digest(teacher)),
-        "student": str(weights_digest(student)),
-        "backbone": str(backbone_id(student)),
+        "student": str(weights_digest(written.student)),
+        "backbone": str(backbone_id(written.student)),
         "data": str(data),
         "recipe": origin.recipe,
         "seed": origin.seed,
         "parent": None if origin.parent is None else str(origin.parent),
         "evidence": origin.evidence,
-        "grid": str(grid_id(model)),
+        "grid": str(grid_id(written.model)),
+        "written": [one.as_json() for one in written.tried],
         "metrics": {
             name: {
                 "accuracy": one.value,
@@ -242,7 +278,7 @@ def _lineage(
     }
 
 
-def _card(title: str, figures: dict[str, Figure], policy: Policy, size: int) -> str:
+def _card(title: str, figures: dict[str, Figure], policy: Policy, file: Try) -> str:
     alone = any(one.groups == 1 for one in figures.values())
     caution = (
         "They are of one group (a person, a device), which says nothing about others.\n\n" if alone else ""
@@ -250,7 +286,7 @@ def _card(title: str, figures: dict[str, Figure], policy: Policy, size: int) -> 
     rows = "\n".join(f"| {name} | {one} | {one.rests_on()} |" for name, one in figures.items())
     return (
         f"# {title}\n\n"
-        f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(size)}.\n\n"
+        f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(file.size)}, {file.way}.\n\n"
         "Accuracy on the held-out data that the policy was fitted on, with 95 % intervals over groups:\n\n"
         f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n{caution}"
         f"Asks the teacher for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}. "

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
@@ -31,7 +33,7 @@ from edgestill.lab.packing.export import INPUT, LOGITS
 from edgestill.lab.packing.graph import constant, read, written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
 
 LAYERS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "LSTM", "GRU"})
 """Operators with weights, which int8 makes smaller and faster; the others only pass codes on."""
+LIMITS: Final = {False: 127, True: 64}
+"""The largest code of a weight, where products cannot saturate and where they can."""
 _BATCH: Final = 32
-_LARGEST: Final = 127
 
 
 def saturates(hardware_class: HardwareClass) -> bool:
@@ -119,7 +122,7 @@ class Grid:
             step = self.steps.get(one.name)
             if step is not None:
                 weight = onnx.numpy_helper.to_array(one)
-                beyond += int((np.abs(weight) > step.along(weight) * (_LARGEST + 0.5)).sum())
+                beyond += int((np.abs(weight) > step.along(weight) * (LIMITS[False] + 0.5)).sum())
                 total += weight.size
         return beyond / total if total else 0.0
 
@@ -147,14 +150,10 @@ def quantise(
     Raises:
         ModelError: the quantiser refused, or the grid is of another network.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source, prepared, target = folder / "fp32.onnx", folder / "prepared.onnx", folder / "int8.onnx"
-        source.write_bytes(model)
-        quiet = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)  # its advice to pre-process appears although we do
+    with _quantising() as folder:
+        prepared, target = folder / "prepared.onnx", folder / "int8.onnx"
         try:
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            prepared.write_bytes(_prepared(model))
             graph = ir.load(prepared).graph
             overrides = {} if grid is None else _overrides(grid, graph)
             quantization.quantize_static(
@@ -172,21 +171,57 @@ def quantise(
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(
-                "the model cannot be quantised",
-                got=f"{type(error).__name__}: {error}",
-                where="model.onnx",
-                expected="operators that onnxruntime quantises",
-                fix="replace the layer that the text names, or report it",
-            ) from error
-        finally:
-            logging.getLogger().setLevel(quiet)
+            raise _not_quantised(error) from error
         return _with_float_logits(ir.load(target))
+
+
+def layers_of(model: bytes) -> list[str]:
+    """The names of the nodes whose weights `quantise` would round, in their order; what `in_floats` may name.
+
+    Raises:
+        ModelError: the quantiser cannot read the model.
+    """
+    return [str(node.name) for node in read(_prepared(model)).graph if node.op_type in LAYERS]
 
 
 def grid_id(model: bytes) -> Digest:
     """Names the quantisation grid. Two versions with the same grid differ in integer codes only."""
     return Grid.of(model).id
+
+
+@lru_cache(maxsize=4)
+def _prepared(model: bytes) -> bytes:
+    """With what can be folded folded, as onnxruntime's quantiser wants it."""
+    with _quantising() as folder:
+        source, target = folder / "fp32.onnx", folder / "prepared.onnx"
+        source.write_bytes(model)
+        try:
+            quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+        except Exception as error:
+            raise _not_quantised(error) from error
+        return target.read_bytes()
+
+
+@contextmanager
+def _quantising() -> Iterator[Path]:
+    """A folder, and silence: the quantiser advises to pre-process although we do."""
+    quiet = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+    finally:
+        logging.getLogger().setLevel(quiet)
+
+
+def _not_quantised(error: Exception) -> ModelError:
+    return ModelError(
+        "the model cannot be quantised",
+        got=f"{type(error).__name__}: {error}",
+        where="model.onnx",
+        expected="operators that onnxruntime quantises",
+        fix="replace the layer that the text names, or report it",
+    )
 
 
 def _before_layers(graph: ir.Graph) -> list[str]:

@@ -1,0 +1,239 @@
+"""int8 only where it costs little: the exported file's own score is compared with the one in floats.
+
+What is tried, one after the other, until the loss is within what is allowed:
+
+1. every layer in int8;
+2. the same after training that knows of the codes (`lab.packing.aware`), where the teacher can still be asked;
+3. the layers that int8 harms most stay in floats, as few as it takes;
+4. all of them do: the file in floats.
+
+What counts is the task's score on held-out samples, as the engine answers: not how near the weights are. It chooses on
+them as well, so that its own figure is a little too kind; whoever wants an unbiased one scores the file on other data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from edgestill.core.errors import SettingError
+from edgestill.infer.confidence import softmax
+from edgestill.infer.engine import OnnxEngine
+from edgestill.lab.measure import Figure, mean_figure, run_model
+from edgestill.lab.packing.export import export_onnx
+from edgestill.lab.packing.quantise import layers_of, quantise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from edgestill.core.hardware import HardwareClass
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.packing.quantise import Grid
+
+_SHOWN: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What int8 may cost.
+
+    Attributes:
+        allowed: points of accuracy, as a share in [0, 1].
+
+    Raises:
+        SettingError: out of range.
+    """
+
+    allowed: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.allowed <= 1:
+            raise SettingError(
+                "what int8 may cost is out of range",
+                where="allowed",
+                expected="0 to 1",
+                got=self.allowed,
+                fix="0.005 is half a point of accuracy",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Try:
+    """One way to write the student down.
+
+    Attributes:
+        way: what was done.
+        drop: accuracy lost to the student in floats, paired by sample, with its interval over groups.
+        size: bytes of the file.
+        in_floats: layers that stayed in floats.
+    """
+
+    way: str
+    drop: Figure
+    size: int
+    in_floats: tuple[str, ...] = ()
+
+    def as_json(self) -> JsonObject:
+        """For the lineage and the report."""
+        return {
+            "way": self.way,
+            "drop": self.drop.value,
+            "drop_ci95": [self.drop.low, self.drop.high] if self.drop.bounded else None,
+            "bytes": self.size,
+            "in_floats": list(self.in_floats),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Written:
+    """A student as a file, and how it came to be so.
+
+    Attributes:
+        student: the module that the file is of; another one than was given where it had to be trained on.
+        floats: its file in floats.
+        model: the file.
+        tried: what was tried, the last of which is the file.
+        harm: layer -> mean divergence of the answers, in nats, where that layer alone is in int8; empty where nobody asked.
+    """
+
+    student: nn.Module
+    floats: bytes
+    model: bytes
+    tried: tuple[Try, ...]
+    harm: dict[str, float]
+
+
+def written_down(
+    student: nn.Module,
+    heldout: Samples,
+    shown: NDArray[np.generic],
+    hardware_class: HardwareClass,
+    *,
+    gate: Gate | None = None,
+    grid: Grid | None = None,
+    retrain: Callable[[], nn.Module] | None = None,
+) -> Written:
+    """The student in int8, as far as that costs no more than is allowed.
+
+    Args:
+        student: trained.
+        heldout: what its accuracy is compared on.
+        shown: `[N, ...]`, inputs that calibrate the quantiser.
+        hardware_class: where it will run.
+        gate: what int8 may cost; by default half a point.
+        grid: of the version that it follows; by default its own.
+        retrain: gives the student trained on with its numbers rounded; None where that cannot be.
+
+    Raises:
+        ModelError: it cannot be exported or quantised.
+    """
+    trial = _Trial(student, _Task(heldout, shown, hardware_class, grid), gate or Gate())
+    if trial.passes("int8"):
+        return trial.end()
+    if retrain is not None:
+        trial.take(retrain())
+        if trial.passes("int8, trained for it"):
+            return trial.end()
+        trial.take(student)
+    harm = trial.harm()
+    for kept in _more_and_more(sorted(harm, key=lambda one: -harm[one])):
+        if trial.passes(f"int8 but for {len(kept)} of {len(harm)} layers", kept):
+            return trial.end(harm)
+    trial.stay_in_floats(tuple(harm))
+    return trial.end(harm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What stays the same over all tries."""
+
+    heldout: Samples
+    shown: NDArray[np.generic]
+    where: HardwareClass
+    grid: Grid | None
+
+    def quantised(self, floats: bytes, in_floats: Iterable[str]) -> bytes:
+        """The file in int8 but for these layers."""
+        return quantise(floats, self.shown, self.where, grid=self.grid, in_floats=in_floats)
+
+    def right(self, model: bytes) -> NDArray[np.float64]:
+        """`[N]`, 1 where the file answers right."""
+        logits, _ = run_model(OnnxEngine(model), self.heldout.inputs)
+        hits: NDArray[np.float64] = (logits.argmax(1) == self.heldout.labels).astype(np.float64)
+        return hits
+
+
+class _Trial:
+    """What has been tried so far, and the last file."""
+
+    def __init__(self, student: nn.Module, task: _Task, gate: Gate) -> None:
+        self._task, self._gate = task, gate
+        self._tried: list[Try] = []
+        self._model = b""
+        self.take(student)
+        self._wanted = task.right(self._floats)
+
+    def take(self, student: nn.Module) -> None:
+        """Goes on with this one."""
+        self._student = student
+        self._floats = export_onnx(student, torch.from_numpy(self._task.heldout.inputs[:2]))
+
+    def passes(self, way: str, in_floats: tuple[str, ...] = ()) -> bool:
+        """Whether the file that comes of it costs no more than is allowed."""
+        self._model = self._task.quantised(self._floats, in_floats)
+        return self._note(way, in_floats) <= self._gate.allowed
+
+    def stay_in_floats(self, layers: tuple[str, ...]) -> None:
+        """Gives int8 up."""
+        self._model = self._floats
+        self._note("floats", layers)
+
+    def harm(self) -> dict[str, float]:
+        """For each layer, how far the answers move where it alone is in int8."""
+        inputs = self._task.heldout.inputs[:_SHOWN]
+        wanted = softmax(run_model(OnnxEngine(self._floats), inputs)[0])
+        layers = layers_of(self._floats)
+
+        def moved(layer: str) -> float:
+            others = [one for one in layers if one != layer]
+            model = self._task.quantised(self._floats, others)
+            found = softmax(run_model(OnnxEngine(model), inputs)[0])
+            return float((wanted * np.log(_positive(wanted) / _positive(found))).sum(1).mean())
+
+        return {layer: moved(layer) for layer in layers}
+
+    def end(self, harm: dict[str, float] | None = None) -> Written:
+        """What came of it."""
+        return Written(
+            student=self._student,
+            floats=self._floats,
+            model=self._model,
+            tried=tuple(self._tried),
+            harm=harm or {},
+        )
+
+    def _note(self, way: str, in_floats: Iterable[str]) -> float:
+        lost = mean_figure(self._wanted - self._task.right(self._model), self._task.heldout.groups)
+        self._tried.append(Try(way=way, drop=lost, size=len(self._model), in_floats=tuple(in_floats)))
+        return lost.value
+
+
+def _more_and_more(layers: list[str]) -> Iterator[tuple[str, ...]]:
+    """The first one, the first two, four, ...: all but the last at most."""
+    counts = accumulate(range(len(layers)), lambda count, _: count * 2, initial=1)
+    for count in counts:
+        if count >= len(layers):
+            return
+        yield tuple(layers[:count])
+
+
+def _positive(shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.maximum(shares, 1e-12)
