@@ -172,7 +172,7 @@ def quantise(
             raise
         except Exception as error:
             raise _not_quantised(error) from error
-        return _with_float_logits(ir.load(target))
+        return _finished(ir.load(target))
 
 
 def layers_of(model: bytes) -> list[str]:
@@ -233,8 +233,8 @@ def _before_layers(graph: ir.Graph) -> list[str]:
     return [str(node.name) for node in graph if not any(id(value) in after for value in node.outputs)]
 
 
-def _with_float_logits(model: ir.Model) -> bytes:
-    """The logits as the last layer computes them, not rounded to codes and back."""
+def _finished(model: ir.Model) -> bytes:
+    """With the logits as the last layer computes them, not rounded to codes and back, and without names of nodes."""
     outputs = model.graph.outputs
     for at, output in enumerate(outputs):
         codes = _taken_by("DequantizeLinear", output)
@@ -244,6 +244,8 @@ def _with_float_logits(model: ir.Model) -> bytes:
             floats.shape, floats.type = output.shape, output.type
             outputs[at] = floats
             model.graph.remove([one for one in (output.producer(), codes and codes.producer()) if one])
+    for node in model.graph:
+        node.name = None  # nobody asks for it, and names are a tenth of a small file
     return written(model)
 
 
