@@ -113,17 +113,12 @@ def teacher_from(path: Path) -> Camera:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="few images and epochs, to see that it runs; the figures mean nothing",
-    )
+    parser.add_argument("--small", action="store_true", help="to see that it runs; figures then mean nothing")
     parser.add_argument("--out", type=Path, default=Path("cifar-resnet8.esb"))
     asked = parser.parse_args(argv)
     torch.manual_seed(0)
-    if "EDGESTILL_DATA" not in os.environ:
-        parser.error("set EDGESTILL_DATA to the folder with the two files that the description names")
-    folder, few = Path(os.environ["EDGESTILL_DATA"]), asked.small
+    folder = Path(os.environ.get("EDGESTILL_DATA") or parser.error("set EDGESTILL_DATA to the files' folder"))
+    few = asked.small
     with np.load(folder / "cifar10_lossless_4000train_1000test.npz") as found:
         count = 200 if few else 4000
         train = Samples.of(found["x_train"][:count], found["y_train"][:count].astype(np.int64), classes=10)

@@ -127,16 +127,11 @@ def taught(encoder: Encoder, train: Samples) -> nn.Sequential:
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="few intents and epochs, to see that it runs; the figures mean nothing",
-    )
+    parser.add_argument("--small", action="store_true", help="to see that it runs; figures then mean nothing")
     small = parser.parse_args(argv).small
     torch.manual_seed(0)
-    if "EDGESTILL_DATA" not in os.environ:
-        parser.error("set EDGESTILL_DATA to the folder that holds clinc150_data_full.json")
-    splits, names = read(Path(os.environ["EDGESTILL_DATA"]), 6 if small else 150)
+    folder = Path(os.environ.get("EDGESTILL_DATA") or parser.error("set EDGESTILL_DATA to the file's folder"))
+    splits, names = read(folder, 6 if small else 150)
     teacher = taught(Encoder(), splits["train"])
     limited, heldout, student = some(splits["train"], 20, seed=0), splits["val"], BagStudent(len(names))
     epochs, views = (4, 2) if small else (60, 4)
