@@ -117,15 +117,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("cifar-resnet8.esb"))
     asked = parser.parse_args(argv)
     torch.manual_seed(0)
-    folder = Path(os.environ.get("EDGESTILL_DATA") or parser.error("set EDGESTILL_DATA to the files' folder"))
-    few = asked.small
-    with np.load(folder / "cifar10_lossless_4000train_1000test.npz") as found:
+    data, few = os.environ.get("EDGESTILL_DATA") or parser.error("EDGESTILL_DATA is not set"), asked.small
+    with np.load(Path(data) / "cifar10_lossless_4000train_1000test.npz") as found:
         count = 200 if few else 4000
         train = Samples.of(found["x_train"][:count], found["y_train"][:count].astype(np.int64), classes=10)
         heldout = Samples.of(found["x_test"], found["y_test"].astype(np.int64), classes=10)
     # one half chooses the threshold and is told to the pre-flight, the other is only measured on
     half = np.arange(len(heldout)) < len(heldout) // 2
-    teacher, student = teacher_from(folder / "cifar10_resnet56.safetensors"), Camera(CifarResNet(blocks=1))
+    teacher, student = (
+        teacher_from(Path(data) / "cifar10_resnet56.safetensors"),
+        Camera(CifarResNet(blocks=1)),
+    )
     student.standardise.fit_(train.inputs)
     run = distill(
         teacher,

@@ -136,9 +136,14 @@ def main(argv: list[str] | None = None) -> None:
     limited, heldout, student = some(splits["train"], 20, seed=0), splits["val"], BagStudent(len(names))
     epochs, views = (4, 2) if small else (60, 4)
     recipe = Recipe(epochs=epochs, views=views, lr=1e-2, weight_decay=0.1, soft_weight=0.9)
-    own = PieceDropout()
     run = distill(
-        teacher, limited, validation=heldout, student=student, recipe=recipe, augment=own, inherit=False
+        teacher,
+        limited,
+        validation=heldout,
+        student=student,
+        recipe=recipe,
+        augment=PieceDropout(),
+        inherit=False,
     )
     for name, model in (("teacher", teacher), ("student", run.student)):
         size, right = sum(map(torch.numel, model.parameters())), scores(model, ArraySource.of(splits["test"]))
