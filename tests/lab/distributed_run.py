@@ -92,7 +92,7 @@ def distil(
     **more: object,
 ) -> None:
     """Distils and writes the weights of each process."""
-    told: list[tuple[int, int, float]] = []
+    told: list[tuple[int, int, float | None]] = []
     recipe = Recipe(epochs=2, batch=32, lr=1e-2, soft_weight=0.5, views=2)
     run = distill(
         teacher,
@@ -108,7 +108,7 @@ def distil(
             checkpoint=out / f"state-{devices}",
             log=out / f"log-{devices}.csv",
         ),
-        progress=lambda *one: told.append(one),
+        progress=lambda now: told.append((now.done, now.of, now.loss)) if now.phase == "training" else None,
     )
     rank = torch.distributed.get_rank() if devices > 1 else 0
     torch.save(
