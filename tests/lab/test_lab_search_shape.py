@@ -1,0 +1,89 @@
+"""Shapes of students: directions that can be scaled until they fit, the uniform one among them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from inherit_worlds import ResNet, answer, tensor
+from lab_worlds import image_net, images
+from torch import nn
+
+from edgestill.core.errors import SettingError
+from edgestill.lab.inherit import carve
+from edgestill.lab.search.shape import UNIFORM, CarvedSpace, Direction, fitting_scale
+
+IMAGE = torch.from_numpy(images(1))
+
+
+def size(network: nn.Module) -> int:
+    """Parameters."""
+    return sum(one.numel() for one in network.parameters())
+
+
+def space() -> CarvedSpace:
+    """Of a chain of two convolutions and two matrices."""
+    return CarvedSpace(image_net(8, 6, 10), IMAGE)
+
+
+def test_the_uniform_direction_is_the_uniform_student() -> None:
+    """Every width at the scale, and the weights that `carve` keeps."""
+    ours = space().built(UNIFORM, 0.5)
+    theirs = carve(image_net(8, 6, 10), IMAGE, ratio=0.5, selection="magnitude")[0]
+    assert all(
+        torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
+
+
+def test_a_direction_says_how_widths_stand_to_each_other() -> None:
+    """At scale 1 the widest has all its units; each has one at least."""
+    found, direction = space(), Direction(shares={"conv1": 0.25, "fc1": 0.5})
+    assert found.widths(direction, 1.0) == {"conv1": 2, "conv2": 6, "fc1": 5}
+    assert found.widths(direction, 0.5) == {"conv1": 1, "conv2": 3, "fc1": 2}
+    assert found.widths(direction, 0.01) == {"conv1": 1, "conv2": 1, "fc1": 1}
+    student = found.built(direction, 0.5)
+    assert isinstance(student.conv1, nn.Conv2d)
+    assert student.conv1.out_channels == 1
+
+
+def test_blocks_are_left_out_from_the_last_on() -> None:
+    """And the widths of blocks that are gone are gone with them."""
+    network, example = ResNet(blocks=3), tensor(1, 3, 8, 8)
+    found = CarvedSpace(network, example)
+    sizes = [
+        size(found.built(Direction(left_out=dict.fromkeys(found.rows, count)), 1.0)) for count in range(3)
+    ]
+    assert sizes[0] == size(network) > sizes[1] > sizes[2]
+    student = found.built(
+        Direction(left_out=dict.fromkeys(found.rows, 1), shares={found.knobs[0].name: 0.5}), 0.5
+    )
+    assert answer(student, example).isfinite().all()
+
+
+@given(st.floats(0.05, 3), st.floats(0.2, 5))
+def test_the_scale_is_the_largest_that_fits(power: float, factor: float) -> None:
+    """A law, for costs that grow: it fits, and what is a little larger does not, unless all of the teacher does."""
+
+    def cost(scale: float) -> float:
+        return float(factor * scale**power)
+
+    scale = fitting_scale(cost, least=0.01)
+    if scale is None:
+        assert cost(0.01) > 1
+    else:
+        assert cost(scale) <= 1
+        assert scale == 1 or cost(min(1.0, scale * 1.03)) > 1
+
+
+def test_a_space_without_widths_is_refused() -> None:
+    """Where all of them are kept."""
+    with pytest.raises(SettingError, match="nothing to search among; at keep"):
+        CarvedSpace(image_net(3, 4, 5), IMAGE, keep=("conv1", "conv2", "fc1"))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, -1.0])
+def test_a_share_is_of_the_teachers_units(share: float) -> None:
+    """More than none and at most all."""
+    with pytest.raises(SettingError, match="a share is out of range; at conv1"):
+        Direction(shares={"conv1": share})
