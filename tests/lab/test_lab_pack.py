@@ -43,7 +43,7 @@ from edgestill.lab.data.source import ArraySource
 from edgestill.lab.distil import distill
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import run_model
-from edgestill.lab.notices import NotDistillingWarning
+from edgestill.lab.notices import NotDistillingWarning, NotMeasuredWarning
 from edgestill.lab.packing.calibrate import promise_text
 from edgestill.lab.packing.pack import (
     GOLDEN_SAMPLES,
@@ -336,6 +336,51 @@ def test_plain_training_asks_no_teacher_and_says_so(tmp_path: Path) -> None:
             teacher(), TRAIN, validation=HELDOUT, student=motion_net(2, 2, 2), recipe=recipe, against=Slice()
         )
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"),
+    [
+        (
+            Budget(latency="1 us"),
+            "the student is slower than its budget; at latency; expected at most 1e-06 seconds in 95",
+        ),
+        (
+            Budget(memory="10 B"),
+            "the student takes more memory than its budget; at memory; expected at most 10 bytes",
+        ),
+    ],
+)
+def test_a_budget_is_held_against_what_is_measured(budget: Budget, text: str) -> None:
+    """On the file that the bundle would bring; the error says what was measured."""
+    with pytest.raises(SettingError, match=text) as caught:
+        replace(run(), budget=budget).pack(POLICY)
+    assert float(str(caught.value.got)) > 0
+
+
+def test_a_budget_that_is_kept_is_told_with_its_figures() -> None:
+    """Size, latency and memory as they are; what is not bounded is not measured."""
+    budget = Budget(size="1 MB", latency="1 s", memory="1 GB")
+    found = replace(run(), budget=budget).pack(POLICY)
+    assert found.footprint is not None
+    assert found.footprint.size == found.manifest.size
+    assert 0 < found.footprint.latency < 0.1  # type: ignore[operator]  # it was measured
+    assert 0 < found.footprint.memory < 10**8  # type: ignore[operator]
+    only = replace(run(), budget=Budget(size="1 MB")).pack(POLICY).footprint
+    assert only is not None
+    assert (only.latency, only.memory) == (None, None)
+
+
+def test_what_cannot_be_measured_here_is_said() -> None:
+    """Another kind of device is not timed on this machine; its size is looked at all the same."""
+    where = HardwareClass("aarch64-dotprod-onnxruntime")
+    slow = replace(run(), budget=Budget(latency="1 us"))
+    with pytest.warns(
+        NotMeasuredWarning, match=r"^\[not-measured\] latency was not held .*for aarch64-dotprod"
+    ):
+        assert slow.pack(POLICY, hardware_class=where).footprint is not None
+    with pytest.raises(SettingError, match="larger than its budget"):
+        replace(run(), budget=Budget(size="1 kB")).pack(POLICY, hardware_class=where)
 
 
 def test_the_teacher_is_no_student() -> None:

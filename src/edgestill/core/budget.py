@@ -23,8 +23,8 @@ class Budget:
 
     Attributes:
         size: bytes of the bundle without `train.onnx`.
-        latency: seconds per answer, batch 1.
-        memory: bytes of memory while answering.
+        latency: seconds within which 95 of 100 answers come, one at a time, on one thread.
+        memory: bytes that loading the model and answering add to a process.
         update: bytes of a patch from one version to the next.
         escalation: share of inputs that may be passed to a larger model, in [0, 1].
 

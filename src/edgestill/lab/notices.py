@@ -26,6 +26,12 @@ class NotDistillingWarning(LabWarning):
     code = "not-distilling"
 
 
+class NotMeasuredWarning(LabWarning):
+    """A bound of the budget that nothing here can be held against."""
+
+    code = "not-measured"
+
+
 class NothingLearnedWarning(LabWarning):
     """A model that is no better than to name the most common class."""
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgestill.core.bundle import write_archive
-from edgestill.core.errors import SettingError
 from edgestill.infer.policy import Policy
 from edgestill.lab.fits import as_source
 from edgestill.lab.packing.aware import trained_for_codes
+from edgestill.lab.packing.footprint import check_budget, footprint_of
 from edgestill.lab.packing.material import labelled
 from edgestill.lab.packing.pack import Origin, Packed, pack
 from edgestill.lab.teacher.asking import Asking
@@ -76,8 +76,12 @@ class Run:
             grid: quantisation grid of the version that it follows; by default its own.
 
         Raises:
-            SettingError: the bundle is larger than the budget allows, or bundles are not for this kind of model yet.
+            SettingError: the bundle takes more than the budget allows, as measured on this machine, or bundles are not
+                for this kind of model yet.
             DataError: the held-out data has no labels, or too few samples.
+
+        Warns:
+            NotMeasuredWarning: latency or memory are bounded, and the bundle is for other hardware.
         """
         heldout = labelled(self.validation, "validation")
         packed = pack(
@@ -92,15 +96,10 @@ class Run:
             grid=grid,
             retrain=self._trained_for_codes,
         )
-        bound = None if self.budget is None else self.budget.size
-        if bound is not None and packed.manifest.size > bound:
-            raise SettingError(
-                "the bundle is larger than its budget",
-                where="size",
-                expected=f"at most {bound} bytes (budget)",
-                got=packed.manifest.size,
-                fix="give a narrower student",
-            )
+        if self.budget is not None:
+            footprint = footprint_of(packed.manifest, packed.blobs, heldout.inputs, self.budget)
+            check_budget(self.budget, footprint)
+            packed = replace(packed, footprint=footprint)
         return packed
 
     def save_bundle(

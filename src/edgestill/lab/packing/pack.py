@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from edgestill.core.footprint import Footprint
     from edgestill.core.manifest import Manifest
     from edgestill.infer.policy import Policy
     from edgestill.lab.data.samples import Samples
@@ -83,6 +84,7 @@ class Packed:
         fp32: accuracy of the exported student before int8, on the held-out data.
         int8: accuracy of the bundle's file.
         teacher: accuracy of the teacher there.
+        footprint: what it takes of this machine, where there was a budget.
     """
 
     manifest: Manifest
@@ -94,6 +96,7 @@ class Packed:
     fp32: Figure
     int8: Figure
     teacher: Figure
+    footprint: Footprint | None = None
 
 
 def pack(
@@ -181,7 +184,9 @@ def pack(
         student=student,
         model_fp32=written.floats,
         tried=written.tried,
-        **figures,
+        fp32=figures["fp32"],
+        int8=figures["int8"],
+        teacher=figures["teacher"],
     )
 
 

@@ -1,0 +1,81 @@
+"""What a bundle takes of the machine it was made on, held against its budget: measured, not estimated."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Final
+
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import SettingError
+from edgestill.core.footprint import Footprint, slacks
+from edgestill.core.hardware import HardwareClass
+from edgestill.core.manifest import MODEL
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.memory import is_measurable, memory_of
+from edgestill.infer.timing import time_engines
+from edgestill.lab.notices import NotMeasuredWarning
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgestill.core.budget import Budget
+    from edgestill.core.manifest import Manifest
+
+_SHOWN: Final = 32
+_ONLY: Final = "the student"
+_TOO_MUCH: Final = {
+    "size": "the bundle is larger than its budget",
+    "latency": "the student is slower than its budget",
+    "memory": "the student takes more memory than its budget",
+}
+
+
+def footprint_of(
+    manifest: Manifest, blobs: dict[str, bytes], inputs: NDArray[np.generic], budget: Budget
+) -> Footprint:
+    """The size of a bundle; latency and memory where the budget bounds them, and this machine is of its class.
+
+    Args:
+        manifest: of the bundle.
+        blobs: of it, by name.
+        inputs: `[N, ...]`, some that the sensor gives.
+        budget: what is bounded.
+
+    Warns:
+        NotMeasuredWarning: a bound that nothing here can be held against.
+    """
+    here = HardwareClass.here().name == manifest.hardware_class
+    latency = memory = None
+    if budget.latency is not None and here:
+        found = time_engines({_ONLY: OnnxEngine(blobs[MODEL])}, inputs[:_SHOWN], clock=SystemClock())
+        latency = found[_ONLY].p95.value
+    if budget.memory is not None and here and is_measurable():
+        memory = int(memory_of(blobs[MODEL]).value)
+    for name, bound, value in (("latency", budget.latency, latency), ("memory", budget.memory, memory)):
+        if bound is not None and value is None:
+            reason = (
+                f"the bundle is for {manifest.hardware_class}" if not here else "this system does not tell it"
+            )
+            warnings.warn(
+                NotMeasuredWarning(f"{name} was not held against its budget: {reason}"), stacklevel=4
+            )
+    return Footprint(
+        size=manifest.size, latency=latency, memory=memory, hardware_class=manifest.hardware_class
+    )
+
+
+def check_budget(budget: Budget, footprint: Footprint) -> None:
+    """Raises SettingError where a bound is not kept; it names the one that is exceeded most."""
+    for slack in slacks(budget, footprint)[:1]:
+        if not slack.kept:
+            raise SettingError(
+                _TOO_MUCH[slack.name],
+                where=slack.name,
+                expected=f"at most {slack.bound:g} {_UNITS[slack.name]} (budget)",
+                got=f"{slack.value:g}",
+                fix="give a narrower student",
+            )
+
+
+_UNITS: Final = {"size": "bytes", "latency": "seconds in 95 of 100 answers, one thread", "memory": "bytes"}
