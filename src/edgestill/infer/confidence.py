@@ -10,7 +10,7 @@ Three measures of confidence, each in [0, 1], each 1 where all probability is on
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     from edgestill.infer.policy import Measure
 
 
+_ONE: Final = np.float32(1)
+
+
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
     """Probabilities `[N, C]` of logits `[N, C]` divided by `temperature` (Guo et al. 2017, eq. 9)."""
+    # the ufuncs' own reductions: an array's methods cost a microsecond more each, and an answer is some tens
     scaled = logits / np.float32(temperature)
-    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled -= np.maximum.reduce(scaled, axis=1, keepdims=True)
     np.exp(scaled, out=scaled)
-    scaled /= scaled.sum(axis=1, keepdims=True)
+    scaled /= np.add.reduce(scaled, axis=1, keepdims=True)
     return scaled.astype(np.float32, copy=False)
 
 
 def confidence_of(probabilities: NDArray[np.float32], measure: Measure) -> NDArray[np.float32]:
     """Confidence `[N]`, in [0, 1], of probabilities `[N, C]`; with one class it is 1."""
     if measure == "max_probability" or probabilities.shape[1] == 1:
-        best: NDArray[np.float32] = np.minimum(probabilities.max(axis=1), np.float32(1))
+        best: NDArray[np.float32] = np.minimum(np.maximum.reduce(probabilities, axis=1), _ONE)
         return best
     if measure == "margin":
         two = np.partition(probabilities, -2, axis=1)
