@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from lab_worlds import TRAIN, motion_net, motions, run, same_weights, teacher
+from lab_worlds import POLICY, TRAIN, motion_net, motions, run, same_weights, teacher
 from torch import nn
 
 from edgestill.core.errors import SettingError
@@ -205,3 +206,17 @@ def test_a_grid_of_the_parent_goes_through_the_gate() -> None:
             parameter.mul_(1.01)
     written = written_down(later, HELD, TRAIN.inputs, VNNI, grid=grid)
     assert Grid.of(written.model).id == grid.id
+
+
+def test_the_lineage_says_what_a_parents_grid_has_cut() -> None:
+    """A share of the weights, where a grid was given, and nothing where none was."""
+    parent = run().pack(POLICY)
+    grid = Grid.of(parent.blobs["model.onnx"])
+    later = copy.deepcopy(run().student)
+    with torch.no_grad():
+        for name, parameter in later.named_parameters():
+            if name.endswith("weight"):
+                parameter.mul_(2)
+    packed = replace(run(), student=later).pack(POLICY, grid=grid, gate=Gate(allowed=1.0))
+    assert 0.2 < json.loads(packed.blobs["lineage.json"])["clipped"] < 0.9
+    assert "clipped" not in json.loads(parent.blobs["lineage.json"])

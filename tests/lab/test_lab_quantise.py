@@ -182,12 +182,12 @@ def test_the_same_model_on_its_own_grid_is_the_same_file() -> None:
 def test_weights_that_have_outgrown_the_grid_are_counted() -> None:
     """None of the file that made it; of one whose weights are twice as large, the larger half of each channel."""
     grid = Grid.of(int8(VNNI))
-    assert grid.clipped(fp32()) == 0
+    assert grid.clipped(fp32(), VNNI) == 0
     proto = onnx.load_from_string(fp32())
     for one in proto.graph.initializer:
         if one.name in grid.steps:
             one.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(one), one.name))
-    share = grid.clipped(proto.SerializeToString())
+    share = grid.clipped(proto.SerializeToString(), VNNI)
     weights = [onnx.numpy_helper.to_array(one) for one in onnx.load_from_string(fp32()).graph.initializer]
     wanted = [
         np.abs(one) > 0.5 * (127.5 / 127) * np.abs(one).max(axis=tuple(range(1, one.ndim)), keepdims=True)
@@ -197,6 +197,18 @@ def test_weights_that_have_outgrown_the_grid_are_counted() -> None:
     assert share == pytest.approx(
         sum(one.sum() for one in wanted) / sum(one.size for one in wanted), abs=0.02
     )
+
+
+def test_weights_that_have_outgrown_a_grid_of_7_bits_do_not_get_8() -> None:
+    """Where products can saturate, a next version keeps to codes that cannot, however large its weights have become."""
+    grid, proto = Grid.of(int8(AVX2)), onnx.load_from_string(fp32())
+    for one in proto.graph.initializer:
+        if one.name in grid.steps:
+            one.CopyFrom(onnx.numpy_helper.from_array(3 * onnx.numpy_helper.to_array(one), one.name))
+    later = proto.SerializeToString()
+    kept = codes(quantise(later, TRAIN.inputs, AVX2, grid=grid))
+    assert max(int(np.abs(one.astype(np.int16)).max()) for one in kept) == 64
+    assert grid.clipped(later, AVX2) > 0.3
 
 
 def test_the_grid_of_another_network_is_refused() -> None:

@@ -82,6 +82,22 @@ def test_a_space_without_widths_is_refused() -> None:
         CarvedSpace(image_net(3, 4, 5), IMAGE, keep=("conv1", "conv2", "fc1"))
 
 
+def test_a_direction_of_another_teacher_is_refused() -> None:
+    """A width that is not there, a row that is not, or more blocks than can be left out: nothing is taken for something else."""
+    network, example = ResNet(blocks=3), tensor(1, 3, 8, 8)
+    found = CarvedSpace(network, example)
+    row = next(iter(found.rows))
+    for direction in (
+        Direction(shares={"nowhere": 0.5}),
+        Direction(left_out={"nowhere": 1}),
+        Direction(left_out={row: len(found.rows[row]) + 1}),
+        Direction(left_out={row: -1}),
+    ):
+        for ask in (found.widths, found.built):
+            with pytest.raises(SettingError, match="a direction of another teacher"):
+                ask(direction, 1.0)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.5, -1.0])
 def test_a_share_is_of_the_teachers_units(share: float) -> None:
     """More than none and at most all."""

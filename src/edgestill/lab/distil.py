@@ -150,11 +150,11 @@ class _Beginning:
 
     def student(self, seed: int) -> nn.Module:
         """The one itself, before it inherits."""
-        return self._given or self._make(seed)
+        return self._make(seed) if self._given is None else self._given
 
     def other(self, seed: int) -> nn.Module:
         """Another one like it, with its first weights."""
-        student = copy.deepcopy(self._blank) or self._make(seed)
+        student = self._make(seed) if self._blank is None else copy.deepcopy(self._blank)
         self.inherited_(student, seed)
         return student
 

@@ -130,15 +130,7 @@ def pack(
         SettingError: not one label name a class. ModelError: not exportable or quantisable.
         ClassCountError: data, student and teacher disagree on the classes. DataError: too little data.
     """
-    if len(policy.labels) != heldout.classes:
-        raise SettingError(
-            "one name a class",
-            where="policy: labels",
-            expected=heldout.classes,
-            got=len(policy.labels),
-            fix="give Policy(labels=...) one name a class",
-        )
-    _check_classes(student, heldout)
+    _check_classes(student, heldout, policy)
     where = hardware_class or HardwareClass.here()
     shown = shown_inputs(train, "train")
     written = written_down(
@@ -167,7 +159,10 @@ def pack(
         names.MODEL: model,
         names.POLICY: fitted.to_bytes(),
         names.GOLDEN: _golden(engine, heldout).to_bytes(),
-        names.LINEAGE: canonical(_lineage(written, teacher, train.digest, origin=origin, figures=figures)),
+        names.LINEAGE: canonical(
+            _lineage(written, teacher, train.digest, origin=origin, figures=figures)
+            | ({} if grid is None else {"clipped": grid.clipped(written.floats, where)})
+        ),
         REFERENCE: _reference(engine, student, teacher, shown).to_bytes(),
     }
     blobs[names.CARD] = _card(f"{origin.name} {origin.version}", figures, fitted, written.tried[-1]).encode()
@@ -239,7 +234,15 @@ def _spread(n: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
-def _check_classes(student: nn.Module, heldout: Samples) -> None:
+def _check_classes(student: nn.Module, heldout: Samples, policy: Policy) -> None:
+    if len(policy.labels) != heldout.classes:
+        raise SettingError(
+            "one name a class",
+            where="policy: labels",
+            expected=heldout.classes,
+            got=len(policy.labels),
+            fix="give Policy(labels=...) one name a class",
+        )
     outputs = answers(student, torch.from_numpy(heldout.inputs[:2])).shape[1]
     if outputs != heldout.classes:
         raise ClassCountError(

@@ -115,16 +115,30 @@ class Grid:
             for part in (name.encode(), step.scale.tobytes(), step.zero.tobytes())
         )
 
-    def clipped(self, model: bytes) -> float:
+    def clipped(self, model: bytes, hardware_class: HardwareClass) -> float:
         """The share of a float file's weights that lie beyond this grid and are cut; 0 where it has none of them."""
+        limit = LIMITS[saturates(hardware_class)] + 0.5
         beyond = total = 0
         for one in onnx.load_from_string(model).graph.initializer:
             step = self.steps.get(one.name)
             if step is not None:
                 weight = onnx.numpy_helper.to_array(one)
-                beyond += int((np.abs(weight) > step.along(weight) * (LIMITS[False] + 0.5)).sum())
+                beyond += int((np.abs(weight) > step.along(weight) * limit).sum())
                 total += weight.size
         return beyond / total if total else 0.0
+
+    def within_(self, graph: ir.Graph, hardware_class: HardwareClass) -> None:
+        """Cuts a graph's weights to this grid.
+
+        Of a scale that it is given the quantiser uses every code: where products can saturate, weights that have outgrown the
+        grid would get codes of eight bits.
+        """
+        limit = LIMITS[saturates(hardware_class)]
+        for name, value in graph.initializers.items():
+            step, weight = self.steps.get(name), constant(value)
+            if step is not None and weight is not None and step.zero.dtype == np.int8:
+                most = step.along(weight) * np.float32(limit)
+                value.const_value = ir.tensor(np.clip(weight, -most, most), name=name)
 
 
 _TYPES: Final = {"int8": quantization.QuantType.QInt8, "uint8": quantization.QuantType.QUInt8}
@@ -154,8 +168,12 @@ def quantise(
         prepared, target = folder / "prepared.onnx", folder / "int8.onnx"
         try:
             prepared.write_bytes(_prepared(model))
-            graph = ir.load(prepared).graph
-            overrides = {} if grid is None else _overrides(grid, graph)
+            whole = ir.load(prepared)
+            graph, overrides = whole.graph, {}
+            if grid is not None:
+                overrides = _overrides(grid, graph)
+                grid.within_(graph, hardware_class)
+                ir.save(whole, prepared)
             quantization.quantize_static(
                 str(prepared),
                 str(target),

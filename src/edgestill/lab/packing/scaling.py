@@ -1,7 +1,7 @@
 """What a network does to the sensor's numbers before its first layer, as few operations as it takes.
 
 Networks normalise their own input, and a chain of elementwise operations on the whole input costs a small student as much
-as one of its layers: three of them, in the sensor's layout, are a third of an image student's time. Whatever the chain, it
+as one of its layers, above all in the sensor's layout, where a figure for each channel meets every third number. Whatever the chain, it
 is `(x - centre) * scale` for each channel, so `MergeScaling` writes it as that, after a transposition that moves the
 sensor's bytes rather than floats.
 

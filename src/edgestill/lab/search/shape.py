@@ -94,8 +94,32 @@ class CarvedSpace:
                 fix="keep fewer widths, or bring a student of your own",
             )
 
+    def _check(self, direction: Direction) -> None:
+        """Raises SettingError where a direction names what the teacher does not have."""
+        names = {one.name for one in self.knobs}
+        unknown = [name for name in direction.shares if name not in names]
+        unknown += [
+            name
+            for name, count in direction.left_out.items()
+            if not 0 <= count <= len(self.rows.get(name, ()))
+        ]
+        if unknown:
+            rows = ", ".join(f"{name} (up to {len(places)})" for name, places in self.rows.items())
+            raise SettingError(
+                "a direction of another teacher",
+                where=unknown[0],
+                expected=f"widths among {', '.join(sorted(names))}; blocks of {rows or 'none'}",
+                got=direction.left_out.get(unknown[0], "a width of this name"),
+                fix="take the names from the space's knobs and rows",
+            )
+
     def widths(self, direction: Direction, scale: float) -> dict[str, int]:
-        """Units of each width; at least one."""
+        """Units of each width; at least one.
+
+        Raises:
+            SettingError: the direction names a width, or more blocks, than the teacher has.
+        """
+        self._check(direction)
         return {
             one.name: max(1, round(one.units * min(1.0, scale * direction.shares.get(one.name, 1.0))))
             for one in self.knobs
@@ -105,8 +129,9 @@ class CarvedSpace:
         """The student, which begins as a part of the teacher.
 
         Raises:
-            ModelError: it cannot be carved so.
+            ModelError: it cannot be carved so. SettingError: as `widths`.
         """
+        self._check(direction)
         teacher = self._shallower(direction)
         known = {one.name for one in knobs(teacher, self._example)}
         units = {one.name: one.units for one in self.knobs}
