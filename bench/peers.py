@@ -34,6 +34,7 @@ PEERS: Final = (
     "torchcrepe",
     "scikit-learn",
     "safetensors",
+    "optuna",
 )
 
 _INSTALLED: Final = """

@@ -1,9 +1,9 @@
 """Chooses the recipes of `bench_quality.py` on validation data, for every way to train as hard; nothing of the test data is looked at.
 
-    EDGESTILL_DATA=FOLDER python bench/tune_quality.py [--only PART ...] [--keep FOLDER]
+    EDGESTILL_DATA=FOLDER python bench/tune_quality.py [--only PART ...] [--jobs N] [--keep FOLDER]
 
 Writes every trial and the choices to `bench/results/quality_tuning.json`, from which `bench_quality.py` takes them. A trial that
-is there already is not run again; delete the file to begin anew, which takes about two hours on one core.
+is there already is not run again; delete the file to begin anew, which takes about two hours on two cores.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -24,8 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
-from bench_quality import data_folder
+from bench_quality import data_folder, limit_threads
 from quality.tuned import RESULTS
 
 PARTS: Final = ("digits", "intents")
@@ -54,16 +54,19 @@ def tune_digits(known: list[dict[str, Any]]) -> dict[str, Any]:
     return {"chosen": best, "tried": trials}
 
 
-def tune_intents(kept: Path | None, known: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best recipe of each way, by questions an intent."""
+def tune_intents(kept: Path | None, known: list[dict[str, Any]], jobs: int) -> dict[str, Any]:
+    """The best recipe of each way, by questions an intent; the ways side by side."""
     from quality import intent_views, tune_intents
 
     with (
         tempfile.TemporaryDirectory() as temporary,
-        ProcessPoolExecutor(1, get_context("spawn")) as pool,
+        ProcessPoolExecutor(jobs, get_context("spawn"), limit_threads) as pool,
     ):
         path = intent_views.prepare(data_folder(), kept or Path(temporary), pool, quick=False, say=print)
-        return tune_intents.tuned(path, known)
+        ways = [
+            pool.submit(tune_intents.searched, path, known, name, each) for each, name in tune_intents.ASKED
+        ]
+        return tune_intents.told([trial for way in ways for trial in way.result()])
 
 
 def main() -> None:
@@ -72,13 +75,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--keep", type=Path, help="folder for the sentence encoder's answers")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    limit_threads()
     for part in asked.only:
         told = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         known = told.get(part, {}).get("tried", [])
-        told[part] = tune_digits(known) if part == "digits" else tune_intents(asked.keep, known)
+        told[part] = tune_digits(known) if part == "digits" else tune_intents(asked.keep, known, asked.jobs)
         RESULTS.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 

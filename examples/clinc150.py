@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from edgestill.lab.data.seeds import Seeds
 
 PIECES, FIRST_PIECE = 32, 104  # of a question at most; ids below are padding and marks
+PRIME, FACTORS = (
+    65_537,
+    (40_503, 7_919),
+)  # hash functions `factor * id mod prime mod rows` (Carter and Wegman 1979)
 SHARPNESS: Final = 10.0  # the length of a sentence embedding: 1, as published, is little for a linear head
 
 
@@ -65,18 +69,22 @@ class Encoder(nn.Module):
 
 
 class BagStudent(nn.Module):
-    """The mean of the pieces' embeddings, and a linear head; pieces share 4,096 embeddings by their number's rest."""
+    """The mean of the pieces' embeddings, and a linear head.
+
+    30,522 pieces share 4,096 rows, so that one row would stand for seven. A piece is the sum of two rows, which hash functions
+    choose (Svenstrup et al. 2017, without their weights): hardly any two pieces have both in common.
+    """
 
     def __init__(self, intents: int, *, std: float = 0.1) -> None:
         super().__init__()
-        self.pieces, self.head = nn.Embedding(4096, 32), nn.Linear(32, intents)
-        nn.init.normal_(self.pieces.weight, std=std)
+        self.rows, self.head = nn.Embedding(4096, 32), nn.Linear(32, intents)
+        nn.init.normal_(self.rows.weight, std=std / 2**0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Word-piece ids `[N, L]` to logits `[N, intents]`."""
         there = (ids >= FIRST_PIECE).float()[:, :, None]
-        mean = (self.pieces(ids % 4096) * there).sum(1) / there.sum(1).clamp_min(1)
-        return self.head(mean)
+        pieces = sum(self.rows(ids * factor % PRIME % 4096) for factor in FACTORS)
+        return self.head((pieces * there).sum(1) / there.sum(1).clamp_min(1))
 
 
 @dataclass(frozen=True, slots=True)

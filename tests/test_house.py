@@ -42,6 +42,8 @@ LIBRARIES: dict[str, set[str]] = {
         "onnx_ir",
         "onnxscript",
         "lightning_fabric",
+        "matplotlib",
+        "optuna",
         "safetensors",
         "scipy",
         "timm",  # where the user has it
@@ -62,6 +64,7 @@ LIBRARIES: dict[str, set[str]] = {
         "starlette",
         "matplotlib",
         "lightning_fabric",
+        "optuna",
     },
 }
 # ... and which module may load one that its room may not.

@@ -12,6 +12,7 @@ from edgestill.lab.job import BundleWish, StudentName
 from edgestill.lab.jobdata import DataName
 from edgestill.lab.models import ModelName
 from edgestill.lab.recipe import Recipe
+from edgestill.lab.searching.settings import Search
 from edgestill.lab.training.runtime import Runtime
 
 KINDS: dict[str, type] = {
@@ -22,6 +23,7 @@ KINDS: dict[str, type] = {
     "job_runtime": Runtime,
     "job_compare": Slice,
     "job_budget": Budget,
+    "job_search": Search,
     "job_bundle": BundleWish,
 }
 ENTRY = re.compile(r"^ {8}([a-z_, ]+): (.*?)(?=^ {8}[a-z_, ]+: |\Z)", re.DOTALL | re.MULTILINE)

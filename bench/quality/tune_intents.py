@@ -1,7 +1,7 @@
 """How each way of `quality.intents` is trained: one setting after the other, the best on the validation split is kept.
 
 Every way begins alike. The first round goes through the common settings; the second begins with the choice of the first, takes
-more seeds at 100 questions an intent, where the differences are small, and tries longer training, averaged weights, and other
+more seeds, and tries longer training, averaged weights, and other
 losses: DKD and DIST where a way distils, more and less smoothing of the labels where it does not. In both rounds plain training
 is tried with as many settings as distilling, or more. A trial is the mean validation accuracy of the first seeds.
 
@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROUNDS: Final = (1, 2)
-SEEDS: Final = {1: {20: 2, 100: 1}, 2: {20: 2, 100: 3}}
+AGAIN: Final = (
+    100  # questions an intent from which on the second round goes through the common settings again
+)
+SEEDS: Final = {1: {20: 2, 100: 1}, 2: {20: 3, 100: 4}}
+USUAL: Final = {"originals": 1, "label_smoothing": 0.0}
 BEGIN: Final = {"lr": 1e-2, "weight_decay": 0.1, "std": 0.3, "batch": 128}
 SOFT: Final = {"tau": 2.0, "soft_weight": 1.0}
 TUNED: Final = ("plain", "plain_views", "distilled", "views", "linear")
+ASKED: Final = tuple((each, name) for each in reversed(EACH) for name in TUNED)
 ABOUT: Final = frozenset({"each", "way", "round", "validation", "seeds"})  # of a trial, beside its settings
 
 Settings = dict[str, Any]
@@ -38,60 +43,69 @@ def stages_of(name: str, each: int, number: int) -> list[list[Settings]]:
     way = WAYS[name]
     if number == 1:
         return [_each(setting, values) for setting, values in _common(name, each).items()]
+    again = (
+        [] if each < AGAIN else [_each(setting, values) for setting, values in _common(name, each).items()]
+    )
     losses = (
         [{"method": "dkd", "dkd_beta": 1.0, "soft_weight": 0.5}, {"method": "dist", "soft_weight": 0.5}]
         if way.distils
         else _each("label_smoothing", (0.05, 0.2))
     )
-    return [_each("epochs", (EPOCHS[each],)), _each("average_tail", (0.3,)), losses]
+    return [_each("epochs", (EPOCHS[each],)), *again, _each("average_tail", (0.3,)), losses]
 
 
 def _common(name: str, each: int) -> dict[str, tuple[float, ...]]:
     if name == "linear":
         return {"lr": (3e-2, 1e-1), "weight_decay": (0.01, 0.03)}
-    found: dict[str, tuple[float, ...]] = {"weight_decay": (0.05, 0.2)}
+    found: dict[str, tuple[float, ...]] = {"weight_decay": (0.05, 0.1, 0.2)}
     if WAYS[name].shown:
-        found["originals"] = (3,)
+        found["originals"] = (1, 3)
     if WAYS[name].distils:
-        found |= {"tau": (1.0, 1.5), "soft_weight": (0.8,)}
+        found |= {"tau": (1.0, 1.5, 2.0), "soft_weight": (0.8, 1.0)}
     else:  # as many as of the teacher's answers
-        found |= {"label_smoothing": (0.1,), "batch": (64, 256)}
-    return found | {"std": (0.1,), "lr": (2e-2,), "epochs": (EPOCHS[each] // 4, EPOCHS[each])}
+        found |= {"label_smoothing": (0.0, 0.1), "batch": (64, 128, 256)}
+    epochs = tuple(EPOCHS[each] // part for part in (4, 2, 1))
+    return found | {"std": (0.1, 0.3), "lr": (1e-2, 2e-2), "epochs": epochs}
 
 
 def _each(setting: str, values: Iterable[float]) -> list[Settings]:
     return [{setting: value} for value in values]
 
 
-def tuned(path: Path, known: list[dict[str, Any]]) -> dict[str, Any]:
-    """Every trial, and the choice of each way by questions an intent."""
+def searched(path: Path, known: list[dict[str, Any]], name: str, each: int) -> list[dict[str, Any]]:
+    """The trials of one way, at so many questions an intent."""
     search = _Search(World(path), known)
+    search.run(name, each)
+    return search.trials
+
+
+def told(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """The trials, and the choice of each way that they hold."""
     best: dict[str, dict[str, Any]] = {f"each_{each}": {} for each in EACH}
-    for each in EACH:
-        for name in TUNED:
-            found = best[f"each_{each}"]
-            found[name] = search.best(name, each)
-            if WAYS[name].distils:
-                found[f"{name}_kd"] = _like_theirs(search.trials, name, each, found[name])
-    return {
-        "chosen": best,
-        "seeds": {f"round_{number}": SEEDS[number] for number in ROUNDS},
-        "tried": search.trials,
-    }
+    for each, name in ASKED:
+        own = [one for one in trials if (one["each"], one["way"]) == (each, name)]
+        last = [one for one in own if one["round"] == max(each["round"] for each in own)]
+        if not last:
+            continue
+        found = best[f"each_{each}"]
+        found[name] = _settings(max(last, key=lambda one: float(one["validation"])))
+        if WAYS[name].distils:
+            found[f"{name}_kd"] = _like_theirs(last, found[name])
+    seeds = {f"round_{number}": SEEDS[number] for number in ROUNDS}
+    return {"chosen": best, "seeds": seeds, "tried": trials}
 
 
-def _like_theirs(trials: list[dict[str, Any]], name: str, each: int, own: Settings) -> Settings:
+def _like_theirs(trials: list[dict[str, Any]], own: Settings) -> Settings:
     """The best trial whose loss and weights torchdistill has too, as long as our own choice."""
     found = [
         one
         for one in trials
-        if (one["each"], one["way"], one["round"], one["epochs"]) == (each, name, ROUNDS[-1], own["epochs"])
-        and not one.keys() & {"method", "average_tail"}
+        if one["epochs"] == own["epochs"] and not one.keys() & {"method", "average_tail"}
     ]
-    return _told(max(found, key=lambda one: float(one["validation"])))
+    return _settings(max(found, key=lambda one: float(one["validation"])))
 
 
-def _told(trial: Mapping[str, Any]) -> Settings:
+def _settings(trial: Mapping[str, Any]) -> Settings:
     return {key: value for key, value in trial.items() if key not in ABOUT - {"validation"}}
 
 
@@ -101,16 +115,13 @@ class _Search:
         self.judge = world.judge("val")
         self.trials: list[dict[str, Any]] = []
 
-    def best(self, name: str, each: int) -> Settings:
-        """The choice for a way."""
+    def run(self, name: str, each: int) -> None:
+        """All rounds of a way."""
         now: Settings = BEGIN | {"epochs": EPOCHS[each] // 2} | (SOFT if WAYS[name].distils else {})
-        found: dict[str, Any] = {}
         for number in ROUNDS if name != "linear" else ROUNDS[:1]:
-            for trial in self._round(name, each, number, now):
-                if trial["round"] != found.get("round") or trial["validation"] > found["validation"]:
-                    found = trial
-            now = {key: value for key, value in found.items() if key not in ABOUT}
-        return _told(found)
+            tried = list(self._round(name, each, number, now))
+            best = max(tried, key=lambda one: float(one["validation"]))
+            now = {key: value for key, value in best.items() if key not in ABOUT}
 
     def _round(self, name: str, each: int, number: int, now: Settings) -> Iterator[dict[str, Any]]:
         best = self._trial(name, each, number, now)
@@ -118,7 +129,7 @@ class _Search:
         for changes in stages_of(name, each, number):
             now = {key: value for key, value in best.items() if key not in ABOUT}
             for change in changes:
-                if now | change == now:
+                if USUAL | now | change == USUAL | now:
                     continue  # that is where it stands
                 trial = self._trial(name, each, number, now | change)
                 yield trial
@@ -127,7 +138,7 @@ class _Search:
     def _trial(self, name: str, each: int, number: int, told: Settings) -> dict[str, Any]:
         about = {"each": each, "way": name, "round": number} | told
         for one in self.known:
-            if {key: value for key, value in one.items() if key not in {"validation", "seeds"}} == about:
+            if USUAL | {key: one[key] for key in one.keys() - {"validation", "seeds"}} == USUAL | about:
                 found = one
                 break
         else:

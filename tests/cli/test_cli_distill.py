@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from edgestill.cli.distill import _lines
+from edgestill.cli.watching import _lines
 from edgestill.lab.progress import Progress
 from edgestill.testing.clock import FakeClock
 

@@ -24,6 +24,7 @@ import torch
 from job_worlds import COMPARE, JOB, data, loaded, write_job
 from lab_worlds import HELDOUT, LABELS, TRAIN
 
+from edgestill.core.budget import Budget
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import (
     ClassCountError,
@@ -169,6 +170,23 @@ def test_a_budgets_escalation_share_bounds_the_policys(tmp_path: Path) -> None:
     assert policy.audit_share <= 0.03
 
 
+def test_without_a_student_the_budget_says_how_much_is_carved(tmp_path: Path) -> None:
+    """The bundle keeps it and little of it is left; a second run goes on with the same student, and needs no measuring."""
+    head, _, rest = JOB.partition("[student]")
+    text = f"{head}[data]{rest.partition('[data]')[2]}"
+    path = write_job(tmp_path, text + '\n[budget]\nsize = "15 kB"\n')
+    job = Job.read(path)
+    report = job.run(tmp_path / "out")
+    size = Bundle.open(tmp_path / "out" / "student.esb").manifest.size
+    assert 12_000 < size <= 15_000
+    assert job.run(tmp_path / "out")["figures"] == report["figures"]
+    with pytest.raises(SettingError, match="neither a student nor a budget for one; at student"):
+        replace(job, budget=None).run(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(SettingError, match="the bound on size is too tight"):
+        replace(job, budget=Budget(size="3 kB")).run(tmp_path / "other")
+
+
 def test_a_student_is_carved_out_of_its_teacher(tmp_path: Path) -> None:
     """Half of every layer's units."""
     report = Job.read(write_job(tmp_path / "job", CARVED)).run(tmp_path / "out")
@@ -251,7 +269,7 @@ BAD_FILES: dict[str, tuple[str, str]] = {
     "one class": (JOB.replace("[data]", "[data]\nclasses = 1"), "data: classes; expected 2 or more"),
     "too few names": (JOB.replace("[data]", '[data]\nclasses = 3\nlabels = ["a", "b"]'), r"expected 2 \(the labels\)"),
     "an unknown way to ask": (JOB.replace("[data]", '[data]\nask = "never"'), "cached, live, onnx"),
-} | {f"no {name}": (without(name), rf"a table is missing in a job; .*\[{name}\]") for name in ("teacher", "student", "data", "recipe")}  # fmt: skip
+} | {f"no {name}": (without(name), rf"a table is missing in a job; .*\[{name}\]") for name in ("teacher", "data", "recipe")}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
@@ -268,6 +286,7 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
     """No comparison, no budget, one process; a student without weights inherits, one with weights does not."""
     (tmp_path / "job.toml").write_text(JOB)
     job = Job.read(tmp_path / "job.toml")
+    assert job.student is not None
     assert (job.compare, job.budget, job.runtime.devices, job.student.inherits) == (None, None, 1, True)
     assert not replace(job.student, weights=tmp_path).inherits
     assert job.teacher.weights == tmp_path / "teacher.safetensors"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgestill.core.errors import DataError, MessageError
-from edgestill.lab.search.latency import LEAST, LatencyTable
-from edgestill.lab.search.work import Work
+from edgestill.lab.searching.latency import LEAST, LatencyTable
+from edgestill.lab.searching.work import Work
 
 
 def family(random: np.random.Generator, count: int) -> list[list[Work]]:

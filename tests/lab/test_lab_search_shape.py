@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from inherit_worlds import ResNet, answer, tensor
 from lab_worlds import image_net, images
 from torch import nn
 
 from edgestill.core.errors import SettingError
 from edgestill.lab.inherit import carve
-from edgestill.lab.search.shape import UNIFORM, CarvedSpace, Direction, fitting_scale
+from edgestill.lab.searching.shape import UNIFORM, CarvedSpace, Direction
 
 IMAGE = torch.from_numpy(images(1))
 
@@ -59,21 +57,6 @@ def test_blocks_are_left_out_from_the_last_on() -> None:
         Direction(left_out=dict.fromkeys(found.rows, 1), shares={found.knobs[0].name: 0.5}), 0.5
     )
     assert answer(student, example).isfinite().all()
-
-
-@given(st.floats(0.05, 3), st.floats(0.2, 5))
-def test_the_scale_is_the_largest_that_fits(power: float, factor: float) -> None:
-    """A law, for costs that grow: it fits, and what is a little larger does not, unless all of the teacher does."""
-
-    def cost(scale: float) -> float:
-        return float(factor * scale**power)
-
-    scale = fitting_scale(cost, least=0.01)
-    if scale is None:
-        assert cost(0.01) > 1
-    else:
-        assert cost(scale) <= 1
-        assert scale == 1 or cost(min(1.0, scale * 1.03)) > 1
 
 
 def test_a_space_without_widths_is_refused() -> None:

@@ -11,7 +11,7 @@ from edgestill.core.errors import ModelError
 from edgestill.core.hardware import HardwareClass
 from edgestill.lab.packing.export import export_onnx
 from edgestill.lab.packing.quantise import quantise
-from edgestill.lab.search.work import Work, work_of
+from edgestill.lab.searching.work import Work, work_of
 
 VNNI = HardwareClass("x86_64-vnni-onnxruntime")
 

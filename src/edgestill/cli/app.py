@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from edgestill import __version__
-from edgestill.cli import bench, bundle, demo, distill, predict
+from edgestill.cli import bench, bundle, demo, device, distill, predict, search
 from edgestill.core.errors import EdgestillError
 
 INTERRUPTED: Final = 130
@@ -27,7 +27,9 @@ app.command("bench", context_settings=bench.SETTINGS)(bench.bench)
 app.command("demo")(demo.demo)
 app.command("distill")(distill.distill)
 app.command("predict")(predict.predict)
+app.command("search")(search.search)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(device.app, name="device")
 
 
 @app.callback(invoke_without_command=True)

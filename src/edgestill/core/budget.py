@@ -57,6 +57,11 @@ class Budget:
             # a frozen value is written past its own guard, once, here
             object.__setattr__(self, name, value)
 
+    def with_latency(self, latency: float) -> Self:
+        """The same with another bound on the latency, in seconds."""
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self)(**known | {"latency": latency})
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads `"size=120kB,latency=1.5ms,escalation=20%"`.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgestill.lab.inherit import IndexMap, carve, fuse_parameters_, inherit_
     from edgestill.lab.recipe import Recipe
     from edgestill.lab.run import Run
+    from edgestill.lab.searching.search import search
+    from edgestill.lab.searching.settings import Search
     from edgestill.lab.training.runtime import Runtime
     from edgestill.lab.training.train import Lesson, train_
 
@@ -31,11 +33,13 @@ __all__ = [
     "Run",
     "Runtime",
     "Samples",
+    "Search",
     "Slice",
     "carve",
     "distill",
     "fuse_parameters_",
     "inherit_",
+    "search",
     "train_",
 ]
 
@@ -49,11 +53,13 @@ _PLACES: Final = {
     "Run": "edgestill.lab.run",
     "Runtime": "edgestill.lab.training.runtime",
     "Samples": "edgestill.lab.data.samples",
+    "Search": "edgestill.lab.searching.settings",
     "Slice": "edgestill.lab.compare",
     "carve": "edgestill.lab.inherit",
     "distill": "edgestill.lab.distil",
     "fuse_parameters_": "edgestill.lab.inherit",
     "inherit_": "edgestill.lab.inherit",
+    "search": "edgestill.lab.searching.search",
     "train_": "edgestill.lab.training.train",
 }
 

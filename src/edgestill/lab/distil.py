@@ -14,9 +14,10 @@ from edgestill.lab.data.samples import Samples
 from edgestill.lab.fits import as_source, check_data, check_model, first_inputs
 from edgestill.lab.inherit import inherit_
 from edgestill.lab.notices import DistillingHurtsWarning, NotDistillingWarning
-from edgestill.lab.progress import Progress
+from edgestill.lab.progress import Progress, shown
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.run import Run
+from edgestill.lab.searching.workshop import fitted_student
 from edgestill.lab.teacher.asking import Asking
 from edgestill.lab.training.runtime import Runtime, together
 from edgestill.lab.training.train import Lesson, train_
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.augment import Augment
     from edgestill.lab.data.source import Inputs, Source
     from edgestill.lab.inherit import IndexMap
-    from edgestill.lab.progress import Phase, Show
+    from edgestill.lab.progress import Show
     from edgestill.lab.recipe import Selection
     from edgestill.lab.teacher.asking import When
 
@@ -40,7 +41,7 @@ def distill(
     train: Samples | Source,
     *,
     validation: Samples | Source,
-    student: nn.Module | Callable[[int], nn.Module],
+    student: nn.Module | Callable[[int], nn.Module] | None = None,
     recipe: Recipe | None = None,
     budget: Budget | None = None,
     augment: Augment | None = None,
@@ -59,9 +60,11 @@ def distill(
             without labels).
         validation: held-out data; used to compare and by `Run.pack`, never for training.
         student: a module of as many outputs, trained in place; see `lab.carve` to have one cut out of the teacher. Or a
-            function that makes the student of a seed: `against` then compares students of different first weights.
+            function that makes the student of a seed: `against` then compares students of different first weights. Left
+            out, the largest is cut out of the teacher whose bundle keeps the budget: every width alike, in int8 or in
+            floats. `lab.search` looks for a better one.
         recipe: by default 30 epochs with soft labels at weight 0.7.
-        budget: checked when the bundle is packed.
+        budget: what the bundle must keep; checked when it is packed.
         augment: makes views of `Samples`, the same for teacher and student. A source has its own.
         inherit: whether the student begins as a part of the teacher, which must then be of its family.
         ask: when the teacher is asked: once for all (`cached`), at every step (`live`), or so as an int8 file (`onnx`).
@@ -87,6 +90,16 @@ def distill(
     check_data(source, heldout)
     check_model("teacher", teacher, source, heldout)
     _check_distils(recipe, against)
+    gate = None
+    if student is None:
+        student, gate = fitted_student(
+            teacher,
+            train,
+            validation,
+            budget=budget,
+            recipe=recipe,
+            progress=shown(progress, "profiling"),
+        )
     beginning = _Beginning(student, teacher, first_inputs(source, 1), recipe.inherit if inherit else None)
     learner = beginning.student(recipe.seed)
     check_model("student", learner, source, heldout)
@@ -102,13 +115,13 @@ def distill(
             size=against,
             groups=validation.groups if isinstance(validation, Samples) else None,
             kept=None if runtime.checkpoint is None else runtime.checkpoint / "comparison.json",
-            progress=_shown(progress, "comparing"),
+            progress=shown(progress, "comparing"),
         )
         if comparison.gain.verdict == "hurts":
             warnings.warn(DistillingHurtsWarning(comparison.sentence), stacklevel=2)
     fabric = runtime.open()
     show = progress if fabric.global_rank == 0 else None
-    with together(), asking.guide(source, recipe, fabric=fabric, progress=_shown(show, "asking")) as guide:
+    with together(), asking.guide(source, recipe, fabric=fabric, progress=shown(show, "asking")) as guide:
         lesson = Lesson(source=source, guide=guide)
         train_(learner, lesson, recipe, runtime=runtime, fabric=fabric, progress=_epochs(show))
         fabric.barrier()  # nobody takes a shared folder away before all have done with it
@@ -122,6 +135,7 @@ def distill(
         augment=augment,
         budget=budget,
         comparison=comparison,
+        gate=gate,
     )
 
 
@@ -178,12 +192,6 @@ def _check_distils(recipe: Recipe, against: Slice | None) -> None:
         )
     text = "the recipe asks no teacher: soft_weight is 0 and no hint has a weight, so the student is trained plainly"
     warnings.warn(NotDistillingWarning(text), stacklevel=3)
-
-
-def _shown(show: Show | None, phase: Phase) -> Callable[[int, int], None] | None:
-    if show is None:
-        return None
-    return lambda done, of: show(Progress(phase=phase, done=done, of=of))
 
 
 def _epochs(show: Show | None) -> Callable[[int, int, float], None] | None:

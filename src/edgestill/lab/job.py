@@ -1,12 +1,13 @@
 """A whole distillation as one TOML file, and what comes of it as one folder.
 
     [teacher]                     a model by name (`lab.models`), with its weights
-    [student]                     the same; or `carve = 0.25`, to be cut out of the teacher
+    [student]                     the same; or `carve = 0.25`, to be cut out of the teacher; left out, the budget says how much
     [data]                        an npz file, or a callable (`lab.jobdata`)
     [recipe]                      how (`lab.recipe`)
     [runtime]                     where (`lab.training.runtime`); optional
     [compare]                     with plain training on a slice first (`lab.compare`); optional
     [budget]                      what the bundle must keep (`core.budget`); optional
+    [search]                      how hard `edgestill search` looks for the best student (`lab.searching.settings`); optional
     [bundle]                      where the bundle will run, and what may leave the device; optional
 
 The folder holds `student.safetensors`, the bundle where the model tells classes from one input, `report.json`, `log.csv`, the
@@ -21,14 +22,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
 
-import torch
-
 from edgestill.core.budget import Budget
 from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DataError, PathError, SettingError, within
-from edgestill.core.extras import require
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.policy import Leaves, Policy
 from edgestill.lab.compare import Slice
@@ -37,10 +35,13 @@ from edgestill.lab.fits import as_source, check_data, check_model, first_inputs
 from edgestill.lab.inherit import carve
 from edgestill.lab.jobdata import DataName
 from edgestill.lab.jobreport import report_of
-from edgestill.lab.models import ModelName
+from edgestill.lab.models import ModelName, save_weights
 from edgestill.lab.packing.calibrate import FEWEST
 from edgestill.lab.packing.material import check_packable
+from edgestill.lab.progress import shown
 from edgestill.lab.recipe import Recipe
+from edgestill.lab.searching.settings import Search
+from edgestill.lab.searching.workshop import fitted_student, needed
 from edgestill.lab.settings import Table, from_table, nearest, read_toml
 from edgestill.lab.training.runtime import Runtime
 
@@ -50,13 +51,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.jsonio import JsonObject
-    from edgestill.lab.data.source import Inputs
     from edgestill.lab.jobdata import Data
+    from edgestill.lab.packing.gate import Gate
     from edgestill.lab.progress import Show
 
 T = TypeVar("T")
 
-_TABLES: Final = ("teacher", "student", "data", "recipe", "runtime", "compare", "budget", "bundle")
+_TABLES: Final = ("teacher", "student", "data", "recipe", "runtime", "compare", "budget", "search", "bundle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,23 +143,25 @@ class Job:
     Attributes:
         folder: of the file; what paths in it are relative to.
         teacher: the large model.
-        student: the small one.
+        student: the small one; None for the largest part of the teacher that keeps the budget.
         data: what it is taught on.
         recipe: how.
         runtime: where.
         compare: how much is spent on comparing with plain training; None for nothing.
         budget: what the bundle must keep, or None.
+        search: how hard is searched, where that is asked for.
         bundle: what it is made for.
     """
 
     folder: Path
     teacher: ModelName
-    student: StudentName
+    student: StudentName | None
     data: DataName
     recipe: Recipe
     runtime: Runtime
     compare: Slice | None
     budget: Budget | None
+    search: Search
     bundle: BundleWish
 
     @classmethod
@@ -184,12 +187,13 @@ class Job:
         return cls(
             folder=read.folder,
             teacher=read.one(ModelName, "teacher"),
-            student=read.one(StudentName, "student"),
+            student=read.one(StudentName, "student") if "student" in tables else None,
             data=read.one(DataName, "data"),
             recipe=Recipe.from_mapping(recipe, where=f"{where}: recipe"),
             runtime=read.one(Runtime, "runtime") if "runtime" in tables else Runtime(),
             compare=read.one(Slice, "compare") if "compare" in tables else None,
             budget=read.budget() if "budget" in tables else None,
+            search=read.one(Search, "search") if "search" in tables else Search(),
             bundle=read.one(BundleWish, "bundle") if "bundle" in tables else BundleWish(),
         )
 
@@ -205,47 +209,45 @@ class Job:
         Raises:
             PathError: the folder cannot be written. Whatever `distill` and `Run.pack` raise.
         """
-        _make(out)
+        if self.student is None:
+            needed(self.budget)
+        make_folder(out)
         clock, start = SystemClock(), SystemClock().monotonic()
-        save = require("safetensors.torch", extra="lab", purpose="to write weights").save
         teacher = self.teacher.load(self.folder, self.recipe.seed)
         data = self.data.load(self.folder, self.recipe.seed)
         missing = _missing_for_bundle(data)
         train, heldout = as_source(data.train, "train"), as_source(data.heldout, "validation")
         check_data(train, heldout)
         check_model("teacher", teacher, train, heldout)
+        policy = self.policy_for(data, heldout.outputs)
+        student, gate = self._student(teacher, data, out, policy, progress)
         run = distill(
             teacher,
             data.train,
             validation=data.heldout,
-            student=self._student(teacher, first_inputs(train, 1)),
+            student=student,
             recipe=self.recipe,
             budget=self.budget,
-            inherit=self.student.inherits,
+            inherit=self.student is None or self.student.inherits,
             ask=self.data.ask,
             cache=out / "cache",
             against=self.compare,
             runtime=self._runtime(out),
             progress=progress,
         )
+        run = replace(run, gate=gate)
         report = report_of(run, seconds=clock.monotonic() - start)
         if not Runtime.leads():
             return report
-        # cloned, since a file of safetensors holds no tensor twice, and weights may be shared
-        weights = {
-            name: one.clone(memory_format=torch.contiguous_format)
-            for name, one in run.student.state_dict().items()
-        }
-        write_whole(out / "student.safetensors", save(weights), mode=PUBLIC)
-        _write(out, report)
+        save_weights(run.student, out / "student.safetensors")
+        write_report(out, report)
         if missing:
             report["bundle"] = {"file": None, "why": missing}
         else:
-            policy = self._policy(data.labels or tuple(f"class {one}" for one in range(heldout.outputs)))
             bundle = run.save_bundle(out / "student.esb", policy, hardware_class=self.bundle.where)
             report["bundle"] = {"file": bundle.name, "bytes": bundle.stat().st_size}
         report["seconds"] = round(clock.monotonic() - start, 1)
-        _write(out, report)
+        write_report(out, report)
         return report
 
     def _runtime(self, out: Path) -> Runtime:
@@ -255,23 +257,39 @@ class Job:
             log=self.runtime.log or out / "log.csv",
         )
 
-    def _policy(self, labels: tuple[str, ...]) -> Policy:
+    def policy_for(self, data: Data, classes: int) -> Policy:
         """With names for the classes; asking as often as the budget allows."""
+        labels = data.labels or tuple(f"class {one}" for one in range(classes))
         policy = Policy(labels=labels, leaves=self.bundle.leaves)
         share = None if self.budget is None else self.budget.escalation
         if share is None:
             return policy
         return replace(policy, escalation_share=share, audit_share=min(policy.audit_share, share))
 
-    def _student(self, teacher: nn.Module, example: Inputs) -> Callable[[int], nn.Module]:
-        """The student of a seed; it may have yet to inherit."""
+    def _student(
+        self, teacher: nn.Module, data: Data, out: Path, policy: Policy, progress: Show | None
+    ) -> tuple[Callable[[int], nn.Module], Gate | None]:
+        """The student of a seed, which may have yet to inherit; and what int8 may cost it."""
         name = self.student
+        if name is None:
+            return fitted_student(
+                teacher,
+                data.train,
+                data.heldout,
+                budget=self.budget,
+                recipe=self.recipe,
+                folder=out,
+                hardware_class=self.bundle.where,
+                policy=policy,
+                progress=shown(progress, "profiling"),
+            )
         if name.model:
             named = ModelName(model=name.model, arguments=name.arguments, weights=name.weights)
-            return lambda seed: named.load(self.folder, seed)
+            return lambda seed: named.load(self.folder, seed), None
+        example = first_inputs(as_source(data.train, "train"), 1)
         return lambda seed: carve(
             teacher, example, ratio=name.carve, selection=self.recipe.inherit, seed=seed
-        )[0]
+        )[0], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +333,7 @@ class _BudgetTable:
     escalation: str = ""
 
 
-def _make(out: Path) -> None:
+def make_folder(out: Path) -> None:
     """Makes the folder, and tries to write there: what is found now need not be found after the training."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -368,5 +386,6 @@ def _missing_for_bundle(data: Data) -> str | None:
     return None
 
 
-def _write(out: Path, report: JsonObject) -> None:
+def write_report(out: Path, report: JsonObject) -> None:
+    """As `report.json`, whole or not at all."""
     write_whole(out / "report.json", json.dumps(report, indent=1).encode(), mode=PUBLIC)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 import torch
 from torch import Tensor, nn
 
+from edgestill.core.bundle import PUBLIC
+from edgestill.core.bundle import replace as write_whole
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, ModelError, PathError, SettingError
 from edgestill.core.extras import require
@@ -154,6 +156,20 @@ def _check_arguments(function: Any, arguments: Mapping[str, Any], name: str) -> 
             got=str(error).removeprefix("got "),
             fix="mend the `arguments` table",
         ) from error
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes a model's weights and buffers as safetensors, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    save = require("safetensors.torch", extra="lab", purpose="to write weights").save
+    # cloned, since a file of safetensors holds no tensor twice, and weights may be shared
+    weights = {
+        name: one.clone(memory_format=torch.contiguous_format) for name, one in model.state_dict().items()
+    }
+    write_whole(path, save(weights), mode=PUBLIC)
 
 
 def load_weights_(model: nn.Module, path: Path) -> None:

@@ -44,6 +44,8 @@ class Run:
         augment: made views of it, where it is samples.
         budget: what it must keep, or None.
         comparison: with plain training on a slice, where it was asked for.
+        gate: what int8 may cost where `pack` is not told; None for half a point.
+        hardware_class: where the bundle will run where `pack` is not told; None for this machine's.
     """
 
     student: nn.Module = field(repr=False)
@@ -55,6 +57,8 @@ class Run:
     augment: Augment | None = None
     budget: Budget | None = None
     comparison: Comparison | None = None
+    gate: Gate | None = None
+    hardware_class: HardwareClass | None = None
 
     def pack(
         self,
@@ -70,9 +74,9 @@ class Run:
         Args:
             policy: names of the classes and what is not fitted; by default `class 0`, `class 1`, ...
             origin: name and version; by default `student`, 1.0.0.
-            hardware_class: where it will run; by default this machine's.
-            gate: what int8 may cost; by default half a point of accuracy. Where it costs more, the student is trained on
-                for it, in a copy.
+            hardware_class: where it will run; by default this run's.
+            gate: what int8 may cost; by default this run's. Where it costs more, the student is trained on for it, in a
+                copy.
             grid: quantisation grid of the version that it follows; by default its own.
 
         Raises:
@@ -91,8 +95,8 @@ class Run:
             heldout=heldout,
             policy=self._policy(policy, heldout.classes),
             origin=origin or self._origin("student"),
-            hardware_class=hardware_class,
-            gate=gate,
+            hardware_class=hardware_class or self.hardware_class,
+            gate=gate or self.gate,
             grid=grid,
             retrain=self._trained_for_codes,
         )

@@ -82,7 +82,9 @@ def _units(dims: Sequence[Dim], changed: frozenset[Axis]) -> int:
 
 
 def droppable(teacher: nn.Module, example: Example) -> dict[str, tuple[int, ...]]:
-    """Rows of blocks -> the places of those that can be left out; a row that none can be left out of is not told.
+    """Rows of blocks -> the places of those that can be left out, all at once; a row that none can be left out of is not told.
+
+    One block of a row stays: where all of them could go, the first is not among them.
 
     Args:
         teacher: left as it was.
@@ -107,6 +109,7 @@ def droppable(teacher: nn.Module, example: Example) -> dict[str, tuple[int, ...]
         for handle in handles:
             handle.remove()
     found = {name: tuple(at for at, block in enumerate(row) if block in same) for name, row in rows.items()}
+    found = {name: places[1:] if len(places) == len(rows[name]) else places for name, places in found.items()}
     return {name: places for name, places in found.items() if places}
 
 

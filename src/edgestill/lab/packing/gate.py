@@ -47,12 +47,14 @@ class Gate:
 
     Attributes:
         allowed: points of accuracy, as a share in [0, 1].
+        int8: whether it is wanted at all; a small network may be faster in floats.
 
     Raises:
         SettingError: out of range.
     """
 
     allowed: float = 0.005
+    int8: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.allowed <= 1:
@@ -135,7 +137,11 @@ def written_down(
     Raises:
         ModelError: it cannot be exported or quantised.
     """
-    trial = _Trial(student, _Task(heldout, shown, hardware_class, grid), gate or Gate())
+    gate = gate or Gate()
+    trial = _Trial(student, _Task(heldout, shown, hardware_class, grid), gate)
+    if not gate.int8:
+        trial.stay_in_floats()
+        return trial.end()
     if trial.passes("int8"):
         return trial.end()
     if retrain is not None:
@@ -147,8 +153,32 @@ def written_down(
     for kept in _more_and_more(sorted(harm, key=lambda one: -harm[one])):
         if trial.passes(f"int8 but for {len(kept)} of {len(harm)} layers", kept):
             return trial.end(harm)
-    trial.stay_in_floats(tuple(harm))
+    trial.stay_in_floats()
     return trial.end(harm)
+
+
+def harm_by_layer(
+    floats: bytes,
+    inputs: NDArray[np.generic],
+    quantised: Callable[[bytes, Iterable[str]], bytes],
+) -> dict[str, float]:
+    """For each layer, how far the answers move where it alone is in int8: the mean divergence, in nats.
+
+    Args:
+        floats: the file in floats.
+        inputs: `[N, ...]`, of which some hundred are looked at.
+        quantised: gives the file in int8 but for some layers.
+    """
+    shown = inputs[:_SHOWN]
+    wanted = softmax(run_model(OnnxEngine(floats), shown)[0])
+    layers = layers_of(floats)
+
+    def moved(layer: str) -> float:
+        model = quantised(floats, [one for one in layers if one != layer])
+        found = softmax(run_model(OnnxEngine(model), shown)[0])
+        return float((wanted * np.log(_positive(wanted) / _positive(found))).sum(1).mean())
+
+    return {layer: moved(layer) for layer in layers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,24 +221,14 @@ class _Trial:
         self._model = self._task.quantised(self._floats, in_floats)
         return self._note(way, in_floats) <= self._gate.allowed
 
-    def stay_in_floats(self, layers: tuple[str, ...]) -> None:
-        """Gives int8 up."""
+    def stay_in_floats(self) -> None:
+        """All layers do."""
         self._model = self._floats
-        self._note("floats", layers)
+        self._note("floats", layers_of(self._floats))
 
     def harm(self) -> dict[str, float]:
-        """For each layer, how far the answers move where it alone is in int8."""
-        inputs = self._task.heldout.inputs[:_SHOWN]
-        wanted = softmax(run_model(OnnxEngine(self._floats), inputs)[0])
-        layers = layers_of(self._floats)
-
-        def moved(layer: str) -> float:
-            others = [one for one in layers if one != layer]
-            model = self._task.quantised(self._floats, others)
-            found = softmax(run_model(OnnxEngine(model), inputs)[0])
-            return float((wanted * np.log(_positive(wanted) / _positive(found))).sum(1).mean())
-
-        return {layer: moved(layer) for layer in layers}
+        """As `harm_by_layer`."""
+        return harm_by_layer(self._floats, self._task.heldout.inputs, self._task.quantised)
 
     def end(self, harm: dict[str, float] | None = None) -> Written:
         """What came of it."""

@@ -8,14 +8,14 @@ made to fit a budget by its scale alone, and the uniform student is one directio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from edgestill.core.errors import SettingError
 from edgestill.lab.inherit import carve
 from edgestill.lab.inherit.knobs import droppable, knobs, without_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from torch import nn
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from edgestill.lab.inherit.knobs import Knob
     from edgestill.lab.inherit.trace import Example
     from edgestill.lab.recipe import Selection
-
-_STEPS: Final = 24
-_NEAR: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +55,37 @@ class Direction:
 
 UNIFORM: Final = Direction()
 """Every width alike, every block kept."""
+
+
+class Space(Protocol):
+    """The students there are.
+
+    Attributes:
+        knobs: the widths that can be chosen.
+        rows: rows of blocks -> the places of those that can be left out.
+    """
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]: ...  # noqa: D102  # told above
+
+    @property
+    def rows(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
+
+    def widths(self, direction: Direction, scale: float) -> dict[str, int]:
+        """Units of each width; at least one.
+
+        Raises:
+            SettingError: the direction names what the space does not have.
+        """
+        ...
+
+    def built(self, direction: Direction, scale: float, *, seed: int = 0) -> nn.Module:
+        """The student, untrained.
+
+        Raises:
+            ModelError: there is no such student. SettingError: as `widths`.
+        """
+        ...
 
 
 @final
@@ -151,24 +179,3 @@ class CarvedSpace:
             if count
         }
         return without_blocks(self._teacher, left) if left else self._teacher
-
-
-def fitting_scale(cost: Callable[[float], float], *, least: float, most: float = 1.0) -> float | None:
-    """The largest scale whose cost is at most 1; None where even the least is too much.
-
-    Args:
-        cost: of a scale, as a share of the budget; grows with the scale.
-        least: scale.
-        most: scale.
-    """
-    if cost(most) <= 1:
-        return most
-    if cost(least) > 1:
-        return None
-    low, high = least, most
-    for _ in range(_STEPS):
-        if high - low <= _NEAR * low:
-            break
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if cost(middle) <= 1 else (low, middle)
-    return low

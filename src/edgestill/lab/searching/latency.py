@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.core.jsonio import JsonObject
-    from edgestill.lab.search.work import Work
+    from edgestill.lab.searching.work import Work
 
 LEAST: Final = 6
 """Models that a table can be fitted from."""

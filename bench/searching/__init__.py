@@ -1,0 +1,1 @@
+"""What `bench_search.py` measures: random budgets, int8, latencies."""

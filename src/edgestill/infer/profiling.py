@@ -1,0 +1,193 @@
+"""Times a family of models where they will run, for a search that runs elsewhere: a folder goes there, one file comes back.
+
+    shapes.json      what each model is: its file's digest, its precision, and what it has to do, which only the search reads
+    0.onnx, ...      the models
+    inputs.npy       what they are shown
+
+`edgestill device shapes` makes the folder; `edgestill device profile` times it, which needs an engine and no torch. Models
+take turns, so that what disturbs the device disturbs all of them alike. One that the engine refuses is left out and
+named: the search goes on with the others.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from edgestill.core.bundle import PUBLIC, replace
+from edgestill.core.digest import Digest
+from edgestill.core.errors import BundleAlteredError, EngineError, MessageError, ModelError
+from edgestill.core.files import read_plain
+from edgestill.core.hardware import HardwareClass
+from edgestill.core.jsonio import Fields, parse_object
+from edgestill.infer.arrayfile import read_npy
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.timing import time_engines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgestill.core.jsonio import Json
+    from edgestill.core.protocols import Clock
+
+SHAPES, INPUTS = "shapes.json", "inputs.npy"
+VERSION: Final = 1
+MAX_BYTES: Final = 8_000_000
+MAX_MODELS: Final = 512
+MAX_WORK: Final = 20_000
+PRECISIONS: Final = "int8|floats"
+ROUNDS, RUNS = 5, 40
+_MAX_MODEL_BYTES: Final = 500_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One model that is timed.
+
+    Attributes:
+        precision: `int8` or `floats`.
+        work: what it has to do, operator by operator; carried along and not looked at.
+        model: the ONNX file.
+    """
+
+    precision: str
+    work: Sequence[Json]
+    model: bytes
+
+
+def write_shapes(folder: Path, subjects: Sequence[Subject], inputs: NDArray[np.generic]) -> None:
+    """Writes the folder.
+
+    Args:
+        folder: made where it is not there.
+        subjects: the models.
+        inputs: `[N, ...]`, what they are shown.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    array = io.BytesIO()
+    np.save(array, inputs, allow_pickle=False)
+    replace(folder / INPUTS, array.getvalue(), mode=PUBLIC)
+    told = []
+    for at, one in enumerate(subjects):
+        replace(folder / f"{at}.onnx", one.model, mode=PUBLIC)
+        told.append({"precision": one.precision, "digest": str(Digest.of(one.model)), "work": list(one.work)})
+    head = {"version": VERSION, "inputs": str(Digest.of(array.getvalue())), "models": told}
+    replace(folder / SHAPES, json.dumps(head).encode(), mode=PUBLIC)
+
+
+def time_shapes(
+    folder: Path, clock: Clock, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[bytes, list[str]]:
+    """Times the folder's models on this machine, on one thread.
+
+    Args:
+        folder: that `write_shapes` made.
+        clock: read before and after each answer.
+        progress: called with (models loaded, models).
+
+    Returns:
+        The profile as JSON, and a sentence for each model that was left out.
+
+    Raises:
+        PathError: a file is missing. MessageError: not such a folder. BundleAlteredError: a file is not what was written.
+        EngineError: the engine refuses all of them.
+    """
+    subjects, inputs = read_shapes(folder)
+    engines: dict[str, OnnxEngine] = {}
+    refused = []
+    for at, one in enumerate(subjects):
+        try:
+            engine = OnnxEngine(one.model)
+            (name,) = engine.inputs
+            engine.run({name: inputs[:1]})
+            engines[str(at)] = engine
+        except (EngineError, ModelError) as error:
+            refused.append(f"{at}.onnx was left out: {error}")
+        if progress is not None:
+            progress(at + 1, len(subjects))
+    if not engines:
+        raise EngineError(
+            "no model of the family runs here",
+            where=folder,
+            expected="models for this hardware's engine",
+            got=refused[0] if refused else "no models",
+            fix="make the shapes for this device's class",
+        )
+    return timed(subjects, engines, inputs, clock), refused
+
+
+def timed(
+    subjects: Sequence[Subject], engines: dict[str, OnnxEngine], inputs: NDArray[np.generic], clock: Clock
+) -> bytes:
+    """The profile of these engines, named by their subjects' places."""
+    times = time_engines(engines, inputs, clock=clock, rounds=ROUNDS, runs=RUNS)
+    models = [
+        {
+            "precision": subjects[int(name)].precision,
+            "work": list(subjects[int(name)].work),
+            "p50": one.p50.value,
+            "p95": one.p95.value,
+        }
+        for name, one in times.items()
+    ]
+    head = {"version": VERSION, "hardware_class": HardwareClass.here().name, "threads": 1, "models": models}
+    return json.dumps(head, indent=1).encode()
+
+
+def read_shapes(folder: Path) -> tuple[list[Subject], NDArray[np.generic]]:
+    """What `write_shapes` wrote; errors as `time_shapes`."""
+    where = str(folder / SHAPES)
+    told = Fields(
+        parse_object(
+            read_plain(folder / SHAPES, what="a family's shapes", at_most=MAX_BYTES),
+            where=where,
+            max_bytes=MAX_BYTES,
+        ),
+        where,
+    )
+    check_version(told.integer("version"), where)
+    _checked(folder / INPUTS, told.digest("inputs"))
+    subjects = [
+        Subject(
+            precision=one.text("precision", pattern=PRECISIONS),
+            work=[dict(part.unknown(())) for part in one.objects("work", at_most=MAX_WORK)],
+            model=_checked(folder / f"{at}.onnx", one.digest("digest")),
+        )
+        for at, one in enumerate(told.objects("models", at_most=MAX_MODELS))
+    ]
+    return subjects, read_npy(folder / INPUTS, what="the family's inputs")
+
+
+def check_version(version: int, where: str) -> None:
+    """Raises MessageError where shapes or a profile are of another version than this one writes."""
+    if version != VERSION:
+        raise MessageError(
+            "shapes or latencies of another version",
+            where=where,
+            expected=f"version {VERSION} (this edgestill's)",
+            got=version,
+            fix="make them again with the same version on both sides",
+        )
+
+
+def _checked(path: Path, digest: Digest) -> bytes:
+    data = read_plain(path, what="a part of a family", at_most=_MAX_MODEL_BYTES)
+    if Digest.of(data) != digest:
+        raise BundleAlteredError(
+            "a part of a family is not what was written",
+            where=path,
+            expected=str(digest),
+            got=str(Digest.of(data)),
+            fix="copy the folder again",
+        )
+    return data

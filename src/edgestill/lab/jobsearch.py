@@ -1,0 +1,169 @@
+"""A job's search: the best students of its teacher within some budgets, and what came of it as one folder.
+
+The folder holds `report.json` and `report.html`, `profile.json` (latencies), `trials.log` (Optuna's journal), the students' weights and the
+teacher's answers; where the job has a budget, `student.safetensors` and `student.esb` of the best student within it as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgestill.core.budget import Budget
+from edgestill.core.bundle import PUBLIC, write_archive
+from edgestill.core.bundle import replace as write_whole
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import SettingError
+from edgestill.core.footprint import slacks
+from edgestill.core.hardware import HardwareClass
+from edgestill.infer.profiling import write_shapes
+from edgestill.lab.fits import as_source
+from edgestill.lab.job import make_folder, write_report
+from edgestill.lab.jobreport import report_of
+from edgestill.lab.models import ModelName, save_weights
+from edgestill.lab.progress import shown
+from edgestill.lab.searching.closer import closer
+from edgestill.lab.searching.factory import FactorySpace
+from edgestill.lab.searching.profile import subjects_of
+from edgestill.lab.searching.report import drawn
+from edgestill.lab.searching.search import search
+from edgestill.lab.searching.workshop import workshop
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from torch import nn
+
+    from edgestill.core.jsonio import JsonObject
+    from edgestill.infer.policy import Policy
+    from edgestill.lab.job import Job
+    from edgestill.lab.progress import Show
+    from edgestill.lab.searching.found import Found
+    from edgestill.lab.searching.profile import Profile
+
+
+def run_search(
+    job: Job,
+    out: Path,
+    *,
+    profile: Profile | None = None,
+    storage: str = "",
+    helpers: AbstractContextManager[object] | None = None,
+    measure: bool = True,
+    progress: Show | None = None,
+) -> JsonObject:
+    """Searches as a job says, and returns the report.
+
+    Args:
+        job: whose teacher, data, recipe, budget and `[search]` are taken; its student, if it names one, is what the arguments
+            of `[search]` are for.
+        out: the folder for everything that comes of it.
+        profile: latencies of the hardware that the bundle is for, where that is not this machine.
+        storage: as `search`'s.
+        helpers: as `search`'s.
+        measure: as `search`'s; False writes no report.
+        progress: as `search`'s.
+
+    Raises:
+        PathError: the folder cannot be written. Whatever `search` and `Run.pack` raise.
+    """
+    make_folder(out)
+    clock, start = SystemClock(), SystemClock().monotonic()
+    teacher = job.teacher.load(job.folder, job.recipe.seed)
+    data = job.data.load(job.folder, job.recipe.seed)
+    policy = job.policy_for(data, as_source(data.train, "train").outputs)
+    found = search(
+        teacher,
+        data.train,
+        validation=data.heldout,
+        folder=out,
+        budgets=() if job.budget is None else (job.budget,),
+        recipe=job.recipe,
+        settings=job.search,
+        space=_space(job),
+        ask=job.data.ask,
+        profile=profile,
+        hardware_class=job.bundle.where,
+        policy=policy,
+        storage=storage,
+        helpers=helpers,
+        measure=measure,
+        progress=progress,
+    )
+    if not measure:
+        return {}
+    report: dict[str, Any] = _chosen(job, found, out, policy, clock.monotonic() - start) | found.as_json()
+    report["seconds"] = round(clock.monotonic() - start, 1)
+    write_report(out, report)
+    write_whole(out / "report.html", drawn(report).encode(), mode=PUBLIC)
+    return report
+
+
+def write_family(job: Job, folder: Path, *, progress: Show | None = None) -> int:
+    """Writes models of a job's family, to be timed on a device; how many.
+
+    Raises:
+        OSError: the folder cannot be written. Whatever `workshop` raises.
+    """
+    teacher = job.teacher.load(job.folder, job.recipe.seed)
+    data = job.data.load(job.folder, job.recipe.seed)
+    shop = workshop(
+        teacher,
+        data.train,
+        data.heldout,
+        budgets=[Budget(size=0)],  # a bound on the size asks for no latencies
+        recipe=job.recipe,
+        space=_space(job),
+        hardware_class=job.bundle.where,
+    )
+    subjects = subjects_of(shop.drafts, seed=job.recipe.seed, progress=shown(progress, "profiling"))
+    write_shapes(folder, subjects, shop.drafts.shown)
+    return len(subjects)
+
+
+def _space(job: Job) -> FactorySpace | None:
+    """Of a student that is named; None where students are carved out of the teacher."""
+    name, ranges = job.student, job.search.arguments
+    if name is None or not name.model:
+        if ranges:
+            raise SettingError(
+                "arguments of no student",
+                where="search: arguments",
+                expected="a [student] with model = NAME",
+                got=", ".join(ranges),
+                fix="name the student that they are for, or leave them out: widths are carved then",
+            )
+        return None
+    if not ranges:
+        raise SettingError(
+            "a student that is named, and nothing of it to choose",
+            where="search: arguments",
+            expected="arguments of the student's callable, with their ranges",
+            got="none",
+            fix="write under [search] for instance arguments = { width = [8, 64] }, or leave [student] out",
+        )
+
+    def made(*, seed: int, **chosen: int) -> nn.Module:
+        named = ModelName(model=name.model, arguments=name.arguments | chosen, weights=name.weights)
+        return named.load(job.folder, seed)
+
+    return FactorySpace(made, ranges)
+
+
+def _chosen(job: Job, found: Found, out: Path, policy: Policy, seconds: float) -> JsonObject:
+    """The best within the job's budget, written; nothing where there is none."""
+    if job.budget is None:
+        return {}
+    point = found.pick(job.budget)
+    run = found.run(point, job.budget)
+    save_weights(run.student, out / "student.safetensors")
+    report = report_of(run, seconds=seconds)
+    packed = run.pack(policy)
+    bundle = out / "student.esb"
+    write_archive(bundle, packed.manifest, packed.blobs)
+    report["bundle"] = {"file": bundle.name, "bytes": bundle.stat().st_size}
+    here = found.hardware_class == HardwareClass.here()
+    report["closer"] = closer(run, packed, found.hardware_class, here=here)
+    report["picked"] = point.name
+    report["budget"] = {one.name: one.as_json() for one in slacks(job.budget, point.footprint)}
+    return report
