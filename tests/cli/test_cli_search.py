@@ -145,3 +145,42 @@ def test_distill_cuts_a_student_to_the_budget(tmp_path: Path) -> None:
         "setting-invalid",
         "neither a student nor a budget",
     )
+
+
+@pytest.mark.slow
+def test_a_device_of_another_kind_is_timed_there(tmp_path: Path) -> None:
+    """The family goes to the device, its latencies come back, and the bundle is for it; this machine measures nothing."""
+    write_job(tmp_path, CARVED)
+    made = edgestill(
+        "device",
+        "shapes",
+        "job.toml",
+        "shapes",
+        "--hardware-class",
+        "aarch64-dotprod-onnxruntime",
+        folder=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("28 models; copy shapes to the device")
+    timed = edgestill("device", "profile", "shapes", folder=tmp_path)
+    assert timed.returncode == 0, timed.stderr
+    path = tmp_path / "profile.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"hardware_class": "aarch64-dotprod-onnxruntime"}))
+    done = edgestill(
+        "search",
+        "job.toml",
+        "--profile",
+        "profile.json",
+        "--budget",
+        "latency=5ms",
+        "--json",
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert all(one["footprint"]["source"] == "predicted" for one in report["points"].values())
+    assert "latencies of aarch64-dotprod-onnxruntime" in report["latencies"]
+    bundle = Bundle.open(tmp_path / "search-job" / "student.esb")
+    assert bundle.manifest.hardware_class == "aarch64-dotprod-onnxruntime"
+    assert report["closer"]["latencies"] is None
