@@ -147,6 +147,15 @@ def test_predict_answers_a_batch(bundle: Path, tmp_path: Path) -> None:
     assert edgestill("predict", bundle, tmp_path / "batch.npy").stdout.splitlines()[0].endswith("left")
 
 
+def test_predict_takes_what_the_sensor_wrote(bundle: Path, tmp_path: Path) -> None:
+    """A table of two columns, each row an input; what is damaged is named."""
+    (tmp_path / "told.csv").write_text("left,right\n3,-1\n-1,3\n")
+    done = edgestill("predict", bundle, tmp_path / "told.csv", "--json")
+    assert [one["label"] for one in json.loads(done.stdout)["answers"]] == ["left", "right"]
+    (tmp_path / "heard.wav").write_bytes(b"RIFF")
+    assert_refused(edgestill("predict", bundle, tmp_path / "heard.wav"), "data-unusable", "heard.wav")
+
+
 @pytest.mark.parametrize(
     ("batch", "code"),
     [

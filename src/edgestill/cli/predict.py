@@ -1,4 +1,4 @@
-"""`edgestill predict`: answers for an npy file, from a bundle, with no fleet and no network."""
+"""`edgestill predict`: answers for what a sensor wrote into a file, from a bundle, with no fleet and no network."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from edgestill.core.extras import require
 def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle: NAME.esb or a folder.")],
     inputs: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="npy file [N, ...] of what the sensor gives.")
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="What the sensor gives: a picture, .wav, .csv, or .npy [N, ...]."
+        ),
     ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Answer a batch with a bundle's student alone; every byte of the bundle is checked first."""
     require("onnxruntime", extra="device", purpose="to run a model")
-    from edgestill.infer.arrayfile import read_npy
+    import numpy as np
+
+    from edgestill.core.oip import NUMPY_NAMES
+    from edgestill.infer.recordings import read_inputs
     from edgestill.infer.student import load
 
     Bundle.open(bundle).verify()
     model = load(bundle)
-    batch = read_npy(inputs, what="the input")
+    _, datatype, shape = model.input
+    batch = read_inputs(inputs, np.dtype(NUMPY_NAMES[datatype]), shape)
     try:
         answer = model.predict(batch)
     except EdgestillError as error:  # which names the model's input or part, and cannot know the file
