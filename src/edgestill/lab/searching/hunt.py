@@ -7,7 +7,8 @@ the teacher's weights and with a whole schedule of the learning rate, so that st
 finished. The uniform student is the first trial, and is never given up: it is what the others have to be better than.
 
 Trials are kept by Optuna: in a journal in a folder, or in a database that many machines share. Whoever opens the same search
-takes part in it. What a killed process has left half done is tried again.
+takes part in it. What a killed process of this machine has left half done is tried again; of another machine nobody here knows
+whether it still works, so that its trial is counted and not repeated.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
     from edgestill.lab.searching.settings import Search
 
 JOURNAL: Final = "trials.log"
-_HEARTBEAT, _GRACE = 60, 300
-_UNIFORM, _WORKER, _SHAPE, _WIDTHS, _WHY = "uniform", "worker", "shape", "widths", "why"
+_UNIFORM, _MENDED, _WORKER, _SHAPE, _WIDTHS, _WHY = "uniform", "mended", "worker", "shape", "widths", "why"
 
 
 def storage_in(folder: Path, url: str) -> BaseStorage:
@@ -57,7 +57,7 @@ def storage_in(folder: Path, url: str) -> BaseStorage:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if url:
-        return RDBStorage(url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE)
+        return RDBStorage(url)
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 
@@ -143,8 +143,13 @@ class Hunt:
 
     def again(self, values: Values, fitting: Fitting) -> Finished | None:
         """One more trial of these values within other bounds, through all rungs; None where nothing fits."""
-        self._study.enqueue_trial(values, user_attrs={_UNIFORM: False})
+        self._study.enqueue_trial(values, user_attrs={_UNIFORM: False, _MENDED: True})
         return self._one(fitting, keep=True)
+
+    @property
+    def mended(self) -> bool:
+        """Whether `again` was called, in this process or before."""
+        return any(_MENDED in one.user_attrs for one in self._study.get_trials(deepcopy=False))
 
     def finished(self) -> list[Finished]:
         """All that have gone through all rungs, the best first."""

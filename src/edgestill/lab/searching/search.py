@@ -224,15 +224,16 @@ class _Searching:
         )
 
     def _mend(self, hunt: Hunt) -> None:
-        """Makes the best student anew where it is measured to take more than its budget, or a good deal less."""
+        """Makes the best student anew where it is measured to take more than its budget, or a good deal less; once for all.
+
+        Measured again it might be a little off again, and a search that is called again shall find what it has found.
+        """
+        best = None if hunt.mended else next(iter(hunt.finished()), None)
         for _ in range(_MENDINGS):
-            best = next(iter(hunt.finished()), None)
             if best is None:
                 return
             wanted = self.shop.corrected(hunt.fitting.budget, self.shop.drafts.of(best.shape))
-            if wanted is None:
-                return
-            hunt.again(best.values, self.shop.fitting(wanted))
+            best = None if wanted is None else hunt.again(best.values, self.shop.fitting(wanted))
 
     def _told(self, finished: list[tuple[Hunt, Finished]], *, measure: bool) -> tuple[Point, ...]:
         drafts = [self.shop.drafts.of(one.shape) for _, one in finished]
@@ -264,8 +265,11 @@ def _identity(school: School, teacher: nn.Module, settings: Search, shop: Worksh
     """Of everything that trials must have in common to be compared; not of how many there are."""
     told = settings.as_json() | {"trials": None, "budgets": None}
     data, judge = school.source, school.judge
+    space = shop.drafts.space
     parts = (
         model_digest(teacher),
+        space.knobs,
+        dict(space.rows),
         data.digest,
         data.views_digest,
         judge.digest,

@@ -15,6 +15,7 @@ from edgestill.core.files import read_plain
 from edgestill.core.footprint import slacks
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import parse_object
+from edgestill.core.units import format_duration
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.policy import Policy
 from edgestill.infer.profiling import MAX_BYTES
@@ -102,12 +103,21 @@ class Workshop:
             wanted = self.corrected(budget, draft)
             if wanted is None:
                 break
-            draft = self._fitted(wanted, direction)
+            draft = self._fitted(wanted, direction, asked=budget)
         return draft
 
-    def _fitted(self, budget: Budget, direction: Direction) -> Draft:
+    def _fitted(self, budget: Budget, direction: Direction, *, asked: Budget | None = None) -> Draft:
+        """Where a narrower one is wanted than there is, the error tells what was asked for."""
         fitting = self.fitting(budget)
-        found = fitting.largest(direction, fitting.precision([direction]))
+        try:
+            precision = fitting.precision([direction])
+        except SettingError as error:
+            if asked is not None:
+                error.got = (
+                    f"{format_duration(asked.latency or 0)}, and the narrowest was measured to take more"
+                )
+            raise
+        found = fitting.largest(direction, precision)
         assert found is not None  # or there would be no precision
         return found
 

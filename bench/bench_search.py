@@ -1,0 +1,125 @@
+"""A budget in, a student out: are random budgets kept, is the student better than the uniform one, what does int8 cost, how fast is it.
+
+    EDGESTILL_DATA=FOLDER python bench/bench_search.py [--json] [--quick] [--keep FOLDER] [--only PART ...]
+
+Prints what was found and, as the last line, `{"bench": "search", "figures": {...}}`; `--json` leaves the rest out. The whole goes into
+`bench/results/search.json`, the plot of the fronts into `docs/images/search.svg`; `python tools/tables.py` writes the tables of
+docs/search.md. `--only` runs some of the parts `reference`, `resnet20` (the fronts of two teachers), `int8` and `latency`, and takes the
+others from the last results; each part is written as soon as it is there. A front takes an hour or two; `--keep` keeps trials,
+weights and the teachers' answers, so that the next call goes on.
+
+Latencies are measured on one thread on a machine that should do nothing else. `--quick` only shows that it runs: its figures mean
+nothing, and are not kept.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from peers import enter
+
+if __name__ == "__main__":
+    enter(__file__)
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from bench_quality import data_folder
+
+from edgestill.core.hardware import HardwareClass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESULTS: Final = Path(__file__).resolve().parent / "results" / "search.json"
+TEACHERS: Final = ("reference", "resnet20")
+PARTS: Final = (*TEACHERS, "int8", "latency")
+LIBRARIES: Final = ("edgestill", "torch", "onnxruntime", "optuna", "numpy")
+
+
+def measure(part: str, data: Path, folder: Path, *, quick: bool) -> Any:
+    """One part."""
+    if part == "latency":
+        from searching.measured import reference_pair
+
+        return reference_pair(HardwareClass.here())
+    if part == "int8":
+        from searching.int8 import drops
+
+        return drops(data, quick=quick)
+    from searching.budgets import measured
+
+    return measured(part, data, folder / part, quick=quick)
+
+
+def figures(parts: dict[str, Any]) -> dict[str, float]:
+    """The figures the project is held to."""
+    found: dict[str, float] = {}
+    fronts = [parts[name] for name in TEACHERS if name in parts]
+    if fronts:
+        budgets = [one for front in fronts for one in front["budgets"]]
+        gains = [front["picked"][one["picked"]]["gain"] for front in fronts for one in front["budgets"]]
+        found["budgets_tried"] = len(budgets)
+        found["budget_violations"] = sum(not one["kept"] for one in budgets)
+        found["gain_over_uniform_median"] = round(median(one for one in gains if one is not None), 2)
+        found["budgets_no_uniform_keeps"] = gains.count(None)
+    if "int8" in parts:
+        found["int8_drop_max"] = round(max(one["drop"] for one in parts["int8"].values()), 3)
+    if "latency" in parts:
+        p50 = {name: one["p50"] for name, one in parts["latency"].items()}
+        found["eager_teacher_over_student"] = round(p50["eager"] / p50["student"], 2)
+        found["same_runtime_teacher_over_student"] = round(p50["teacher"] / p50["student"], 2)
+        found["predict_added_us"] = round(1e6 * (p50["predict"] - p50["student"]), 1)
+    return found
+
+
+def keep(parts: dict[str, Any]) -> dict[str, float]:
+    """Writes these parts over those of the last results; the figures of all."""
+    last = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"parts": {}}
+    whole = last["parts"] | parts
+    machine = {
+        "cores": os.cpu_count(),
+        "hardware_class": HardwareClass.here().name,
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[2], 1),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    report = {"figures": figures(whole), "machine": machine, "parts": whole}
+    RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    return figures(whole)
+
+
+def main() -> None:
+    """Measures part after part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print the last line only")
+    parser.add_argument("--quick", action="store_true", help="only to see that it runs; nothing is kept")
+    parser.add_argument("--keep", type=Path, help="folder for trials, weights and answers")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    say: Callable[[str], None] = (lambda _: None) if asked.json else (lambda text: print(text, flush=True))
+    parts: dict[str, Any] = {}
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for part in asked.only:
+            folder = asked.keep or Path(temporary)
+            parts[part] = measure(part, data_folder(), folder, quick=asked.quick)
+            found = figures(parts) if asked.quick else keep(parts)
+            say(json.dumps({part: parts[part]}, indent=1))
+    print(json.dumps({"bench": "search", "figures": found}))
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

@@ -1,0 +1,188 @@
+"""Random budgets on what a search has found: are they kept when measured again, and is the student better than the uniform one?
+
+A budget draws a latency, evenly in its logarithm, between the fastest and the slowest student of the front; every other one bounds the
+size as well, between the smallest and the largest. What is picked is packed as its user would, and its file is measured again, in turns with
+the others. It is compared with the uniform student that is as fast as it as measured, both trained anew from other seeds beside the
+search's own, on the data that no choice has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from edgestill.core.budget import Budget
+from edgestill.core.errors import SettingError
+from edgestill.core.manifest import MODEL
+from edgestill.lab.fits import as_source
+from edgestill.lab.score import scores
+from edgestill.lab.searching.search import search
+from edgestill.lab.searching.settings import Search
+from edgestill.lab.searching.workshop import workshop
+from edgestill.lab.teacher.asking import Asking
+from edgestill.lab.training.train import Lesson, train_
+from searching.measured import p95_of
+from searching.teachers import world
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgestill.lab.searching.draft import Shape
+    from edgestill.lab.searching.found import Found, Point
+    from edgestill.lab.searching.workshop import Workshop
+    from searching.teachers import World
+
+SLOWER: Final = 1.10
+"""A budget's latency may be exceeded by so much when it is measured again, on a machine that never stands still."""
+SEEDS: Final = (1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is spent.
+
+    Attributes:
+        budgets: random ones, for each teacher.
+        bands: latencies that are searched for.
+        trials: students that are tried for each.
+    """
+
+    budgets: int = 10
+    bands: int = 4
+    trials: int = 24
+
+
+QUICK: Final = Effort(budgets=2, bands=1, trials=2)
+
+
+def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
+    """One teacher's front, the random budgets, and the comparisons."""
+    effort, one = QUICK if quick else Effort(), world(name, data, quick=quick)
+    if quick:
+        one = replace(one, recipe=replace(one.recipe, epochs=1, views=1))
+    settings = Search(trials=effort.trials, budgets=effort.bands, judged=0.3)
+    found = search(
+        one.teacher,
+        one.train,
+        validation=one.heldout,
+        folder=folder,
+        recipe=one.recipe,
+        settings=settings,
+        augment=one.augment,
+    )
+    packed = _Packed(found)
+    answers = _answered(found, effort.budgets)
+    picked = {point.name: point for _, point in answers}
+    times = p95_of({name: packed.model(point) for name, point in picked.items()}, one.heldout.inputs[:32])
+    gains = _Gains(one, found, folder)
+    return {
+        "title": one.title,
+        "teacher": float(scores(one.teacher, as_source(found.unseen, "unseen")).mean()),
+        "latencies": found.profile.sentence if found.profile else None,
+        "front": [point.as_json() for point in found.front],
+        "points": {point.name: point.as_json() for point in found.points},
+        "picked": {name: gains.of(point, times[name]) for name, point in picked.items()},
+        "budgets": [
+            {
+                "size": budget.size,
+                "latency": budget.latency,
+                "picked": point.name,
+                "size_found": packed.size(point),
+                "latency_found": times[point.name],
+                "kept": _kept(budget, packed.size(point), times[point.name]),
+            }
+            for budget, point in answers
+        ],
+    }
+
+
+class _Packed:
+    """Each picked student's bundle, once."""
+
+    def __init__(self, found: Found) -> None:
+        self._found, self._made = found, {}
+
+    def _of(self, point: Point) -> Any:
+        if point.name not in self._made:
+            self._made[point.name] = self._found.run(point, Budget(size="1 GB")).pack()
+        return self._made[point.name]
+
+    def model(self, point: Point) -> bytes:
+        """Its file."""
+        return bytes(self._of(point).blobs[MODEL])
+
+    def size(self, point: Point) -> int:
+        """Of its bundle."""
+        return int(self._of(point).manifest.size)
+
+
+def _answered(found: Found, count: int) -> list[tuple[Budget, Point]]:
+    """Random budgets with what was picked; one that is refused for want of a student is drawn again."""
+    draw = np.random.default_rng(2026)
+    latencies = [point.footprint.latency for point in found.front if point.footprint.latency is not None]
+    sizes = [point.footprint.size for point in found.front]
+    answers: list[tuple[Budget, Point]] = []
+    for _ in range(50 * count):
+        latency = float(np.exp(draw.uniform(np.log(min(latencies)), np.log(1.2 * max(latencies)))))
+        size = int(np.exp(draw.uniform(np.log(min(sizes)), np.log(1.2 * max(sizes)))))
+        budget = Budget(latency=latency, size=size if len(answers) % 2 else None)
+        try:
+            answers.append((budget, found.pick(budget)))
+        except SettingError:
+            continue
+        if len(answers) == count:
+            break
+    return answers
+
+
+def _kept(budget: Budget, size: int, latency: float) -> bool:
+    fits = budget.size is None or size <= budget.size
+    return fits and (budget.latency is None or latency <= SLOWER * budget.latency)
+
+
+class _Gains:
+    """What is picked against the uniform student that is as fast."""
+
+    def __init__(self, one: World, found: Found, folder: Path) -> None:
+        self._world, self._found, self._folder = one, found, folder
+        self._unseen = as_source(found.unseen, "unseen")
+        self._shop: Workshop = workshop(
+            one.teacher, one.train, found.unseen, budgets=(), recipe=one.recipe, folder=folder
+        )
+
+    def of(self, point: Point, latency: float) -> dict[str, Any]:
+        """Points of accuracy over the uniform student, by seed, and both latencies; no gain where none is as fast."""
+        try:
+            uniform = self._shop.fitted(Budget(latency=latency))
+        except SettingError as error:
+            return {"gain": None, "why": str(error), "latency": latency}
+        ours, theirs = (
+            self._scores(point.shape, point.recipe),
+            self._scores(uniform.shape, self._found.recipe),
+        )
+        each = [100 * float((a - b).mean()) for a, b in zip(ours, theirs, strict=True)]
+        return {
+            "gain": float(np.mean(each)),
+            "by_seed": each,
+            "score": [float(one.mean()) for one in ours],
+            "uniform_score": [float(one.mean()) for one in theirs],
+            "uniform_widths": uniform.widths,
+            "uniform_latency": self._shop.measured([uniform])[0],
+            "latency": latency,
+        }
+
+    def _scores(self, shape: Shape, recipe: Any) -> list[NDArray[np.float64]]:
+        source = as_source(self._world.train, "train", self._world.augment)
+        found = []
+        for seed in SEEDS:
+            own = replace(recipe, seed=seed)
+            student = self._shop.drafts.space.built(shape.direction, shape.scale, seed=seed)
+            asking = Asking(teacher=self._world.teacher, cache=self._folder / f"cache-{seed}")
+            with asking.guide(source, own) as guide:
+                train_(student, Lesson(source=source, guide=guide), own)
+            found.append(scores(student, self._unseen))
+        return found
