@@ -57,6 +57,14 @@ def test_quantities_are_read_as_people_write_them() -> None:
     assert written == Budget(size=120_000, latency=0.0015, memory=8_000_000, update=10_000, escalation=0.2)
 
 
+def test_another_latency_leaves_the_other_sides() -> None:
+    """Checked as any other."""
+    budget = Budget(size="120 kB", latency="1 ms", escalation=0.2)
+    assert budget.with_latency(0.002) == Budget(size="120 kB", latency="2 ms", escalation=0.2)
+    with pytest.raises(SettingError):
+        budget.with_latency(-1.0)
+
+
 def test_a_quantity_without_a_unit_is_refused() -> None:
     """`Budget(size="120")` could mean anything, and says so."""
     with pytest.raises(UnitError, match="needs a unit"):

@@ -75,6 +75,17 @@ def test_a_student_that_int8_does_not_harm_is_int8_throughout() -> None:
     assert written.student is run().student
 
 
+def test_who_wants_no_int8_gets_the_file_in_floats() -> None:
+    """At once: nothing is tried, and the record says so."""
+    found = written_down(run().student, HELD, TRAIN.inputs, VNNI, gate=Gate(int8=False))
+    assert found.model == found.floats
+    assert [one.way for one in found.tried] == ["floats"]
+    assert found.tried[0].drop.value == 0
+    assert found.tried[0].in_floats == tuple(layers_of(found.floats))
+    packed = run().pack(POLICY, gate=Gate(int8=False))
+    assert packed.int8.value == packed.fp32.value
+
+
 def test_the_gate_fires_on_a_student_that_int8_spoils() -> None:
     """The layers that are harmed most stay in floats, as few as it takes, and the file answers as in floats again."""
     written = judged()

@@ -123,6 +123,14 @@ def test_blocks_that_keep_the_shape_can_be_left_out() -> None:
     assert droppable(image_net(3, 4, 5), torch.from_numpy(images(1))) == {}
 
 
+def test_all_that_can_be_left_out_can_be_left_out_at_once() -> None:
+    """One block of each row stays, also where all of them keep the shape."""
+    network, example = ResNet(blocks=3), tensor(1, 3, 8, 8)
+    found = droppable(network, example)
+    assert all(len(places) == 2 for places in found.values())
+    assert answer(without_blocks(network, found), example).isfinite().all()
+
+
 def test_what_remains_has_the_teachers_weights() -> None:
     """Renumbered; the answer is that of the blocks that are left."""
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgestill.core.errors import MissingExtraError, ModelError, PathError, SettingError
-from edgestill.lab.models import ImageInput, ModelName, callable_named, load_weights_
+from edgestill.lab.models import ImageInput, ModelName, callable_named, load_weights_, save_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,6 +180,19 @@ def test_a_damaged_file_of_weights_is_refused(folder: Path, suffix: str, content
     path.write_bytes(content)
     with pytest.raises(ModelError, match="not a file of weights"):
         load_weights_(nn.Linear(4, 2), path)
+
+
+def test_weights_are_written_as_they_are_read(tmp_path: Path) -> None:
+    """Buffers too, laid out in any order, and a tensor that two layers share."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub wants more
+    network[3].register_parameter("weight", network.get_parameter("2.weight"))
+    save_weights(network, tmp_path / "kept.safetensors")
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    load_weights_(other, tmp_path / "kept.safetensors")
+    theirs = other.state_dict()
+    assert all(torch.equal(theirs[name], one) for name, one in network.state_dict().items())
 
 
 def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
