@@ -110,6 +110,27 @@ def teacher_from(path: Path) -> Camera:
     return teacher
 
 
+def images(data: str) -> tuple[Samples, Samples]:
+    """4,000 training images and 1,000 others."""
+    with np.load(Path(data) / "cifar10_lossless_4000train_1000test.npz") as found:
+        train, heldout = (
+            Samples.of(found[f"x_{part}"], found[f"y_{part}"].astype(np.int64), classes=10)
+            for part in ("train", "test")
+        )
+    return train, heldout
+
+
+def teacher() -> Camera:
+    """For `cifar_resnet.toml`."""
+    return teacher_from(Path(os.environ["EDGESTILL_DATA"]) / "cifar10_resnet56.safetensors")
+
+
+def data() -> tuple[ArraySource, Samples]:
+    """For `cifar_resnet.toml`."""
+    train, heldout = images(os.environ["EDGESTILL_DATA"])
+    return ArraySource.of(train, ImageShift(4, mirror=True)), heldout
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -117,20 +138,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("cifar-resnet8.esb"))
     asked = parser.parse_args(argv)
     torch.manual_seed(0)
-    data, few = os.environ.get("EDGESTILL_DATA") or parser.error("EDGESTILL_DATA is not set"), asked.small
-    with np.load(Path(data) / "cifar10_lossless_4000train_1000test.npz") as found:
-        count = 200 if few else 4000
-        train = Samples.of(found["x_train"][:count], found["y_train"][:count].astype(np.int64), classes=10)
-        heldout = Samples.of(found["x_test"], found["y_test"].astype(np.int64), classes=10)
+    folder, few = os.environ.get("EDGESTILL_DATA") or parser.error("EDGESTILL_DATA is not set"), asked.small
+    train, heldout = images(folder)
+    train = train.where(np.arange(len(train)) < (200 if few else len(train)))
     # one half chooses the threshold and is told to the pre-flight, the other is only measured on
     half = np.arange(len(heldout)) < len(heldout) // 2
-    teacher, student = (
-        teacher_from(Path(data) / "cifar10_resnet56.safetensors"),
+    resnet, student = (
+        teacher_from(Path(folder) / "cifar10_resnet56.safetensors"),
         Camera(CifarResNet(blocks=1)),
     )
     student.standardise.fit_(train.inputs)
     run = distill(
-        teacher,
+        resnet,
         train,
         validation=heldout.where(half),
         student=student,
@@ -142,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     assert run.comparison is not None
     print(run.comparison.sentence)
     test = ArraySource.of(heldout.where(~half))
-    for name, model in (("teacher", teacher), ("student", run.student)):
+    for name, model in (("teacher", resnet), ("student", run.student)):
         size = sum(one.numel() for one in model.parameters())
         print(f"{name}: {size:,} parameters, {scores(model, test).mean():.1%} of {len(test)} test images")
     print(f"bundle: {run.save_bundle(asked.out, Policy(labels=CLASSES)).stat().st_size:,} bytes")

@@ -29,6 +29,7 @@ from edgestill.lab.data.samples import Samples
 from edgestill.lab.data.seeds import uniform
 from edgestill.lab.data.source import ArraySource
 from edgestill.lab.forward import answers
+from edgestill.lab.models import save_weights
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.score import scores
 from edgestill.lab.training.train import Lesson, train_
@@ -71,19 +72,20 @@ class Encoder(nn.Module):
 class BagStudent(nn.Module):
     """The mean of the pieces' embeddings, and a linear head.
 
-    30,522 pieces share 4,096 rows, so that one row would stand for seven. A piece is the sum of two rows, which hash functions
+    30,522 pieces share 4,096 rows or so: one row would stand for seven. A piece is the sum of two rows, which hash functions
     choose (Svenstrup et al. 2017, without their weights): hardly any two pieces have both in common.
     """
 
-    def __init__(self, intents: int, *, std: float = 0.1) -> None:
+    def __init__(self, intents: int, *, rows: int = 4096, width: int = 32, std: float = 0.1) -> None:
         super().__init__()
-        self.rows, self.head = nn.Embedding(4096, 32), nn.Linear(32, intents)
+        self.rows, self.head = nn.Embedding(rows, width), nn.Linear(width, intents)
         nn.init.normal_(self.rows.weight, std=std / 2**0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Word-piece ids `[N, L]` to logits `[N, intents]`."""
         there = (ids >= FIRST_PIECE).float()[:, :, None]
-        pieces = sum(self.rows(ids * factor % PRIME % 4096) for factor in FACTORS)
+        count = self.rows.num_embeddings
+        pieces = sum(self.rows(ids * factor % PRIME % count) for factor in FACTORS)
         return self.head((pieces * there).sum(1) / there.sum(1).clamp_min(1))
 
 
@@ -132,6 +134,22 @@ def taught(encoder: Encoder, train: Samples) -> nn.Sequential:
     return nn.Sequential(encoder, head)
 
 
+def teacher() -> nn.Sequential:
+    """For `clinc150.toml`, before the weights of its head are read."""
+    return nn.Sequential(Encoder(), nn.Linear(384, 150))
+
+
+def student(*, rows: int, width: int) -> BagStudent:
+    """For `clinc150.toml`."""
+    return BagStudent(150, rows=rows, width=width)
+
+
+def data() -> tuple[ArraySource, Samples]:
+    """For `clinc150.toml`: all training questions, with pieces left out, and the validation questions."""
+    splits, _names = read(Path(os.environ["EDGESTILL_DATA"]), 150)
+    return ArraySource.of(splits["train"], PieceDropout()), splits["val"]
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -140,20 +158,22 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     folder = Path(os.environ.get("EDGESTILL_DATA") or parser.error("set EDGESTILL_DATA to the file's folder"))
     splits, names = read(folder, 6 if small else 150)
-    teacher = taught(Encoder(), splits["train"])
-    limited, heldout, student = some(splits["train"], 20, seed=0), splits["val"], BagStudent(len(names))
+    encoder = taught(Encoder(), splits["train"])
+    if not small:
+        save_weights(encoder, Path(__file__).with_name("clinc150-teacher.safetensors"))
+    limited, heldout = some(splits["train"], 20, seed=0), splits["val"]
     epochs, views = (4, 2) if small else (60, 4)
     recipe = Recipe(epochs=epochs, views=views, lr=1e-2, weight_decay=0.1, soft_weight=0.9)
     run = distill(
-        teacher,
+        encoder,
         limited,
         validation=heldout,
-        student=student,
+        student=BagStudent(len(names)),
         recipe=recipe,
         augment=PieceDropout(),
         inherit=False,
     )
-    for name, model in (("teacher", teacher), ("student", run.student)):
+    for name, model in (("teacher", encoder), ("student", run.student)):
         size, right = sum(map(torch.numel, model.parameters())), scores(model, ArraySource.of(splits["test"]))
         print(f"{name}: {size:,} parameters, {right.mean():.1%} of {len(right)} test questions")
     print(f"bundle: {run.save_bundle('clinc150.esb', Policy(labels=names)).stat().st_size:,} bytes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edgestill.core.bundle import Bundle
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from edgestill.core.jsonio import JsonObject
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -92,3 +97,83 @@ def test_an_example_tells_a_stranger_what_to_install(name: str) -> None:
     assert 'pip install "edgestill[lab]"' in text
     assert f"python examples/{name}.py" in text
     assert len(text.splitlines()) < 160
+
+
+def small_job(name: str, folder: Path) -> Path:
+    """An example's job with one epoch, beside a copy of its module."""
+    text = (EXAMPLES / f"{name}.toml").read_text()
+    assert "epochs = 18" in text
+    (folder / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text())
+    (folder / f"{name}.toml").write_text(text.replace("epochs = 18", "epochs = 1"))
+    return folder / f"{name}.toml"
+
+
+def verb(*arguments: str, python: str = sys.executable, data: str = "") -> JsonObject:
+    """The report of a verb of the command line."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "OMP_NUM_THREADS": "1",
+        "EDGESTILL_DATA": data,
+    }
+    done = subprocess.run(
+        [python, "-m", "edgestill.cli", *arguments, "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report: JsonObject = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.slow
+def test_the_watch_fits_a_budget(tmp_path: Path) -> None:
+    """Its teacher is trained by the example; a student is cut to a budget, and one is searched for."""
+    path, budget = small_job("watch", tmp_path), ("--budget", "size=60kB")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, str(tmp_path / "watch.py")], check=True, env=environment)
+    cut = verb("distill", str(path), *budget, "--out", str(tmp_path / "cut"))
+    found = verb("search", str(path), *budget, "--trials", "1", "--out", str(tmp_path / "found"))
+    for folder, report in (("cut", cut), ("found", found)):
+        assert report["bundle"] is not None
+        assert Bundle.open(tmp_path / folder / "student.esb").manifest.size <= 60_000
+
+
+@pytest.mark.slow
+def test_the_published_resnet_is_searched(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """Blocks and widths of a network that nobody here trained."""
+    data = str(real_data("cifar10_resnet56.safetensors").parent)
+    path = small_job("cifar_resnet", tmp_path)
+    text = path.read_text().replace('source = "cifar_resnet.py:data"', 'source = "few.py:data"')
+    path.write_text(text)
+    (tmp_path / "few.py").write_text(FEW)
+    report = verb(
+        "search",
+        str(path),
+        "--budget",
+        "size=60kB",
+        "--trials",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+        data=data,
+    )
+    assert Bundle.open(tmp_path / "out" / "student.esb").manifest.size <= 60_000
+    assert report["picked"]
+
+
+FEW = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import numpy as np
+from cifar_resnet import data as all_of_it
+from edgestill.lab import ArraySource
+
+def data():
+    train, heldout = all_of_it()
+    some = np.arange(len(heldout)) < 200
+    return ArraySource.of(heldout.where(some)), heldout.where(~some)
+"""
