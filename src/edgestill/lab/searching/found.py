@@ -207,6 +207,14 @@ def pick(points: Sequence[Point], budget: Budget) -> Point:
     Raises:
         SettingError: none fits; the text names the bound and what comes nearest.
     """
+    if not points:
+        raise SettingError(
+            "no student was trained to the end",
+            where="search",
+            expected="at least one",
+            got="none",
+            fix="look into the journal for why; a lower learning rate, or more trials",
+        )
     fitting = [one for one in points if one.fits(budget)]
     if fitting:
         return max(fitting, key=lambda one: (one.judged, [-cost for cost in _costs(one)]))

@@ -4,7 +4,8 @@ Each trial is a student that fits: whatever direction is proposed (TPE, Bergstra
 allows. It is trained for a ninth of the epochs first; the best third of those so far go on to a third of the epochs, and of
 these the best third to all of them (asynchronous successive halving, Li et al. 2020). Each rung is a training of its own, from
 the teacher's weights and with a whole schedule of the learning rate, so that students are compared as they would be
-finished. The uniform student is the first trial, and is never given up: it is what the others have to be better than.
+finished. The uniform student is the first trial where it fits, and is never given up: it is what the others have to be better
+than. A direction of which not even the narrowest fits (blocks take room however narrow they are) is passed over and not counted.
 
 Trials are kept by Optuna: in a journal in a folder, or in a database that many machines share. Whoever opens the same search
 takes part in it. What a killed process of this machine has left half done is tried again; of another machine nobody here knows
@@ -41,7 +42,16 @@ if TYPE_CHECKING:
     from edgestill.lab.searching.settings import Search
 
 JOURNAL: Final = "trials.log"
-_UNIFORM, _MENDED, _WORKER, _SHAPE, _WIDTHS, _WHY = "uniform", "mended", "worker", "shape", "widths", "why"
+_PATIENCE: Final = 10
+_UNIFORM, _MENDED, _UNFIT, _WORKER, _SHAPE, _WIDTHS, _WHY = (
+    "uniform",
+    "mended",
+    "unfit",
+    "worker",
+    "shape",
+    "widths",
+    "why",
+)
 
 
 def storage_in(folder: Path, url: str) -> BaseStorage:
@@ -159,10 +169,13 @@ class Hunt:
         return sorted(found, key=lambda one: -one.score)
 
     def _begun(self) -> int:
+        """Trials of students, whatever became of them. What fits in no width is none, until there are far too many of that."""
         from optuna.trial import TrialState
 
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        return len(self._study.get_trials(deepcopy=False, states=states))
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        unfit = sum(_UNFIT in one.user_attrs for one in trials)
+        return len(trials) - min(unfit, _PATIENCE * self._settings.trials)
 
     def _one(self, fitting: Fitting | None = None, *, keep: bool = False) -> Finished | None:
         trial = self._asked()
@@ -177,6 +190,7 @@ class Hunt:
                     trial, draft, keep=keep or trial.user_attrs.get(_UNIFORM, False)
                 )
             else:
+                trial.set_user_attr(_UNFIT, value=True)
                 why = "not even the narrowest fits"
         except (ModelError, TrainingError) as error:  # there are other students
             why = str(error)
