@@ -151,6 +151,36 @@ def test_a_kind_that_is_not_known_names_those_that_are(tmp_path: Path) -> None:
         read_inputs(tmp_path / "none.png", U8, (None, 4, 6, 3))
 
 
+def test_a_free_length_is_the_time_whichever_axis_it_is(tmp_path: Path) -> None:
+    """Channels first or last, as many as the sound has."""
+    path = wav(tmp_path / "two.wav", np.stack([np.arange(6), np.arange(6) + 10], 1).astype(np.int16))
+    assert read_inputs(path, I16, (None, 2, None)).tolist() == [[list(range(6)), list(range(10, 16))]]
+    assert read_inputs(path, I16, (None, None, 2)).shape == (1, 6, 2)
+
+
+def test_numbers_that_would_change_are_refused(tmp_path: Path) -> None:
+    """Sixteen bits a pixel, a byte with a sign, a number that floats of the model cannot hold."""
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 6), 30_000, np.uint16)).save(deep)
+    with pytest.raises(DataError, match="eight bits a channel"):
+        read_inputs(deep, F32, (None, 4, 6))
+    with pytest.raises(DataError, match="do not fit the model's"):
+        read_inputs(png(tmp_path / "seen.png", pixels()), np.dtype("int8"), (None, 4, 6, 3))
+    table = tmp_path / "large.csv"
+    table.write_text("1e300,1\n")
+    with pytest.raises(DataError):
+        read_inputs(table, F32, (None, 2))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PPM"])
+def test_attack_another_decoder_is_not_reached_by_a_name(tmp_path: Path, kind: str) -> None:
+    """A file of another format that calls itself .png."""
+    path = tmp_path / "seen.png"
+    Image.fromarray(pixels()).save(path, format=kind)
+    with pytest.raises(DataError, match="a file that cannot be read"):
+        read_inputs(path, U8, (None, 4, 6, 3))
+
+
 def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path: Path) -> None:
     """A header of 60,000 by 60,000 pixels in a file of some bytes."""
     good = io.BytesIO()

@@ -27,15 +27,19 @@ from edgestill.core.files import read_plain
 from edgestill.infer.arrayfile import read_npy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 MAX_BYTES: Final = 500_000_000
+MAX_TABLE_BYTES: Final = 100_000_000
 MAX_PIXELS: Final = 100_000_000
 Shape = tuple[int | None, ...]
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".bmp")
+_FORMATS: Final = ("PNG", "JPEG", "BMP")
+"""Decoders that strangers' bytes are given to, whatever a file calls itself."""
+_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"})
 _COLOURS: Final = 3
 _PICTURES_OF_CHANNELS: Final = 4
 """Axes of a batch of them; pictures without an axis for channels have one less."""
@@ -87,7 +91,17 @@ def _picture(path: Path, dtype: np.dtype[Any], shape: Shape) -> NDArray[np.gener
     if grey and len(shape) == _PICTURES_OF_CHANNELS:
         pixels = pixels[:, :, None]
     batch = np.ascontiguousarray((pixels.transpose(2, 0, 1) if first else pixels)[None])
-    return (batch / np.float32(255)).astype(dtype) if dtype.kind == "f" else batch.astype(dtype)
+    if dtype.kind == "f":
+        return (batch / np.float32(255)).astype(dtype)
+    if dtype != batch.dtype and np.iinfo(dtype).max < np.iinfo(batch.dtype).max:
+        raise DataError(
+            "a picture's numbers do not fit the model's",
+            where=path,
+            expected=dtype.name,
+            got="0 to 255",
+            fix="give an npy file of what the sensor gives",
+        )
+    return batch.astype(dtype)
 
 
 def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
@@ -97,11 +111,14 @@ def _pixels(path: Path, mode: str) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are looked at here
-            opened = image.open(io.BytesIO(data))
+            opened = image.open(io.BytesIO(data), formats=_FORMATS)
             count = opened.width * opened.height
-            pixels = np.asarray(opened.convert(mode)) if count <= MAX_PIXELS else None
+            known = opened.mode in _MODES
+            pixels = np.asarray(opened.convert(mode)) if count <= MAX_PIXELS and known else None
     except Exception as error:  # whatever the decoder makes of strangers' bytes
         raise _damaged(path, f"{type(error).__name__}: {error}", "a picture") from error
+    if not known:
+        raise _damaged(path, f"numbers of another kind ({opened.mode})", "eight bits a channel")
     if pixels is None:
         raise _damaged(path, f"{count} pixels", f"at most {MAX_PIXELS} pixels")
     return pixels
@@ -128,7 +145,7 @@ def _sound(path: Path, dtype: np.dtype[Any], shape: Shape) -> NDArray[np.generic
         samples: NDArray[Any] = np.frombuffer(raw, _WIDTHS[width]).reshape(-1, channels)
     except KeyError as error:
         raise _damaged(path, f"samples of {width} bytes", "8, 16 or 32 bits a sample") from error
-    except (wave.Error, EOFError, ValueError) as error:
+    except (wave.Error, EOFError, ValueError, RuntimeError) as error:
         raise _damaged(
             path, f"{type(error).__name__}: {error}", "a WAV file of whole numbers (PCM)"
         ) from error
@@ -153,7 +170,7 @@ def _sound(path: Path, dtype: np.dtype[Any], shape: Shape) -> NDArray[np.generic
                 fix="mix them, or take one",
             )
         return _windows(path, samples, shape[1], 1)[:, :, 0]
-    if len(shape) == 3 and shape[2] in (channels, None):  # [N, T, C]
+    if len(shape) == 3 and shape[2] == channels:  # [N, T, C]
         return _windows(path, samples, shape[1], channels)
     if len(shape) == 3 and shape[1] == channels:  # [N, C, T]
         return np.ascontiguousarray(_windows(path, samples, shape[2], channels).transpose(0, 2, 1))
@@ -161,30 +178,37 @@ def _sound(path: Path, dtype: np.dtype[Any], shape: Shape) -> NDArray[np.generic
 
 
 def _table(path: Path, dtype: np.dtype[Any], shape: Shape) -> NDArray[np.generic]:
-    text = read_plain(path, what="the table", at_most=MAX_BYTES)
+    text = read_plain(path, what="the table", at_most=MAX_TABLE_BYTES)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text.decode("utf-8-sig"))) if row]
-        if rows and not _is_number(rows[0][0]):
-            rows = rows[1:]
-        numbers = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+        rows = csv.reader(io.StringIO(text.decode("utf-8-sig")))
+        numbers = _numbers(row for row in rows if row)
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise _damaged(path, str(error), "rows of as many numbers each, with commas between") from error
-    if not np.isfinite(numbers).all():
-        raise _damaged(path, "NaN or infinity", "finite numbers")
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if (
-            (numbers != np.floor(numbers)).any()
-            or (numbers < limits.min).any()
-            or (numbers > limits.max).any()
-        ):
-            raise _damaged(path, "other numbers", f"whole numbers from {limits.min} to {limits.max}")
+    limits: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+    whole = dtype.kind in "iu"
+    fits = (numbers >= limits.min) & (numbers <= limits.max)  # which NaN does not
+    if not fits.all() or (whole and (numbers != np.floor(numbers)).any()):
+        kind = "whole numbers" if whole else "finite numbers"
+        raise _damaged(path, "other numbers", f"{kind} from {limits.min} to {limits.max}")
     columns = numbers.shape[1]
     if len(shape) == 2 and shape[1] in (columns, None):  # [N, D]
         return _windows(path, numbers, 1, columns)[:, 0].astype(dtype)
     if len(shape) == 3 and shape[2] in (columns, None):  # [N, T, C]
         return _windows(path, numbers, shape[1], columns).astype(dtype)
     raise _no_input(path, f"a table of {columns} columns", shape)
+
+
+def _numbers(rows: Iterator[list[str]]) -> NDArray[np.float64]:
+    """`[T, C]`, row by row, so that a long table is never there as text cell by cell."""
+    found: list[NDArray[np.float64]] = []
+    for at, row in enumerate(rows):
+        if at == 0 and not _is_number(row[0]):
+            continue
+        found.append(np.array(row, dtype=np.float64))
+        if len(found[-1]) != len(found[0]):
+            msg = f"{len(found[-1])} numbers in a row, {len(found[0])} in the first"
+            raise ValueError(msg)
+    return np.stack(found) if found else np.empty((0, 1))
 
 
 def _windows(path: Path, rows: NDArray[np.generic], length: int | None, width: int) -> NDArray[np.generic]:
