@@ -96,6 +96,7 @@ def test_the_same_call_goes_on_and_helpers_take_part(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["search"]["trials"] == 4
+    assert report["passed_over"] == {}
     assert report["bundle"]["file"] == "student.esb"
     assert "Traceback" not in done.stderr
 

@@ -64,6 +64,5 @@ def searched(folder: Path, *budgets: Budget, **other: Any) -> Found:
         "recipe": RECIPE,
         "settings": Search(trials=3, budgets=2),
         "profile": profile(),
-        "measure": False,
     }
     return search(teacher(), TRAIN, validation=HELDOUT, folder=folder, budgets=budgets, **told | other)

@@ -81,7 +81,7 @@ def test_who_wants_no_int8_gets_the_file_in_floats() -> None:
     assert found.model == found.floats
     assert [one.way for one in found.tried] == ["floats"]
     assert found.tried[0].drop.value == 0
-    assert found.tried[0].in_floats == tuple(layers_of(found.floats))
+    assert found.tried[0].in_floats == ()
     packed = run().pack(POLICY, gate=Gate(int8=False))
     assert packed.int8.value == packed.fp32.value
 
@@ -128,14 +128,14 @@ def test_training_that_does_not_help_is_forgotten() -> None:
 
 
 def test_where_nothing_is_allowed_to_be_lost_the_file_may_stay_in_floats() -> None:
-    """Every layer then stands among those in floats, and the loss is none."""
+    """All of it then, and the loss is none."""
     network = spoilt()
     with torch.no_grad():
         network.norm2.weight[0] = network.norm3.weight[0] = 1000  # what follows is spoilt as well
         network.conv3.weight[:, 0] = 0
     found = written_down(network, HELD, TRAIN.inputs, VNNI, gate=Gate(allowed=0.0)).tried[-1]
     if found.way == "floats":
-        assert len(found.in_floats) == 4
+        assert found.in_floats == ()
     assert found.drop.value <= 0
 
 

@@ -92,7 +92,7 @@ def test_a_direction_that_cannot_be_small_enough_is_passed_over() -> None:
 
 def test_what_is_measured_to_be_slower_is_made_narrower() -> None:
     """The profile promises a microsecond an operator, which no machine keeps: the fit goes by what is measured here."""
-    shop = Workshop(drafts=drafts(), profile=profile())
+    shop = Workshop(drafts=drafts(), profile=profile(), measures=True)
     draft = drafts().of(Shape(direction=UNIFORM, scale=1.0, precision="floats"))
     measured = shop.measured([draft])[0]
     tight = shop.corrected(Budget(latency=measured / 2), draft)

@@ -85,7 +85,7 @@ def test_arguments_of_a_callable_are_chosen_as_widths_are() -> None:
         made.append(chosen | {"seed": seed})
         return nn.Identity()
 
-    space = FactorySpace(make, {"rows": (64, 4096), "width": (8, 32)})
+    space = FactorySpace(make, {"rows": (64, 4096), "width": (8, 32)}, name="net")
     choices = Choices(space)
     direction = choices.direction({"width: rows": 0.5, "width: width": 1.0})
     assert space.widths(direction, 1.0) == {"rows": 2048, "width": 32}
@@ -100,6 +100,6 @@ def test_a_range_has_two_ends(ends: object) -> None:
     from edgestill.core.errors import SettingError
 
     with pytest.raises(SettingError, match="not a range; at search: arguments: width"):
-        FactorySpace(lambda **_: nn.Identity(), {"width": ends})  # type: ignore[dict-item]  # that is what is tested
+        FactorySpace(lambda **_: nn.Identity(), {"width": ends}, name="none")  # type: ignore[dict-item]  # that is what is tested
     with pytest.raises(SettingError, match="nothing to search among"):
-        FactorySpace(lambda **_: nn.Identity(), {})
+        FactorySpace(lambda **_: nn.Identity(), {}, name="none")

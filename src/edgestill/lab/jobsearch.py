@@ -1,6 +1,6 @@
 """A job's search: the best students of its teacher within some budgets, and what came of it as one folder.
 
-The folder holds `report.json` and `report.html`, `profile.json` (latencies), `trials.log` (Optuna's journal), the students' weights and the
+The folder holds `report.json` and `report.html`, the family's latencies, `trials.log` (Optuna's journal), the students' weights and the
 teacher's answers; where the job has a budget, `student.safetensors` and `student.esb` of the best student within it as well.
 """
 
@@ -12,13 +12,13 @@ from edgestill.core.budget import Budget
 from edgestill.core.bundle import PUBLIC, write_archive
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
+from edgestill.core.digest import Digest
 from edgestill.core.errors import SettingError
 from edgestill.core.footprint import slacks
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.profiling import write_shapes
 from edgestill.lab.fits import as_source
 from edgestill.lab.job import make_folder, write_report
-from edgestill.lab.jobreport import report_of
 from edgestill.lab.models import ModelName, save_weights
 from edgestill.lab.progress import shown
 from edgestill.lab.searching.closer import closer
@@ -92,7 +92,10 @@ def run_search(
     )
     if not measure:
         return {}
-    report: dict[str, Any] = _chosen(job, found, out, policy, clock.monotonic() - start) | found.as_json()
+    report: dict[str, Any] = dict(found.as_json())
+    write_report(out, report)  # what was found stays, whatever becomes of the bundle
+    if job.budget is not None:
+        report |= _chosen(job.budget, found, out, policy)
     report["seconds"] = round(clock.monotonic() - start, 1)
     write_report(out, report)
     write_whole(out / "report.html", drawn(report).encode(), mode=PUBLIC)
@@ -147,23 +150,38 @@ def _space(job: Job) -> FactorySpace | None:
         named = ModelName(model=name.model, arguments=name.arguments | chosen, weights=name.weights)
         return named.load(job.folder, seed)
 
-    return FactorySpace(made, ranges)
+    weights = "" if name.weights is None else str(Digest.of(name.weights.read_bytes()))
+    return FactorySpace(made, ranges, name=f"{name.model} {sorted(name.arguments.items())} {weights}")
 
 
-def _chosen(job: Job, found: Found, out: Path, policy: Policy, seconds: float) -> JsonObject:
-    """The best within the job's budget, written; nothing where there is none."""
-    if job.budget is None:
-        return {}
-    point = found.pick(job.budget)
-    run = found.run(point, job.budget)
+def _chosen(budget: Budget, found: Found, out: Path, policy: Policy) -> dict[str, Any]:
+    """The best within the budget, packed and written; where its bundle takes more than promised, the next best."""
+    found.pick(budget)  # which says what is wrong where none fits
+    passed: dict[str, str] = {}
+    for point in found.fitting(budget):
+        run = found.run(point, budget)
+        try:
+            packed = run.pack(policy)
+        except SettingError as error:
+            passed[point.name] = str(error)
+            continue
+        break
+    else:
+        raise SettingError(
+            "no bundle keeps the budget, though students were promised to",
+            where="budget",
+            expected="a bundle within it",
+            got="; ".join(passed.values())[:400],
+            fix="allow a little more, or let int8 cost more",
+        )
     save_weights(run.student, out / "student.safetensors")
-    report = report_of(run, seconds=seconds)
-    packed = run.pack(policy)
     bundle = out / "student.esb"
     write_archive(bundle, packed.manifest, packed.blobs)
-    report["bundle"] = {"file": bundle.name, "bytes": bundle.stat().st_size}
     here = found.hardware_class == HardwareClass.here()
-    report["closer"] = closer(run, packed, found.hardware_class, here=here)
-    report["picked"] = point.name
-    report["budget"] = {one.name: one.as_json() for one in slacks(job.budget, point.footprint)}
-    return report
+    return {
+        "picked": point.name,
+        "passed_over": passed,
+        "bundle": {"file": bundle.name, "bytes": bundle.stat().st_size},
+        "budget": {one.name: one.as_json() for one in slacks(budget, packed.footprint or point.footprint)},
+        "closer": closer(run, packed, found.unseen, found.hardware_class, here=here),
+    }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgestill.core.manifest import Manifest
 
 _SHOWN: Final = 32
+_AGAIN: Final = 1.10
 _ONLY: Final = "the student"
 _TOO_MUCH: Final = {
     "size": "the bundle is larger than its budget",
@@ -66,9 +67,12 @@ def footprint_of(
 
 
 def check_budget(budget: Budget, footprint: Footprint) -> None:
-    """Raises SettingError where a bound is not kept; it names the one that is exceeded most."""
+    """Raises SettingError where a bound is not kept; it names the one that is exceeded most.
+
+    A latency may be a tenth over: measured again, the same file takes now more and now less.
+    """
     for slack in slacks(budget, footprint)[:1]:
-        if not slack.kept:
+        if slack.value > slack.bound * (_AGAIN if slack.name == "latency" else 1):
             raise SettingError(
                 _TOO_MUCH[slack.name],
                 where=slack.name,

@@ -75,7 +75,7 @@ class Try:
         way: what was done.
         drop: accuracy lost to the student in floats, paired by sample, with its interval over groups.
         size: bytes of the file.
-        in_floats: layers that stayed in floats.
+        in_floats: layers that stayed in floats, where not all did.
     """
 
     way: str
@@ -224,7 +224,7 @@ class _Trial:
     def stay_in_floats(self) -> None:
         """All layers do."""
         self._model = self._floats
-        self._note("floats", layers_of(self._floats))
+        self._note("floats", ())
 
     def harm(self) -> dict[str, float]:
         """As `harm_by_layer`."""

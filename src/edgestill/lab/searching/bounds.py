@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, final
 
@@ -10,7 +11,6 @@ from edgestill.core.footprint import Footprint, slacks
 from edgestill.infer.memory import memory_of
 from edgestill.lab.searching.draft import LEAST_SCALE, PRECISIONS, Shape
 from edgestill.lab.searching.fit import fitting_scale
-from edgestill.lab.searching.shape import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgestill.core.footprint import Slack
     from edgestill.lab.searching.draft import Draft, Drafts, Precision
     from edgestill.lab.searching.profile import Profile
+    from edgestill.lab.searching.shape import Direction
 
 
 @final
@@ -43,7 +44,7 @@ class Fitting:
         return Footprint(
             size=draft.size,
             latency=latency,
-            memory=None if budget.memory is None else int(memory_of(draft.model).value),
+            memory=None if budget.memory is None else _memory(draft.model),
             hardware_class=self._drafts.hardware_class.name,
             source="predicted",
         )
@@ -71,12 +72,13 @@ class Fitting:
         Raises:
             SettingError: no student fits.
         """
-        for direction in directions:
+        tried = list(directions)
+        for direction in tried:
             found = {one: self.largest(direction, one) for one in self._precisions}
             scales = {one: draft.shape.scale for one, draft in found.items() if draft is not None}
             if scales:
                 return max(scales, key=lambda one: scales[one])
-        raise self._impossible()
+        raise self._impossible(tried)
 
     @property
     def _precisions(self) -> tuple[Precision, ...]:
@@ -84,11 +86,11 @@ class Fitting:
             return PRECISIONS
         return tuple(one for one in PRECISIONS if one in self._profile.tables)
 
-    def _impossible(self) -> SettingError:
-        """Names the bound that is in the way, and what the smallest student takes."""
-        rows = {name: len(places) for name, places in self._drafts.space.rows.items()}
+    def _impossible(self, tried: list[Direction]) -> SettingError:
+        """Names the bound that is in the way, and what the smallest student of these directions takes."""
         smallest = [
-            self._drafts.of(Shape(direction=Direction(left_out=rows), scale=LEAST_SCALE, precision=precision))
+            self._drafts.of(Shape(direction=one, scale=LEAST_SCALE, precision=precision))
+            for one in tried
             for precision in self._precisions
         ]
         nearest = self._slacks(min(smallest, key=self.share))
@@ -103,6 +105,12 @@ class Fitting:
 
     def _slacks(self, draft: Draft) -> tuple[Slack, ...]:
         return slacks(self.budget, self.footprint(draft))
+
+
+@lru_cache(maxsize=64)
+def _memory(model: bytes) -> int:
+    """Measured in processes of its own, once for each file."""
+    return int(memory_of(model).value)
 
 
 def _room(found: tuple[Slack, ...]) -> str:

@@ -57,7 +57,8 @@ class Choices:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         found: dict[str, BaseDistribution] = {}
-        found |= {_WIDTH + name: FloatDistribution(SMALLEST, 1.0, log=True) for name in self._groups}
+        if len(self._groups) > 1:  # beside which others would one be wide
+            found |= {_WIDTH + name: FloatDistribution(SMALLEST, 1.0, log=True) for name in self._groups}
         found |= {_LEFT_OUT + name: IntDistribution(0, most) for name, most in self._rows.items()}
         return found | {
             _RECIPE + key: CategoricalDistribution(values) for key, values in self._recipe.items()
@@ -65,7 +66,7 @@ class Choices:
 
     def direction(self, values: Values) -> Direction:
         """What the numbers stand for."""
-        shares = {name: float(values[_WIDTH + name]) for name in self._groups}
+        shares = {name: float(values.get(_WIDTH + name, 1.0)) for name in self._groups}
         largest = max(shares.values())
         return Direction(
             shares={knob: shares[group] / largest for group, knobs in self._groups.items() for knob in knobs},
@@ -83,7 +84,7 @@ class Choices:
         """
         flat, growing = [0.0] * len(self._groups), self._slope()
         shallow = (0.0, 0.5, 1.0) if self._rows else (0.0,)
-        for powers in (flat, growing, growing[::-1]):
+        for powers in (flat, growing, growing[::-1]) if len(flat) > 1 else (flat,):
             for share in shallow:
                 yield self._values(powers, share)
 
@@ -93,8 +94,10 @@ class Choices:
         return [1 - at / last for at in range(len(self._groups))]
 
     def _values(self, powers: list[float], shallow: float) -> Values:
-        found: Values = {
-            _WIDTH + name: SMALLEST**power for name, power in zip(self._groups, powers, strict=True)
-        }
+        found: Values = {}
+        if len(self._groups) > 1:
+            found |= {
+                _WIDTH + name: SMALLEST**power for name, power in zip(self._groups, powers, strict=True)
+            }
         found |= {_LEFT_OUT + row: round(most * shallow) for row, most in self._rows.items()}
         return found | {_RECIPE + key: values[0] for key, values in self._recipe.items()}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.data.samples import Samples
+    from edgestill.lab.data.source import Source
     from edgestill.lab.packing.pack import Packed
     from edgestill.lab.run import Run
 
@@ -33,19 +34,24 @@ _WARM: Final = 50
 _SHOWN: Final = 256
 
 
-def closer(run: Run, packed: Packed, hardware_class: HardwareClass, *, here: bool) -> JsonObject:
-    """What the report says of the bundle beside its footprint, on the held-out data that no choice has seen.
+def closer(
+    run: Run, packed: Packed, unseen: Samples | Source, hardware_class: HardwareClass, *, here: bool
+) -> JsonObject:
+    """What the report says of the bundle beside its footprint, on the held-out data that nothing was chosen or fitted on.
 
     Args:
         run: of the student.
         packed: its bundle.
+        unseen: that data.
         hardware_class: where it will run.
         here: whether that is this machine, so that its answers can be timed.
     """
-    heldout = labelled(run.validation, "validation")
+    heldout = labelled(unseen, "validation")
     engine = OnnxEngine(packed.blobs[MODEL])
     probabilities = softmax(run_model(engine, heldout.inputs)[0] / packed.policy.temperature)
+    right = probabilities.argmax(1) == heldout.labels
     told: dict[str, Any] = {
+        "file": share_figure(right, heldout.groups).value,
         "classes": _classes(probabilities, heldout, packed.policy.labels),
         "calibration": _calibration(probabilities, heldout),
         "latencies": _histogram(engine, heldout.inputs) if here else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, final
 
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import EdgestillError, ModelError, SettingError
 from edgestill.lab.inherit.knobs import Knob
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class FactorySpace:
     Args:
         make: called with the chosen arguments by name and with `seed`; gives a network.
         ranges: argument -> its smallest and largest value; all of them grow with the scale.
+        name: of the callable with whatever else decides what it makes: trials of two names are not mixed.
 
     Raises:
         SettingError: no range, or one that is none.
@@ -31,7 +32,7 @@ class FactorySpace:
 
     rows: Final[Mapping[str, tuple[int, ...]]] = {}
 
-    def __init__(self, make: Callable[..., nn.Module], ranges: Mapping[str, Range]) -> None:
+    def __init__(self, make: Callable[..., nn.Module], ranges: Mapping[str, Range], *, name: str) -> None:
         if not ranges:
             raise SettingError(
                 "nothing to search among",
@@ -40,15 +41,16 @@ class FactorySpace:
                 got="none",
                 fix="write for instance arguments = { width = [8, 64] }",
             )
-        for name, ends in ranges.items():
+        for argument, ends in ranges.items():
             if not _is_range(ends):
                 raise SettingError(
                     "not a range",
-                    where=f"search: arguments: {name}",
+                    where=f"search: arguments: {argument}",
                     expected="[smallest, largest], whole numbers from 1 on",
                     got=repr(ends)[:80],
-                    fix=f"write {name} = [8, 64]",
+                    fix=f"write {argument} = [8, 64]",
                 )
+        self.identity = f"{name}: {sorted(ranges.items())}"
         self._make, self._ranges = make, {name: (ends[0], ends[1]) for name, ends in ranges.items()}
 
     @property
@@ -77,8 +79,20 @@ class FactorySpace:
         }
 
     def built(self, direction: Direction, scale: float, *, seed: int = 0) -> nn.Module:
-        """The network; errors are those of `widths` and of the callable."""
-        return self._make(seed=seed, **self.widths(direction, scale))
+        """The network; SettingError as `widths`, ModelError where the callable fails."""
+        widths = self.widths(direction, scale)
+        try:
+            return self._make(seed=seed, **widths)
+        except EdgestillError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                "the student's callable failed",
+                where=self.identity.partition(":")[0],
+                expected="a network for arguments within their ranges",
+                got=f"{type(error).__name__}: {error}",
+                fix=f"call it with {widths} by hand",
+            ) from error
 
 
 def _is_range(ends: Any) -> bool:

@@ -98,7 +98,8 @@ class Found:
         teacher: unchanged.
         space: the students there are.
         train: what they were shown.
-        unseen: held-out data that no choice has seen.
+        judge: held-out data that students were chosen on, and that their bundles are calibrated on.
+        unseen: held-out data that nothing was chosen or fitted on.
         augment: made views of `train`, where it is samples.
         recipe: how they were trained, but for what the search chose.
         settings: of the search.
@@ -110,6 +111,7 @@ class Found:
     teacher: nn.Module = field(repr=False)
     space: Space = field(repr=False)
     train: Samples | Source = field(repr=False)
+    judge: Samples | Source = field(repr=False)
     unseen: Samples | Source = field(repr=False)
     augment: Augment | None = field(repr=False)
     recipe: Recipe
@@ -127,6 +129,11 @@ class Found:
         """The best that fits; errors as the function `pick`."""
         return pick(self.points, budget)
 
+    def fitting(self, budget: Budget) -> list[Point]:
+        """All that fit, the best first."""
+        found = [one for one in self.points if one.fits(budget)]
+        return sorted(found, key=lambda one: (-one.judged, _costs(one)))
+
     def student(self, point: Point) -> nn.Module:
         """As it was trained.
 
@@ -138,7 +145,7 @@ class Found:
         return student.eval()
 
     def run(self, point: Point, budget: Budget | None = None) -> Run:
-        """A student with everything that its bundle needs.
+        """A student with everything that its bundle needs; calibrated, and looked at for int8, on the data that chose it.
 
         Args:
             point: of this search.
@@ -150,7 +157,7 @@ class Found:
             index_map=None,
             recipe=point.recipe,
             train=self.train,
-            validation=self.unseen,
+            validation=self.judge,
             augment=self.augment,
             budget=budget or point.budget,
             hardware_class=self.hardware_class,
@@ -172,7 +179,7 @@ class Found:
         """With what the unseen data says of each point, and of the gain over the uniform student of its budget."""
         unseen, groups = as_source(self.unseen, "validation"), groups_of(self.unseen)
         each = {one.name: scores(self.student(one), unseen) for one in self.points}
-        uniform = {one.budget: one.name for one in self.points if one.uniform}
+        uniform = {one.budget: one.name for one in sorted(self.points, key=_comparable) if one.uniform}
         figure = share_figure if unseen.task == "classes" else mean_figure
 
         def told(one: Point) -> Point:
@@ -227,6 +234,11 @@ def pick(points: Sequence[Point], budget: Budget) -> Point:
         got=nearest.name,
         fix=f"allow more {binding.name}, or search for this budget",
     )
+
+
+def _comparable(point: Point) -> tuple[bool, float]:
+    """Of several uniform students of one budget the last is compared with: the best that keeps it, as far as one does."""
+    return point.fits(point.budget), point.judged
 
 
 def _costs(point: Point) -> tuple[float, float]:

@@ -18,10 +18,11 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from edgestill.core.errors import ModelError, TrainingError
+from edgestill.core.errors import ModelError, NotFiniteError, TrainingError
 from edgestill.core.extras import require
 from edgestill.lab.models import save_weights
 from edgestill.lab.searching.draft import Shape
@@ -43,15 +44,9 @@ if TYPE_CHECKING:
 
 JOURNAL: Final = "trials.log"
 _PATIENCE: Final = 10
-_UNIFORM, _MENDED, _UNFIT, _WORKER, _SHAPE, _WIDTHS, _WHY = (
-    "uniform",
-    "mended",
-    "unfit",
-    "worker",
-    "shape",
-    "widths",
-    "why",
-)
+_NAMELESS: Final = 60.0
+_UNIFORM, _MENDED, _PASSED, _NAME = "uniform", "mended", "passed over", "name"
+_WORKER, _SHAPE, _WIDTHS, _WHY = "worker", "shape", "widths", "why"
 
 
 def storage_in(folder: Path, url: str) -> BaseStorage:
@@ -81,6 +76,7 @@ class Finished:
         shape: what they came to.
         score: on the data that students are chosen on.
         uniform: whether it is the uniform student.
+        mends: number of the trial that was made anew, where it is that.
         weights: the student's.
     """
 
@@ -89,6 +85,7 @@ class Finished:
     shape: Shape
     score: float
     uniform: bool
+    mends: int | None
     weights: Path
 
 
@@ -148,18 +145,31 @@ class Hunt:
             self._study.enqueue_trial(values, user_attrs={_UNIFORM: values == uniform}, skip_if_exists=True)
         while (done := self._begun()) < self._settings.trials:
             self._one()
+            self._take_up()
             if progress is not None:
                 progress(done + 1, self._settings.trials)
 
-    def again(self, values: Values, fitting: Fitting) -> Finished | None:
-        """One more trial of these values within other bounds, through all rungs; None where nothing fits."""
-        self._study.enqueue_trial(values, user_attrs={_UNIFORM: False, _MENDED: True})
-        return self._one(fitting, keep=True)
+    def again(self, one: Finished, fitting: Fitting) -> Finished | None:
+        """The same student within other bounds, trained to the end; None where it would be no other."""
+        from optuna.trial import TrialState, create_trial
 
-    @property
-    def mended(self) -> bool:
-        """Whether `again` was called, in this process or before."""
-        return any(_MENDED in one.user_attrs for one in self._study.get_trials(deepcopy=False))
+        draft = fitting.largest(one.shape.direction, self.precision)
+        if draft is None or draft.widths == self._widths(one.shape):
+            return None
+        student = self._school.taught(draft.shape, self._rungs[-1], self._choices.recipe(one.values))
+        name = f"{one.number}-mended"
+        self._save(name, student)
+        told = {_SHAPE: draft.shape.as_json(), _WIDTHS: draft.widths, _UNIFORM: one.uniform}
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                value=self._school.score(student),
+                params=one.values,
+                distributions=self._choices.distributions(),
+                user_attrs=told | {_MENDED: one.number, _NAME: name},
+            )
+        )
+        return next(other for other in self.finished() if other.mends == one.number)
 
     def finished(self) -> list[Finished]:
         """All that have gone through all rungs, the best first."""
@@ -168,50 +178,81 @@ class Hunt:
         found = [self._told(one) for one in self._study.get_trials(False, (TrialState.COMPLETE,))]
         return sorted(found, key=lambda one: -one.score)
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why students were given up, each reason once."""
+        told = [one.user_attrs.get(_WHY) for one in self._study.get_trials(deepcopy=False)]
+        return list(dict.fromkeys(filter(None, told)))
+
     def _begun(self) -> int:
-        """Trials of students, whatever became of them. What fits in no width is none, until there are far too many of that."""
+        """Trials of students, whatever became of them.
+
+        What fits in no width is none, nor is a student that there is already, until there are far too many of them.
+        """
         from optuna.trial import TrialState
 
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = self._study.get_trials(deepcopy=False, states=states)
-        unfit = sum(_UNFIT in one.user_attrs for one in trials)
-        return len(trials) - min(unfit, _PATIENCE * self._settings.trials)
+        trials = [
+            one
+            for one in self._study.get_trials(deepcopy=False, states=states)
+            if _MENDED not in one.user_attrs
+        ]
+        passed = sum(_PASSED in one.user_attrs for one in trials)
+        return len(trials) - min(passed, _PATIENCE * self._settings.trials)
 
-    def _one(self, fitting: Fitting | None = None, *, keep: bool = False) -> Finished | None:
+    def _one(self) -> None:
         trial = self._asked()
         student, score, why = None, 0.0, "others were better"
         try:
-            direction = self._choices.direction(trial.params)
-            draft = (fitting or self.fitting).largest(direction, self.precision)
-            if draft is not None:
+            draft = self.fitting.largest(self._choices.direction(trial.params), self.precision)
+            if draft is None:
+                why = "not even the narrowest fits"
+                trial.set_user_attr(_PASSED, why)
+            elif (twin := self._twin(trial, draft)) is not None:
+                why = f"the student of trial {twin.number}"
+                trial.set_user_attr(_PASSED, why)
+                for step, value in twin.intermediate_values.items():
+                    trial.report(value, step)
+            else:
                 trial.set_user_attr(_SHAPE, draft.shape.as_json())
                 trial.set_user_attr(_WIDTHS, draft.widths)
-                student, score = self._climbed(
-                    trial, draft, keep=keep or trial.user_attrs.get(_UNIFORM, False)
-                )
-            else:
-                trial.set_user_attr(_UNFIT, value=True)
-                why = "not even the narrowest fits"
-        except (ModelError, TrainingError) as error:  # there are other students
+                student, score = self._climbed(trial, draft)
+        except (ModelError, NotFiniteError, TrainingError) as error:  # there are other students
             why = str(error)
         if student is None:
             self._given_up(trial, why)
-            return None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        save_weights(student, self._weights(trial.number))
+            return
+        self._save(str(trial.number), student)
         self._study.tell(trial, score)
-        return next(one for one in self.finished() if one.number == trial.number)
 
-    def _climbed(self, trial: Trial, draft: Draft, *, keep: bool) -> tuple[nn.Module | None, float]:
+    def _twin(self, trial: Trial, draft: Draft) -> FrozenTrial | None:
+        """An earlier trial of the very same student and recipe."""
+        recipe, left_out = self._choices.recipe(trial.params), dict(draft.shape.direction.left_out)
+        for one in self._study.get_trials(deepcopy=False):
+            told = one.user_attrs
+            if (
+                one.number != trial.number
+                and _MENDED not in told
+                and told.get(_WIDTHS) == draft.widths
+                and told[_SHAPE]["left_out"] == left_out
+                and self._choices.recipe(one.params) == recipe
+            ):
+                return one
+        return None
+
+    def _climbed(self, trial: Trial, draft: Draft) -> tuple[nn.Module | None, float]:
         """The student at the top, or None where it was given up on the way, and its last score."""
         recipe, score = self._choices.recipe(trial.params), 0.0
+        keep = trial.user_attrs.get(_UNIFORM, False)
         for rung, epochs in enumerate(self._rungs):
             student = self._school.taught(draft.shape, epochs, recipe)
             score = self._school.score(student)
             trial.report(score, THIRD**rung)
             if epochs == self._rungs[-1]:
                 return student, score
-            if not keep and trial.should_prune():
+            if (
+                trial.should_prune() and not keep
+            ):  # asked in any case: that is how others come to compete with it
                 break
         return None, score
 
@@ -236,15 +277,21 @@ class Hunt:
         from optuna.trial import TrialState
 
         for one in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            host, number, started = one.user_attrs.get(_WORKER, (socket.gethostname(), 0, None))
-            if host == socket.gethostname() and _started(number) != started:
+            if not _is_left(one):
+                continue
+            try:
                 self._study.tell(one.number, state=TrialState.FAIL)
-                self._study.enqueue_trial(
-                    one.params, user_attrs={_UNIFORM: bool(one.user_attrs.get(_UNIFORM))}
-                )
+            except ValueError:  # another process was faster
+                continue
+            told = {_UNIFORM: bool(one.user_attrs.get(_UNIFORM))}
+            self._study.enqueue_trial(one.params, user_attrs=told)
 
-    def _weights(self, number: int) -> Path:
-        return self._folder / f"{number}.safetensors"
+    def _widths(self, shape: Shape) -> dict[str, int]:
+        return self._school.space.widths(shape.direction, shape.scale)
+
+    def _save(self, name: str, student: nn.Module) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save_weights(student, self._folder / f"{name}.safetensors")
 
     def _told(self, trial: FrozenTrial) -> Finished:
         assert trial.value is not None
@@ -254,8 +301,18 @@ class Hunt:
             shape=Shape.from_json(trial.user_attrs[_SHAPE]),
             score=trial.value,
             uniform=bool(trial.user_attrs.get(_UNIFORM)),
-            weights=self._weights(trial.number),
+            mends=trial.user_attrs.get(_MENDED),
+            weights=self._folder / f"{trial.user_attrs.get(_NAME, trial.number)}.safetensors",
         )
+
+
+def _is_left(trial: FrozenTrial) -> bool:
+    """Whether the process that ran a trial is gone, as far as this machine can know."""
+    if _WORKER not in trial.user_attrs:  # it ended, or is about to say who it is
+        begun = trial.datetime_start
+        return begun is not None and (datetime.now() - begun).total_seconds() > _NAMELESS  # noqa: DTZ005  # as Optuna's
+    host, process, started = trial.user_attrs[_WORKER]
+    return bool(host == socket.gethostname() and _started(process) != started)
 
 
 def _started(process: int) -> Any:

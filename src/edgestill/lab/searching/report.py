@@ -38,6 +38,7 @@ def drawn(report: Told) -> str:
     ]
     if "picked" in report:
         parts += [f"<h2>The student: {html.escape(_shape(points[report['picked']]))}</h2>", _budget(report)]
+        parts.append(f"<p>As the bundle's file answers, {report['closer']['file']:.4f} are right.</p>")
         parts += _closer(report["closer"])
     return page("edgestill search", "".join(parts))
 
@@ -120,6 +121,11 @@ def _closer(told: Told) -> list[str]:
         (one["way"], format_size(one["bytes"]), f"{100 * one['drop']:+.2f}") for one in told["written"]
     ]
     found += ["<h2>What int8 costs</h2>", table(("written as", "file", "points lost"), written)]
+    found.append(
+        note(
+            "Points lost on the data that decides about it, of which there is little; the figure above is of other data."
+        )
+    )
     if told["layers"]:
         found.append(svg(_layer_plot(told["layers"])))
         found.append(note("How far answers move where a layer alone is in int8: mean divergence, in nats."))

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgestill.core.budget import Budget
 from edgestill.core.digest import Digest
+from edgestill.core.errors import SettingError
 from edgestill.core.jsonio import canonical
 from edgestill.lab.fits import as_source, check_data, check_model
 from edgestill.lab.forward import model_digest
@@ -123,7 +124,7 @@ def search(
         progress=shown(progress, "profiling"),
     )
     asking = Asking(teacher=teacher, when=ask, cache=folder / "cache")
-    with asking.guide(source, recipe, progress=shown(progress, "asking")) as guide:
+    with asking.guide(source, _asks(recipe, settings), progress=shown(progress, "asking")) as guide:
         school = School(
             space=shop.drafts.space,
             source=source,
@@ -143,18 +144,28 @@ def search(
         with helpers or nullcontext():
             hunts = searching.hunted(budgets or searching.ladder())
         points = searching.points(hunts, measure=measure and shop.measures)
-    return Found(
+    if measure and not points:
+        raise SettingError(
+            "no student was trained to the end",
+            where="search",
+            expected="at least one",
+            got="; ".join(dict.fromkeys(why for hunt in hunts for why in hunt.reasons))[:400] or "none",
+            fix="lower the learning rate, or allow more trials",
+        )
+    found = Found(
         teacher=teacher,
         space=shop.drafts.space,
         train=train,
+        judge=judge,
         unseen=unseen,
         augment=augment,
         recipe=recipe,
         settings=settings,
         profile=shop.profile,
         hardware_class=shop.drafts.hardware_class,
-        points=points,
-    ).told()
+        points=tuple(one for one in points if one.weights.exists()),
+    )
+    return found.told() if measure else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +218,7 @@ class _Searching:
     def _hunt(self, budget: Budget) -> Hunt:
         fitting = self.shop.fitting(budget)
         name = ",".join(
-            f"{key}={value:g}"
+            f"{key}={value!r}"
             for key, value in (("size", budget.size), ("latency", budget.latency), ("memory", budget.memory))
             if value is not None
         )
@@ -224,16 +235,21 @@ class _Searching:
         )
 
     def _mend(self, hunt: Hunt) -> None:
-        """Makes the best student anew where it is measured to take more than its budget, or a good deal less; once for all.
+        """Makes the best student anew, and the uniform one, where it is measured to take more than its budget, or a good deal less.
 
-        Measured again it might be a little off again, and a search that is called again shall find what it has found.
+        Once for each: measured again it might be a little off again, and a search that is called again shall find what it
+        has found.
         """
-        best = None if hunt.mended else next(iter(hunt.finished()), None)
-        for _ in range(_MENDINGS):
-            if best is None:
-                return
-            wanted = self.shop.corrected(hunt.fitting.budget, self.shop.drafts.of(best.shape))
-            best = None if wanted is None else hunt.again(best.values, self.shop.fitting(wanted))
+        finished = hunt.finished()
+        mended = {one.mends for one in finished}
+        first = [one for one in finished if one.mends is None]
+        for one in {other.number: other for other in (*first[:1], *(u for u in first if u.uniform))}.values():
+            now: Finished | None = one if one.number not in mended else None
+            for _ in range(_MENDINGS):
+                wanted = now and self.shop.corrected(hunt.fitting.budget, self.shop.drafts.of(now.shape))
+                if now is None or not isinstance(wanted, Budget):
+                    break
+                now = hunt.again(now, self.shop.fitting(wanted))
 
     def _told(self, finished: list[tuple[Hunt, Finished]], *, measure: bool) -> tuple[Point, ...]:
         drafts = [self.shop.drafts.of(one.shape) for _, one in finished]
@@ -261,6 +277,12 @@ class _Searching:
         )
 
 
+def _asks(recipe: Recipe, settings: Search) -> Recipe:
+    """The recipe, with a teacher where any that is tried has one."""
+    tried = settings.recipe.get("soft_weight", ())
+    return recipe if recipe.distils else replace(recipe, soft_weight=max((recipe.soft_weight, *tried)))
+
+
 def _identity(school: School, teacher: nn.Module, settings: Search, shop: Workshop) -> Digest:
     """Of everything that trials must have in common to be compared; not of how many there are."""
     told = settings.as_json() | {"trials": None, "budgets": None}
@@ -268,8 +290,7 @@ def _identity(school: School, teacher: nn.Module, settings: Search, shop: Worksh
     space = shop.drafts.space
     parts = (
         model_digest(teacher),
-        space.knobs,
-        dict(space.rows),
+        space.identity,
         data.digest,
         data.views_digest,
         judge.digest,

@@ -63,6 +63,7 @@ class Space(Protocol):
     Attributes:
         knobs: the widths that can be chosen.
         rows: rows of blocks -> the places of those that can be left out.
+        identity: what tells it from other spaces of the same teacher: trials of two are not mixed.
     """
 
     @property
@@ -70,6 +71,9 @@ class Space(Protocol):
 
     @property
     def rows(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
+
+    @property
+    def identity(self) -> str: ...  # noqa: D102
 
     def widths(self, direction: Direction, scale: float) -> dict[str, int]:
         """Units of each width; at least one.
@@ -113,6 +117,7 @@ class CarvedSpace:
         self._teacher, self._example, self._selection = teacher, example, selection
         self.knobs: tuple[Knob, ...] = tuple(one for one in knobs(teacher, example) if one.name not in keep)
         self.rows = droppable(teacher, example)
+        self.identity = f"carved by {selection}, keeping {sorted(keep)}"
         if not self.knobs:
             raise SettingError(
                 "nothing to search among",

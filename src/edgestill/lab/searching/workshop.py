@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from edgestill.lab.searching.draft import Draft
     from edgestill.lab.searching.shape import Direction, Space
 
-PROFILE: Final = "profile.json"
 SHAPE: Final = "shape.json"
 _SHOWN: Final = 32
 _LOOSE: Final = 0.08
@@ -59,15 +58,13 @@ class Workshop:
     Attributes:
         drafts: of the students there are.
         profile: of where they will run; None where no latency is bounded and nobody has timed anything.
+        measures: whether it is this machine that they are made for. A device of the same class may be many times as slow: who
+            brings a profile wants that device's figures.
     """
 
     drafts: Drafts
     profile: Profile | None
-
-    @property
-    def measures(self) -> bool:
-        """Whether this machine is of the class that students are made for."""
-        return self.drafts.hardware_class == HardwareClass.here()
+    measures: bool
 
     def fitting(self, budget: Budget) -> Fitting:
         """What fits a budget, as far as is predicted."""
@@ -144,7 +141,7 @@ def workshop(
         heldout: a few of it are packed, to see what a bundle adds to its model.
         budgets: whose bounds it is for; none for any.
         recipe: which units students keep; for the lineage.
-        folder: for the profile; None keeps none.
+        folder: for the profile, by family; None keeps none.
         space: the students.
         profile: of other hardware.
         hardware_class: where students will run; by default the profile's, or this machine's.
@@ -171,9 +168,12 @@ def workshop(
     )
     drafts = Drafts(space, shown_inputs(train, "train")[:_SHOWN], where, wrapping)
     timed = not budgets or any(one.latency is not None for one in budgets)
+    measures = profile is None and where == HardwareClass.here()
     if profile is None and timed:
-        profile = _kept(folder, drafts, recipe.seed, progress)
-    return Workshop(drafts=drafts, profile=profile)
+        family = Digest.of(f"{model_digest(teacher)}|{space.identity}".encode())
+        path = None if folder is None else folder / f"profile-{family.hex[:8]}.json"
+        profile = _kept(path, drafts, recipe.seed, progress)
+    return Workshop(drafts=drafts, profile=profile, measures=measures)
 
 
 def needed(budget: Budget | None) -> Budget:
@@ -242,7 +242,13 @@ def _kept_shape(folder: Path | None, key: str, make: Callable[[], Shape]) -> Sha
 
 
 def _key(shop: Workshop, teacher: nn.Module, budget: Budget) -> str:
-    return str(Digest.of(f"{model_digest(teacher)}|{budget}|{shop.drafts.hardware_class}".encode()))
+    bundle = shop.drafts.of(
+        Shape(direction=UNIFORM, scale=_HALF, precision="floats")
+    ).size  # its labels count
+    told = (
+        f"{model_digest(teacher)}|{shop.drafts.space.identity}|{budget}|{shop.drafts.hardware_class}|{bundle}"
+    )
+    return str(Digest.of(told.encode()))
 
 
 def _check(where: HardwareClass, profile: Profile | None, budgets: Sequence[Budget]) -> None:
@@ -255,8 +261,8 @@ def _check(where: HardwareClass, profile: Profile | None, budgets: Sequence[Budg
                 got="none of these",
                 fix="write for instance size=120kB,latency=1.5ms",
             )
-    elsewhere = where != HardwareClass.here() and (profile is None or profile.hardware_class != where.name)
-    if elsewhere and (not budgets or any(one.latency is not None for one in budgets)):
+    known = where == HardwareClass.here() if profile is None else where.name == profile.hardware_class
+    if not known and (not budgets or any(one.latency is not None for one in budgets)):
         raise SettingError(
             "latencies of other hardware than this",
             where="profile",
@@ -267,14 +273,11 @@ def _check(where: HardwareClass, profile: Profile | None, budgets: Sequence[Budg
 
 
 def _kept(
-    folder: Path | None, drafts: Drafts, seed: int, progress: Callable[[int, int], None] | None
+    path: Path | None, drafts: Drafts, seed: int, progress: Callable[[int, int], None] | None
 ) -> Profile:
-    """That of the folder, or a new one."""
-    path = None if folder is None else folder / PROFILE
+    """That of the file, or a new one."""
     if path is not None and path.exists():
-        known = Profile.from_bytes(read_plain(path, what="a profile", at_most=MAX_BYTES))
-        if known.hardware_class == drafts.hardware_class.name:
-            return known
+        return Profile.from_bytes(read_plain(path, what="a profile", at_most=MAX_BYTES), where=str(path))
     found = taken_here(drafts, SystemClock(), seed=seed, progress=progress)
     if path is not None:
         write_whole(path, found.to_bytes(), mode=PUBLIC)
