@@ -226,9 +226,12 @@ class Hunt:
         self._study.tell(trial, score)
 
     def _twin(self, trial: Trial, draft: Draft) -> FrozenTrial | None:
-        """An earlier trial of the very same student and recipe."""
+        """An earlier trial of the very same student and recipe, unless its process died on it."""
+        from optuna.trial import TrialState
+
         recipe, left_out = self._choices.recipe(trial.params), dict(draft.shape.direction.left_out)
-        for one in self._study.get_trials(deepcopy=False):
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        for one in self._study.get_trials(deepcopy=False, states=states):
             told = one.user_attrs
             if (
                 one.number != trial.number

@@ -240,14 +240,13 @@ class _Searching:
         Once for each: measured again it might be a little off again, and a search that is called again shall find what it
         has found.
         """
-        finished = hunt.finished()
-        mended = {one.mends for one in finished}
-        first = [one for one in finished if one.mends is None]
-        for one in {other.number: other for other in (*first[:1], *(u for u in first if u.uniform))}.values():
-            now: Finished | None = one if one.number not in mended else None
+        for one in _worth_mending(hunt.finished()):
+            now: Finished | None = one
             for _ in range(_MENDINGS):
-                wanted = now and self.shop.corrected(hunt.fitting.budget, self.shop.drafts.of(now.shape))
-                if now is None or not isinstance(wanted, Budget):
+                wanted = None
+                if now is not None:
+                    wanted = self.shop.corrected(hunt.fitting.budget, self.shop.drafts.of(now.shape))
+                if now is None or wanted is None:
                     break
                 now = hunt.again(now, self.shop.fitting(wanted))
 
@@ -275,6 +274,13 @@ class _Searching:
             )
             for (hunt, one), draft, footprint in zip(finished, drafts, footprints, strict=True)
         )
+
+
+def _worth_mending(finished: list[Finished]) -> list[Finished]:
+    """The best student and the uniform one, unless they were made anew already."""
+    mended = {one.mends for one in finished}
+    first = [one for one in finished if one.mends is None]
+    return [one for one in first if (one is first[0] or one.uniform) and one.number not in mended]
 
 
 def _asks(recipe: Recipe, settings: Search) -> Recipe:
