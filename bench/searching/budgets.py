@@ -151,7 +151,7 @@ class _Gains:
         self._world, self._found, self._folder = one, found, folder
         self._unseen = as_source(found.unseen, "unseen")
         self._shop: Workshop = workshop(
-            one.teacher, one.train, found.unseen, budgets=(), recipe=one.recipe, folder=folder
+            one.teacher, one.train, found.judge, budgets=(), recipe=one.recipe, folder=folder
         )
 
     def of(self, point: Point, latency: float) -> dict[str, Any]:

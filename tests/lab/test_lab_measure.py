@@ -233,3 +233,11 @@ def test_a_model_is_run_in_batches_and_in_order() -> None:
     assert np.array_equal(logits, x * 2)
     assert np.array_equal(features, x[:, :1])
     assert logits.dtype == features.dtype == np.float32
+
+
+def test_a_figure_is_plain_json() -> None:
+    """With its interval, or null where nothing bounds it."""
+    whole = share_figure(np.array([True, False, True, True]), np.arange(4))
+    told = whole.as_json()
+    assert told == {"value": 0.75, "n": 4, "groups": 4, "ci95": [whole.low, whole.high]}
+    assert share_figure(np.array([True, False]), np.zeros(2, np.int64)).as_json()["ci95"] is None

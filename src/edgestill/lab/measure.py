@@ -23,6 +23,7 @@ from edgestill.core.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Engine
 
 _TAIL: Final = 0.025
@@ -57,6 +58,11 @@ class Figure:
         if self.n == self.groups:
             return f"{self.n} samples"
         return f"{self.n} samples of {self.groups} group{'' if self.groups == 1 else 's'}"
+
+    def as_json(self) -> JsonObject:
+        """As JSON; the interval is null where nothing bounds it."""
+        ends: JsonObject = {"ci95": [self.low, self.high] if self.bounded else None}
+        return {"value": self.value, "n": self.n, "groups": self.groups} | ends
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.bounded else f"{self.value:.3f}"

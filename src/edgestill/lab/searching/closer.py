@@ -75,12 +75,7 @@ def _classes(probabilities: NDArray[np.float32], heldout: Samples, names: tuple[
     for number, name in enumerate(names):
         own = heldout.labels == number
         if own.any():
-            one = share_figure(right[own], heldout.groups[own])
-            found[name] = {
-                "value": one.value,
-                "n": one.n,
-                "ci95": [one.low, one.high] if one.bounded else None,
-            }
+            found[name] = share_figure(right[own], heldout.groups[own]).as_json()
     return found
 
 

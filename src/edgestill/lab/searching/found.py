@@ -83,8 +83,8 @@ class Point:
             "uniform": self.uniform,
             "footprint": self.footprint.as_json(),
             "judged": self.judged,
-            "unseen": _figure(self.unseen),
-            "over_uniform": _figure(self.over_uniform),
+            "unseen": None if self.unseen is None else self.unseen.as_json(),
+            "over_uniform": None if self.over_uniform is None else self.over_uniform.as_json(),
             "weights": str(self.weights),
         }
         return told
@@ -243,10 +243,3 @@ def _comparable(point: Point) -> tuple[bool, float]:
 
 def _costs(point: Point) -> tuple[float, float]:
     return (point.footprint.size, point.footprint.latency or 0.0)
-
-
-def _figure(one: Figure | None) -> dict[str, Any] | None:
-    if one is None:
-        return None
-    ends = [one.low, one.high] if one.bounded else None
-    return {"value": one.value, "n": one.n, "groups": one.groups, "ci95": ends}

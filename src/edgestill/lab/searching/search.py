@@ -113,7 +113,7 @@ def search(
     shop = workshop(
         teacher,
         train,
-        unseen,
+        judge,
         budgets=budgets,
         recipe=recipe,
         folder=folder,

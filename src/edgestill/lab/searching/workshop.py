@@ -126,6 +126,7 @@ def workshop(
     *,
     budgets: Sequence[Budget],
     recipe: Recipe,
+    timed: bool | None = None,
     folder: Path | None = None,
     space: Space | None = None,
     profile: Profile | None = None,
@@ -141,6 +142,7 @@ def workshop(
         heldout: a few of it are packed, to see what a bundle adds to its model.
         budgets: whose bounds it is for; none for any.
         recipe: which units students keep; for the lineage.
+        timed: whether latencies are asked for; by default where a budget bounds one, or there is none.
         folder: for the profile, by family; None keeps none.
         space: the students.
         profile: of other hardware.
@@ -153,7 +155,11 @@ def workshop(
         DataError: too few held-out samples.
     """
     where = hardware_class or (HardwareClass(profile.hardware_class) if profile else HardwareClass.here())
-    _check(where, profile, budgets)
+    _check_bounds(budgets)
+    if timed is None:
+        timed = not budgets or any(one.latency is not None for one in budgets)
+    if timed:
+        _check_profile(where, profile)
     source = as_source(train, "train")
     space = space or CarvedSpace(teacher, first_inputs(source, 1), selection=recipe.inherit)
     policy = policy or Policy(labels=tuple(f"class {one}" for one in range(source.outputs)))
@@ -167,7 +173,6 @@ def workshop(
         hardware_class=where,
     )
     drafts = Drafts(space, shown_inputs(train, "train")[:_SHOWN], where, wrapping)
-    timed = not budgets or any(one.latency is not None for one in budgets)
     measures = profile is None and where == HardwareClass.here()
     if profile is None and timed:
         family = Digest.of(f"{model_digest(teacher)}|{space.identity}".encode())
@@ -251,7 +256,7 @@ def _key(shop: Workshop, teacher: nn.Module, budget: Budget) -> str:
     return str(Digest.of(told.encode()))
 
 
-def _check(where: HardwareClass, profile: Profile | None, budgets: Sequence[Budget]) -> None:
+def _check_bounds(budgets: Sequence[Budget]) -> None:
     for budget in budgets:
         if budget.size is None and budget.latency is None and budget.memory is None:
             raise SettingError(
@@ -261,8 +266,11 @@ def _check(where: HardwareClass, profile: Profile | None, budgets: Sequence[Budg
                 got="none of these",
                 fix="write for instance size=120kB,latency=1.5ms",
             )
+
+
+def _check_profile(where: HardwareClass, profile: Profile | None) -> None:
     known = where == HardwareClass.here() if profile is None else where.name == profile.hardware_class
-    if not known and (not budgets or any(one.latency is not None for one in budgets)):
+    if not known:
         raise SettingError(
             "latencies of other hardware than this",
             where="profile",
