@@ -78,6 +78,12 @@ def shown_inputs(data: Samples | Source, where: str) -> NDArray[np.generic]:
     return _read(data, places)[0]
 
 
+def spread(inputs: NDArray[np.generic], most: int) -> NDArray[np.generic]:
+    """Some of `[N, ...]`, evenly spread over them."""
+    places = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(np.int64))
+    return inputs[places]
+
+
 def _read(source: Source, places: NDArray[np.int64]) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """Inputs, and classes with -1 for none."""
     inputs, targets = [], []

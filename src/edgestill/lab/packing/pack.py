@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
 
 from edgestill import __version__
@@ -24,13 +23,14 @@ from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.packing.calibrate import Heldout, calibrate, promise_text
 from edgestill.lab.packing.export import head_of
 from edgestill.lab.packing.gate import written_down
-from edgestill.lab.packing.material import shown_inputs
+from edgestill.lab.packing.material import shown_inputs, spread
 from edgestill.lab.packing.quantise import grid_id
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
@@ -136,7 +136,7 @@ def pack(
     written = written_down(
         student,
         heldout,
-        shown[_spread(len(shown), 512)],
+        spread(shown, 512),
         where,
         gate=gate,
         grid=grid,
@@ -226,12 +226,8 @@ def golden_count(bytes_each: int) -> int:
 
 
 def _golden(engine: OnnxEngine, heldout: Samples) -> Golden:
-    inputs = heldout.inputs[_spread(len(heldout), golden_count(heldout.inputs[0].nbytes))]
+    inputs = spread(heldout.inputs, golden_count(heldout.inputs[0].nbytes))
     return Golden(input=inputs, logits=run_model(engine, inputs)[0], tolerance=TOLERANCE)
-
-
-def _spread(n: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
 def _check_classes(student: nn.Module, heldout: Samples, policy: Policy) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgestill.core.errors import SettingError
 from edgestill.core.footprint import slacks
-from edgestill.lab.fits import as_source
 from edgestill.lab.measure import mean_figure, share_figure
 from edgestill.lab.models import load_weights_
 from edgestill.lab.packing.gate import Gate
+from edgestill.lab.packing.material import labelled
 from edgestill.lab.run import Run
-from edgestill.lab.score import scores
-from edgestill.lab.searching.halves import groups_of
+from edgestill.lab.searching.school import right
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,9 +47,9 @@ class Point:
         recipe: that it was trained with.
         uniform: whether it is the uniform student of that budget.
         footprint: what it takes.
-        judged: mean score on the data that students were chosen on, which flatters the chosen.
-        unseen: on the data that no choice has seen; None where nobody looked.
-        over_uniform: unseen score minus the uniform student's of the same budget, paired by sample; None where nobody
+        judged: share that its file tells right of the data that students were chosen on, which flatters the chosen.
+        unseen: the same of the data that no choice has seen; None where nobody looked.
+        over_uniform: unseen share minus the uniform student's of the same budget, paired by sample; None where nobody
             looked.
         weights: file of the trained student.
     """
@@ -68,6 +65,11 @@ class Point:
     unseen: Figure | None = None
     over_uniform: Figure | None = None
     weights: Path
+
+    @property
+    def file(self) -> Path:
+        """The ONNX file that would be shipped, unless the bundle's gate on int8 asks for another."""
+        return self.weights.with_suffix(".onnx")
 
     def fits(self, budget: Budget) -> bool:
         """Whether it keeps every bound."""
@@ -177,17 +179,14 @@ class Found:
 
     def told(self) -> Found:
         """With what the unseen data says of each point, and of the gain over the uniform student of its budget."""
-        unseen, groups = as_source(self.unseen, "validation"), groups_of(self.unseen)
-        each = {one.name: scores(self.student(one), unseen) for one in self.points}
+        unseen = labelled(self.unseen, "validation")
+        each = {one.name: right(one.file.read_bytes(), unseen) for one in self.points}
         uniform = {one.budget: one.name for one in sorted(self.points, key=_comparable) if one.uniform}
-        figure = share_figure if unseen.task == "classes" else mean_figure
 
         def told(one: Point) -> Point:
-            own = each[one.name]
-            known = ~np.isnan(own)
-            other = uniform.get(one.budget)
-            gain = None if other is None else mean_figure((own - each[other])[known], groups[known])
-            return replace(one, unseen=figure(own[known], groups[known]), over_uniform=gain)
+            own, other = each[one.name], uniform.get(one.budget)
+            gain = None if other is None else mean_figure(own - each[other], unseen.groups)
+            return replace(one, unseen=share_figure(own > 0, unseen.groups), over_uniform=gain)
 
         return replace(self, points=tuple(map(told, self.points)))
 

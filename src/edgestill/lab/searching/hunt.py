@@ -4,7 +4,7 @@ Each trial is a student that fits: whatever direction is proposed (TPE, Bergstra
 allows. It is trained for a ninth of the epochs first; the best third of those so far go on to a third of the epochs, and of
 these the best third to all of them (asynchronous successive halving, Li et al. 2020). Each rung is a training of its own, from
 the teacher's weights and with a whole schedule of the learning rate, so that students are compared as they would be
-finished. The uniform student is the first trial where it fits, and is never given up: it is what the others have to be better
+finished. What counts in the end is the score of the file that would be shipped. The uniform student is the first trial where it fits, and is never given up: it is what the others have to be better
 than. A direction of which not even the narrowest fits (blocks take room however narrow they are) is passed over and not counted.
 
 Trials are kept by Optuna: in a journal in a folder, or in a database that many machines share. Whoever opens the same search
@@ -22,6 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
+from edgestill.core.bundle import PUBLIC
+from edgestill.core.bundle import replace as write_whole
 from edgestill.core.errors import ModelError, NotFiniteError, TrainingError
 from edgestill.core.extras import require
 from edgestill.lab.models import save_weights
@@ -74,7 +76,7 @@ class Finished:
         number: of the trial in its study.
         values: that were chosen.
         shape: what they came to.
-        score: on the data that students are chosen on.
+        score: the file's, on the data that students are chosen on.
         uniform: whether it is the uniform student.
         mends: number of the trial that was made anew, where it is that.
         weights: the student's.
@@ -157,13 +159,13 @@ class Hunt:
         if draft is None or draft.widths == self._widths(one.shape):
             return None
         student = self._school.taught(draft.shape, self._rungs[-1], self._choices.recipe(one.values))
-        name = f"{one.number}-mended"
-        self._save(name, student)
+        name, (model, score) = f"{one.number}-mended", self._school.written(student, self.precision)
+        self._save(name, student, model)
         told = {_SHAPE: draft.shape.as_json(), _WIDTHS: draft.widths, _UNIFORM: one.uniform}
         self._study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
-                value=self._school.score(student),
+                value=score,
                 params=one.values,
                 distributions=self._choices.distributions(),
                 user_attrs=told | {_MENDED: one.number, _NAME: name},
@@ -202,7 +204,7 @@ class Hunt:
 
     def _one(self) -> None:
         trial = self._asked()
-        student, score, why = None, 0.0, "others were better"
+        student, model, score, why = None, b"", 0.0, "others were better"
         try:
             draft = self.fitting.largest(self._choices.direction(trial.params), self.precision)
             if draft is None:
@@ -216,13 +218,15 @@ class Hunt:
             else:
                 trial.set_user_attr(_SHAPE, draft.shape.as_json())
                 trial.set_user_attr(_WIDTHS, draft.widths)
-                student, score = self._climbed(trial, draft)
+                student = self._climbed(trial, draft)
+                if student is not None:
+                    model, score = self._school.written(student, self.precision)
         except (ModelError, NotFiniteError, TrainingError) as error:  # there are other students
             why = str(error)
         if student is None:
             self._given_up(trial, why)
             return
-        self._save(str(trial.number), student)
+        self._save(str(trial.number), student, model)
         self._study.tell(trial, score)
 
     def _twin(self, trial: Trial, draft: Draft) -> FrozenTrial | None:
@@ -243,21 +247,19 @@ class Hunt:
                 return one
         return None
 
-    def _climbed(self, trial: Trial, draft: Draft) -> tuple[nn.Module | None, float]:
-        """The student at the top, or None where it was given up on the way, and its last score."""
-        recipe, score = self._choices.recipe(trial.params), 0.0
-        keep = trial.user_attrs.get(_UNIFORM, False)
+    def _climbed(self, trial: Trial, draft: Draft) -> nn.Module | None:
+        """The student at the top, or None where it was given up on the way."""
+        recipe, keep = self._choices.recipe(trial.params), trial.user_attrs.get(_UNIFORM, False)
         for rung, epochs in enumerate(self._rungs):
             student = self._school.taught(draft.shape, epochs, recipe)
-            score = self._school.score(student)
-            trial.report(score, THIRD**rung)
+            trial.report(self._school.score(student), THIRD**rung)
             if epochs == self._rungs[-1]:
-                return student, score
+                return student
             if (
                 trial.should_prune() and not keep
             ):  # asked in any case: that is how others come to compete with it
                 break
-        return None, score
+        return None
 
     def _asked(self) -> Trial:
         """The next trial. Its sampler is seeded by its number, so that a search that goes on goes on the same way."""
@@ -292,8 +294,9 @@ class Hunt:
     def _widths(self, shape: Shape) -> dict[str, int]:
         return self._school.space.widths(shape.direction, shape.scale)
 
-    def _save(self, name: str, student: nn.Module) -> None:
+    def _save(self, name: str, student: nn.Module, model: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._folder / f"{name}.onnx", model, mode=PUBLIC)
         save_weights(student, self._folder / f"{name}.safetensors")
 
     def _told(self, trial: FrozenTrial) -> Finished:

@@ -19,8 +19,10 @@ from edgestill.core.budget import Budget
 from edgestill.core.digest import Digest
 from edgestill.core.errors import SettingError
 from edgestill.core.jsonio import canonical
+from edgestill.lab.data.source import ArraySource
 from edgestill.lab.fits import as_source, check_data, check_model
 from edgestill.lab.forward import model_digest
+from edgestill.lab.packing.material import labelled, shown_inputs, spread
 from edgestill.lab.progress import Progress, shown
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.searching.choices import Choices
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
 _NARROW, _WIDE = 0.12, 0.7
 _MENDINGS: Final = 2
+_SHOWN: Final = 256
 
 
 def search(
@@ -129,8 +132,10 @@ def search(
             space=shop.drafts.space,
             source=source,
             guide=guide,
-            judge=as_source(judge, "validation"),
+            judge=labelled(judge, "validation"),
             recipe=recipe,
+            shown=spread(shown_inputs(train, "train"), _SHOWN),
+            hardware_class=shop.drafts.hardware_class,
         )
         searching = _Searching(
             shop=shop,
@@ -292,7 +297,7 @@ def _asks(recipe: Recipe, settings: Search) -> Recipe:
 def _identity(school: School, teacher: nn.Module, settings: Search, shop: Workshop) -> Digest:
     """Of everything that trials must have in common to be compared; not of how many there are."""
     told = settings.as_json() | {"trials": None, "budgets": None}
-    data, judge = school.source, school.judge
+    data, judge = school.source, ArraySource.of(school.judge)
     space = shop.drafts.space
     parts = (
         model_digest(teacher),
