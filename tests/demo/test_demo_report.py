@@ -277,7 +277,7 @@ def test_the_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     def broken(_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "_svg", broken)
+    monkeypatch.setattr(report, "svg", broken)
     with pytest.raises(KeyboardInterrupt):
         write_report(story(scenario="another"), tmp_path)
     assert page.read_bytes() == before
