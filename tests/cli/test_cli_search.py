@@ -113,6 +113,11 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
     assert_refused(
         edgestill("search", "job.toml", folder=tmp_path), "setting-invalid", "arguments of no student"
     )
+    (tmp_path / "taken").write_text("a file")
+    shapes = edgestill("device", "shapes", "job.toml", "taken", folder=tmp_path)
+    assert_refused(shapes, "path-unusable", "cannot write into the folder")
+    nothing = edgestill("device", "profile", "nowhere", folder=tmp_path)
+    assert_refused(nothing, "path-unusable", "nowhere/shapes.json")
     write_job(tmp_path, CARVED.replace("trials", "trails"))
     assert_refused(edgestill("search", "job.toml", folder=tmp_path), "setting-invalid", "trials")
 

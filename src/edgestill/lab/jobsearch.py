@@ -106,8 +106,9 @@ def write_family(job: Job, folder: Path, *, progress: Show | None = None) -> int
     """Writes models of a job's family, to be timed on a device; how many.
 
     Raises:
-        OSError: the folder cannot be written. Whatever `workshop` raises.
+        PathError: the folder cannot be written. Whatever `workshop` raises.
     """
+    make_folder(folder)
     teacher = job.teacher.load(job.folder, job.recipe.seed)
     data = job.data.load(job.folder, job.recipe.seed)
     shop = workshop(
