@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CLASSES = "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+SHIFT = ImageShift(4, mirror=True)
 
 
 class Block(nn.Module):
@@ -99,20 +101,27 @@ class Camera(nn.Module):
         return logits
 
 
-def teacher_from(path: Path) -> Camera:
+def folder() -> Path:
+    """Where the data are."""
+    return Path(
+        os.environ.get("EDGESTILL_DATA") or sys.exit("EDGESTILL_DATA is not set: the folder of the data")
+    )
+
+
+def teacher() -> Camera:
     """The published weights, behind the normalisation of ImageNet that they were trained with."""
     from safetensors.torch import load_file
 
-    teacher = Camera(CifarResNet(blocks=9))
-    teacher.network.load_state_dict(load_file(path))
-    teacher.standardise.mean.copy_(torch.tensor([0.485, 0.456, 0.406]))
-    teacher.standardise.deviation.copy_(torch.tensor([0.229, 0.224, 0.225]))
-    return teacher
+    resnet = Camera(CifarResNet(blocks=9))
+    resnet.network.load_state_dict(load_file(folder() / "cifar10_resnet56.safetensors"))
+    resnet.standardise.mean.copy_(torch.tensor([0.485, 0.456, 0.406]))
+    resnet.standardise.deviation.copy_(torch.tensor([0.229, 0.224, 0.225]))
+    return resnet
 
 
-def images(data: str) -> tuple[Samples, Samples]:
+def images() -> tuple[Samples, Samples]:
     """4,000 training images and 1,000 others."""
-    with np.load(Path(data) / "cifar10_lossless_4000train_1000test.npz") as found:
+    with np.load(folder() / "cifar10_lossless_4000train_1000test.npz") as found:
         train, heldout = (
             Samples.of(found[f"x_{part}"], found[f"y_{part}"].astype(np.int64), classes=10)
             for part in ("train", "test")
@@ -120,15 +129,10 @@ def images(data: str) -> tuple[Samples, Samples]:
     return train, heldout
 
 
-def teacher() -> Camera:
-    """For `cifar_resnet.toml`."""
-    return teacher_from(Path(os.environ["EDGESTILL_DATA"]) / "cifar10_resnet56.safetensors")
-
-
 def data() -> tuple[ArraySource, Samples]:
     """For `cifar_resnet.toml`."""
-    train, heldout = images(os.environ["EDGESTILL_DATA"])
-    return ArraySource.of(train, ImageShift(4, mirror=True)), heldout
+    train, heldout = images()
+    return ArraySource.of(train, SHIFT), heldout
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -138,15 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("cifar-resnet8.esb"))
     asked = parser.parse_args(argv)
     torch.manual_seed(0)
-    folder, few = os.environ.get("EDGESTILL_DATA") or parser.error("EDGESTILL_DATA is not set"), asked.small
-    train, heldout = images(folder)
+    few, (train, heldout), resnet = asked.small, images(), teacher()
     train = train.where(np.arange(len(train)) < (200 if few else len(train)))
     # one half chooses the threshold and is told to the pre-flight, the other is only measured on
     half = np.arange(len(heldout)) < len(heldout) // 2
-    resnet, student = (
-        teacher_from(Path(folder) / "cifar10_resnet56.safetensors"),
-        Camera(CifarResNet(blocks=1)),
-    )
+    student = Camera(CifarResNet(blocks=1))
     student.standardise.fit_(train.inputs)
     run = distill(
         resnet,
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         validation=heldout.where(half),
         student=student,
         recipe=Recipe(epochs=1 if few else 30, lr=1e-2, soft_weight=0.5, tau=4.0, views=1 if few else 5),
-        augment=ImageShift(4, mirror=True),
+        augment=SHIFT,
         inherit=False,
         against=Slice(samples=100 if few else 1000, epochs=1 if few else 40, seeds=2 if few else 3),
     )

@@ -38,10 +38,8 @@ if TYPE_CHECKING:
     from edgestill.lab.data.seeds import Seeds
 
 PIECES, FIRST_PIECE = 32, 104  # of a question at most; ids below are padding and marks
-PRIME, FACTORS = (
-    65_537,
-    (40_503, 7_919),
-)  # hash functions `factor * id mod prime mod rows` (Carter and Wegman 1979)
+# hash functions `factor * id mod prime mod rows` (Carter and Wegman 1979)
+PRIME, FACTORS = 65_537, (40_503, 7_919)
 SHARPNESS: Final = 10.0  # the length of a sentence embedding: 1, as published, is little for a linear head
 
 
@@ -139,11 +137,6 @@ def teacher() -> nn.Sequential:
     return nn.Sequential(Encoder(), nn.Linear(384, 150))
 
 
-def student(*, rows: int, width: int) -> BagStudent:
-    """For `clinc150.toml`."""
-    return BagStudent(150, rows=rows, width=width)
-
-
 def data() -> tuple[ArraySource, Samples]:
     """For `clinc150.toml`: all training questions, with pieces left out, and the validation questions."""
     splits, _names = read(Path(os.environ["EDGESTILL_DATA"]), 150)
@@ -161,13 +154,12 @@ def main(argv: list[str] | None = None) -> None:
     encoder = taught(Encoder(), splits["train"])
     if not small:
         save_weights(encoder, Path(__file__).with_name("clinc150-teacher.safetensors"))
-    limited, heldout = some(splits["train"], 20, seed=0), splits["val"]
     epochs, views = (4, 2) if small else (60, 4)
     recipe = Recipe(epochs=epochs, views=views, lr=1e-2, weight_decay=0.1, soft_weight=0.9)
     run = distill(
         encoder,
-        limited,
-        validation=heldout,
+        some(splits["train"], 20, seed=0),
+        validation=splits["val"],
         student=BagStudent(len(names)),
         recipe=recipe,
         augment=PieceDropout(),
