@@ -3,7 +3,7 @@
     EDGESTILL_DATA=FOLDER python bench/bench_search.py [--json] [--quick] [--keep FOLDER] [--only PART ...]
 
 Prints what was found and, as the last line, `{"bench": "search", "figures": {...}}`; `--json` leaves the rest out. The whole goes into
-`bench/results/search.json`, the plot of the fronts into `docs/images/search.svg`; `python tools/tables.py` writes the tables of
+`bench/results/search.json`, plots of the fronts into `docs/images/search_TEACHER.svg`; `python tools/tables.py` writes the tables of
 docs/search.md. `--only` runs some of the parts `reference`, `resnet20` (the fronts of two teachers), `int8` and `latency`, and takes the
 others from the last results; each part is written as soon as it is there. A front takes an hour or two; `--keep` keeps trials,
 weights and the teachers' answers, so that the next call goes on.
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from bench_quality import data_folder
+from searching.plots import draw
 
 from edgestill.core.hardware import HardwareClass
 
@@ -116,6 +117,8 @@ def main() -> None:
             folder = asked.keep or Path(temporary)
             parts[part] = measure(part, data_folder(), folder, quick=asked.quick)
             found = figures(parts) if asked.quick else keep(parts)
+            if part in TEACHERS and not asked.quick:
+                draw(part, parts[part])
             say(json.dumps({part: parts[part]}, indent=1))
     print(json.dumps({"bench": "search", "figures": found}))
 

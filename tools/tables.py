@@ -17,6 +17,7 @@ from typing import Any
 
 from job_tables import KINDS, keys_table
 from quality_tables import digits_table, intents_table, labels_table
+from search_tables import SEARCH_TABLES
 
 from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
 
@@ -147,6 +148,7 @@ TABLES = {
     "distill_cache": cache_table,
     "distill_tried": tried_table,
     **dict.fromkeys(KINDS, keys_table),
+    **{name: lambda _name, table=table: table() for name, table in SEARCH_TABLES.items()},
 }
 
 

@@ -14,6 +14,7 @@ from edgestill.infer.student import Student
 from edgestill.infer.timing import time_calls, time_engines
 from edgestill.lab.networks import ImageNet24
 from edgestill.lab.packing.export import export_onnx
+from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import quantise
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def reference_pair(hardware_class: HardwareClass) -> dict[str, Any]:
     inputs = np.random.default_rng(0).integers(0, 256, (32, 24, 24, 3), dtype=np.uint8)
     example = torch.from_numpy(inputs[:2])
     floats = export_onnx(student, example)
-    int8 = quantise(floats, inputs, hardware_class)
+    int8 = shippable(quantise(floats, inputs, hardware_class))
     engines = {"teacher": OnnxEngine(export_onnx(teacher, example)), "student": OnnxEngine(int8)}
     rows = [inputs[at : at + 1] for at in range(len(inputs))]
     tensors = [torch.from_numpy(one) for one in rows]

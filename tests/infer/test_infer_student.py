@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgestill.core.errors import (
     BundleAlteredError,
     ClassCountError,
     DtypeError,
+    EngineError,
     ModelError,
     NotFiniteError,
     PathError,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 POLICY = Policy(labels=LABELS, temperature=2.0)
 BATCH = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
@@ -56,6 +58,69 @@ def test_probabilities_are_the_softmax_of_tempered_logits() -> None:
     assert answer.features.shape == (6, 5)
     assert (answer.alpha, answer.student, answer.teacher) == (None, None, None)
     assert len(answer) == 6
+
+
+class Says:
+    """An engine that gives these outputs."""
+
+    inputs: Mapping[str, tuple[str, tuple[int | None, ...]]] = {"input": ("FP32", (None, 4))}
+
+    def __init__(self, **outputs: ArrayLike) -> None:
+        self._outputs = {name: np.array(one, dtype=np.float32) for name, one in outputs.items()}
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """The same, whatever is asked."""
+        return dict(self._outputs)
+
+
+def test_the_models_own_probabilities_are_taken() -> None:
+    """A model that says it used the policy's temperature is believed: nothing is worked out again."""
+    engine = Says(logits=[[0, 0, 0]], probabilities=[[0.5, 0.25, 0.25]], temperature=[2])
+    answer = Student(engine, POLICY, clock=FakeClock()).predict(BATCH[:1])
+    assert answer.probabilities.tolist() == [[0.5, 0.25, 0.25]]
+    assert answer.confidence.tolist() == [0.5]
+
+
+def test_a_temperature_that_no_float32_holds_is_the_policys_all_the_same() -> None:
+    """0.7 is another number in float32; the model's and the policy's are compared there."""
+    engine = Says(logits=[[0, 0, 0]], probabilities=[[0.5, 0.25, 0.25]], temperature=[0.7])
+    found = Student(engine, replace(POLICY, temperature=0.7), clock=FakeClock()).predict(BATCH[:1])
+    assert found.confidence.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"probabilities": [[0.5, 0.25, 0.25]], "temperature": [1.5]},
+        {"probabilities": [[0.5, 0.25, 0.25]], "temperature": [2, 2]},
+        {"probabilities": [[0.5, 0.25, 0.25]], "temperature": [float("nan")]},
+        {"probabilities": [[0.5, 0.25, 0.25]]},
+        {"probabilities": [[0.5, 0.5]], "temperature": [2]},
+        {"probabilities": [0.5, 0.25, 0.25], "temperature": [2]},
+        {"temperature": [2]},
+    ],
+)
+def test_probabilities_of_another_temperature_are_worked_out_here(told: dict[str, ArrayLike]) -> None:
+    """Another temperature, none, or another shape: then the logits decide."""
+    found = Student(Says(logits=[[0, 0, 0]], **told), POLICY, clock=FakeClock()).predict(BATCH[:1])
+    np.testing.assert_allclose(found.probabilities, [[1 / 3] * 3], atol=1e-6)
+
+
+def test_a_learned_heads_probabilities_are_its_own() -> None:
+    """The model's are those of the head that it replaces."""
+    engine = Says(logits=[[0] * 3], features=[[1, 0]], probabilities=[[0.5, 0.25, 0.25]], temperature=[2])
+    head = (np.array([[4, 0, 0], [0, 0, 0]], dtype=np.float32), np.zeros(3, dtype=np.float32))
+    found = Student(engine, POLICY, head=head, clock=FakeClock()).predict(BATCH[:1])
+    np.testing.assert_allclose(
+        found.probabilities, softmax(np.array([[4, 0, 0]], dtype=np.float32), 2.0), atol=1e-6
+    )
+
+
+def test_logits_that_are_not_finite_are_refused_whatever_the_probabilities_are() -> None:
+    """A model that overflows is told, even where its softmax looks well."""
+    engine = Says(logits=[[0, 0, -np.inf]], probabilities=[[0.5, 0.5, 0]], temperature=[2])
+    with pytest.raises(EngineError, match="not finite"):
+        Student(engine, POLICY, clock=FakeClock()).predict(BATCH[:1])
 
 
 def test_the_policys_measure_is_used() -> None:
@@ -252,18 +317,8 @@ def test_load_is_at_the_rooms_door() -> None:
 
 def test_a_batch_of_one_costs_little_beside_the_engine() -> None:
     """The path around the engine stays below 300 microseconds at batch 1, most of the time."""
-    outputs: dict[str, NDArray[np.generic]] = {
-        "logits": np.zeros((1, 3), dtype=np.float32),
-        "features": np.zeros((1, 5), dtype=np.float32),
-    }
-
-    class Instant:
-        inputs: Mapping[str, tuple[str, tuple[int | None, ...]]] = {"input": ("FP32", (None, 4))}
-
-        def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-            return outputs
-
-    one = Student(Instant(), POLICY, clock=FakeClock())
+    engine = Says(logits=[[0, 0, 0]], features=[[0] * 5])
+    one = Student(engine, POLICY, clock=FakeClock())
     times = []
     for _ in range(300):
         start = time.perf_counter()

@@ -24,6 +24,7 @@ from edgestill.lab.measure import run_model
 from edgestill.lab.networks import MotionNet
 from edgestill.lab.packing.aware import InputCodes, WeightCodes, trained_for_codes
 from edgestill.lab.packing.gate import Gate, written_down
+from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import Grid, layers_of, quantise
 from edgestill.lab.teacher.asking import Asking
 
@@ -78,7 +79,7 @@ def test_a_student_that_int8_does_not_harm_is_int8_throughout() -> None:
 def test_who_wants_no_int8_gets_the_file_in_floats() -> None:
     """At once: nothing is tried, and the record says so."""
     found = written_down(run().student, HELD, TRAIN.inputs, VNNI, gate=Gate(int8=False))
-    assert found.model == found.floats
+    assert found.model == shippable(found.floats)
     assert [one.way for one in found.tried] == ["floats"]
     assert found.tried[0].drop.value == 0
     assert found.tried[0].in_floats == ()

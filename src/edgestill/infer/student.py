@@ -2,7 +2,8 @@
 
 - What the sensor gives is checked before the engine sees it: rank, dimensions, element type, and that floats are
   finite. A refusal says which of them.
-- Probabilities are `softmax(logits / temperature)`, the temperature being the policy's.
+- Probabilities are `softmax(logits / temperature)`, the temperature being the policy's. Where the model gives them itself, with
+  the temperature that it used, and that is the policy's, they are taken from it; otherwise they are worked out here.
 - A learned head (weight `[D, C]`, bias `[C]`) may stand in for the model's own last layer: then the logits are
   `features @ weight + bias`, and the policy must carry the temperature that was fitted for them.
 - A batch of one is the common case; the path of an answer is a handful of array calls.
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 LOGITS: Final = "logits"
 FEATURES: Final = "features"
+PROBABILITIES: Final = "probabilities"
+TEMPERATURE: Final = "temperature"
+"""What the model's probabilities were made with, `[1]`."""
 
 _REBUILD: Final = "fetch or build the bundle again"
 
@@ -53,7 +57,8 @@ class Student:
     """A `Predict` that answers alone.
 
     Args:
-        engine: runs a model with one input and an output `logits` `[N, C]`; `features` `[N, D]` if it has them.
+        engine: runs a model with one input and an output `logits` `[N, C]`; `features` `[N, D]` if it has them, and
+            `probabilities` `[N, C]` with their `temperature` `[1]`.
         policy: the temperature, the measure of confidence and the labels are used.
         head: used instead of the model's logits.
         clock: for the latency in the answers.
@@ -81,6 +86,7 @@ class Student:
         self._engine = engine
         self._head = None if head is None else _checked_head(head, len(policy.labels))
         self._clock = clock
+        self._temperature = float(np.float32(policy.temperature))
         self.policy = policy
 
     @property
@@ -102,7 +108,7 @@ class Student:
         batch = self._checked(batch)
         outputs = self._engine.run({self._input: batch})
         features = outputs.get(FEATURES)
-        probabilities = softmax(self._logits(outputs, len(batch)), self.policy.temperature)
+        probabilities = self._probabilities(outputs, self._logits(outputs, len(batch)))
         return Answer(
             probabilities=probabilities,
             confidence=confidence_of(probabilities, self.policy.measure),
@@ -154,6 +160,23 @@ class Student:
     def _first_bad(self, batch: NDArray[np.generic]) -> str:
         bad = np.argwhere(~np.isfinite(cast("NDArray[np.floating]", batch)))[0]
         return f"{self._input}{[int(index) for index in bad]}"
+
+    def _probabilities(
+        self, outputs: dict[str, NDArray[np.generic]], logits: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The model's own, where they are of these logits and this temperature."""
+        given, used = outputs.get(PROBABILITIES), outputs.get(TEMPERATURE)
+        if (
+            self._head is None
+            and given is not None
+            and used is not None
+            and given.shape == logits.shape
+            and given.dtype == np.float32
+            and used.size == 1
+            and used.item() == self._temperature
+        ):
+            return cast("NDArray[np.float32]", given)
+        return softmax(logits, self.policy.temperature)
 
     def _logits(self, outputs: dict[str, NDArray[np.generic]], n: int) -> NDArray[np.float32]:
         wanted = LOGITS if self._head is None else FEATURES

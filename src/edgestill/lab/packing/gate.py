@@ -25,6 +25,7 @@ from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.measure import Figure, mean_figure, run_model
 from edgestill.lab.packing.export import export_onnx
+from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import layers_of, quantise
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Written:
     Attributes:
         student: the module that the file is of; another one than was given where it had to be trained on.
         floats: its file in floats.
-        model: the file.
+        model: the file, with probabilities at temperature 1.
         tried: what was tried, the last of which is the file.
         harm: layer -> mean divergence of the answers, in nats, where that layer alone is in int8; empty where nobody asked.
     """
@@ -218,12 +219,12 @@ class _Trial:
 
     def passes(self, way: str, in_floats: tuple[str, ...] = ()) -> bool:
         """Whether the file that comes of it costs no more than is allowed."""
-        self._model = self._task.quantised(self._floats, in_floats)
+        self._model = shippable(self._task.quantised(self._floats, in_floats))
         return self._note(way, in_floats) <= self._gate.allowed
 
     def stay_in_floats(self) -> None:
         """All layers do."""
-        self._model = self._floats
+        self._model = shippable(self._floats)
         self._note("floats", ())
 
     def harm(self) -> dict[str, float]:

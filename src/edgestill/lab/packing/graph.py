@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
+
+_SHOWN: Final = 4
 
 
 def read(model: bytes) -> ir.Model:
@@ -51,3 +54,19 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
+
+
+def inputs_for(model: bytes) -> dict[str, NDArray[np.generic]]:
+    """Some of each input: any byte, floats around 0, and of wider integers those that any table of embeddings has."""
+    graph = read(model).graph
+    random = np.random.default_rng(0)
+    given: dict[str, NDArray[np.generic]] = {}
+    for taken in graph.inputs:
+        shape = [dim if isinstance(dim, int) else _SHOWN for dim in taken.shape or ()]
+        kind = np.dtype((taken.dtype or ir.DataType.FLOAT).numpy())
+        if kind.kind in "iu":
+            most = np.iinfo(kind).max if kind.itemsize == 1 else 1
+            given[str(taken.name)] = random.integers(0, most, shape, endpoint=True).astype(kind)
+        else:
+            given[str(taken.name)] = random.normal(size=shape).astype(kind)
+    return given

@@ -24,6 +24,7 @@ from edgestill.lab.packing.calibrate import Heldout, calibrate, promise_text
 from edgestill.lab.packing.export import head_of
 from edgestill.lab.packing.gate import written_down
 from edgestill.lab.packing.material import shown_inputs, spread
+from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import grid_id
 from edgestill.learn.statistics import Statistics
 
@@ -156,7 +157,7 @@ def pack(
         "teacher": accuracy(teacher_logits, heldout.labels, heldout.groups),
     }
     blobs = {
-        names.MODEL: model,
+        names.MODEL: shippable(model, fitted.temperature),
         names.POLICY: fitted.to_bytes(),
         names.GOLDEN: _golden(engine, heldout).to_bytes(),
         names.LINEAGE: canonical(
@@ -191,7 +192,11 @@ def reweighted(packed: Packed, **changes: object) -> Packed:
     head = packed.manifest
     figures = {"fp32": packed.fp32, "int8": packed.int8, "teacher": packed.teacher}
     card = _card(f"{head.name} {head.version}", figures, policy, packed.tried[-1])
-    blobs = packed.blobs | {names.POLICY: policy.to_bytes(), names.CARD: card.encode()}
+    blobs = packed.blobs | {
+        names.MODEL: shippable(packed.blobs[names.MODEL], policy.temperature),
+        names.POLICY: policy.to_bytes(),
+        names.CARD: card.encode(),
+    }
     manifest, blobs = build(
         name=head.name, version=head.version, hardware_class=head.hardware_class, blobs=blobs
     )

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from edgestill.core.errors import ModelError
 from edgestill.infer.engine import OnnxEngine
-from edgestill.lab.packing.graph import constant, read, written
+from edgestill.lab.packing.graph import constant, inputs_for, read, written
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul", "Div"})
 _TOLERANCE: Final = 1e-3
 """Of the largest output; the two ways round differently."""
-_SHOWN: Final = 4
 
 
 @final
@@ -53,7 +52,7 @@ class MergeScaling:
         """
         if before == after:
             return
-        inputs = _inputs_for(before)
+        inputs = inputs_for(before)
         ours, theirs = OnnxEngine(after).run(inputs), OnnxEngine(before).run(inputs)
         for name, wanted in theirs.items():
             room = _TOLERANCE * float(np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0))
@@ -196,19 +195,3 @@ def _initializer(graph: ir.Graph, name: str, number: NDArray[np.float64] | np.fl
     value = ir.Value(name=name, const_value=ir.tensor(np.asarray(number, dtype=np.float32), name=name))
     graph.register_initializer(value)
     return value
-
-
-def _inputs_for(model: bytes) -> dict[str, NDArray[np.generic]]:
-    """Some of each input: any byte, floats around 0, and of wider integers those that any table of embeddings has."""
-    graph = read(model).graph
-    random = np.random.default_rng(0)
-    given: dict[str, NDArray[np.generic]] = {}
-    for taken in graph.inputs:
-        shape = [dim if isinstance(dim, int) else _SHOWN for dim in taken.shape or ()]
-        kind = np.dtype((taken.dtype or ir.DataType.FLOAT).numpy())
-        if kind.kind in "iu":
-            most = np.iinfo(kind).max if kind.itemsize == 1 else 1
-            given[str(taken.name)] = random.integers(0, most, shape, endpoint=True).astype(kind)
-        else:
-            given[str(taken.name)] = random.normal(size=shape).astype(kind)
-    return given

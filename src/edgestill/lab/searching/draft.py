@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
 import torch
 
 from edgestill.lab.packing.export import export_onnx, head_of
+from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import quantise
 from edgestill.lab.searching.shape import Direction
 
@@ -111,7 +112,7 @@ class Drafts:
         self._floats[key] = exported
         if len(self._floats) > _KEPT:
             self._floats.popitem(last=False)
-        model = exported.model(shape.precision, self)
+        model = shippable(exported.model(shape.precision, self))
         return Draft(shape=shape, widths=widths, model=model, size=len(model) + exported.wrapping)
 
     def _exported(self, shape: Shape) -> _Exported:

@@ -12,6 +12,7 @@ from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.data.source import ArraySource
 from edgestill.lab.measure import run_model
 from edgestill.lab.packing.export import export_onnx
+from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import quantise
 from edgestill.lab.score import scores
 from edgestill.lab.training.train import Lesson, train_
@@ -78,6 +79,7 @@ class School:
         model = export_onnx(student, torch.from_numpy(self.shown[:2]))
         if precision == "int8":
             model = quantise(model, self.shown, self.hardware_class)
+        model = shippable(model)
         return model, float(right(model, self.judge).mean())
 
 

@@ -1,0 +1,109 @@
+"""The end of a shipped graph: logits become calibrated probabilities there, so that no caller needs the mathematics.
+
+A file then says with every answer which temperature its probabilities were made with. Who wants another one, because a later
+policy brings it, still has the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, final
+
+import numpy as np
+import onnx_ir as ir
+
+from edgestill.core.errors import ModelError
+from edgestill.infer.confidence import softmax
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.student import LOGITS, PROBABILITIES, TEMPERATURE
+from edgestill.lab.packing.graph import inputs_for, read, written
+from edgestill.lab.packing.passes import through
+
+_TOLERANCE: Final = 1e-5
+_DIVISOR: Final = "temperature_value"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Probabilities:
+    """A `Pass`: the outputs `probabilities`, `softmax(logits / temperature)` `[N, C]`, and `temperature`, `[1]`.
+
+    A file that has them already gets another temperature, and keeps its size.
+
+    Attributes:
+        temperature: above 0; rounded to float32.
+    """
+
+    temperature: float = 1.0
+    name: ClassVar[str] = "give probabilities"
+
+    def requires(self, model: bytes) -> None:
+        """Looks whether there are logits, and whether the names are free.
+
+        Raises:
+            ModelError: no output `logits`, or an output of one of the new names that means something else.
+        """
+        graph = read(model).graph
+        names = [one.name for one in graph.outputs]
+        if LOGITS not in names:
+            raise _wrong("the model gives no logits", f"an output {LOGITS}", names)
+        if _DIVISOR not in graph.initializers and {PROBABILITIES, TEMPERATURE} & set(names):
+            raise _wrong("the model has such outputs of its own", f"{LOGITS} and features", names)
+
+    def apply(self, model: bytes) -> bytes:
+        """The model with both outputs."""
+        known = read(model)
+        graph = known.graph
+        number = ir.tensor(np.array([self.temperature], dtype=np.float32), name=_DIVISOR)
+        if _DIVISOR in graph.initializers:
+            graph.initializers[_DIVISOR].const_value = number
+            return written(known)
+        divisor = ir.Value(name=_DIVISOR, const_value=number)
+        graph.register_initializer(divisor)
+        logits = next(one for one in graph.outputs if one.name == LOGITS)
+        scaled = ir.node("Div", [logits, divisor])
+        last = ir.node("Softmax", scaled.outputs, {"axis": 1})
+        told = ir.node("Identity", [divisor])
+        scaled.outputs[0].name = f"{LOGITS}_scaled"
+        for node, name, shape in ((last, PROBABILITIES, logits.shape), (told, TEMPERATURE, ir.Shape([1]))):
+            made = node.outputs[0]
+            made.name, made.shape, made.type = name, shape, ir.TensorType(ir.DataType.FLOAT)
+            graph.outputs.append(made)
+        graph.extend([scaled, last, told])
+        return written(known)
+
+    def ensures(self, before: bytes, after: bytes) -> None:
+        """The other outputs are as they were, and the new ones as promised, for some inputs.
+
+        Raises:
+            ModelError: they are not.
+        """
+        inputs = inputs_for(before)
+        was, found = OnnxEngine(before).run(inputs), OnnxEngine(after).run(inputs)
+        used = np.float32(self.temperature)
+        wanted = dict(was) | {
+            PROBABILITIES: softmax(was[LOGITS].astype(np.float32), float(used)),
+            TEMPERATURE: np.array([used]),
+        }
+        for name, one in wanted.items():
+            if not np.allclose(found[name], one, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
+                raise _wrong("the new end changed the answers", f"{name} as before it", "others")
+
+
+def shippable(model: bytes, temperature: float = 1.0) -> bytes:
+    """The file as it is shipped, of one that gives logits.
+
+    Raises:
+        ModelError: as `Probabilities` says.
+    """
+    return through(model, [Probabilities(temperature)])
+
+
+def _wrong(what: str, expected: str, got: object) -> ModelError:
+    return ModelError(
+        what,
+        where="model.onnx",
+        expected=expected,
+        got=got,
+        fix="name the outputs `logits` and `features` (docs/bundle.md)",
+    )
