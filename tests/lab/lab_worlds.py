@@ -18,7 +18,7 @@ from edgestill.lab.recipe import Recipe
 from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
-    from edgestill.lab.packing.pack import Packed
+    from edgestill.lab.packing.assemble import Packed
     from edgestill.lab.run import Run
 
 torch.set_num_threads(1)  # for tensors this small a second thread costs more than it gives

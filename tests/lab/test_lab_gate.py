@@ -23,6 +23,7 @@ from edgestill.lab.forward import answers
 from edgestill.lab.measure import run_model
 from edgestill.lab.networks import MotionNet
 from edgestill.lab.packing.aware import InputCodes, WeightCodes, trained_for_codes
+from edgestill.lab.packing.export import export_onnx
 from edgestill.lab.packing.gate import Gate, written_down
 from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import Grid, layers_of, quantise
@@ -50,11 +51,20 @@ def spoilt() -> MotionNet:
     return network
 
 
+def file_of(network: nn.Module) -> bytes:
+    """In floats."""
+    return export_onnx(network, torch.from_numpy(HELD.inputs[:2]))
+
+
 @cache
 def judged(*, retrained: bool = False) -> Written:
     """The spoilt one, written down; where it may be trained on, it comes back whole."""
     return written_down(
-        spoilt(), HELD, TRAIN.inputs, VNNI, retrain=(lambda: run().student) if retrained else None
+        file_of(spoilt()),
+        HELD,
+        TRAIN.inputs,
+        VNNI,
+        retrain=(lambda: file_of(run().student)) if retrained else None,
     )
 
 
@@ -66,19 +76,19 @@ def codes(model: bytes) -> int:
 
 def test_a_student_that_int8_does_not_harm_is_int8_throughout() -> None:
     """One try, whose loss is told with its interval."""
-    written = written_down(run().student, HELD, TRAIN.inputs, VNNI)
+    written = written_down(file_of(run().student), HELD, TRAIN.inputs, VNNI)
     (only,) = written.tried
     assert (only.way, only.in_floats, written.harm) == ("int8", (), {})
     assert only.drop.value <= 0.005
     assert only.drop.low <= only.drop.value <= only.drop.high
     assert only.size == len(written.model)
     assert codes(written.model) == 4
-    assert written.student is run().student
+    assert written.floats == file_of(run().student)
 
 
 def test_who_wants_no_int8_gets_the_file_in_floats() -> None:
     """At once: nothing is tried, and the record says so."""
-    found = written_down(run().student, HELD, TRAIN.inputs, VNNI, gate=Gate(int8=False))
+    found = written_down(file_of(run().student), HELD, TRAIN.inputs, VNNI, gate=Gate(int8=False))
     assert found.model == shippable(found.floats)
     assert [one.way for one in found.tried] == ["floats"]
     assert found.tried[0].drop.value == 0
@@ -115,16 +125,18 @@ def test_training_on_goes_before_floats() -> None:
     """Where the student that was trained on passes, it is the one that is packed, whole in int8."""
     written = judged(retrained=True)
     assert [one.way for one in written.tried] == ["int8", "int8, trained for it"]
-    assert written.student is run().student
+    assert written.floats == file_of(run().student)
     assert codes(written.model) == 4
 
 
 def test_training_that_does_not_help_is_forgotten() -> None:
     """The layers in floats are the first student's, not those of one that was trained on for nothing."""
-    written = written_down(spoilt(), HELD, TRAIN.inputs, VNNI, retrain=lambda: motion_net(4, 4, 6, seed=9))
+    written = written_down(
+        file_of(spoilt()), HELD, TRAIN.inputs, VNNI, retrain=lambda: file_of(motion_net(4, 4, 6, seed=9))
+    )
     assert written.tried[1].way == "int8, trained for it"
     assert written.tried[1].drop.value > 0.005
-    assert same_weights(written.student, spoilt())
+    assert written.floats == file_of(spoilt())
     assert written.tried[-1].drop.value <= 0.005
 
 
@@ -134,7 +146,7 @@ def test_where_nothing_is_allowed_to_be_lost_the_file_may_stay_in_floats() -> No
     with torch.no_grad():
         network.norm2.weight[0] = network.norm3.weight[0] = 1000  # what follows is spoilt as well
         network.conv3.weight[:, 0] = 0
-    found = written_down(network, HELD, TRAIN.inputs, VNNI, gate=Gate(allowed=0.0)).tried[-1]
+    found = written_down(file_of(network), HELD, TRAIN.inputs, VNNI, gate=Gate(allowed=0.0)).tried[-1]
     if found.way == "floats":
         assert found.in_floats == ()
     assert found.drop.value <= 0
@@ -202,7 +214,7 @@ def test_a_student_trained_for_codes_is_an_ordinary_module_that_loses_less() -> 
     assert not any(one._forward_pre_hooks for one in found.modules())
 
     def lost(network: nn.Module) -> float:
-        file = written_down(network, HELD, TRAIN.inputs, AVX2, gate=Gate(allowed=1.0)).model
+        file = written_down(file_of(network), HELD, TRAIN.inputs, AVX2, gate=Gate(allowed=1.0)).model
         return float((run_model(OnnxEngine(file), HELD.inputs)[0].argmax(1) != HELD.labels).mean())
 
     assert lost(found) < lost(student) - 0.05
@@ -211,12 +223,12 @@ def test_a_student_trained_for_codes_is_an_ordinary_module_that_loses_less() -> 
 
 def test_a_grid_of_the_parent_goes_through_the_gate() -> None:
     """The next version is written on it, and judged by what it then answers."""
-    grid = Grid.of(written_down(run().student, HELD, TRAIN.inputs, VNNI).model)
+    grid = Grid.of(written_down(file_of(run().student), HELD, TRAIN.inputs, VNNI).model)
     later = copy.deepcopy(run().student)
     with torch.no_grad():
         for parameter in later.parameters():
             parameter.mul_(1.01)
-    written = written_down(later, HELD, TRAIN.inputs, VNNI, grid=grid)
+    written = written_down(file_of(later), HELD, TRAIN.inputs, VNNI, grid=grid)
     assert Grid.of(written.model).id == grid.id
 
 

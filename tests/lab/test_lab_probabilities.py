@@ -16,7 +16,7 @@ from edgestill.core.errors import ModelError
 from edgestill.core.manifest import MODEL
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
-from edgestill.lab.packing.pack import reweighted
+from edgestill.lab.packing.assemble import reweighted
 from edgestill.lab.packing.probabilities import Probabilities, shippable
 from edgestill.lab.packing.quantise import Grid
 

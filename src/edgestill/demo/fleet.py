@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edgestill.core.protocols import Clock
     from edgestill.demo.processes import Processes
     from edgestill.lab.data.samples import Samples
-    from edgestill.lab.packing.pack import Packed
+    from edgestill.lab.packing.assemble import Packed
 
 PATIENCE: Final = 60.0
 _YEAR: Final = 365 * 86_400.0

@@ -20,7 +20,7 @@ from edgestill.infer.cascade import Cascade, Escalation
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.student import Student
 from edgestill.lab.measure import run_model
-from edgestill.lab.packing.pack import REFERENCE
+from edgestill.lab.packing.assemble import REFERENCE
 from edgestill.lab.redistil import Evidence
 from edgestill.learn.statistics import Statistics
 

@@ -27,8 +27,9 @@ from edgestill.demo.workshop import engine_of, learn, next_student, teach
 from edgestill.lab.absorb import absorb
 from edgestill.lab.forward import answers
 from edgestill.lab.measure import Figure, run_model, share_figure
+from edgestill.lab.packing.assemble import REFERENCE
 from edgestill.lab.packing.calibrate import promise_text
-from edgestill.lab.packing.pack import REFERENCE, backbone_id
+from edgestill.lab.packing.pack import backbone_id
 from edgestill.learn.statistics import Statistics, solve
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from edgestill.demo.scratch import Scratch
     from edgestill.demo.workshop import Workshop
     from edgestill.lab.data.samples import Samples
-    from edgestill.lab.packing.pack import Packed
+    from edgestill.lab.packing.assemble import Packed
     from edgestill.lab.progress import Progress
 
 _RIDGE: Final = 1e-2

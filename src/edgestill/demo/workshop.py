@@ -10,8 +10,8 @@ import torch
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.distil import distill
 from edgestill.lab.measure import accuracy, run_model
+from edgestill.lab.packing.assemble import Origin, Packed
 from edgestill.lab.packing.export import export_onnx
-from edgestill.lab.packing.pack import Origin, Packed
 from edgestill.lab.redistil import Evidence, redistil
 from edgestill.lab.training.train import Lesson, train_
 

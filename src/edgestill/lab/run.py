@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from edgestill.core.bundle import write_archive
 from edgestill.infer.policy import Policy
 from edgestill.lab.fits import as_source
+from edgestill.lab.packing.assemble import Origin, Packed
 from edgestill.lab.packing.aware import trained_for_codes
 from edgestill.lab.packing.footprint import check_budget, footprint_of
 from edgestill.lab.packing.material import labelled
-from edgestill.lab.packing.pack import Origin, Packed, pack
+from edgestill.lab.packing.pack import pack
 from edgestill.lab.teacher.asking import Asking
 
 if TYPE_CHECKING:

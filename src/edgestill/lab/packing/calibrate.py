@@ -4,7 +4,8 @@ Held-out data is split in three: one part fits the temperatures and alpha, one c
 counts when fitting are the groups (people, devices), not the samples: few of them stay near the prior. The
 threshold comes from Learn-then-Test on the loss "the teacher is right and the fused answer is wrong" where the
 samples are independent; where several belong to one group (a person), that promise would be false: the threshold then
-only keeps the escalation budget, and the policy says that it promises nothing and why.
+only keeps the escalation budget, and the policy says that it promises nothing and why. So it does where nobody knows what the
+teacher says.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ class Heldout:
 
     Attributes:
         student: logits `[N, C]`.
-        teacher: logits `[N, C]`.
+        teacher: logits `[N, C]`; None where there is none to ask.
         labels: `[N]`.
         groups: `[N]`.
     """
 
     student: NDArray[np.float32]
-    teacher: NDArray[np.float32]
+    teacher: NDArray[np.float32] | None
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.student.shape != self.teacher.shape:
+        if self.teacher is not None and self.student.shape != self.teacher.shape:
             raise ClassCountError(
                 "teacher and student answer differently many classes",
                 where="held-out answers",
@@ -68,7 +69,7 @@ class Heldout:
         """These samples only."""
         return Heldout(
             student=self.student[index],
-            teacher=self.teacher[index],
+            teacher=None if self.teacher is None else self.teacher[index],
             labels=self.labels[index],
             groups=self.groups[index],
         )
@@ -95,16 +96,31 @@ def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
         )
     fit, choose, report = _thirds(heldout, seed)
     units = len(np.unique(fit.groups))
-    policy = replace(
-        wanted,
-        temperature=fit_temperature(fit.student, fit.labels, units=units),
-        teacher_temperature=fit_temperature(fit.teacher, fit.labels, units=units),
-    )
-    student, teacher = _probabilities(policy, fit)
-    policy = replace(policy, alpha=fit_alpha(teacher, student, fit.labels, units=units))
+    policy = replace(wanted, temperature=fit_temperature(fit.student, fit.labels, units=units))
+    if fit.teacher is not None:
+        temperature = fit_temperature(fit.teacher, fit.labels, units=units)
+        policy = replace(policy, teacher_temperature=temperature)
+        voices = _voices(policy, fit)
+        policy = replace(
+            policy, alpha=fit_alpha(voices["teacher"], voices["student"], fit.labels, units=units)
+        )
     groups = len(np.unique(heldout.groups))
     policy, promise = _with_threshold(policy, choose, independent=groups == len(heldout.labels))
     return replace(policy, evidence=promise | {"report": _report(policy, report)})
+
+
+def kept_budget(student: NDArray[np.float32], wanted: Policy, why: str) -> Policy:
+    """The policy with a threshold that keeps its escalation budget, and no promise.
+
+    Args:
+        student: logits `[N, C]`.
+        wanted: with the temperature to be used.
+        why: nothing is promised.
+    """
+    confidence = confidence_of(softmax(student, wanted.temperature), wanted.measure)
+    evidence: JsonObject = {"promised": False, "n": len(student), "why": why}
+    threshold = threshold_for_share(confidence, wanted.escalation_share)
+    return replace(wanted, threshold=threshold, evidence=evidence)
 
 
 def promise_text(policy: Policy) -> str:
@@ -129,7 +145,13 @@ def promise_text(policy: Policy) -> str:
 
 
 def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tuple[Policy, JsonObject]:
-    student, teacher = _probabilities(policy, part)
+    voices = _voices(policy, part)
+    student, teacher = voices["student"], voices.get("teacher")
+    if teacher is None:
+        kept = kept_budget(
+            part.student, policy, "nobody asked a teacher; the threshold keeps the budget only"
+        )
+        return kept, kept.evidence
     confidence = confidence_of(student, policy.measure)
     threshold = threshold_for_share(confidence, policy.escalation_share)
     if not independent:
@@ -152,9 +174,9 @@ def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tupl
 
 
 def _report(policy: Policy, part: Heldout) -> JsonObject:
-    student, teacher = _probabilities(policy, part)
-    fused = fuse(teacher, student, policy.alpha)
-    voices = {"student": student, "teacher": teacher, "fused": fused}
+    voices = _voices(policy, part)
+    if "teacher" in voices:
+        voices["fused"] = fuse(voices["teacher"], voices["student"], policy.alpha)
     figures: JsonObject = {
         name: {
             "accuracy": float((voice.argmax(1) == part.labels).mean()),
@@ -166,8 +188,12 @@ def _report(policy: Policy, part: Heldout) -> JsonObject:
     return figures | {"n": len(part.labels)}
 
 
-def _probabilities(policy: Policy, part: Heldout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return softmax(part.student, policy.temperature), softmax(part.teacher, policy.teacher_temperature)
+def _voices(policy: Policy, part: Heldout) -> dict[str, NDArray[np.float32]]:
+    """Calibrated probabilities of the student, and of the teacher where there is one."""
+    voices = {"student": softmax(part.student, policy.temperature)}
+    if part.teacher is not None:
+        voices["teacher"] = softmax(part.teacher, policy.teacher_temperature)
+    return voices
 
 
 def _thirds(heldout: Heldout, seed: int) -> tuple[Heldout, Heldout, Heldout]:

@@ -18,13 +18,11 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 
 from edgestill.core.errors import SettingError
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.measure import Figure, mean_figure, run_model
-from edgestill.lab.packing.export import export_onnx
 from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import layers_of, quantise
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
-    from torch import nn
 
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.jsonio import JsonObject
@@ -100,14 +97,12 @@ class Written:
     """A student as a file, and how it came to be so.
 
     Attributes:
-        student: the module that the file is of; another one than was given where it had to be trained on.
-        floats: its file in floats.
+        floats: the student's file in floats; another one than was given where it had to be trained on.
         model: the file, with probabilities at temperature 1.
         tried: what was tried, the last of which is the file.
         harm: layer -> mean divergence of the answers, in nats, where that layer alone is in int8; empty where nobody asked.
     """
 
-    student: nn.Module
     floats: bytes
     model: bytes
     tried: tuple[Try, ...]
@@ -115,31 +110,31 @@ class Written:
 
 
 def written_down(
-    student: nn.Module,
+    floats: bytes,
     heldout: Samples,
     shown: NDArray[np.generic],
     hardware_class: HardwareClass,
     *,
     gate: Gate | None = None,
     grid: Grid | None = None,
-    retrain: Callable[[], nn.Module] | None = None,
+    retrain: Callable[[], bytes] | None = None,
 ) -> Written:
     """The student in int8, as far as that costs no more than is allowed.
 
     Args:
-        student: trained.
+        floats: the trained student's file, with `logits` and `features`.
         heldout: what its accuracy is compared on.
         shown: `[N, ...]`, inputs that calibrate the quantiser.
         hardware_class: where it will run.
         gate: what int8 may cost; by default half a point.
         grid: of the version that it follows; by default its own.
-        retrain: gives the student trained on with its numbers rounded; None where that cannot be.
+        retrain: gives the file of the student trained on with its numbers rounded; None where that cannot be.
 
     Raises:
-        ModelError: it cannot be exported or quantised.
+        ModelError: it cannot be quantised.
     """
     gate = gate or Gate()
-    trial = _Trial(student, _Task(heldout, shown, hardware_class, grid), gate)
+    trial = _Trial(floats, _Task(heldout, shown, hardware_class, grid), gate)
     if not gate.int8:
         trial.stay_in_floats()
         return trial.end()
@@ -149,7 +144,7 @@ def written_down(
         trial.take(retrain())
         if trial.passes("int8, trained for it"):
             return trial.end()
-        trial.take(student)
+        trial.take(floats)
     harm = trial.harm()
     for kept in _more_and_more(sorted(harm, key=lambda one: -harm[one])):
         if trial.passes(f"int8 but for {len(kept)} of {len(harm)} layers", kept):
@@ -205,17 +200,16 @@ class _Task:
 class _Trial:
     """What has been tried so far, and the last file."""
 
-    def __init__(self, student: nn.Module, task: _Task, gate: Gate) -> None:
+    def __init__(self, floats: bytes, task: _Task, gate: Gate) -> None:
         self._task, self._gate = task, gate
         self._tried: list[Try] = []
         self._model = b""
-        self.take(student)
-        self._wanted = task.right(self._floats)
+        self._floats = floats
+        self._wanted = task.right(floats)
 
-    def take(self, student: nn.Module) -> None:
+    def take(self, floats: bytes) -> None:
         """Goes on with this one."""
-        self._student = student
-        self._floats = export_onnx(student, torch.from_numpy(self._task.heldout.inputs[:2]))
+        self._floats = floats
 
     def passes(self, way: str, in_floats: tuple[str, ...] = ()) -> bool:
         """Whether the file that comes of it costs no more than is allowed."""
@@ -234,7 +228,6 @@ class _Trial:
     def end(self, harm: dict[str, float] | None = None) -> Written:
         """What came of it."""
         return Written(
-            student=self._student,
             floats=self._floats,
             model=self._model,
             tried=tuple(self._tried),

@@ -9,10 +9,11 @@ import numpy as np
 from edgestill.core.digest import Digest
 from edgestill.core.manifest import MODEL
 from edgestill.lab.data.samples import Samples
+from edgestill.lab.packing.assemble import REFERENCE, Origin
 from edgestill.lab.packing.calibrate import FEWEST
 from edgestill.lab.packing.gate import Gate
 from edgestill.lab.packing.material import labelled, shown_inputs
-from edgestill.lab.packing.pack import REFERENCE, Origin, pack
+from edgestill.lab.packing.pack import pack
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import Source
-    from edgestill.lab.packing.pack import Packed
+    from edgestill.lab.packing.assemble import Packed
     from edgestill.lab.run import Run
 
 BINS: Final = 10

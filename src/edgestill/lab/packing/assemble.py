@@ -1,0 +1,233 @@
+"""From a file that was judged to a bundle: policy, golden answers, reference statistics, lineage, card.
+
+It asks engines, never torch: the student may have been trained here, or be a finished ONNX file of somebody else's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from edgestill import __version__
+from edgestill.core import manifest as names
+from edgestill.core.bundle import build
+from edgestill.core.jsonio import JsonObject, canonical
+from edgestill.core.units import format_size
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.golden import Golden
+from edgestill.lab.measure import Figure, accuracy, run_model
+from edgestill.lab.packing.calibrate import Heldout, calibrate, kept_budget, promise_text
+from edgestill.lab.packing.material import spread
+from edgestill.lab.packing.probabilities import shippable
+from edgestill.lab.packing.quantise import grid_id
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgestill.core.digest import Digest
+    from edgestill.core.footprint import Footprint
+    from edgestill.core.hardware import HardwareClass
+    from edgestill.core.manifest import Manifest
+    from edgestill.infer.policy import Policy
+    from edgestill.lab.data.samples import Samples
+    from edgestill.lab.packing.gate import Try, Written
+    from edgestill.learn.statistics import Statistics
+
+REFERENCE: Final = "reference.stats"
+GOLDEN_SAMPLES: Final = (4, 16)
+"""At least and at most: between them as many as `GOLDEN_BYTES` hold."""
+GOLDEN_BYTES: Final = 32_000
+TOLERANCE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a student comes from, for `lineage.json`.
+
+    Attributes:
+        name: of the model.
+        version: `MAJOR.MINOR.PATCH`.
+        recipe: as JSON.
+        seed: of the run.
+        parent: digest of the bundle it follows, or None.
+        evidence: what of the fleet's evidence it was taught, or empty.
+    """
+
+    name: str
+    version: str
+    recipe: JsonObject
+    seed: int
+    parent: Digest | None = None
+    evidence: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packed:
+    """A bundle ready to be written, and what was measured while making it.
+
+    Attributes:
+        manifest: of the bundle.
+        blobs: name -> bytes.
+        policy: the fitted one.
+        model_fp32: the student's ONNX before int8.
+        tried: the ways in which it was written down, the last of which is the bundle's.
+        fp32: accuracy of the exported student before int8, on the held-out data.
+        int8: accuracy of the bundle's file.
+        teacher: accuracy of the teacher there; None where there was none.
+        footprint: what it takes of this machine, where there was a budget.
+    """
+
+    manifest: Manifest
+    blobs: dict[str, bytes]
+    policy: Policy
+    model_fp32: bytes
+    tried: tuple[Try, ...]
+    fp32: Figure
+    int8: Figure
+    teacher: Figure | None
+    footprint: Footprint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parts:
+    """What a bundle is made of.
+
+    Attributes:
+        written: the student's file, as the gate let it through.
+        heldout: what the policy is fitted on, and accuracies are told of.
+        teacher: its logits `[N, C]` for these; None where there is no teacher.
+        reference: statistics of what the student was shown.
+        policy: the wanted one; temperatures, alpha and threshold are fitted.
+        origin: for the lineage.
+        hardware_class: where it will run.
+        lineage: what else the lineage says: of teacher, student, backbone and data.
+        labelled: False where the held-out labels are but the answers of the file in floats.
+    """
+
+    written: Written
+    heldout: Samples
+    teacher: NDArray[np.float32] | None
+    reference: Statistics
+    policy: Policy
+    origin: Origin
+    hardware_class: HardwareClass
+    lineage: JsonObject
+    labelled: bool = True
+
+
+def assembled(parts: Parts) -> Packed:
+    """The bundle.
+
+    Raises:
+        DataError: too little held-out data. ClassCountError: student and teacher disagree on the classes.
+    """
+    written, heldout, origin = parts.written, parts.heldout, parts.origin
+    engine = OnnxEngine(written.model)
+    logits, _ = run_model(engine, heldout.inputs)
+    floats, _ = run_model(OnnxEngine(written.floats), heldout.inputs)
+    if parts.labelled:
+        said = Heldout(student=logits, teacher=parts.teacher, labels=heldout.labels, groups=heldout.groups)
+        policy = calibrate(said, parts.policy, seed=origin.seed)
+    else:
+        policy = kept_budget(
+            logits, parts.policy, "the data had no labels; the threshold keeps the budget only"
+        )
+    figures = {"fp32": _accuracy(floats, heldout), "int8": _accuracy(logits, heldout)}
+    if parts.teacher is not None:
+        figures["teacher"] = _accuracy(parts.teacher, heldout)
+    blobs = {
+        names.MODEL: shippable(written.model, policy.temperature),
+        names.POLICY: policy.to_bytes(),
+        names.GOLDEN: _golden(engine, heldout).to_bytes(),
+        names.LINEAGE: canonical(parts.lineage | _lineage(written, origin, figures)),
+        REFERENCE: parts.reference.to_bytes(),
+    }
+    blobs[names.CARD] = _card(f"{origin.name} {origin.version}", figures, policy, written.tried[-1]).encode()
+    manifest, blobs = build(
+        name=origin.name,
+        version=origin.version,
+        hardware_class=parts.hardware_class.name,
+        blobs=blobs,
+    )
+    return Packed(
+        manifest=manifest,
+        blobs=blobs,
+        policy=policy,
+        model_fp32=written.floats,
+        tried=written.tried,
+        fp32=figures["fp32"],
+        int8=figures["int8"],
+        teacher=figures.get("teacher"),
+    )
+
+
+def reweighted(packed: Packed, **changes: object) -> Packed:
+    """The same bundle with other policy values, such as a budget the operator chose."""
+    policy = replace(packed.policy, **changes)  # type: ignore[arg-type]  # the policy checks every value itself
+    head = packed.manifest
+    figures = {"fp32": packed.fp32, "int8": packed.int8}
+    if packed.teacher is not None:
+        figures["teacher"] = packed.teacher
+    card = _card(f"{head.name} {head.version}", figures, policy, packed.tried[-1])
+    blobs = packed.blobs | {
+        names.MODEL: shippable(packed.blobs[names.MODEL], policy.temperature),
+        names.POLICY: policy.to_bytes(),
+        names.CARD: card.encode(),
+    }
+    manifest, blobs = build(
+        name=head.name, version=head.version, hardware_class=head.hardware_class, blobs=blobs
+    )
+    return replace(packed, manifest=manifest, blobs=blobs, policy=policy)
+
+
+def golden_count(bytes_each: int) -> int:
+    """How many inputs of so many bytes the probe of a bundle brings."""
+    least, most = GOLDEN_SAMPLES
+    return min(most, max(least, GOLDEN_BYTES // bytes_each))
+
+
+def _accuracy(logits: NDArray[np.float32], heldout: Samples) -> Figure:
+    return accuracy(logits, heldout.labels, heldout.groups)
+
+
+def _golden(engine: OnnxEngine, heldout: Samples) -> Golden:
+    inputs = spread(heldout.inputs, golden_count(heldout.inputs[0].nbytes))
+    return Golden(input=inputs, logits=run_model(engine, inputs)[0], tolerance=TOLERANCE)
+
+
+def _lineage(written: Written, origin: Origin, figures: dict[str, Figure]) -> JsonObject:
+    return {
+        "made_by": f"edgestill {__version__}",
+        "recipe": origin.recipe,
+        "seed": origin.seed,
+        "parent": None if origin.parent is None else str(origin.parent),
+        "evidence": origin.evidence,
+        "grid": str(grid_id(written.model)),
+        "written": [one.as_json() for one in written.tried],
+        "metrics": {
+            name: {
+                "accuracy": one.value,
+                "ci95": [one.low, one.high] if one.bounded else None,
+                "n": one.n,
+                "groups": one.groups,
+            }
+            for name, one in figures.items()
+        },
+    }
+
+
+def _card(title: str, figures: dict[str, Figure], policy: Policy, file: Try) -> str:
+    alone = any(one.groups == 1 for one in figures.values())
+    caution = (
+        "They are of one group (a person, a device), which says nothing about others.\n\n" if alone else ""
+    )
+    rows = "\n".join(f"| {name} | {one} | {one.rests_on()} |" for name, one in figures.items())
+    return (
+        f"# {title}\n\n"
+        f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(file.size)}, {file.way}.\n\n"
+        "Accuracy on the held-out data that the policy was fitted on, with 95 % intervals over groups:\n\n"
+        f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n{caution}"
+        f"Asks the teacher for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}. "
+        f"Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
+    )
