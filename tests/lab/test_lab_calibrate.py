@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from edgestill.core.errors import ClassCountError, DataError
+from edgestill.infer.confidence import confidence_of, softmax
 from edgestill.infer.policy import Policy
-from edgestill.lab.packing.calibrate import DELTA, EPSILON, Heldout, _thirds, calibrate, promise_text
+from edgestill.lab.packing.calibrate import (
+    DELTA,
+    EPSILON,
+    Heldout,
+    _thirds,
+    calibrate,
+    kept_budget,
+    promise_text,
+)
 
 WANTED = Policy(
     labels=("a", "b", "c"), escalation_share=0.3, audit_share=0.02, measure="margin", leaves="raw"
@@ -109,6 +118,7 @@ def test_too_little_data_is_refused(n: int) -> None:
 def test_voices_of_different_classes_are_refused() -> None:
     """Teacher and student must answer the same question."""
     one = heldout(30)
+    assert one.teacher is not None
     with pytest.raises(ClassCountError, match=r"expected \[30, 2\]; got \[30, 3\]"):
         Heldout(student=one.student, teacher=one.teacher[:, :2], labels=one.labels, groups=one.groups)
 
@@ -176,3 +186,24 @@ PROMISED = {"promised": True, "delta": 0.05, "epsilon": 0.1, "n": 240, "escalate
 def test_a_promise_is_told_with_its_figures_or_not_at_all(evidence: Any, said: str) -> None:
     """Probability, bound and n; where the budget forbids what it needs, that; where there is none, why not."""
     assert promise_text(replace(WANTED, escalation_share=0.25, evidence=evidence)) == said
+
+
+def test_without_a_teacher_the_student_is_calibrated_all_the_same() -> None:
+    """Its temperature is the one it has beside a teacher; alpha stays as wanted, and nothing is promised."""
+    both = heldout(600)
+    alone = calibrate(replace(both, teacher=None), WANTED)
+    assert alone.temperature == calibrate(both, WANTED).temperature
+    assert (alone.alpha, alone.teacher_temperature) == (WANTED.alpha, WANTED.teacher_temperature)
+    assert not alone.promised
+    assert promise_text(alone) == "none, since nobody asked a teacher; the threshold keeps the budget only"
+    assert set(report(alone)) == {"student", "n"}
+
+
+def test_the_threshold_keeps_the_budget_where_nothing_was_fitted() -> None:
+    """The share of these answers below it is the wanted one."""
+    logits = heldout(600).student
+    policy = kept_budget(logits, replace(WANTED, escalation_share=0.3), "why not")
+    assert np.mean(confidence_of(softmax(logits), "margin") < policy.threshold) == pytest.approx(
+        0.3, abs=0.01
+    )
+    assert policy.evidence == {"promised": False, "n": 600, "why": "why not"}

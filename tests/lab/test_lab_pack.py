@@ -72,6 +72,7 @@ def lineage() -> dict[str, Any]:
 def test_the_distilled_student_is_nearly_as_good_as_its_teacher() -> None:
     """The exported int8 student is far above chance, and close to itself in fp32."""
     found = packed()
+    assert found.teacher is not None
     assert found.teacher.value > 0.8
     assert found.int8.value > 0.7
     assert abs(found.int8.value - found.fp32.value) < 0.05

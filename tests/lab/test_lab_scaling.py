@@ -120,6 +120,16 @@ def test_what_is_no_scaling_or_as_short_as_it_can_be_stays_byte_for_byte(steps: 
     assert through(before, [MergeScaling()]) == before
 
 
+@pytest.mark.parametrize("steps", [[("Mul", (0.5,)), ("Div", (0.5,))], [("Sub", (2.0,)), ("Add", (2.0,))]])
+def test_steps_that_undo_each_other_leave_nothing(steps: list[Step]) -> None:
+    """On floats not even a cast is left, and what followed reads the input itself."""
+    before = chain(steps, taken=TensorProto.FLOAT)
+    after = through(before, [MergeScaling()])
+    assert kinds(after) == ["Relu"]
+    floats = BYTES.astype(np.float32) - 100
+    np.testing.assert_allclose(answer(after, floats), answer(before, floats), rtol=1e-5)
+
+
 def test_small_differences_of_large_readings_keep_their_digits() -> None:
     """An air pressure in pascals: `x * scale + shift` would be off by a hundredth of its spread."""
     before = chain([("Sub", [101_325.3]), ("Div", [7.0])], taken=TensorProto.FLOAT, shape=("N", 4))

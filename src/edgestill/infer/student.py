@@ -105,7 +105,7 @@ class Student:
             ModelError, ClassCountError: the model gives no logits `[N, C]` for the C labels.
         """
         start = self._clock.monotonic()
-        batch = self._checked(batch)
+        batch = self.checked(batch)
         outputs = self._engine.run({self._input: batch})
         features = outputs.get(FEATURES)
         probabilities = self._probabilities(outputs, self._logits(outputs, len(batch)))
@@ -117,8 +117,12 @@ class Student:
             latency=self._clock.monotonic() - start,
         )
 
-    def _checked(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
-        """The batch, in this machine's byte order."""
+    def checked(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The batch `[N, ...]` as the engine is given it, in this machine's byte order.
+
+        Raises:
+            ShapeError, DtypeError, NotFiniteError: as `predict`.
+        """
         if (
             type(batch) is np.ndarray
             and batch.shape[1:] == self._usual

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgestill.lab.data.source import ArraySource
     from edgestill.lab.distil import distill
     from edgestill.lab.inherit import IndexMap, carve, fuse_parameters_, inherit_
+    from edgestill.lab.packing.finished import pack_onnx
+    from edgestill.lab.packing.sensor import Sensor
     from edgestill.lab.recipe import Recipe
     from edgestill.lab.run import Run
     from edgestill.lab.searching.search import search
@@ -34,11 +36,13 @@ __all__ = [
     "Runtime",
     "Samples",
     "Search",
+    "Sensor",
     "Slice",
     "carve",
     "distill",
     "fuse_parameters_",
     "inherit_",
+    "pack_onnx",
     "search",
     "train_",
 ]
@@ -54,11 +58,13 @@ _PLACES: Final = {
     "Runtime": "edgestill.lab.training.runtime",
     "Samples": "edgestill.lab.data.samples",
     "Search": "edgestill.lab.searching.settings",
+    "Sensor": "edgestill.lab.packing.sensor",
     "Slice": "edgestill.lab.compare",
     "carve": "edgestill.lab.inherit",
     "distill": "edgestill.lab.distil",
     "fuse_parameters_": "edgestill.lab.inherit",
     "inherit_": "edgestill.lab.inherit",
+    "pack_onnx": "edgestill.lab.packing.finished",
     "search": "edgestill.lab.searching.search",
     "train_": "edgestill.lab.training.train",
 }

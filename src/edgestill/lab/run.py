@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgestill.core.bundle import write_archive
-from edgestill.infer.policy import Policy
 from edgestill.lab.fits import as_source
 from edgestill.lab.packing.assemble import Origin, Packed
 from edgestill.lab.packing.aware import trained_for_codes
-from edgestill.lab.packing.footprint import check_budget, footprint_of
+from edgestill.lab.packing.footprint import held_to, policy_within
 from edgestill.lab.packing.material import labelled
 from edgestill.lab.packing.pack import pack
 from edgestill.lab.teacher.asking import Asking
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.budget import Budget
     from edgestill.core.hardware import HardwareClass
+    from edgestill.infer.policy import Policy
     from edgestill.lab.compare import Comparison
     from edgestill.lab.data.augment import Augment
     from edgestill.lab.data.samples import Samples
@@ -94,18 +93,14 @@ class Run:
             self.teacher,
             train=self.train,
             heldout=heldout,
-            policy=self._policy(policy, heldout.classes),
+            policy=policy_within(policy, self.budget, heldout.classes),
             origin=origin or self._origin("student"),
             hardware_class=hardware_class or self.hardware_class,
             gate=gate or self.gate,
             grid=grid,
             retrain=self._trained_for_codes,
         )
-        if self.budget is not None:
-            footprint = footprint_of(packed.manifest, packed.blobs, heldout.inputs, self.budget)
-            check_budget(self.budget, footprint)
-            packed = replace(packed, footprint=footprint)
-        return packed
+        return held_to(self.budget, packed, heldout.inputs)
 
     def save_bundle(
         self,
@@ -117,8 +112,7 @@ class Run:
         """Packs and writes `NAME.esb`; the file's name becomes the model's. Args and errors as `pack`."""
         path = Path(path)
         packed = self.pack(policy, origin=self._origin(path.stem.lower()), hardware_class=hardware_class)
-        write_archive(path, packed.manifest, packed.blobs)
-        return path
+        return packed.save(path)
 
     def _trained_for_codes(self, hardware_class: HardwareClass) -> nn.Module:
         source, asking = as_source(self.train, "train", self.augment), Asking(teacher=self.teacher)
@@ -126,12 +120,3 @@ class Run:
 
     def _origin(self, name: str) -> Origin:
         return Origin(name=name, version="1.0.0", recipe=self.recipe.as_json(), seed=self.recipe.seed)
-
-    def _policy(self, wanted: Policy | None, classes: int) -> Policy:
-        bound = None if self.budget is None else self.budget.escalation
-        if wanted is None:
-            wanted = Policy(labels=tuple(f"class {index}" for index in range(classes)))
-            share = wanted.escalation_share if bound is None else bound
-        else:
-            share = wanted.escalation_share if bound is None else min(bound, wanted.escalation_share)
-        return replace(wanted, escalation_share=share, audit_share=min(wanted.audit_share, share))

@@ -6,11 +6,12 @@ It asks engines, never torch: the student may have been trained here, or be a fi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgestill import __version__
 from edgestill.core import manifest as names
-from edgestill.core.bundle import build
+from edgestill.core.bundle import build, write_archive
 from edgestill.core.jsonio import JsonObject, canonical
 from edgestill.core.units import format_size
 from edgestill.infer.engine import OnnxEngine
@@ -75,6 +76,7 @@ class Packed:
         fp32: accuracy of the exported student before int8, on the held-out data.
         int8: accuracy of the bundle's file.
         teacher: accuracy of the teacher there; None where there was none.
+        labelled: False where accuracies are but the agreement with the file in floats.
         footprint: what it takes of this machine, where there was a budget.
     """
 
@@ -86,7 +88,17 @@ class Packed:
     fp32: Figure
     int8: Figure
     teacher: Figure | None
+    labelled: bool = True
     footprint: Footprint | None = None
+
+    def save(self, path: Path | str) -> Path:
+        """Writes `NAME.esb`.
+
+        Raises:
+            PathError: it cannot be written.
+        """
+        write_archive(Path(path), self.manifest, self.blobs)
+        return Path(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,14 +155,13 @@ def assembled(parts: Parts) -> Packed:
         names.LINEAGE: canonical(parts.lineage | _lineage(written, origin, figures)),
         REFERENCE: parts.reference.to_bytes(),
     }
-    blobs[names.CARD] = _card(f"{origin.name} {origin.version}", figures, policy, written.tried[-1]).encode()
     manifest, blobs = build(
         name=origin.name,
         version=origin.version,
         hardware_class=parts.hardware_class.name,
-        blobs=blobs,
+        blobs=blobs | {names.CARD: b""},
     )
-    return Packed(
+    packed = Packed(
         manifest=manifest,
         blobs=blobs,
         policy=policy,
@@ -159,26 +170,32 @@ def assembled(parts: Parts) -> Packed:
         fp32=figures["fp32"],
         int8=figures["int8"],
         teacher=figures.get("teacher"),
+        labelled=parts.labelled,
     )
+    return _with(packed, {names.CARD: _card(packed).encode()})
 
 
 def reweighted(packed: Packed, **changes: object) -> Packed:
     """The same bundle with other policy values, such as a budget the operator chose."""
     policy = replace(packed.policy, **changes)  # type: ignore[arg-type]  # the policy checks every value itself
-    head = packed.manifest
-    figures = {"fp32": packed.fp32, "int8": packed.int8}
-    if packed.teacher is not None:
-        figures["teacher"] = packed.teacher
-    card = _card(f"{head.name} {head.version}", figures, policy, packed.tried[-1])
-    blobs = packed.blobs | {
-        names.MODEL: shippable(packed.blobs[names.MODEL], policy.temperature),
-        names.POLICY: policy.to_bytes(),
-        names.CARD: card.encode(),
-    }
-    manifest, blobs = build(
-        name=head.name, version=head.version, hardware_class=head.hardware_class, blobs=blobs
+    changed = replace(packed, policy=policy)
+    return _with(
+        changed,
+        {
+            names.MODEL: shippable(packed.blobs[names.MODEL], policy.temperature),
+            names.POLICY: policy.to_bytes(),
+            names.CARD: _card(changed).encode(),
+        },
     )
-    return replace(packed, manifest=manifest, blobs=blobs, policy=policy)
+
+
+def _with(packed: Packed, changed: dict[str, bytes]) -> Packed:
+    """The bundle with these blobs in the place of others."""
+    head = packed.manifest
+    manifest, blobs = build(
+        name=head.name, version=head.version, hardware_class=head.hardware_class, blobs=packed.blobs | changed
+    )
+    return replace(packed, manifest=manifest, blobs=blobs)
 
 
 def golden_count(bytes_each: int) -> int:
@@ -217,17 +234,23 @@ def _lineage(written: Written, origin: Origin, figures: dict[str, Figure]) -> Js
     }
 
 
-def _card(title: str, figures: dict[str, Figure], policy: Policy, file: Try) -> str:
-    alone = any(one.groups == 1 for one in figures.values())
+def _card(packed: Packed) -> str:
+    figures = {"fp32": packed.fp32, "int8": packed.int8, "teacher": packed.teacher}
+    told = {name: one for name, one in figures.items() if one is not None}
+    policy, file, head = packed.policy, packed.tried[-1], packed.manifest
+    alone = any(one.groups == 1 for one in told.values())
     caution = (
         "They are of one group (a person, a device), which says nothing about others.\n\n" if alone else ""
     )
-    rows = "\n".join(f"| {name} | {one} | {one.rests_on()} |" for name, one in figures.items())
+    rows = "\n".join(f"| {name} | {one} | {one.rests_on()} |" for name, one in told.items())
+    of = "Accuracy on the held-out data that the policy was fitted on"
+    if not packed.labelled:
+        of = "Agreement with the file in floats, on data without labels"
     return (
-        f"# {title}\n\n"
+        f"# {head.name} {head.version}\n\n"
         f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(file.size)}, {file.way}.\n\n"
-        "Accuracy on the held-out data that the policy was fitted on, with 95 % intervals over groups:\n\n"
-        f"| model | accuracy | on |\n|---|---|---|\n{rows}\n\n{caution}"
+        f"{of}, with 95 % intervals over groups:\n\n"
+        f"| model | {'accuracy' if packed.labelled else 'agreement'} | on |\n|---|---|---|\n{rows}\n\n{caution}"
         f"Asks the teacher for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}. "
         f"Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core.clock import SystemClock
@@ -12,6 +13,7 @@ from edgestill.core.hardware import HardwareClass
 from edgestill.core.manifest import MODEL
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.memory import is_measurable, memory_of
+from edgestill.infer.policy import Policy
 from edgestill.infer.timing import time_engines
 from edgestill.lab.notices import NotMeasuredWarning
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.budget import Budget
     from edgestill.core.manifest import Manifest
+    from edgestill.lab.packing.assemble import Packed
 
 _SHOWN: Final = 32
 _AGAIN: Final = 1.10
@@ -30,6 +33,38 @@ _TOO_MUCH: Final = {
     "latency": "the student is slower than its budget",
     "memory": "the student takes more memory than its budget",
 }
+
+
+def policy_within(wanted: Policy | None, budget: Budget | None, classes: int) -> Policy:
+    """The wanted policy, asking no more than the budget allows; without one, a policy of `class 0`, `class 1`, ..."""
+    bound = None if budget is None else budget.escalation
+    if wanted is None:
+        wanted = Policy(labels=tuple(f"class {index}" for index in range(classes)))
+        share = wanted.escalation_share if bound is None else bound
+    else:
+        share = wanted.escalation_share if bound is None else min(bound, wanted.escalation_share)
+    return replace(wanted, escalation_share=share, audit_share=min(wanted.audit_share, share))
+
+
+def held_to(budget: Budget | None, packed: Packed, inputs: NDArray[np.generic]) -> Packed:
+    """The bundle with what it takes, where there is a budget.
+
+    Args:
+        budget: what is bounded.
+        packed: the bundle.
+        inputs: `[N, ...]`, some that the sensor gives.
+
+    Raises:
+        SettingError: it takes more than the budget allows.
+
+    Warns:
+        NotMeasuredWarning: a bound that nothing here can be held against.
+    """
+    if budget is None:
+        return packed
+    footprint = footprint_of(packed.manifest, packed.blobs, inputs, budget)
+    check_budget(budget, footprint)
+    return replace(packed, footprint=footprint)
 
 
 def footprint_of(
@@ -59,7 +94,7 @@ def footprint_of(
                 f"the bundle is for {manifest.hardware_class}" if not here else "this system does not tell it"
             )
             warnings.warn(
-                NotMeasuredWarning(f"{name} was not held against its budget: {reason}"), stacklevel=4
+                NotMeasuredWarning(f"{name} was not held against its budget: {reason}"), stacklevel=5
             )
     return Footprint(
         size=manifest.size, latency=latency, memory=memory, hardware_class=manifest.hardware_class

@@ -135,7 +135,8 @@ def _merge(graph: ir.Graph, taken: ir.Value) -> bool:
         return False
     nodes = _written(graph, chain, taken)
     graph.insert_before(chain.nodes[0], nodes)
-    ir.convenience.replace_all_uses_with(chain.value, nodes[-1].outputs[0])
+    last = nodes[-1].outputs[0] if nodes else taken  # steps that undo each other leave nothing
+    ir.convenience.replace_all_uses_with(chain.value, last)
     graph.remove(chain.nodes[::-1], safe=True)
     return True
 
