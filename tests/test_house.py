@@ -70,6 +70,7 @@ LIBRARIES: dict[str, set[str]] = {
 # ... and which module may load one that its room may not.
 EXCEPTIONS: dict[str, set[str]] = {
     "edgestill.infer.engine": {"onnxruntime"},
+    "edgestill.infer.openvino": {"openvino"},
     "edgestill.infer.recordings": {"PIL"},
     "edgestill.link.inference": {"numpy"},
     "edgestill.device.serve": {"starlette", "uvicorn"},

@@ -83,6 +83,23 @@ def test_a_finished_model_and_pictures_become_a_bundle(folder: Path) -> None:
         assert told["answers"][0]["label"] == name
 
 
+def test_engines_are_compared_on_a_bundle(folder: Path) -> None:
+    """Both answer the golden questions of this small model alike; each is timed, for scripts and for people."""
+    path = folder / "camera.esb"
+    edgestill(
+        "bundle", "build", folder / "colours.onnx", "--calibration", folder / "pictures", "--sensor", SENSOR,
+        "--out", path,
+    )  # fmt: skip
+    told = json.loads(edgestill("device", "engines", path, "--json").stdout)
+    assert {one["engine"] for one in told["engines"]} == {"onnxruntime", "openvino"}
+    assert all(one["agrees"] and one["p50"] > 0 for one in told["engines"])
+    said = edgestill("device", "engines", path)
+    assert said.returncode == 0
+    assert said.stdout.count("agrees") == 2
+    path.write_bytes(path.read_bytes()[:-600])
+    assert edgestill("device", "engines", path).returncode == 1
+
+
 def test_without_out_the_bundle_is_called_as_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the folder one stands in; people get sentences."""
     monkeypatch.chdir(folder)

@@ -40,7 +40,9 @@ FOREIGN = [
 ]
 
 
-def joined(path: Path, hub: TinyHub, *, token: str | None = None, name: str = "d1") -> Home:
+def joined(
+    path: Path, hub: TinyHub, *, token: str | None = None, name: str = "d1", engine: str = "onnxruntime"
+) -> Home:
     """A device that has joined a hub in memory."""
     return join(
         path,
@@ -49,6 +51,7 @@ def joined(path: Path, hub: TinyHub, *, token: str | None = None, name: str = "d
         name=name,
         settings=SETTINGS,
         transport=MemoryTransport(hub),
+        engine=engine,
     )
 
 
@@ -60,6 +63,13 @@ def test_joining_makes_a_home(tmp_path: Path) -> None:
     assert (home.identity.device, home.identity.credential) == ("d1", hub.secret)
     assert (home.identity.hub, home.identity.hardware_class) == ("http://127.0.0.1:1", HERE)
     assert home.root == hub.repository.root
+
+
+def test_a_device_with_another_engine_is_of_another_class(tmp_path: Path) -> None:
+    """Its hub gives it bundles for that engine."""
+    home = joined(tmp_path / "home", TinyHub(), engine="openvino")
+    assert home.identity.hardware_class == HERE.replace("onnxruntime", "openvino")
+    assert home.identity.hardware_class != HERE
 
 
 def test_attack_a_hub_with_another_root_is_refused(tmp_path: Path) -> None:

@@ -23,11 +23,13 @@ from edgestill.core.errors import (
     SettingError,
     ShapeError,
 )
+from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import parse_object
 from edgestill.infer import load
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.golden import probe, read_golden
+from edgestill.infer.openvino import OpenVinoEngine
 from edgestill.infer.policy import Policy
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.packing.assemble import REFERENCE, reweighted
@@ -184,6 +186,20 @@ def test_who_wants_no_int8_gets_none() -> None:
     assert made.tried[-1].way == "floats"
     found = answer(made.blobs["model.onnx"], BYTES)["logits"]
     np.testing.assert_allclose(found, by_hand(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_bundle_for_another_engine_is_judged_by_it() -> None:
+    """Accuracy, golden answers and latency are OpenVINO's where the hardware class says so."""
+    where = HardwareClass.here("openvino")
+    made = pack_onnx(image_model(), data(), sensor=CAMERA, hardware_class=where, budget=Budget(latency="1 s"))
+    assert made.manifest.hardware_class == where.name
+    golden = read_golden(made.blobs["golden.npz"])
+    engine = OpenVinoEngine(made.blobs["model.onnx"])
+    assert probe(engine, golden, SystemClock()).difference < 1e-6
+    found = engine.run({"input": BYTES})["logits"].astype(np.float32)
+    assert made.int8.value == pytest.approx(np.mean(found.argmax(1) == data().labels))
+    assert made.footprint is not None
+    assert made.footprint.latency is not None
 
 
 def test_a_budget_is_held() -> None:

@@ -96,8 +96,8 @@ def test_the_unseen_figure_is_the_files_on_data_that_chose_nothing() -> None:
     point = found.points[0]
     model = point.file.read_bytes()
     assert point.unseen is not None
-    assert point.unseen.value == pytest.approx(right(model, unseen).mean())
-    assert point.judged == pytest.approx(right(model, judge).mean())
+    assert point.unseen.value == pytest.approx(right(model, unseen, found.hardware_class).mean())
+    assert point.judged == pytest.approx(right(model, judge, found.hardware_class).mean())
     theirs = scores(found.student(point), ArraySource.of(unseen)).mean()
     assert abs(theirs - point.unseen.value) < 0.1
     assert len(model) < point.footprint.size

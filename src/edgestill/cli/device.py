@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,14 @@ import typer
 
 from edgestill.cli.terminal import plain
 from edgestill.cli.watching import watched
-from edgestill.core.bundle import PUBLIC
+from edgestill.core.bundle import PUBLIC, Bundle
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.extras import require
+from edgestill.core.manifest import GOLDEN, MODEL
+from edgestill.core.units import format_duration
 
-app = typer.Typer(help="Time a family of models on the device that they are for.", no_args_is_help=True)
+app = typer.Typer(help="Time models on the device that they are for.", no_args_is_help=True)
 
 
 @app.command()
@@ -48,14 +51,46 @@ def profile(
     folder: Annotated[Path, typer.Argument(help="That `edgestill device shapes` made.")],
     *,
     out: Annotated[Path, typer.Option(help="File for the latencies.")] = Path("profile.json"),
+    engine: Annotated[str, typer.Option(help="That runs them: onnxruntime or openvino.")] = "onnxruntime",
 ) -> None:
     """Time the models on this device; needs an engine and no torch."""
     require("onnxruntime", extra="device", purpose="to run models")
     from edgestill.core.hardware import HardwareClass
+    from edgestill.infer.engines import engine_name
     from edgestill.infer.profiling import time_shapes
 
-    found, refused = time_shapes(folder, SystemClock())
+    found, refused = time_shapes(folder, SystemClock(), engine=engine)
     write_whole(out, found, mode=PUBLIC)
     for one in refused:
         typer.echo(plain(one), err=True)
-    typer.echo(f"timed on {HardwareClass.here()}: {out}; give it to `edgestill search JOB --profile`")
+    typer.echo(
+        f"timed on {HardwareClass.here(engine_name(engine))}: {out}; give it to `edgestill search JOB --profile`"
+    )
+
+
+@app.command()
+def engines(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: NAME.esb or a folder.")],
+    *,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="That share one operator.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Run a bundle's model on every engine that is installed here: which agree with it, and how fast they are."""
+    require("onnxruntime", extra="device", purpose="to run models")
+    from edgestill.infer.golden import read_golden
+    from edgestill.infer.parity import compared
+
+    opened = Bundle.open(bundle)
+    opened.verify()
+    ran = compared(opened.read(MODEL), read_golden(opened.read(GOLDEN)), SystemClock(), threads=threads)
+    if as_json:
+        typer.echo(json.dumps({"bundle": str(bundle), "engines": [one.as_json() for one in ran]}))
+        return
+    for one in ran:
+        if one.refused or one.latency is None:
+            typer.echo(plain(f"{one.name}: {one.refused}"))
+            continue
+        typer.echo(
+            f"{one.name}: p50 {format_duration(one.latency.p50.value)}, p95 {format_duration(one.latency.p95.value)}; "
+            f"{'agrees' if one.agrees else 'DIFFERS'}: {one.difference:.3g} of {one.tolerance:g} allowed"
+        )

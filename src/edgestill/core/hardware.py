@@ -17,6 +17,9 @@ from edgestill.core.errors import MessageError
 
 PATTERN: Final = r"[a-z0-9_]{1,16}-[a-z0-9]{1,16}-[a-z0-9]{1,16}"
 
+ENGINES: Final = ("onnxruntime", "openvino")
+"""Runtimes of the same ONNX file, the usual one first."""
+
 _INSTRUCTION_SETS: Final = (
     ("x86_64", "avx512_vnni", "vnni"),
     ("x86_64", "avx_vnni", "vnni"),
@@ -46,7 +49,7 @@ class HardwareClass:
         return self.name
 
     @classmethod
-    def describe(cls, machine: str, cpuinfo: str, engine: str = "onnxruntime") -> Self:
+    def describe(cls, machine: str, cpuinfo: str, engine: str = ENGINES[0]) -> Self:
         """The class of a machine with this `platform.machine()` and this text of `/proc/cpuinfo`."""
         arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine.lower(), machine.lower())
         flags = set(re.findall(r"[a-z0-9_]+", cpuinfo))
@@ -56,7 +59,7 @@ class HardwareClass:
         return cls(f"{arch}-base-{engine}")
 
     @classmethod
-    def here(cls, engine: str = "onnxruntime") -> Self:
+    def here(cls, engine: str = ENGINES[0]) -> Self:
         """The class of this machine."""
         cpuinfo = Path("/proc/cpuinfo")
         return cls.describe(platform.machine(), cpuinfo.read_text() if cpuinfo.exists() else "", engine)

@@ -19,7 +19,7 @@ from edgestill.core.manifest import GOLDEN, MODEL, POLICY
 from edgestill.device.frames import Frame, receive, send
 from edgestill.device.model import Serving, learner_of
 from edgestill.device.serving import Server
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.infer.golden import probe, read_golden
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import Student
@@ -42,7 +42,7 @@ def run_probe(archive: Path) -> None:
     """
     clock = SystemClock()
     bundle = Bundle.open(archive)
-    engine = OnnxEngine(bundle.read(MODEL))
+    engine = engine_of(bundle.read(MODEL), bundle.manifest.hardware_class)
     probe(engine, read_golden(bundle.read(GOLDEN)), clock).check()
     policy = Policy.from_bytes(bundle.read(POLICY))
     Student(engine, policy, clock=clock)

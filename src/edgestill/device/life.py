@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import SettingError, TrustError
-from edgestill.core.hardware import HardwareClass
+from edgestill.core.hardware import ENGINES, HardwareClass
 from edgestill.core.wire import Enrol
 from edgestill.device import processes
 from edgestill.device.agent import Agent
@@ -39,7 +39,16 @@ _TOKEN: Final = re.compile(r"est1\.[A-Za-z0-9_-]{1,120}\.([0-9a-f]{64})")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def join(path: Path, *, hub: str, token: str, name: str, settings: Settings, transport: Transport) -> Home:
+def join(
+    path: Path,
+    *,
+    hub: str,
+    token: str,
+    name: str,
+    settings: Settings,
+    transport: Transport,
+    engine: str = ENGINES[0],
+) -> Home:
     """Enrols a device with its hub and makes its home.
 
     Args:
@@ -49,6 +58,7 @@ def join(path: Path, *, hub: str, token: str, name: str, settings: Settings, tra
         name: the device's name in the fleet.
         settings: what its owner chose.
         transport: to the hub.
+        engine: that will run its models; it is part of the device's hardware class.
 
     Raises:
         SettingError: a token or name that cannot be one.
@@ -75,7 +85,7 @@ def join(path: Path, *, hub: str, token: str, name: str, settings: Settings, tra
         )
     refuse_inhabited(path)
     hub = hub.rstrip("/")
-    hardware_class = str(HardwareClass.here())
+    hardware_class = str(HardwareClass.here(engine))
     control = ControlClient(transport, hub, timeout=TIMEOUT)
     enrolled = control.enrol(
         Enrol(join_token=token, device=name, hardware_class=hardware_class, labels=settings.labels)

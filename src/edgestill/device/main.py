@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from edgestill.core import logs
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
+from edgestill.core.hardware import ENGINES
 from edgestill.core.units import parse_duration
 from edgestill.device.privacy import LEVELS
 
@@ -62,6 +63,7 @@ def _join(options: argparse.Namespace) -> None:
         name=options.name,
         settings=settings,
         transport=HttpTransport(),
+        engine=options.engine,
     )
     sys.stdout.write(f"{home.identity.device} belongs to {home.identity.hub}\n")
 
@@ -133,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=LEVELS,
         default="raw",
         help="the most that may leave it (default: as the bundle says)",
+    )
+    one.add_argument(
+        "--engine", choices=ENGINES, default=ENGINES[0], help="that runs its models (default: %(default)s)"
     )
     two = verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT")
     two.add_argument("--home", type=Path, required=True)

@@ -19,7 +19,7 @@ from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
 from edgestill.device.privacy import Permissions
 from edgestill.infer.cascade import Cascade
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import Student
 from edgestill.learn.statistics import Statistics
@@ -88,7 +88,7 @@ class Serving:
     ) -> None:
         policy = Policy.from_bytes(bundle.read(POLICY))
         self._policy = policy
-        self._engine = OnnxEngine(bundle.read(MODEL))
+        self._engine = engine_of(bundle.read(MODEL), bundle.manifest.hardware_class)
         self._clock = clock
         self._memory = memory
         self._permissions = permissions

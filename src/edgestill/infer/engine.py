@@ -59,14 +59,7 @@ class OnnxEngine:
     """
 
     def __init__(self, model: bytes, *, threads: int = 1) -> None:
-        if not 1 <= threads <= _MAX_THREADS:
-            raise SettingError(
-                "threads out of range",
-                expected=f"1 to {_MAX_THREADS}",
-                got=threads,
-                where="threads",
-                fix="leave it at 1 on a small device",
-            )
+        check_threads(threads)
         check_self_contained(model)
         runtime = require("onnxruntime", extra="device", purpose="to run a model")
         self._session = _session(runtime, model, threads)
@@ -101,6 +94,18 @@ class OnnxEngine:
                 expected="an answer",
             ) from error
         return dict(zip(self._names, values, strict=True))
+
+
+def check_threads(threads: int) -> None:
+    """Raises SettingError where an engine cannot be made with so many."""
+    if not 1 <= threads <= _MAX_THREADS:
+        raise SettingError(
+            "threads out of range",
+            expected=f"1 to {_MAX_THREADS}",
+            got=threads,
+            where="threads",
+            fix="leave it at 1 on a small device",
+        )
 
 
 def _session(runtime: Any, model: bytes, threads: int) -> Any:

@@ -40,22 +40,25 @@ def is_measurable() -> bool:
     return _CLEAR.exists() and _STATUS.exists()
 
 
-def memory_of(model: bytes, *, threads: int = 1, repeats: int = _REPEATS) -> Spread:
+def memory_of(
+    model: bytes, *, threads: int = 1, repeats: int = _REPEATS, engine: str = "onnxruntime"
+) -> Spread:
     """Bytes that the model adds to a process's peak: the median of several processes, with their quartiles.
 
     Args:
         model: an ONNX file of one input, whose free axes are taken as 1.
         threads: as the engine is made with.
         repeats: processes, at least 2.
+        engine: that runs it.
 
     Raises:
         EngineError: the model could not be run there.
     """
-    return spread([float(_measured(model, threads)) for _ in range(repeats)])
+    return spread([float(_measured(model, threads, engine)) for _ in range(repeats)])
 
 
-def _measured(model: bytes, threads: int) -> int:
-    command = [sys.executable, "-m", "edgestill.infer.memory", str(threads)]
+def _measured(model: bytes, threads: int, engine: str) -> int:
+    command = [sys.executable, "-m", "edgestill.infer.memory", str(threads), engine]
     found = subprocess.run(command, input=model, capture_output=True, check=False, timeout=_SECONDS)  # noqa: S603  # ourselves
     if found.returncode != 0:
         raise EngineError(
@@ -69,13 +72,13 @@ def _measured(model: bytes, threads: int) -> int:
 
 
 def _main() -> None:
-    from edgestill.infer.engine import OnnxEngine
+    from edgestill.infer.engines import engine_of
 
     model = sys.stdin.buffer.read()
-    _answer(OnnxEngine(IDLE))
+    _answer(engine_of(IDLE, sys.argv[2]))
     _CLEAR.write_text(_PEAK)
     before = _bytes("VmRSS")
-    engine = OnnxEngine(model, threads=int(sys.argv[1]))
+    engine = engine_of(model, sys.argv[2], threads=int(sys.argv[1]))
     for _ in range(_ANSWERS):
         _answer(engine)
     sys.stdout.write(f"{max(0, _bytes('VmHWM') - before)}\n")

@@ -25,17 +25,17 @@ from edgestill.core.files import read_plain
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.infer.arrayfile import read_npy
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import DEFAULT, engine_name, engine_of
 from edgestill.infer.timing import time_engines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from edgestill.core.jsonio import Json
-    from edgestill.core.protocols import Clock
+    from edgestill.core.protocols import Clock, Engine
 
 SHAPES, INPUTS = "shapes.json", "inputs.npy"
 VERSION: Final = 1
@@ -86,13 +86,18 @@ def write_shapes(folder: Path, subjects: Sequence[Subject], inputs: NDArray[np.g
 
 
 def time_shapes(
-    folder: Path, clock: Clock, *, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    clock: Clock,
+    *,
+    engine: str = DEFAULT,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[bytes, list[str]]:
     """Times the folder's models on this machine, on one thread.
 
     Args:
         folder: that `write_shapes` made.
         clock: read before and after each answer.
+        engine: that runs them.
         progress: called with (models loaded, models).
 
     Returns:
@@ -103,14 +108,14 @@ def time_shapes(
         EngineError: the engine refuses all of them.
     """
     subjects, inputs = read_shapes(folder)
-    engines: dict[str, OnnxEngine] = {}
+    engines: dict[str, Engine] = {}
     refused = []
     for at, one in enumerate(subjects):
         try:
-            engine = OnnxEngine(one.model)
-            (name,) = engine.inputs
-            engine.run({name: inputs[:1]})
-            engines[str(at)] = engine
+            made = engine_of(one.model, engine)
+            (name,) = made.inputs
+            made.run({name: inputs[:1]})
+            engines[str(at)] = made
         except (EngineError, ModelError) as error:
             refused.append(f"{at}.onnx was left out: {error}")
         if progress is not None:
@@ -123,11 +128,15 @@ def time_shapes(
             got=refused[0] if refused else "no models",
             fix="make the shapes for this device's class",
         )
-    return timed(subjects, engines, inputs, clock), refused
+    return timed(subjects, engines, inputs, clock, HardwareClass.here(engine_name(engine))), refused
 
 
 def timed(
-    subjects: Sequence[Subject], engines: dict[str, OnnxEngine], inputs: NDArray[np.generic], clock: Clock
+    subjects: Sequence[Subject],
+    engines: Mapping[str, Engine],
+    inputs: NDArray[np.generic],
+    clock: Clock,
+    hardware_class: HardwareClass,
 ) -> bytes:
     """The profile of these engines, named by their subjects' places."""
     times = time_engines(engines, inputs, clock=clock, rounds=ROUNDS, runs=RUNS)
@@ -140,7 +149,7 @@ def timed(
         }
         for name, one in times.items()
     ]
-    head = {"version": VERSION, "hardware_class": HardwareClass.here().name, "threads": 1, "models": models}
+    head = {"version": VERSION, "hardware_class": hardware_class.name, "threads": 1, "models": models}
     return json.dumps(head, indent=1).encode()
 
 

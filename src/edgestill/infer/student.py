@@ -241,12 +241,15 @@ def is_array(batch: object, name: str) -> NDArray[np.generic]:
     )
 
 
-def load(path: Path | str, *, threads: int = 1, clock: Clock | None = None) -> Student:
+def load(
+    path: Path | str, *, threads: int = 1, engine: str | None = None, clock: Clock | None = None
+) -> Student:
     """The student of a bundle, ready to answer.
 
     Args:
         path: `NAME.esb`, or a bundle's folder.
         threads: that share one operator.
+        engine: `onnxruntime` or `openvino`; by default that of the bundle's hardware class.
         clock: the machine's own where none is given.
 
     Raises:
@@ -254,14 +257,14 @@ def load(path: Path | str, *, threads: int = 1, clock: Clock | None = None) -> S
         MessageError, SettingError: the policy is malformed.
         ModelError, EngineError, MissingExtraError: as `infer.engine.OnnxEngine`.
     """
-    from edgestill.infer.engine import OnnxEngine
+    from edgestill.infer.engines import engine_of
 
     bundle = Bundle.open(path)
     with within(f"{path}: {POLICY}", fix=_REBUILD):
         policy = Policy.from_bytes(bundle.read(POLICY))
     with within(f"{path}: {MODEL}", fix=_REBUILD):
-        engine = OnnxEngine(bundle.read(MODEL), threads=threads)
-        return Student(engine, policy, clock=clock or SystemClock())
+        made = engine_of(bundle.read(MODEL), engine or bundle.manifest.hardware_class, threads=threads)
+        return Student(made, policy, clock=clock or SystemClock())
 
 
 def _checked_head(head: Head, classes: int) -> Head:

@@ -14,7 +14,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import SettingError
 from edgestill.core.footprint import slacks
-from edgestill.core.hardware import HardwareClass
+from edgestill.infer.engines import runs_here
 from edgestill.infer.profiling import write_shapes
 from edgestill.lab.fits import as_source
 from edgestill.lab.job import make_folder, write_report
@@ -179,7 +179,7 @@ def _chosen(budget: Budget, found: Found, out: Path, policy: Policy) -> dict[str
     save_weights(run.student, out / "student.safetensors")
     bundle = out / "student.esb"
     write_archive(bundle, packed.manifest, packed.blobs)
-    here = found.hardware_class == HardwareClass.here()
+    here = runs_here(found.hardware_class.name)
     return {
         "picked": point.name,
         "passed_over": passed,

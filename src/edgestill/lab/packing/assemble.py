@@ -14,7 +14,7 @@ from edgestill.core import manifest as names
 from edgestill.core.bundle import build, write_archive
 from edgestill.core.jsonio import JsonObject, canonical
 from edgestill.core.units import format_size
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.infer.golden import Golden
 from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.packing.calibrate import Heldout, calibrate, kept_budget, promise_text
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgestill.core.footprint import Footprint
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.manifest import Manifest
+    from edgestill.core.protocols import Engine
     from edgestill.infer.policy import Policy
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.packing.gate import Try, Written
@@ -135,9 +136,9 @@ def assembled(parts: Parts) -> Packed:
         DataError: too little held-out data. ClassCountError: student and teacher disagree on the classes.
     """
     written, heldout, origin = parts.written, parts.heldout, parts.origin
-    engine = OnnxEngine(written.model)
+    engine = engine_of(written.model, parts.hardware_class.name)
     logits, _ = run_model(engine, heldout.inputs)
-    floats, _ = run_model(OnnxEngine(written.floats), heldout.inputs)
+    floats, _ = run_model(engine_of(written.floats, parts.hardware_class.name), heldout.inputs)
     if parts.labelled:
         said = Heldout(student=logits, teacher=parts.teacher, labels=heldout.labels, groups=heldout.groups)
         policy = calibrate(said, parts.policy, seed=origin.seed)
@@ -208,7 +209,7 @@ def _accuracy(logits: NDArray[np.float32], heldout: Samples) -> Figure:
     return accuracy(logits, heldout.labels, heldout.groups)
 
 
-def _golden(engine: OnnxEngine, heldout: Samples) -> Golden:
+def _golden(engine: Engine, heldout: Samples) -> Golden:
     inputs = spread(heldout.inputs, golden_count(heldout.inputs[0].nbytes))
     return Golden(input=inputs, logits=run_model(engine, inputs)[0], tolerance=TOLERANCE)
 

@@ -19,6 +19,7 @@ from edgestill.core.hardware import HardwareClass
 from edgestill.core.oip import NUMPY_NAMES
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import FEATURES, LOGITS, Student
 from edgestill.lab.data.samples import Samples
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.budget import Budget
     from edgestill.core.jsonio import JsonObject
+    from edgestill.core.protocols import Engine
 
 FEWEST: Final = 2
 _SHOWN: Final = 512
@@ -110,7 +112,7 @@ def pack_onnx(
         written=written,
         heldout=heldout,
         teacher=answers,
-        reference=_reference(written.model, backbone, heldout, answers),
+        reference=_reference(engine_of(written.model, where.name), backbone, heldout, answers),
         policy=policy,
         origin=origin or Origin(name="student", version="1.0.0", recipe={}, seed=0),
         hardware_class=where,
@@ -202,10 +204,10 @@ def _answers_of(teacher: bytes, heldout: Samples, sensor: Sensor) -> NDArray[np.
 
 
 def _reference(
-    model: bytes, backbone: Digest, heldout: Samples, teacher: NDArray[np.float32] | None
+    engine: Engine, backbone: Digest, heldout: Samples, teacher: NDArray[np.float32] | None
 ) -> Statistics:
     """Of the calibration data: targets are the teacher's where there is one, else the labels."""
-    features = run_model(OnnxEngine(model), heldout.inputs)[1]
+    features = run_model(engine, heldout.inputs)[1]
     targets = np.eye(heldout.classes)[heldout.labels] if teacher is None else softmax(teacher)
     empty = Statistics.empty(backbone=backbone, window=0, classes=heldout.classes, features=features.shape[1])
     return empty.add(features, targets)

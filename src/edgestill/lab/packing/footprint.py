@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import SettingError
 from edgestill.core.footprint import Footprint, slacks
-from edgestill.core.hardware import HardwareClass
 from edgestill.core.manifest import MODEL
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_name, engine_of, runs_here
 from edgestill.infer.memory import is_measurable, memory_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.timing import time_engines
@@ -81,13 +80,15 @@ def footprint_of(
     Warns:
         NotMeasuredWarning: a bound that nothing here can be held against.
     """
-    here = HardwareClass.here().name == manifest.hardware_class
+    here = runs_here(manifest.hardware_class)
     latency = memory = None
     if budget.latency is not None and here:
-        found = time_engines({_ONLY: OnnxEngine(blobs[MODEL])}, inputs[:_SHOWN], clock=SystemClock())
+        found = time_engines(
+            {_ONLY: engine_of(blobs[MODEL], manifest.hardware_class)}, inputs[:_SHOWN], clock=SystemClock()
+        )
         latency = found[_ONLY].p95.value
     if budget.memory is not None and here and is_measurable():
-        memory = int(memory_of(blobs[MODEL]).value)
+        memory = int(memory_of(blobs[MODEL], engine=engine_name(manifest.hardware_class)).value)
     for name, bound, value in (("latency", budget.latency, latency), ("memory", budget.memory, memory)):
         if bound is not None and value is None:
             reason = (

@@ -7,7 +7,7 @@ What is tried, one after the other, until the loss is within what is allowed:
 3. the layers that int8 harms most stay in floats, as few as it takes;
 4. all of them do: the file in floats.
 
-What counts is the task's score on held-out samples, as the engine answers: not how near the weights are. It chooses on
+What counts is the task's score on held-out samples, as the hardware's engine answers: not how near the weights are. It chooses on
 them as well, so that its own figure is a little too kind; whoever wants an unbiased one scores the file on other data.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 from edgestill.core.errors import SettingError
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.lab.measure import Figure, mean_figure, run_model
 from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import layers_of, quantise
@@ -192,7 +193,7 @@ class _Task:
 
     def right(self, model: bytes) -> NDArray[np.float64]:
         """`[N]`, 1 where the file answers right."""
-        logits, _ = run_model(OnnxEngine(model), self.heldout.inputs)
+        logits, _ = run_model(engine_of(model, self.where.name), self.heldout.inputs)
         hits: NDArray[np.float64] = (logits.argmax(1) == self.heldout.labels).astype(np.float64)
         return hits
 

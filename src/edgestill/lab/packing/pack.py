@@ -10,7 +10,7 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, SettingError
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.confidence import softmax
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import run_model
 from edgestill.lab.packing.assemble import Packed, Parts, assembled
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from edgestill.core.protocols import Engine
     from edgestill.infer.policy import Policy
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import Source
@@ -90,7 +91,7 @@ def pack(
         written=written,
         heldout=heldout,
         teacher=answers(teacher, torch.from_numpy(heldout.inputs)).numpy(),
-        reference=_reference(OnnxEngine(written.model), backbone, teacher, shown),
+        reference=_reference(engine_of(written.model, where.name), backbone, teacher, shown),
         policy=policy,
         origin=origin,
         hardware_class=where,
@@ -124,7 +125,7 @@ def backbone_id(student: nn.Module) -> Digest:
 
 
 def _reference(
-    engine: OnnxEngine, backbone: Digest, teacher: nn.Module, inputs: NDArray[np.generic]
+    engine: Engine, backbone: Digest, teacher: nn.Module, inputs: NDArray[np.generic]
 ) -> Statistics:
     features = run_model(engine, inputs)[1]
     targets = softmax(answers(teacher, torch.from_numpy(inputs)).numpy())

@@ -10,7 +10,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.manifest import MODEL
 from edgestill.infer.calibration import expected_calibration_error
 from edgestill.infer.confidence import softmax
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.lab.measure import run_model, share_figure
 from edgestill.lab.packing.gate import harm_by_layer
 from edgestill.lab.packing.material import labelled, shown_inputs
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.jsonio import JsonObject
+    from edgestill.core.protocols import Engine
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import Source
     from edgestill.lab.packing.assemble import Packed
@@ -47,7 +48,7 @@ def closer(
         here: whether that is this machine, so that its answers can be timed.
     """
     heldout = labelled(unseen, "validation")
-    engine = OnnxEngine(packed.blobs[MODEL])
+    engine = engine_of(packed.blobs[MODEL], hardware_class.name)
     probabilities = softmax(run_model(engine, heldout.inputs)[0] / packed.policy.temperature)
     right = probabilities.argmax(1) == heldout.labels
     told: dict[str, Any] = {
@@ -95,7 +96,7 @@ def _calibration(probabilities: NDArray[np.float32], heldout: Samples) -> dict[s
     return {"ece": expected_calibration_error(probabilities, heldout.labels), "bins": bins}
 
 
-def _histogram(engine: OnnxEngine, inputs: NDArray[np.generic]) -> dict[str, Any]:
+def _histogram(engine: Engine, inputs: NDArray[np.generic]) -> dict[str, Any]:
     """Seconds of each of many answers, one at a time: how many lie between which borders; the slowest hundredth is one bin."""
     clock, (name,) = SystemClock(), engine.inputs
     times = np.empty(_WARM + _ANSWERS)

@@ -180,7 +180,7 @@ class Found:
     def told(self) -> Found:
         """With what the unseen data says of each point, and of the gain over the uniform student of its budget."""
         unseen = labelled(self.unseen, "validation")
-        each = {one.name: right(one.file.read_bytes(), unseen) for one in self.points}
+        each = {one.name: right(one.file.read_bytes(), unseen, self.hardware_class) for one in self.points}
         uniform = {one.budget: one.name for one in sorted(self.points, key=_comparable) if one.uniform}
 
         def told(one: Point) -> Point:

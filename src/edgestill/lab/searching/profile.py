@@ -15,7 +15,7 @@ import numpy as np
 from edgestill.core.errors import DataError
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import Fields, parse_object
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.infer.profiling import (
     MAX_BYTES,
     MAX_MODELS,
@@ -167,8 +167,8 @@ def taken_here(
         ModelError: as `subjects_of`.
     """
     subjects = subjects_of(drafts, seed=seed, progress=progress)
-    engines = {str(at): OnnxEngine(one.model) for at, one in enumerate(subjects)}
-    return Profile.from_bytes(timed(subjects, engines, drafts.shown, clock))
+    engines = {str(at): engine_of(one.model, drafts.hardware_class.name) for at, one in enumerate(subjects)}
+    return Profile.from_bytes(timed(subjects, engines, drafts.shown, clock, drafts.hardware_class))
 
 
 def _shapes(drafts: Drafts, seed: int) -> list[Shape]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of
 from edgestill.lab.data.source import ArraySource
 from edgestill.lab.measure import run_model
 from edgestill.lab.packing.export import export_onnx
@@ -80,11 +80,11 @@ class School:
         if precision == "int8":
             model = quantise(model, self.shown, self.hardware_class)
         model = shippable(model)
-        return model, float(right(model, self.judge).mean())
+        return model, float(right(model, self.judge, self.hardware_class).mean())
 
 
-def right(model: bytes, samples: Samples) -> NDArray[np.float64]:
-    """`[N]`, 1 where the file tells a sample's class."""
-    logits, _ = run_model(OnnxEngine(model), samples.inputs)
+def right(model: bytes, samples: Samples, hardware_class: HardwareClass) -> NDArray[np.float64]:
+    """`[N]`, 1 where the file tells a sample's class, by the engine of that hardware."""
+    logits, _ = run_model(engine_of(model, hardware_class.name), samples.inputs)
     found: NDArray[np.float64] = (logits.argmax(1) == samples.labels).astype(np.float64)
     return found

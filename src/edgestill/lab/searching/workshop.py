@@ -16,7 +16,7 @@ from edgestill.core.footprint import slacks
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import parse_object
 from edgestill.core.units import format_duration
-from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.engines import engine_of, runs_here
 from edgestill.infer.policy import Policy
 from edgestill.infer.profiling import MAX_BYTES
 from edgestill.infer.timing import time_engines
@@ -72,7 +72,9 @@ class Workshop:
 
     def measured(self, drafts: Sequence[Draft]) -> list[float]:
         """Seconds within which 95 of 100 answers of each come on this machine; they take turns."""
-        engines = {str(at): OnnxEngine(one.model) for at, one in enumerate(drafts)}
+        engines = {
+            str(at): engine_of(one.model, self.drafts.hardware_class.name) for at, one in enumerate(drafts)
+        }
         found = time_engines(engines, self.drafts.shown, clock=SystemClock())
         return [found[str(at)].p95.value for at in range(len(drafts))]
 
@@ -173,7 +175,7 @@ def workshop(
         hardware_class=where,
     )
     drafts = Drafts(space, shown_inputs(train, "train")[:_SHOWN], where, wrapping)
-    measures = profile is None and where == HardwareClass.here()
+    measures = profile is None and runs_here(where.name)
     if profile is None and timed:
         family = Digest.of(f"{model_digest(teacher)}|{space.identity}".encode())
         path = None if folder is None else folder / f"profile-{family.hex[:8]}.json"
@@ -269,7 +271,7 @@ def _check_bounds(budgets: Sequence[Budget]) -> None:
 
 
 def _check_profile(where: HardwareClass, profile: Profile | None) -> None:
-    known = where == HardwareClass.here() if profile is None else where.name == profile.hardware_class
+    known = runs_here(where.name) if profile is None else where.name == profile.hardware_class
     if not known:
         raise SettingError(
             "latencies of other hardware than this",
