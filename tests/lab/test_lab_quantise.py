@@ -172,6 +172,16 @@ def test_the_next_version_can_stay_on_its_parents_grid() -> None:
             )
 
 
+def test_a_layer_of_one_channel_is_on_the_grid_as_well() -> None:
+    """Its bias has one scale, which stands in an array without an axis."""
+    model = export_onnx(stir_(motion_net(1, 1, 3)), torch.from_numpy(TRAIN.inputs[:2]))
+    parent = quantise(model, TRAIN.inputs, VNNI)
+    grid = Grid.of(parent)
+    assert any(step.scale.shape == (1,) for step in grid.steps.values())
+    later = quantise(moved(model, 0.01), TRAIN.inputs, VNNI, grid=grid)
+    assert Grid.of(later).id == grid.id
+
+
 def test_the_same_model_on_its_own_grid_is_the_same_file() -> None:
     """Nothing of a grid is lost when it is read from a file."""
     for model, inputs in ((fp32(), TRAIN.inputs), mixed()):

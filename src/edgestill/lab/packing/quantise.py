@@ -101,7 +101,10 @@ class Grid:
             if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
                 continue
             scale, zero = (_numbers(one) for one in node.inputs[1:3])
-            axis = node.attributes["axis"].as_int() if scale.ndim else None
+            told = node.attributes.get(
+                "axis"
+            )  # which may be left out where it is 1, or where there is one number only
+            axis = told.as_int() if told is not None and scale.ndim else 1 if scale.size > 1 else None
             if zero.dtype != np.int32:  # a bias, whose scale is that of its input by that of its weight
                 found[str(node.inputs[1].name).removesuffix("_scale")] = Step(scale, zero, axis)  # type: ignore[union-attr]  # it was read above
         return cls(found)
