@@ -71,6 +71,7 @@ LIBRARIES: dict[str, set[str]] = {
 EXCEPTIONS: dict[str, set[str]] = {
     "edgestill.infer.engine": {"onnxruntime"},
     "edgestill.infer.openvino": {"openvino"},
+    "edgestill.infer.litert": {"ai_edge_litert", "flatbuffers"},
     "edgestill.infer.recordings": {"PIL"},
     "edgestill.link.inference": {"numpy"},
     "edgestill.device.serve": {"starlette", "uvicorn"},

@@ -1,10 +1,12 @@
-"""Two engines, one law: the same file, the same answers, the same refusals; and which of them is the faster is measured."""
+"""Three engines, one law: the same file, the same answers, the same refusals; and which of them is the faster is measured."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,26 +22,27 @@ from edgestill.infer import engines as engines_module
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.engines import engine_name, engine_of, installed, runs_here
 from edgestill.infer.golden import Golden
+from edgestill.infer.litert.engine import LiteRtEngine
 from edgestill.infer.openvino import OpenVinoEngine
 from edgestill.infer.parity import Ran, compared
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import load
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
+    from edgestill.infer.engines import AnyEngine
+
 BATCH = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
-both = pytest.mark.parametrize("name", ENGINES)
+all_of_them = pytest.mark.parametrize("name", ENGINES)
 
 
-def logits(engine: OnnxEngine | OpenVinoEngine, batch: NDArray[np.generic]) -> NDArray[np.float32]:
+def logits(engine: AnyEngine, batch: NDArray[np.generic]) -> NDArray[np.float32]:
     """Of the tiny model."""
     return engine.run({"input": batch})["logits"].astype(np.float32)
 
 
-@both
+@all_of_them
 def test_it_computes_what_numpy_computes(name: str) -> None:
     """Logits and features of any batch, by name."""
     engine = engine_of(tiny_model(), name)
@@ -50,7 +53,7 @@ def test_it_computes_what_numpy_computes(name: str) -> None:
         )
 
 
-@both
+@all_of_them
 def test_it_says_what_it_takes_and_gives(name: str) -> None:
     """Names, element types by the protocol, and shapes with what is free."""
     engine = engine_of(tiny_model(kind=TensorProto.UINT8), name)
@@ -58,7 +61,7 @@ def test_it_says_what_it_takes_and_gives(name: str) -> None:
     assert engine.outputs == {"logits": ("FP32", (None, 3)), "features": ("FP32", (None, 5))}
 
 
-@both
+@all_of_them
 @pytest.mark.parametrize(
     ("kind", "datatype"),
     [
@@ -78,7 +81,7 @@ def test_element_types_have_the_protocols_names(name: str, kind: int, datatype: 
     np.testing.assert_allclose(logits(engine, batch), expected_logits(batch), rtol=1e-3, atol=1e-3)
 
 
-@both
+@all_of_them
 @pytest.mark.parametrize(
     "inputs",
     [
@@ -101,7 +104,7 @@ def test_what_the_model_does_not_take_is_refused(name: str, inputs: dict[str, ND
     np.testing.assert_allclose(logits(engine, BATCH), expected_logits(BATCH), rtol=1e-4, atol=1e-5)
 
 
-@both
+@all_of_them
 def test_an_answer_is_not_changed_by_the_next(name: str) -> None:
     """What it gave belongs to the caller."""
     engine = engine_of(tiny_model(), name)
@@ -111,7 +114,7 @@ def test_an_answer_is_not_changed_by_the_next(name: str) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-@both
+@all_of_them
 def test_rows_that_do_not_lie_side_by_side_are_read_right(name: str) -> None:
     """Every other row, and columns of a wider table."""
     engine = engine_of(tiny_model(), name)
@@ -120,7 +123,7 @@ def test_rows_that_do_not_lie_side_by_side_are_read_right(name: str) -> None:
         np.testing.assert_allclose(logits(engine, batch), expected_logits(batch), rtol=1e-4, atol=1e-5)
 
 
-@both
+@all_of_them
 def test_many_threads_may_ask_at_once(name: str) -> None:
     """Each gets the answer to its own question."""
     engine = engine_of(tiny_model(), name)
@@ -134,7 +137,7 @@ def test_many_threads_may_ask_at_once(name: str) -> None:
         assert max(pool.map(ask, range(400))) < 1e-4
 
 
-@both
+@all_of_them
 @pytest.mark.parametrize("threads", [0, -1, 257])
 def test_threads_out_of_range_are_refused(name: str, threads: int) -> None:
     """As the setting they are."""
@@ -142,7 +145,7 @@ def test_threads_out_of_range_are_refused(name: str, threads: int) -> None:
         engine_of(tiny_model(), name, threads=threads)
 
 
-@both
+@all_of_them
 def test_attack_more_than_data_is_refused(name: str) -> None:
     """Whatever the engine could do with it: weights in other files, operators of a plug-in, no model at all."""
     outside = numpy_helper.from_array(np.zeros(2, np.float32), "w")
@@ -158,7 +161,25 @@ def test_attack_more_than_data_is_refused(name: str) -> None:
             engine_of(model, name)
 
 
-@both
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_say_nothing_of_themselves(name: str) -> None:
+    """Neither on standard output nor on standard error, where the caller's words stay."""
+    code = (
+        f"import sys; from edgestill.infer.engines import engine_of; from infer_models import tiny_model\n"
+        f"sys.stderr.write('before '); engine_of(tiny_model(), {name!r}); sys.stderr.write('after')"
+    )
+    where = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": where},
+    )
+    assert (done.stdout, done.stderr) == ("", "before after")
+
+
+@all_of_them
 def test_a_model_that_the_engine_does_not_know_is_refused_in_one_line(name: str) -> None:
     """An operator that exists nowhere."""
     ends = [helper.make_tensor_value_info(one, TensorProto.FLOAT, [2]) for one in ("x", "y")]
@@ -168,9 +189,10 @@ def test_a_model_that_the_engine_does_not_know_is_refused_in_one_line(name: str)
     assert "\n" not in str(caught.value)
 
 
-def test_importing_openvinos_engine_is_cheap() -> None:
-    """The runtime is loaded when an engine is made."""
-    code = "import edgestill.infer.engines, sys; print({'openvino', 'onnxruntime'} & set(sys.modules))"
+def test_importing_the_engines_is_cheap() -> None:
+    """A runtime is loaded when an engine is made."""
+    names = "{'openvino', 'onnxruntime', 'ai_edge_litert', 'flatbuffers'}"
+    code = f"import edgestill.infer.engines, sys; print({names} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -180,9 +202,10 @@ def test_the_class_names_its_engine() -> None:
     assert engine_name("x86_64-vnni-openvino") == "openvino"
     assert engine_name("aarch64-dotprod-onnxruntime") == engine_name("any") == "onnxruntime"
     assert isinstance(engine_of(tiny_model(), "x86_64-avx2-openvino"), OpenVinoEngine)
+    assert isinstance(engine_of(tiny_model(), "aarch64-dotprod-litert"), LiteRtEngine)
     assert isinstance(engine_of(tiny_model(), "any"), OnnxEngine)
-    with pytest.raises(SettingError, match="no such engine; at hardware class x86_64-vnni-litert; expected"):
-        engine_of(tiny_model(), "x86_64-vnni-litert")
+    with pytest.raises(SettingError, match="no such engine; at hardware class x86_64-vnni-ncnn; expected"):
+        engine_of(tiny_model(), "x86_64-vnni-ncnn")
 
 
 def test_an_engine_that_is_not_installed_is_named_with_what_brings_it(

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgestill.core.errors import EngineError
+from edgestill.core.hardware import ENGINES
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.memory import IDLE, is_measurable, memory_of
 
@@ -37,6 +38,13 @@ def test_a_larger_model_takes_more() -> None:
     assert large.value > small.value + 1400 * 1400 * 4
     assert small.value < 6_000_000
     assert large.low <= large.value <= large.high
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_every_engines_memory_is_measured(engine: str) -> None:
+    """By the engine that is named: a larger model takes at least its weights more."""
+    small, large = (memory_of(matrix(size), repeats=2, engine=engine) for size in (100, 1500))
+    assert large.value > small.value + 1400 * 1400 * 4
 
 
 def test_the_idle_model_does_nothing() -> None:

@@ -51,7 +51,9 @@ def profile(
     folder: Annotated[Path, typer.Argument(help="That `edgestill device shapes` made.")],
     *,
     out: Annotated[Path, typer.Option(help="File for the latencies.")] = Path("profile.json"),
-    engine: Annotated[str, typer.Option(help="That runs them: onnxruntime or openvino.")] = "onnxruntime",
+    engine: Annotated[
+        str, typer.Option(help="That runs them: onnxruntime, openvino or litert.")
+    ] = "onnxruntime",
 ) -> None:
     """Time the models on this device; needs an engine and no torch."""
     require("onnxruntime", extra="device", purpose="to run models")

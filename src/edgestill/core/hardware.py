@@ -17,7 +17,7 @@ from edgestill.core.errors import MessageError
 
 PATTERN: Final = r"[a-z0-9_]{1,16}-[a-z0-9]{1,16}-[a-z0-9]{1,16}"
 
-ENGINES: Final = ("onnxruntime", "openvino")
+ENGINES: Final = ("onnxruntime", "openvino", "litert")
 """Runtimes of the same ONNX file, the usual one first."""
 
 _INSTRUCTION_SETS: Final = (

@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Final
 from edgestill.core.errors import SettingError
 from edgestill.core.hardware import ENGINES, HardwareClass
 from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.litert.engine import LiteRtEngine
 from edgestill.infer.openvino import OpenVinoEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT: Final = ENGINES[0]
-_ENGINES: Final[dict[str, Callable[..., OnnxEngine | OpenVinoEngine]]] = {
+AnyEngine = OnnxEngine | OpenVinoEngine | LiteRtEngine
+_ENGINES: Final[dict[str, Callable[..., AnyEngine]]] = {
     DEFAULT: OnnxEngine,
     "openvino": OpenVinoEngine,
+    "litert": LiteRtEngine,
 }
+_MODULES: Final = {"litert": "ai_edge_litert"}
+"""What an engine's package is called where it is not called as the engine."""
 
 
-def engine_of(
-    model: bytes, hardware_class: str = DEFAULT, *, threads: int = 1
-) -> OnnxEngine | OpenVinoEngine:
+def engine_of(model: bytes, hardware_class: str = DEFAULT, *, threads: int = 1) -> AnyEngine:
     """The engine for a model.
 
     Args:
@@ -62,4 +65,4 @@ def runs_here(hardware_class: str) -> bool:
 
 def installed() -> tuple[str, ...]:
     """The engines that can be made here."""
-    return tuple(name for name in _ENGINES if importlib.util.find_spec(name) is not None)
+    return tuple(name for name in _ENGINES if importlib.util.find_spec(_MODULES.get(name, name)) is not None)

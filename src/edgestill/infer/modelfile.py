@@ -49,7 +49,7 @@ def check_self_contained(model: bytes) -> None:
     allowed = set(DOMAINS)
     used: set[str] = set()
     view = memoryview(model)
-    if not any(number == _MODEL_GRAPH and kind == _BYTES for number, kind, _ in _fields(view)):
+    if not any(number == _MODEL_GRAPH and kind == _BYTES for number, kind, _ in fields_of(view)):
         raise _not_onnx("no graph")
     for message, number, value in _walk(view, "model", 0):
         if message == "tensor" and (
@@ -90,7 +90,7 @@ def _walk(view: memoryview, message: str, depth: int) -> Iterator[tuple[str, int
             fix="export it again without nested control flow",
         )
     inside = _INSIDE[message]
-    for number, kind, value in _fields(view):
+    for number, kind, value in fields_of(view):
         yield message, number, value
         if number in inside:
             if kind != _BYTES or isinstance(value, int):
@@ -98,26 +98,27 @@ def _walk(view: memoryview, message: str, depth: int) -> Iterator[tuple[str, int
             yield from _walk(value, inside[number], depth + 1)
 
 
-def _fields(view: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+def fields_of(view: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """(field number, wire type, value) of one message."""
     offset, end = 0, len(view)
     while offset < end:
-        tag, offset = _varint(view, offset)
+        tag, offset = varint(view, offset)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            value, offset = _varint(view, offset)
+            value, offset = varint(view, offset)
             yield number, kind, value
             continue
         size = {_FIXED64: 8, _FIXED32: 4}.get(kind)
         if kind == _BYTES:
-            size, offset = _varint(view, offset)
+            size, offset = varint(view, offset)
         if size is None or size > end - offset:
             raise _not_onnx(f"field {number} ends beyond the file" if size else f"wire type {kind}")
         yield number, kind, view[offset : offset + size]
         offset += size
 
 
-def _varint(view: memoryview, offset: int) -> tuple[int, int]:
+def varint(view: memoryview, offset: int) -> tuple[int, int]:
+    """The number at this offset, and the offset behind it; ModelError where it does not end."""
     value = 0
     for index, byte in enumerate(view[offset : offset + _MAX_VARINT]):
         value |= (byte & 0x7F) << (7 * index)

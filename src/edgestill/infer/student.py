@@ -249,7 +249,7 @@ def load(
     Args:
         path: `NAME.esb`, or a bundle's folder.
         threads: that share one operator.
-        engine: `onnxruntime` or `openvino`; by default that of the bundle's hardware class.
+        engine: `onnxruntime`, `openvino` or `litert`; by default that of the bundle's hardware class.
         clock: the machine's own where none is given.
 
     Raises:
