@@ -27,6 +27,7 @@ import os
 import platform
 import tempfile
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +36,7 @@ import torch
 from bench_quality import data_folder
 from searching.plots import draw
 
-from edgestill.core.hardware import HardwareClass
+from edgestill.core.hardware import ENGINES, HardwareClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ def measure(part: str, data: Path, folder: Path, *, quick: bool) -> Any:
     if part == "latency":
         from searching.measured import reference_pair
 
-        return reference_pair(HardwareClass.here())
+        return reference_pair()
     if part == "int8":
         from searching.int8 import drops
 
@@ -67,7 +68,7 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
     fronts = [parts[name] for name in TEACHERS if name in parts]
     if fronts:
         budgets = [one for front in fronts for one in front["budgets"]]
-        gains = [front["picked"][one["picked"]]["gain"] for front in fronts for one in front["budgets"]]
+        gains = [one["gain"] for one in budgets]
         found["budgets_tried"] = len(budgets)
         found["budget_violations"] = sum(not one["kept"] for one in budgets)
         found["gain_over_uniform_median"] = round(median(one for one in gains if one is not None), 2)
@@ -76,9 +77,13 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
         found["int8_drop_max"] = round(max(one["drop"] for one in parts["int8"].values()), 3)
     if "latency" in parts:
         p50 = {name: one["p50"] for name, one in parts["latency"].items()}
-        found["eager_teacher_over_student"] = round(p50["eager"] / p50["student"], 2)
-        found["same_runtime_teacher_over_student"] = round(p50["teacher"] / p50["student"], 2)
-        found["predict_added_us"] = round(1e6 * (p50["predict"] - p50["student"]), 1)
+        # the engine is chosen by measurement
+        engine = min(ENGINES, key=lambda name: p50.get(f"student_{name}", inf))
+        found["eager_teacher_over_student"] = round(p50["eager"] / p50[f"student_{engine}"], 2)
+        found["same_runtime_teacher_over_student"] = round(
+            p50[f"teacher_{engine}"] / p50[f"student_{engine}"], 2
+        )
+        found["predict_added_us"] = round(1e6 * (p50["predict"] - p50[f"student_{ENGINES[0]}"]), 1)
     return found
 
 

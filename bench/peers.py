@@ -35,6 +35,8 @@ PEERS: Final = (
     "scikit-learn",
     "safetensors",
     "optuna",
+    "openvino",
+    "ai-edge-litert",
 )
 
 _INSTALLED: Final = """

@@ -23,7 +23,7 @@ from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-TABLE = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Figure -> what it is of; the words are the demonstration's own.
 ROWS = {f"{key}_accuracy": text for key, text in ACCURACIES.items()} | SHARES
 ROWS |= {f"{key}_accuracy": text for key, text in LEARNING.items()}

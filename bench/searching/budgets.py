@@ -2,8 +2,8 @@
 
 A budget draws a latency, evenly in its logarithm, between the fastest and the slowest student of the front; every other one bounds the
 size as well, between the smallest and the largest. What is picked is packed as its user would, and its file is measured again, in turns with
-the others. It is compared with the uniform student that is as fast as it as measured, both trained anew from other seeds beside the
-search's own, on the data that no choice has seen.
+the others. It is compared with the uniform student within the same size that is as fast as it is measured; both are trained anew from
+other seeds beside the search's own, and told by the data that no choice has seen.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgestill.lab.recipe import Recipe
     from edgestill.lab.searching.draft import Shape
     from edgestill.lab.searching.found import Found, Point
     from edgestill.lab.searching.workshop import Workshop
@@ -47,13 +48,13 @@ class Effort:
 
     Attributes:
         budgets: random ones, for each teacher.
-        bands: latencies that are searched for.
+        bands: latencies and sizes that are searched for.
         trials: students that are tried for each.
     """
 
     budgets: int = 10
-    bands: int = 4
-    trials: int = 24
+    bands: int = 7
+    trials: int = 16
 
 
 QUICK: Final = Effort(budgets=2, bands=1, trials=2)
@@ -85,7 +86,6 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
         "latencies": found.profile.sentence if found.profile else None,
         "front": [point.as_json() for point in found.front],
         "points": {point.name: point.as_json() for point in found.points},
-        "picked": {name: gains.of(point, times[name]) for name, point in picked.items()},
         "budgets": [
             {
                 "size": budget.size,
@@ -95,6 +95,7 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
                 "latency_found": times[point.name],
                 "kept": _kept(budget, packed.size(point), times[point.name]),
             }
+            | gains.of(budget, point, times[point.name])
             for budget, point in answers
         ],
     }
@@ -145,7 +146,7 @@ def _kept(budget: Budget, size: int, latency: float) -> bool:
 
 
 class _Gains:
-    """What is picked against the uniform student that is as fast."""
+    """What is picked against the uniform student that is as fast, and no larger than allowed."""
 
     def __init__(self, one: World, found: Found, folder: Path) -> None:
         self._world, self._found, self._folder = one, found, folder
@@ -153,13 +154,14 @@ class _Gains:
         self._shop: Workshop = workshop(
             one.teacher, one.train, found.judge, budgets=(), recipe=one.recipe, folder=folder
         )
+        self._known: dict[str, list[NDArray[np.float64]]] = {}
 
-    def of(self, point: Point, latency: float) -> dict[str, Any]:
-        """Points of accuracy over the uniform student, by seed, and both latencies; no gain where none is as fast."""
+    def of(self, budget: Budget, point: Point, latency: float) -> dict[str, Any]:
+        """Points of accuracy over the uniform student, by seed, and its latency; no gain where none keeps both."""
         try:
-            uniform = self._shop.fitted(Budget(latency=latency))
+            uniform = self._shop.fitted(Budget(latency=latency, size=budget.size))
         except SettingError as error:
-            return {"gain": None, "why": str(error), "latency": latency}
+            return {"gain": None, "why": str(error)}
         ours, theirs = (
             self._scores(point.shape, point.recipe),
             self._scores(uniform.shape, self._found.recipe),
@@ -171,18 +173,21 @@ class _Gains:
             "score": [float(one.mean()) for one in ours],
             "uniform_score": [float(one.mean()) for one in theirs],
             "uniform_widths": uniform.widths,
+            "uniform_size": uniform.size,
             "uniform_latency": self._shop.measured([uniform])[0],
-            "latency": latency,
         }
 
-    def _scores(self, shape: Shape, recipe: Any) -> list[NDArray[np.float64]]:
+    def _scores(self, shape: Shape, recipe: Recipe) -> list[NDArray[np.float64]]:
+        """By seed, `[N]` of the unseen data."""
+        key = f"{shape.as_json()} {recipe.as_json()}"
+        if key not in self._known:
+            self._known[key] = [self._score(shape, replace(recipe, seed=seed)) for seed in SEEDS]
+        return self._known[key]
+
+    def _score(self, shape: Shape, recipe: Recipe) -> NDArray[np.float64]:
         source = as_source(self._world.train, "train", self._world.augment)
-        found = []
-        for seed in SEEDS:
-            own = replace(recipe, seed=seed)
-            student = self._shop.drafts.space.built(shape.direction, shape.scale, seed=seed)
-            asking = Asking(teacher=self._world.teacher, cache=self._folder / f"cache-{seed}")
-            with asking.guide(source, own) as guide:
-                train_(student, Lesson(source=source, guide=guide), own)
-            found.append(scores(student, self._unseen))
-        return found
+        student = self._shop.drafts.space.built(shape.direction, shape.scale, seed=recipe.seed)
+        asking = Asking(teacher=self._world.teacher, cache=self._folder / f"cache-{recipe.seed}")
+        with asking.guide(source, recipe) as guide:
+            train_(student, Lesson(source=source, guide=guide), recipe)
+        return scores(student, self._unseen)

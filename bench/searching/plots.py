@@ -13,5 +13,5 @@ IMAGES: Final = Path(__file__).resolve().parents[2] / "docs" / "images"
 
 def draw(name: str, part: dict[str, Any]) -> None:
     """Writes `search_NAME.svg`: every student that was trained to the end, the front, the uniform ones."""
-    picture = svg(front_plot({"points": part["points"], "front": part["front"]}))
+    picture = svg(front_plot({"points": part["points"], "front": [one["name"] for one in part["front"]]}))
     (IMAGES / f"search_{name}.svg").write_text(picture, encoding="utf-8")

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgestill.core.bundle import Bundle
+from edgestill.infer.policy import Policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +71,7 @@ def test_a_finished_model_and_pictures_become_a_bundle(folder: Path) -> None:
         "bundle", "build", folder / "colours.onnx", "--calibration", folder / "pictures", "--sensor", SENSOR,
         "--out", path, "--json",
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    assert (made.returncode, made.stderr) == (0, "")
     report = json.loads(made.stdout)
     assert report["of"] == "accuracy"
     assert report["figures"]["floats"] == report["figures"]["file"]
@@ -103,16 +104,19 @@ def test_engines_are_compared_on_a_bundle(folder: Path) -> None:
 def test_without_out_the_bundle_is_called_as_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the folder one stands in; people get sentences."""
     monkeypatch.chdir(folder)
+    (folder / "colours.onnx").rename(folder / "My Colours_v2.onnx")
+    (folder / "names.txt").write_bytes(b"\xef\xbb\xbfblue\r\ngreen\r\nred\r\n")
     np.savez(folder / "data.npz", x=np.random.default_rng(1).integers(0, 256, (40, 6, 6, 3), dtype=np.uint8))
     made = edgestill(
-        "bundle", "build", "colours.onnx", "--calibration", "data.npz", "--sensor", SENSOR,
-        "--labels", "blue, green, red", "--floats", "--version", "2.0.1",
+        "bundle", "build", "My Colours_v2.onnx", "--calibration", "data.npz", "--sensor", SENSOR,
+        "--labels", "names.txt", "--floats", "--version", "2.0.1",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "agreement with the file in floats, as shipped: 1.000" in made.stdout
     assert "model: floats" in made.stdout
-    head = Bundle.open(folder / "colours.esb").manifest
-    assert (head.name, head.version) == ("colours", "2.0.1")
+    bundle = Bundle.open(folder / "My Colours_v2.esb")
+    assert (bundle.manifest.name, bundle.manifest.version) == ("my-colours-v2", "2.0.1")
+    assert Policy.from_bytes(bundle.read("policy.json")).labels == COLOURS
 
 
 @pytest.mark.parametrize(
@@ -124,13 +128,15 @@ def test_without_out_the_bundle_is_called_as_the_model(folder: Path, monkeypatch
         (("--sensor", SENSOR, "--labels", "red,green"), "a folder of no class"),
         (("--sensor", SENSOR, "--teacher", "nothing.onnx"), "nothing.onnx"),
         (("--logits", "nothing"), "no such output"),
+        (("--sensor", "scale=1/255"), "add kind=uint8"),
+        (("--sensor", SENSOR, "--labels", "x" * 5000), "a folder of no class"),
     ],
 )
 def test_what_does_not_fit_is_one_line_with_what_to_do(
     folder: Path, more: tuple[str, ...], said: str
 ) -> None:
     """Exit status 1, nothing written."""
-    out = folder / "out.esb"
+    out = folder / "My Model v2.esb"
     made = edgestill(
         "bundle", "build", folder / "colours.onnx", "--calibration", folder / "pictures", "--out", out, *more
     )

@@ -143,3 +143,28 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     """By its path."""
     with pytest.raises(PathError, match="none"):
         read_calibration(tmp_path / "none.npz", *PICTURE)
+
+
+def test_names_that_are_no_texts_are_refused(tmp_path: Path) -> None:
+    """Bytes would be called `b'a'`, and numbers belong elsewhere."""
+    for labels in (np.array([b"a", b"b"]), np.array([0, 1]), np.array("a")):
+        np.savez(tmp_path / "d.npz", x=X, labels=labels)
+        with pytest.raises(DataError, match=r"d\.npz: labels; expected an array \[classes\] of texts"):
+            read_calibration(tmp_path / "d.npz", *PICTURE)
+
+
+def test_groups_without_labels_are_not_dropped_in_silence(tmp_path: Path) -> None:
+    """They would mean nothing."""
+    np.savez(tmp_path / "d.npz", x=X, groups=np.zeros(6, dtype=np.int64))
+    with pytest.raises(DataError, match="groups of data without labels"):
+        read_calibration(tmp_path / "d.npz", *PICTURE)
+
+
+def test_files_of_different_sizes_are_named(tmp_path: Path) -> None:
+    """Where the model takes any: they cannot be one batch."""
+    draw(tmp_path / "a.png", X[0])
+    draw(tmp_path / "b.png", X[0, :3])
+    with pytest.raises(
+        ShapeError, match=r"different sizes; at .*b\.png; expected \[4, 4, 3\] \(as in a\.png\)"
+    ):
+        read_calibration(tmp_path, np.dtype(np.uint8), (None, None, None, 3))

@@ -76,6 +76,25 @@ def test_exporting_twice_gives_the_same_bytes() -> None:
     assert export_onnx(network, torch.from_numpy(motions(6).inputs[:2])) == model
 
 
+def test_the_exporters_table_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours share one, and whoever exports by torch itself is given a table of his own, as before."""
+    from torch.onnx._internal.exporter import _registration
+
+    made = _registration.ONNXRegistry.from_torchlib
+    network = stir_(motion_net(4, 4, 6))
+    first = export_onnx(network, torch.from_numpy(motions(6).inputs[:2]))
+
+    def never() -> list[object]:
+        msg = "the table was made anew"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr("torch.onnx._internal.exporter._registration.onnxscript_apis.get_torchlib_ops", never)
+    assert export_onnx(network, torch.from_numpy(motions(6).inputs[:2])) == first
+    monkeypatch.undo()
+    assert _registration.ONNXRegistry.from_torchlib == made
+    assert _registration.ONNXRegistry.from_torchlib() is not _registration.ONNXRegistry.from_torchlib()
+
+
 class Headless(nn.Module):
     """Ends in a convolution."""
 

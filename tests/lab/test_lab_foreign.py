@@ -11,14 +11,16 @@ import torch
 from foreign_models import CLASSES, WIDTH, answer, exported, image_logits, image_model
 from onnx import TensorProto, helper, numpy_helper
 
-from edgestill.core.errors import ModelError
+from edgestill.core.errors import ModelError, PathError
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.packing.finished import standardised
 from edgestill.lab.packing.foreign import NameEnds, read_file
+from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.sensor import Sensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -184,7 +186,7 @@ def mixing_model() -> bytes:
 
 def test_rows_that_know_of_each_other_are_refused() -> None:
     """A batch would be answered otherwise than its rows: on a device, which asks one at a time, it would be wrong."""
-    with pytest.raises(ModelError, match=r"answers are others than before.*free the batch"):
+    with pytest.raises(ModelError, match=r"rows of a batch know of each other; at free the batch"):
         standard(mixing_model(), features="own")
 
 
@@ -247,5 +249,122 @@ def test_what_is_no_model_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
     with pytest.raises(ModelError):
         standard(read_file(tmp_path / "m.onnx"))
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(PathError, match="no such model"):
         read_file(tmp_path / "none.onnx")
+
+
+# what a reviewer found: each was a bundle that answered otherwise than its model, or an error that said nothing
+
+
+def with_end(*nodes: Any, constants: Sequence[Any] = (), output: str = "y") -> bytes:
+    """`linear_model`, whose scores go on through these operators, which begin at `scores`."""
+    model = onnx.load_from_string(linear_model())
+    model.graph.node[0].output[0] = "scores"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(constants)
+    model.graph.output[0].name = output
+    data: bytes = model.SerializeToString()
+    return data
+
+
+ENDS: dict[str, list[Any]] = {
+    "a cast": [
+        helper.make_node("Softmax", ["scores"], ["p"], axis=1),
+        helper.make_node("Cast", ["p"], ["y"], to=1),
+    ],
+    "a shape": [
+        helper.make_node("Softmax", ["scores"], ["p"], axis=1),
+        helper.make_node("Flatten", ["p"], ["y"]),
+    ],
+    "by hand": [
+        helper.make_node("Exp", ["scores"], ["e"]),
+        helper.make_node("ReduceSum", ["e", "one"], ["s"], keepdims=1),
+        helper.make_node("Div", ["e", "s"], ["y"]),
+    ],
+    "two": [
+        helper.make_node("Softmax", ["scores"], ["p"], axis=1),
+        helper.make_node("Softmax", ["p"], ["y"], axis=1),
+    ],
+}
+
+
+@pytest.mark.parametrize("end", sorted(ENDS))
+def test_probabilities_are_never_taken_for_logits(end: str) -> None:
+    """However they were made, a softmax of what the bundle calls logits gives what the model gave."""
+    one = numpy_helper.from_array(np.array([1], dtype=np.int64), "one")
+    model = with_end(*ENDS[end], constants=[one])
+    rows = np.random.default_rng(2).normal(size=(6, 5)).astype(np.float32)
+    wanted = answer(model, rows, "x")["y"]
+    found = answer(standard(model, features="x"), rows)
+    np.testing.assert_allclose(softmax(found["logits"]), wanted, atol=1e-5)
+
+
+def test_names_inside_make_room() -> None:
+    """Weights and values that are called as the ends are keep what they are for."""
+    model = onnx.load_from_string(image_model())
+    names = {
+        "kernel": "logits",
+        "weight": "features",
+        "bias": "temperature",
+        "maps": "probabilities",
+        "positive": "input",
+    }
+    for node in model.graph.node:
+        for at, name in enumerate(node.input):
+            node.input[at] = names.get(name, name)
+        for at, name in enumerate(node.output):
+            node.output[at] = names.get(name, name)
+    for one in model.graph.initializer:
+        one.name = names.get(one.name, one.name)
+    found = answer(shippable(standard(model.SerializeToString()), 2.0), PICTURES)
+    np.testing.assert_allclose(found["probabilities"], softmax(image_logits(PICTURES), 2.0), atol=1e-5)
+
+
+def test_weights_that_are_computed_from_constants_are_constants() -> None:
+    """Behind a transposition, as exporters write tied and transposed weights."""
+    model = onnx.load_from_string(linear_model())
+    (weight,) = model.graph.initializer
+    turned = numpy_helper.to_array(weight).T.copy()
+    weight.CopyFrom(numpy_helper.from_array(turned, "w_turned"))
+    model.graph.node.insert(0, helper.make_node("Transpose", ["w_turned"], ["w"], perm=[1, 0]))
+    rows = np.ones((2, 5), dtype=np.float32)
+    np.testing.assert_allclose(
+        answer(standard(model.SerializeToString()), rows)["logits"], rows @ turned.T, rtol=1e-4
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_in_half_floats_is_understood() -> None:
+    """With layers behind each other, whose values have no type in the file."""
+    network = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)).half().eval()
+    program = torch.onnx.export(network, (torch.zeros(2, 5).half(),), dynamo=True, verbose=False)
+    assert program is not None
+    rows = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float16)
+    model = standard(program.model_proto.SerializeToString())
+    engine = OnnxEngine(model)
+    assert {kind for kind, _ in engine.outputs.values()} == {"FP32"}
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(rows)).float().numpy()
+    np.testing.assert_allclose(answer(model, rows)["logits"], wanted, atol=0.02)
+
+
+def test_free_height_and_width_are_looked_at_with_room() -> None:
+    """Two convolutions of 5 by 5 without padding need more than a few places."""
+    random = np.random.default_rng(0)
+    kernels = [random.normal(size=shape).astype(np.float32) for shape in ((4, 3, 5, 5), (4, 4, 5, 5), (4, 3))]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "a"], ["u"]),
+            helper.make_node("Conv", ["u", "b"], ["v"]),
+            helper.make_node("GlobalAveragePool", ["v"], ["w"]),
+            helper.make_node("Flatten", ["w"], ["f"]),
+            helper.make_node("Gemm", ["f", "c"], ["y"]),
+        ],
+        "free",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(one, name) for one, name in zip(kernels, "abc", strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    engine = OnnxEngine(standard(model.SerializeToString()))
+    assert engine.inputs == {"input": ("FP32", (None, 3, None, None))}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from foreign_models import answer, image_logits, image_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from test_lab_foreign import linear_model
 
 from edgestill.core.errors import ModelError, SettingError
@@ -77,7 +79,10 @@ def test_rows_of_numbers_are_scaled_by_column() -> None:
 @pytest.mark.parametrize(
     ("sensor", "said"),
     [
-        (Sensor(mean=(1, 2)), r"a mean for each channel.*expected 3 \(the model's channels\); got 2"),
+        (
+            Sensor(mean=(1, 2)),
+            r"a mean for each channel.*expected 3 \(the model's channels; see layout\); got 2",
+        ),
         (Sensor(deviation=(1, 2, 3, 4)), r"a mean for each channel.*got 4"),
     ],
 )
@@ -143,3 +148,51 @@ def test_text_that_is_no_sensor_is_refused(text: str, said: str) -> None:
     """What is wrong is shown as it was written."""
     with pytest.raises(SettingError, match=said):
         Sensor.parse(text)
+
+
+def test_networks_that_have_their_channels_last_get_means_there() -> None:
+    """`[N, T, C]` in the sensor and in the network: a mean for each C; along any other axis they would be wrong."""
+    weight = numpy_helper.from_array(np.ones((2, 3), dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x"], ["m"], axes=[1], keepdims=0),
+            helper.make_node("MatMul", ["m", "w"], ["y"]),
+        ],
+        "motion",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [weight],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+    sensor = Sensor(kind="int16", layout="both-last", mean=(10, 20), deviation=(2, 4))
+    readings = np.array([[[12, 24], [14, 28]]], dtype=np.int16)
+    found = answer(standardised(model, sensor, NameEnds()), readings)
+    np.testing.assert_allclose(found["features"], [[1.5, 1.5]], rtol=1e-5)
+    with pytest.raises(ModelError, match="a mean for each channel"):
+        standardised(model, Sensor(kind="int16", mean=(10, 20)), NameEnds())
+
+
+def test_a_scale_that_float32_does_not_hold_is_refused() -> None:
+    """It would be 0, or infinite, in the file."""
+    for scale in (1e-46, 1e39):
+        with pytest.raises(SettingError, match="sensor: scale"):
+            Sensor(scale=scale)
+    with pytest.raises(SettingError, match="sensor: scale"):
+        Sensor.parse("scale=1e400")
+
+
+def test_weights_called_as_the_preprocessing_is_make_no_trouble() -> None:
+    """Names are taken that nobody has."""
+    model = onnx.load_from_string(image_model())
+    names = {"kernel": "sensor_mul_0", "maps": "sensor_0", "weight": "input_prepared"}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for one in model.graph.initializer:
+        one.name = names.get(one.name, one.name)
+    found = answer(standardised(model.SerializeToString(), CAMERA, NameEnds()), BYTES)["logits"]
+    np.testing.assert_allclose(
+        found, answer(standardised(image_model(), CAMERA, NameEnds()), BYTES)["logits"], atol=1e-5
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edgestill.lab.packing.assemble import Packed
 
 _MOST_LABELS: Final = 10_000_000
+_MOST_PATH: Final = 250
 
 
 def build(
@@ -64,6 +66,7 @@ def build(
     import numpy as np
 
     from edgestill.core.budget import Budget
+    from edgestill.core.errors import SettingError
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.oip import NUMPY_NAMES
     from edgestill.infer.engine import OnnxEngine
@@ -78,6 +81,14 @@ def build(
     path = out or Path(f"{model.stem}.esb")
     file, taken, ends = read_file(model), Sensor.parse(sensor), NameEnds(logits=logits, features=features)
     ((datatype, shape),) = OnnxEngine(standardised(file, taken, ends)).inputs.values()
+    if datatype.startswith("FP") and taken.scale != 1 and calibration.is_dir():
+        raise SettingError(
+            "pictures for a model of floats are scaled to 0 to 1 when they are read",
+            where="--sensor scale",
+            expected="kind=uint8 beside scale, where the device gives bytes",
+            got=f"scale={taken.scale:g} alone",
+            fix="add kind=uint8, or leave scale out",
+        )
     data, names = read_calibration(calibration, np.dtype(NUMPY_NAMES[datatype]), shape, labels=_names(labels))
     packed = pack_onnx(
         file,
@@ -86,7 +97,7 @@ def build(
         teacher=None if teacher is None else read_file(teacher),
         sensor=taken,
         ends=ends,
-        origin=Origin(name=path.stem.lower(), version=version, recipe={}, seed=0),
+        origin=Origin(name=_name_of(path), version=version, recipe={}, seed=0),
         hardware_class=HardwareClass(hardware_class) if hardware_class else None,
         gate=Gate(allowed=parse_share(loss), int8=not floats),
         budget=None if budget is None else Budget.parse(budget),
@@ -99,10 +110,15 @@ def build(
         typer.echo(plain(line))
 
 
+def _name_of(path: Path) -> str:
+    """A file's name as a model may be called."""
+    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64] or "student"
+
+
 def _names(labels: str) -> tuple[str, ...]:
     path = Path(labels)
-    if labels and "," not in labels and path.is_file():
-        text = read_plain(path, what="the names", at_most=_MOST_LABELS).decode("utf-8", "replace")
+    if labels and "," not in labels and len(labels) <= _MOST_PATH and path.is_file():
+        text = read_plain(path, what="the names", at_most=_MOST_LABELS).decode("utf-8-sig", "replace")
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     return tuple(one.strip() for one in labels.split(",") if one.strip())
 

@@ -48,6 +48,11 @@ class HardwareClass:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def engine(self) -> str:
+        """Its last part."""
+        return self.name.rpartition("-")[2]
+
     @classmethod
     def describe(cls, machine: str, cpuinfo: str, engine: str = ENGINES[0]) -> Self:
         """The class of a machine with this `platform.machine()` and this text of `/proc/cpuinfo`."""

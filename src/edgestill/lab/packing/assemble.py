@@ -5,6 +5,7 @@ It asks engines, never torch: the student may have been trained here, or be a fi
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from edgestill.core.units import format_size
 from edgestill.infer.engines import engine_of
 from edgestill.infer.golden import Golden
 from edgestill.lab.measure import Figure, accuracy, run_model
+from edgestill.lab.notices import NothingLearnedWarning
 from edgestill.lab.packing.calibrate import Heldout, calibrate, kept_budget, promise_text
 from edgestill.lab.packing.material import spread
 from edgestill.lab.packing.probabilities import shippable
@@ -149,6 +151,8 @@ def assembled(parts: Parts) -> Packed:
     figures = {"fp32": _accuracy(floats, heldout), "int8": _accuracy(logits, heldout)}
     if parts.teacher is not None:
         figures["teacher"] = _accuracy(parts.teacher, heldout)
+    if parts.labelled:
+        _remark_on_order(figures, len(policy.labels))
     blobs = {
         names.MODEL: shippable(written.model, policy.temperature),
         names.POLICY: policy.to_bytes(),
@@ -203,6 +207,17 @@ def golden_count(bytes_each: int) -> int:
     """How many inputs of so many bytes the probe of a bundle brings."""
     least, most = GOLDEN_SAMPLES
     return min(most, max(least, GOLDEN_BYTES // bytes_each))
+
+
+def _remark_on_order(figures: dict[str, Figure], classes: int) -> None:
+    """Warns where a model is surely worse than guessing: then its classes stand in another order than the labels."""
+    for name, one in figures.items():
+        if one.bounded and one.high < 1 / classes and name != "int8":
+            text = (
+                f"{'the teacher' if name == 'teacher' else 'the model'} is worse than guessing: {one} right of {classes} classes. "
+                "Are labels and names in the order of the model's outputs?"
+            )
+            warnings.warn(NothingLearnedWarning(text), stacklevel=4)
 
 
 def _accuracy(logits: NDArray[np.float32], heldout: Samples) -> Figure:

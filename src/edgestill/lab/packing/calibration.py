@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgestill.core.errors import DataError, EdgestillError, PathError
+from edgestill.core.errors import DataError, EdgestillError, PathError, ShapeError
 from edgestill.infer.arrayfile import read_npy, read_npz
 from edgestill.infer.recordings import read_inputs
 from edgestill.lab.data.samples import Samples
@@ -54,8 +54,16 @@ def read_calibration(
             got=", ".join(arrays) or "none",
             fix=f"save them with numpy.savez({path.name!r}, x=..., y=...)",
         )
-    names = tuple(labels) or tuple(map(str, arrays.get("labels", ())))
+    names = tuple(labels) or _names(arrays.get("labels"), path)
     if "y" not in arrays:
+        if "groups" in arrays:
+            raise DataError(
+                "groups of data without labels",
+                where=path,
+                expected="y beside groups, or neither",
+                got="groups alone",
+                fix="leave them out: without labels nothing is told of groups",
+            )
         return arrays["x"], names
     try:
         count = len(names) or None
@@ -63,6 +71,20 @@ def read_calibration(
     except EdgestillError as error:  # which does not know the file
         error.where = f"{path}: {error.where}"
         raise
+
+
+def _names(found: NDArray[np.generic] | None, path: Path) -> tuple[str, ...]:
+    if found is None:
+        return ()
+    if found.ndim != 1 or found.dtype.kind != "U":
+        raise DataError(
+            "labels that are no names",
+            where=f"{path}: labels",
+            expected="an array [classes] of texts",
+            got=f"{found.dtype} {list(found.shape)}",
+            fix="save numpy.array([NAME, ...]), in the order of the classes; whole numbers belong into y",
+        )
+    return tuple(map(str, found.tolist()))
 
 
 def _of_folder(
@@ -128,4 +150,14 @@ def _read(
             got=len(files),
             fix="some hundred of each class are enough",
         )
-    return [read_inputs(one, dtype, shape) for one in files]
+    found = [read_inputs(one, dtype, shape) for one in files]
+    for one, inputs in zip(files, found, strict=True):
+        if inputs.shape[1:] != found[0].shape[1:]:
+            raise ShapeError(
+                "files of different sizes",
+                where=one,
+                expected=f"{list(found[0].shape[1:])} (as in {files[0].name})",
+                got=list(inputs.shape[1:]),
+                fix="bring them to one size, as the device will give them",
+            )
+    return found

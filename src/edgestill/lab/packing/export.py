@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from typing import TYPE_CHECKING, Final, final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, final
 
 import onnx
 import torch
@@ -60,7 +61,7 @@ def export_onnx(model: nn.Module, example: Tensor) -> bytes:
     wrapped = _WithFeatures(model).eval()
     batch = torch.export.Dim("batch", min=1, max=65_535)
     try:
-        with _quiet():
+        with _quiet(), _table_kept():
             program = torch.onnx.export(
                 wrapped,
                 (example,),
@@ -99,6 +100,38 @@ class _WithFeatures(nn.Module):
         finally:
             handle.remove()
         return logits, kept[-1]
+
+
+_tables: dict[object, object] = {}
+
+
+@contextmanager
+def _table_kept() -> Iterator[None]:
+    """The exporter makes its table of operators anew for each model, which takes it longer than a small model does; ours share one.
+
+    Where a later torch keeps it elsewhere, nothing is kept.
+    """
+    try:
+        from torch.onnx._internal.exporter import _registration
+
+        kind: Any = _registration.ONNXRegistry
+        made = kind.__dict__["from_torchlib"]
+        make = made.__get__(None, kind)
+    except (ImportError, AttributeError, KeyError):
+        yield
+        return
+
+    def kept(*arguments: Any, **settings: Any) -> object:
+        key = (arguments, tuple(sorted(settings.items())))
+        if key not in _tables:
+            _tables[key] = make(*arguments, **settings)
+        return _tables[key]
+
+    kind.from_torchlib = staticmethod(kept)
+    try:
+        yield
+    finally:
+        kind.from_torchlib = made
 
 
 class _quiet:  # noqa: N801  # a context manager read as a verb

@@ -11,12 +11,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import onnx_ir as ir
 
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError, DataError, within
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.oip import NUMPY_NAMES
+from edgestill.infer.arrayfile import native
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.engines import engine_of
@@ -27,7 +29,7 @@ from edgestill.lab.measure import run_model
 from edgestill.lab.packing.assemble import Origin, Packed, Parts, assembled
 from edgestill.lab.packing.export import INPUT
 from edgestill.lab.packing.footprint import held_to, policy_within
-from edgestill.lab.packing.foreign import FreeBatch, Modernise, NameEnds, read_file
+from edgestill.lab.packing.foreign import FreeBatch, Modernise, NameEnds, check_close, read_file
 from edgestill.lab.packing.gate import Gate, written_down
 from edgestill.lab.packing.graph import constant, read
 from edgestill.lab.packing.material import spread
@@ -39,7 +41,6 @@ from edgestill.learn.statistics import Statistics
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
     from edgestill.core.budget import Budget
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 FEWEST: Final = 2
 _SHOWN: Final = 512
 _BATCH: Final = 256
+_ALONE: Final = 32
+"""Real inputs that are asked alone as well as together."""
 _CODED: Final = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
 
 
@@ -71,7 +74,8 @@ def pack_onnx(
         model: ONNX, as a file or its bytes. One that is quantised already stays as it is.
         calibration: inputs `[N, ...]` as the sensor gives them, with their classes where they are known.
         policy: names of the classes, and what is not fitted; by default `class 0`, `class 1`, ...
-        teacher: ONNX of the larger model; it takes what the sensor gives, or what becomes of that.
+        teacher: ONNX of the larger model. One that takes floats is given what the student's is, prepared readings; one that takes
+            whole numbers is given the readings.
         sensor: what becomes of the readings before the model sees them; by default nothing.
         ends: which output tells the classes, and what the features are; by default both are looked for.
         origin: name and version; by default `student`, 1.0.0.
@@ -100,6 +104,8 @@ def pack_onnx(
         where,
         gate=replace(gate, int8=False) if coded else gate,
     )
+    if coded:
+        written = replace(written, tried=(replace(written.tried[-1], way="as it came, quantised"),))
     answers = None if teacher is None else _answers_of(teacher, heldout, sensor or Sensor())
     backbone = backbone_of(floats)
     lineage: JsonObject = {
@@ -146,26 +152,32 @@ def backbone_of(model: bytes) -> Digest:
     chunks: list[bytes] = []
     for name, value in sorted(seen.items()):
         node, numbers = value.producer(), constant(value)
-        made = "" if node is None else f"{node.op_type} {[one and one.name for one in node.inputs]}"
-        chunks += [name.encode(), made.encode()]
-        chunks += [] if numbers is None else [np.ascontiguousarray(numbers).tobytes()]
+        if node is not None:
+            told = ir.to_proto(node)
+            told.name = told.doc_string = ""
+            chunks += [name.encode(), told.SerializeToString(deterministic=True)]
+        elif numbers is not None:
+            head = f"{name} {numbers.dtype} {numbers.shape}".encode()
+            chunks += [head, np.ascontiguousarray(numbers).tobytes()]
     return Digest.of_chunks(chunks)
 
 
 def _heldout(model: bytes, calibration: Samples | NDArray[np.generic]) -> Samples:
     """The data with classes: its own, or what the file in floats answers."""
     inputs = calibration.inputs if isinstance(calibration, Samples) else calibration
-    if len(inputs) < FEWEST:
+    if inputs.ndim < 2 or len(inputs) < FEWEST:
         raise DataError(
             "too little data to calibrate on",
             where="calibration",
-            expected=f"{FEWEST} inputs at least, some hundred to be sure",
-            got=len(inputs),
+            expected=f"inputs [N, ...], {FEWEST} at least, some hundred to be sure",
+            got=list(inputs.shape),
             fix="bring more of what the sensor gives",
         )
+    inputs = native(inputs)
     with within("calibration"):
         logits = _logits_of(model, inputs)
     if isinstance(calibration, Samples):
+        calibration = replace(calibration, inputs=inputs)
         if calibration.classes > logits.shape[1]:
             raise _classes_apart("calibration: labels", logits.shape[1], calibration.classes)
         return replace(calibration, classes=logits.shape[1])
@@ -186,6 +198,9 @@ def _logits_of(model: bytes, inputs: NDArray[np.generic]) -> NDArray[np.float32]
             got="NaN or infinity",
             fix="are these the readings that the model was trained on? See `sensor`: scale, mean, deviation",
         )
+    some = spread(inputs, _ALONE)
+    rows = np.concatenate([engine.run({INPUT: some[at : at + 1]})[LOGITS] for at in range(len(some))])
+    check_close(engine.run({INPUT: some})[LOGITS], rows, LOGITS, "rows of a batch know of each other")
     return logits.astype(np.float32)
 
 
@@ -193,9 +208,8 @@ def _answers_of(teacher: bytes, heldout: Samples, sensor: Sensor) -> NDArray[np.
     """The teacher's logits `[N, C]`."""
     with within("teacher"):
         model = through(teacher, [Modernise(), NameEnds(features=None), FreeBatch()])
-        ((datatype, shape),) = OnnxEngine(model).inputs.values()
-        given = heldout.inputs
-        if NUMPY_NAMES[datatype] != given.dtype or shape[2:] != given.shape[2:]:  # it wants them prepared
+        ((datatype, _),) = OnnxEngine(model).inputs.values()
+        if np.dtype(NUMPY_NAMES[datatype]).kind == "f":  # it wants them prepared
             model = through(model, [TakeSensor(sensor)])
         answers = _logits_of(model, heldout.inputs)
     if answers.shape[1] != heldout.classes:

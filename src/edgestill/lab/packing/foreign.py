@@ -13,12 +13,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
 
-from edgestill.core.errors import EngineError, ModelError
+from edgestill.core.errors import EngineError, ModelError, PathError
 from edgestill.infer.engine import OnnxEngine
-from edgestill.infer.student import FEATURES, LOGITS
+from edgestill.infer.student import FEATURES, LOGITS, PROBABILITIES, TEMPERATURE
 from edgestill.lab.packing.export import INPUT
-from edgestill.lab.packing.graph import constant, inputs_for, read, written
+from edgestill.lab.packing.graph import constant, free_name, inputs_for, read, values_of, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,15 +34,25 @@ MAX_BYTES: Final = 2**31 - 1
 _LINEAR: Final = frozenset({"Gemm", "MatMul"})
 _NORMAL: Final = frozenset({"Softmax", "LogSoftmax"})
 """What turns logits into probabilities; a softmax of either one's input gives them again."""
+_PASSING: Final = frozenset({"Identity", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+"""What may stand between a softmax and the output."""
+_RESERVED: Final = (INPUT, LOGITS, FEATURES, PROBABILITIES, TEMPERATURE)
+_FOLDED: Final = 2**28
 _TOLERANCE: Final = 1e-4
+_LEAST: Final = 1e-12
+_SUM: Final = 1e-3
 
 
 def read_file(path: Path) -> bytes:
     """An ONNX file as bytes, with weights that stand in files beside it.
 
     Raises:
-        ModelError: it cannot be read, or is more than one file of 2 GiB can hold.
+        PathError: there is no such file. ModelError: it cannot be read, or is more than one file of 2 GiB can hold.
     """
+    if not path.is_file():
+        raise PathError(
+            "no such model", where=path, expected="an ONNX file", got="nothing", fix="look at the path"
+        )
     try:
         model = onnx.load(path)
         data: bytes = model.SerializeToString()
@@ -95,6 +106,7 @@ class Modernise:
             common.ClearMetadataAndDocStringPass(),
         ):
             step(known)
+        fold_constants(known, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
         return written(known)
 
     def ensures(self, before: bytes, after: bytes) -> None:
@@ -106,7 +118,7 @@ class Modernise:
         inputs = inputs_for(after)
         was, found = OnnxEngine(before).run(inputs), OnnxEngine(after).run(inputs)
         for name, wanted in was.items():
-            _check_close(found[name], wanted, name)
+            check_close(found[name], wanted, name)
 
 
 @final
@@ -115,8 +127,8 @@ class NameEnds:
     """A `Pass`: the input is `input`, the outputs are `logits` and `features`, both float32, and there is nothing else.
 
     Attributes:
-        logits: the output that tells the classes; by default the only one, or the one of that name. Where it is a softmax,
-            what that was given is taken.
+        logits: the output that tells the classes; by default the only one, or the one of that name. Where it is a softmax, that is
+            left out; where it is probabilities in another way, their logarithm is taken.
         features: any value `[N, D]` inside; by default the output `features`, or what the last linear layer is given;
             None for no such output.
     """
@@ -138,18 +150,20 @@ class NameEnds:
         """The model with its ends named, and nothing behind them."""
         known = read(model)
         graph = known.graph
+        common.ShapeInferencePass()(known)  # half floats are to be told from floats
         ends = self._ends(graph)
+        ends[LOGITS], bare = _without_softmax(ends[LOGITS])
         (taken,) = graph.inputs
         graph.outputs.clear()
-        for name in (INPUT, LOGITS, FEATURES):  # whoever has one of the names already makes room
-            for value in _values(graph):
-                if value.name == name and value is not taken:
-                    value.name = f"{name}_before"
+        for value in values_of(graph):  # whoever has one of the names already makes room
+            if value.name in _RESERVED and value is not taken:
+                value.name = free_name(graph, f"{value.name}_before")
         taken.name = INPUT
         for name, value in ends.items():
             graph.outputs.append(_as_floats(graph, value, name))
         common.RemoveUnusedNodesPass()(known)
-        return written(known)
+        found = written(known)
+        return found if bare or not _are_probabilities(found) else _with_logarithm(found)
 
     def ensures(self, before: bytes, after: bytes) -> None:
         """The classes are told as before, and both ends have a row for each input.
@@ -180,11 +194,7 @@ class NameEnds:
         named = [one for one in graph.outputs if one.name == self.logits]
         if self.logits and not named:
             raise _unfit("no such output", _named(graph.outputs), self.logits, "--logits NAME")
-        value = named[0] if named else _default_output(graph)
-        while (node := value.producer()) is not None and node.op_type in {*_NORMAL, "Identity"}:
-            assert node.inputs[0] is not None
-            value = node.inputs[0]
-        return value
+        return named[0] if named else _default_output(graph)
 
     @staticmethod
     def _features(graph: ir.Graph, logits: ir.Value, wanted: str) -> ir.Value:
@@ -196,16 +206,17 @@ class NameEnds:
         told = next((one for one in graph.outputs if one.name == FEATURES and one is not logits), None)
         if told is not None:
             return told
-        node = logits.producer()
+        last = _back(logits, _PASSING | _NORMAL)[-1]
+        node = _without_codes(last).producer()
         if node is not None and node.op_type == "Add":  # of the bias
             computed = [one for one in node.inputs if one is not None and not _is_stored(one)]
-            node = computed[0].producer() if len(computed) == 1 else None
+            node = _without_codes(computed[0]).producer() if len(computed) == 1 else None
         linear = node is not None and node.op_type in _LINEAR and _is_stored(node.inputs[1])
         if node is None or not linear or node.inputs[0] is None:
             raise _unfit(
                 "the last layer is not a linear one",
                 "Gemm, or MatMul and Add, with constant weights",
-                last.op_type if (last := logits.producer()) else "none",
+                end.op_type if (end := last.producer()) else "none",
                 "--features NAME: a value [N, D] that the logits are worked out from",
             )
         return node.inputs[0]
@@ -250,7 +261,8 @@ class FreeBatch:
                 "the model answers one size of batch only", "any number of rows", error.got
             ) from error
         for output, found in together.items():
-            _check_close(found, np.concatenate([one[output] for one in alone]), output)
+            wanted = np.concatenate([one[output] for one in alone])
+            check_close(found, wanted, output, "rows of a batch know of each other")
 
 
 def _free_reshapes(graph: ir.Graph, fixed: int) -> None:
@@ -275,10 +287,69 @@ def _default_output(graph: ir.Graph) -> ir.Value:
     return value
 
 
+def _back(value: ir.Value, kinds: frozenset[str]) -> list[ir.Value]:
+    """From a value back through operators of these kinds, itself first."""
+    found = [value]
+    while (node := found[-1].producer()) is not None and node.op_type in kinds and node.inputs[0] is not None:
+        found.append(node.inputs[0])
+    return found
+
+
+def _without_softmax(value: ir.Value) -> tuple[ir.Value, bool]:
+    """The output without the softmax that stands before it, and whether one did."""
+    value = _back(value, frozenset({"Identity"}))[-1]
+    path = _back(value, _PASSING)
+    node = path[-1].producer()
+    if node is None or node.op_type not in _NORMAL or node.inputs[0] is None:
+        return value, False
+    reader = path[-2].producer() if len(path) > 1 else None
+    if reader is None:
+        return node.inputs[0], True
+    reader.replace_input_with(0, node.inputs[0])
+    return value, True
+
+
+def _without_codes(value: ir.Value) -> ir.Value:
+    """What was rounded to codes and back, where it was."""
+    for kind in ("DequantizeLinear", "QuantizeLinear"):
+        node = value.producer()
+        if node is None or node.op_type != kind or node.inputs[0] is None:
+            return value
+        value = node.inputs[0]
+    return value
+
+
+def _are_probabilities(model: bytes) -> bool:
+    """Whether the logits of some inputs are shares of one."""
+    found = OnnxEngine(model).run(inputs_for(model))[LOGITS].astype(np.float64)
+    return found.ndim == 2 and bool((found >= 0).all() and np.abs(found.sum(1) - 1).max() < _SUM)  # [N, C]
+
+
+def _with_logarithm(model: bytes) -> bytes:
+    """With the logarithm of the probabilities as logits: a softmax gives the probabilities again."""
+    known = read(model)
+    graph = known.graph
+    at = next(place for place, one in enumerate(graph.outputs) if one.name == LOGITS)
+    shares = graph.outputs[at]
+    shares.name = free_name(graph, "shares")
+    least = ir.Value(
+        name=free_name(graph, "least_share"), const_value=ir.tensor(np.array(_LEAST, dtype=np.float32))
+    )
+    graph.register_initializer(least)
+    bounded = ir.node("Max", [shares, least])
+    logarithm = ir.node("Log", bounded.outputs)
+    bounded.outputs[0].name = free_name(graph, "shares_bounded")
+    made = logarithm.outputs[0]
+    made.name, made.shape, made.type = LOGITS, shares.shape, ir.TensorType(ir.DataType.FLOAT)
+    graph.extend([bounded, logarithm])
+    graph.outputs[at] = made
+    return written(known)
+
+
 def _as_floats(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     """An output of this name: the value itself where it can be, else a copy in float32."""
     shape = value.shape
-    if value.producer() is None or value.is_graph_output() or value.dtype not in {None, ir.DataType.FLOAT}:
+    if value.producer() is None or value.is_graph_output() or value.dtype != ir.DataType.FLOAT:
         node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT})
         graph.append(node)
         value = node.outputs[0]
@@ -298,12 +369,18 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *(value for node in graph for value in node.outputs)]
 
 
-def _check_close(found: NDArray[np.generic], wanted: NDArray[np.generic], name: str) -> None:
+def check_close(
+    found: NDArray[np.generic],
+    wanted: NDArray[np.generic],
+    name: str,
+    what: str = "the answers are others than before",
+) -> None:
+    """Raises ModelError where two arrays are not nearly the same."""
     room = _TOLERANCE * float(np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0))
     if found.shape != wanted.shape or not np.allclose(
         found.astype(np.float64), wanted.astype(np.float64), rtol=0, atol=room, equal_nan=True
     ):
-        raise _unfit("the answers are others than before", f"{name} within {room:.2g}", list(found.shape))
+        raise _unfit(what, f"{name} within {room:.2g}", list(found.shape))
 
 
 def _named(values: Iterable[ir.Value]) -> str:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import EngineError, SettingError
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.engines import engine_of
@@ -172,7 +173,10 @@ def harm_by_layer(
 
     def moved(layer: str) -> float:
         model = quantised(floats, [one for one in layers if one != layer])
-        found = softmax(run_model(OnnxEngine(model), shown)[0])
+        try:
+            found = softmax(run_model(OnnxEngine(model), shown)[0])
+        except EngineError:
+            return inf
         return float((wanted * np.log(_positive(wanted) / _positive(found))).sum(1).mean())
 
     return {layer: moved(layer) for layer in layers}
@@ -213,14 +217,20 @@ class _Trial:
         self._floats = floats
 
     def passes(self, way: str, in_floats: tuple[str, ...] = ()) -> bool:
-        """Whether the file that comes of it costs no more than is allowed."""
-        self._model = shippable(self._task.quantised(self._floats, in_floats))
-        return self._note(way, in_floats) <= self._gate.allowed
+        """Whether the file that comes of it costs no more than is allowed; one that no engine takes costs all there is."""
+        try:
+            model = shippable(self._task.quantised(self._floats, in_floats))
+            found = self._task.right(model)
+        except EngineError:
+            model, found = b"", np.zeros_like(self._wanted)
+            way += ", which the engine refuses"
+        self._model = model
+        return self._note(way, in_floats, found) <= self._gate.allowed
 
     def stay_in_floats(self) -> None:
         """All layers do."""
         self._model = shippable(self._floats)
-        self._note("floats", ())
+        self._note("floats", (), self._task.right(self._model))
 
     def harm(self) -> dict[str, float]:
         """As `harm_by_layer`."""
@@ -235,8 +245,8 @@ class _Trial:
             harm=harm or {},
         )
 
-    def _note(self, way: str, in_floats: Iterable[str]) -> float:
-        lost = mean_figure(self._wanted - self._task.right(self._model), self._task.heldout.groups)
+    def _note(self, way: str, in_floats: Iterable[str], right: NDArray[np.float64]) -> float:
+        lost = mean_figure(self._wanted - right, self._task.heldout.groups)
         self._tried.append(Try(way=way, drop=lost, size=len(self._model), in_floats=tuple(in_floats)))
         return lost.value
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SHOWN: Final = 4
+_WIDE: Final = 32
+"""Of free axes behind the first."""
 
 
 def read(model: bytes) -> ir.Model:
@@ -62,7 +64,8 @@ def inputs_for(model: bytes) -> dict[str, NDArray[np.generic]]:
     random = np.random.default_rng(0)
     given: dict[str, NDArray[np.generic]] = {}
     for taken in graph.inputs:
-        shape = [dim if isinstance(dim, int) else _SHOWN for dim in taken.shape or ()]
+        dims = list(taken.shape or ())
+        shape = [dim if isinstance(dim, int) else _WIDE if at else _SHOWN for at, dim in enumerate(dims)]
         kind = np.dtype((taken.dtype or ir.DataType.FLOAT).numpy())
         if kind.kind in "iu":
             most = np.iinfo(kind).max if kind.itemsize == 1 else 1
@@ -70,3 +73,17 @@ def inputs_for(model: bytes) -> dict[str, NDArray[np.generic]]:
         else:
             given[str(taken.name)] = random.normal(size=shape).astype(kind)
     return given
+
+
+def values_of(graph: ir.Graph) -> list[ir.Value]:
+    """All that are given, computed, or stand in the file."""
+    computed = [value for node in graph.all_nodes() for value in node.outputs]
+    return [*graph.inputs, *computed, *graph.initializers.values()]
+
+
+def free_name(graph: ir.Graph, name: str) -> str:
+    """The name, with as many underscores as nobody else has."""
+    taken = {one.name for one in values_of(graph)}
+    while name in taken:
+        name += "_"
+    return name

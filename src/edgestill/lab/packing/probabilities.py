@@ -16,11 +16,10 @@ from edgestill.core.errors import ModelError
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.student import LOGITS, PROBABILITIES, TEMPERATURE
-from edgestill.lab.packing.graph import inputs_for, read, written
+from edgestill.lab.packing.graph import constant, free_name, inputs_for, read, values_of, written
 from edgestill.lab.packing.passes import through
 
 _TOLERANCE: Final = 1e-5
-_DIVISOR: Final = "temperature_value"
 
 
 @final
@@ -47,24 +46,29 @@ class Probabilities:
         names = [one.name for one in graph.outputs]
         if LOGITS not in names:
             raise _wrong("the model gives no logits", f"an output {LOGITS}", names)
-        if _DIVISOR not in graph.initializers and {PROBABILITIES, TEMPERATURE} & set(names):
+        if _divisor(graph) is None and {PROBABILITIES, TEMPERATURE} & set(names):
             raise _wrong("the model has such outputs of its own", f"{LOGITS} and features", names)
 
     def apply(self, model: bytes) -> bytes:
         """The model with both outputs."""
         known = read(model)
         graph = known.graph
-        number = ir.tensor(np.array([self.temperature], dtype=np.float32), name=_DIVISOR)
-        if _DIVISOR in graph.initializers:
-            graph.initializers[_DIVISOR].const_value = number
+        known_divisor = _divisor(graph)
+        name = free_name(graph, "temperature_value") if known_divisor is None else str(known_divisor.name)
+        number = ir.tensor(np.array([self.temperature], dtype=np.float32), name=name)
+        if known_divisor is not None:
+            known_divisor.const_value = number
             return written(known)
-        divisor = ir.Value(name=_DIVISOR, const_value=number)
+        divisor = ir.Value(name=name, const_value=number)
         graph.register_initializer(divisor)
+        for value in values_of(graph):  # whoever has one of the names inside makes room
+            if value.name in {PROBABILITIES, TEMPERATURE}:
+                value.name = free_name(graph, f"{value.name}_before")
         logits = next(one for one in graph.outputs if one.name == LOGITS)
         scaled = ir.node("Div", [logits, divisor])
         last = ir.node("Softmax", scaled.outputs, {"axis": 1})
         told = ir.node("Identity", [divisor])
-        scaled.outputs[0].name = f"{LOGITS}_scaled"
+        scaled.outputs[0].name = free_name(graph, f"{LOGITS}_scaled")
         for node, name, shape in ((last, PROBABILITIES, logits.shape), (told, TEMPERATURE, ir.Shape([1]))):
             made = node.outputs[0]
             made.name, made.shape, made.type = name, shape, ir.TensorType(ir.DataType.FLOAT)
@@ -97,6 +101,21 @@ def shippable(model: bytes, temperature: float = 1.0) -> bytes:
         ModelError: as `Probabilities` says.
     """
     return through(model, [Probabilities(temperature)])
+
+
+def _divisor(graph: ir.Graph) -> ir.Value | None:
+    """The temperature of an end that this pass made; None where there is none."""
+    outputs = {one.name: one.producer() for one in graph.outputs}
+    told, last = outputs.get(TEMPERATURE), outputs.get(PROBABILITIES)
+    if told is None or told.op_type != "Identity" or constant(told.inputs[0]) is None:
+        return None
+    scaled = (
+        last.inputs[0].producer()
+        if last is not None and last.op_type == "Softmax" and last.inputs[0]
+        else None
+    )
+    ours = scaled is not None and scaled.op_type == "Div" and scaled.inputs[1] is told.inputs[0]
+    return told.inputs[0] if ours else None
 
 
 def _wrong(what: str, expected: str, got: object) -> ModelError:

@@ -100,7 +100,8 @@ class Grid:
         for node in graph:
             if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
                 continue
-            scale, zero = (_numbers(one) for one in node.inputs[1:3])
+            scale = _numbers(node.inputs[1])
+            zero = _numbers(node.inputs[2]) if len(node.inputs) > 2 else _no_zero(node, scale)
             told = node.attributes.get(
                 "axis"
             )  # which may be left out where it is 1, or where there is one number only
@@ -290,6 +291,12 @@ def _overrides(grid: Grid, graph: ir.Graph) -> dict[str, list[dict[str, Any]]]:
                 fix="quantise it on a grid of its own",
             )
     return {name: step.overrides for name, step in grid.steps.items()}
+
+
+def _no_zero(node: ir.Node, scale: NDArray[Any]) -> NDArray[Any]:
+    """Zeros, where a file leaves them out: of the codes' type, which is uint8 for what is computed."""
+    codes = constant(node.inputs[0])
+    return np.zeros(scale.shape, dtype=np.uint8 if codes is None or codes.dtype.kind == "f" else codes.dtype)
 
 
 def _numbers(value: ir.Value | None) -> NDArray[Any]:

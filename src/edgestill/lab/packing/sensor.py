@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from edgestill.core.errors import ModelError, SettingError
 from edgestill.infer.engine import OnnxEngine
-from edgestill.lab.packing.graph import inputs_for, read, written
+from edgestill.lab.packing.graph import free_name, inputs_for, read, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Kind = Literal["", "uint8", "uint16", "int16", "int32", "float32"]
-Layout = Literal["", "channels-last"]
+Layout = Literal["", "channels-last", "both-last"]
 _TOLERANCE: Final = 1e-3
 
 
@@ -29,7 +29,8 @@ class Sensor:
 
     Attributes:
         kind: of its numbers; empty for the network's own.
-        layout: `channels-last` where the sensor gives `[N, ..., C]` and the network takes `[N, C, ...]`; empty where they agree.
+        layout: `channels-last` where the sensor gives `[N, ..., C]` and the network takes `[N, C, ...]`; `both-last` where the
+            network takes `[N, ..., C]` as well; empty where both have them first, or rows have no other axes.
         scale: such as 1/255 for bytes.
         mean: one number, or one a channel; in units of the scaled numbers.
         deviation: likewise; not 0.
@@ -51,7 +52,9 @@ class Sensor:
                 wanted = ", ".join(one for one in get_args(kinds) if one)
                 raise _wrong(name, f"one of {wanted}, or nothing", repr(value))
         for name, numbers in (("scale", (self.scale,)), ("mean", self.mean), ("deviation", self.deviation)):
-            if not numbers or not np.isfinite(numbers).all() or (name != "mean" and 0 in numbers):
+            with np.errstate(over="ignore"):
+                narrow = np.array(numbers, dtype=np.float32)
+            if not numbers or not np.isfinite(narrow).all() or (name != "mean" and 0 in narrow):
                 raise _wrong(name, "finite numbers" + ("" if name == "mean" else ", not 0"), list(numbers))
         if 1 not in (len(self.mean), len(self.deviation)) and len(self.mean) != len(self.deviation):
             raise _wrong("deviation", f"1 or {len(self.mean)} numbers (the means)", len(self.deviation))
@@ -70,7 +73,7 @@ class Sensor:
                 raise _wrong(name, f"NAME=VALUE, each once, of {', '.join(_READERS)}", repr(part))
             try:
                 values[name] = _READERS[name](value)
-            except (ValueError, ZeroDivisionError) as error:
+            except (ValueError, ZeroDivisionError, OverflowError) as error:
                 raise _wrong(
                     name, "numbers such as 0.5 or 1/255, with blanks between them", repr(value)
                 ) from error
@@ -88,10 +91,10 @@ class Sensor:
             x: `[N, ...]`, as the sensor gives it.
         """
         floats: NDArray[np.float32] = x.astype(np.float32)
-        if self.layout:
+        if self.layout == "channels-last":
             floats = np.moveaxis(floats, -1, 1)
         mean, deviation = (
-            _along(one, floats.ndim, channels_last=False) for one in (self.mean, self.deviation)
+            _along(one, floats.ndim, last=self.layout == "both-last") for one in (self.mean, self.deviation)
         )
         found: NDArray[np.float32] = (floats * np.float32(self.scale) - mean) / deviation
         return found
@@ -122,9 +125,10 @@ class TakeSensor:
             raise _unfit("a model that takes no floats has its preprocessing already", "floats", taken.dtype)
         if len(taken.shape) < (3 if self.sensor.layout else 2):
             raise _unfit("the input has too few axes", "[N, C, ...]", list(taken.shape))
-        count, channels = max(len(self.sensor.mean), len(self.sensor.deviation)), taken.shape[1]
-        if count > 1 and isinstance(channels, int) and channels != count:
-            raise _unfit("a mean for each channel", f"{channels} (the model's channels)", count)
+        count = max(len(self.sensor.mean), len(self.sensor.deviation))
+        channels = taken.shape[-1 if self.sensor.layout == "both-last" else 1]
+        if count > 1 and channels != count:
+            raise _unfit("a mean for each channel", f"{channels} (the model's channels; see layout)", count)
 
     def apply(self, model: bytes) -> bytes:
         """The model behind its preprocessing."""
@@ -135,11 +139,11 @@ class TakeSensor:
         (old,) = graph.inputs
         assert old.shape is not None
         dims = list(old.shape)
-        if sensor.layout:
+        if sensor.layout == "channels-last":
             dims = [dims[0], *dims[2:], dims[1]]
         kind = ir.DataType.from_numpy(np.dtype(sensor.kind)) if sensor.kind else ir.DataType.FLOAT
         name, wanted = str(old.name), old.dtype or ir.DataType.FLOAT
-        old.name = f"{name}_prepared"
+        old.name = free_name(graph, f"{name}_prepared")
         new = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(kind))
         nodes = self._nodes(graph, new, len(dims), kind, wanted)
         graph.inputs[0] = new
@@ -182,16 +186,16 @@ class TakeSensor:
                 graph.register_initializer(value)
                 inputs.append(value)
             node = ir.node(operator, inputs, attributes)
-            node.outputs[0].name = f"sensor_{len(nodes)}"
+            node.outputs[0].name = free_name(graph, f"sensor_{len(nodes)}")
             nodes.append(node)
 
-        last = bool(sensor.layout)
+        last, moved = bool(sensor.layout), sensor.layout == "channels-last"
         if kind != ir.DataType.FLOAT:
             add("Cast", to=ir.DataType.FLOAT)
         add("Mul", np.array(sensor.scale, dtype=np.float32))
-        add("Sub", _along(sensor.mean, rank, channels_last=last))
-        add("Div", _along(sensor.deviation, rank, channels_last=last))
-        if last:
+        add("Sub", _along(sensor.mean, rank, last=last))
+        add("Div", _along(sensor.deviation, rank, last=last))
+        if moved:
             add("Transpose", perm=[0, rank - 1, *range(1, rank - 1)])
         if wanted != ir.DataType.FLOAT:
             add("Cast", to=wanted)
@@ -215,10 +219,10 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
-def _along(numbers: tuple[float, ...], rank: int, *, channels_last: bool) -> NDArray[np.float32]:
+def _along(numbers: tuple[float, ...], rank: int, *, last: bool) -> NDArray[np.float32]:
     """As many axes as the readings have, the numbers along the channels."""
     shape = [1] * rank
-    shape[-1 if channels_last else 1] = len(numbers)
+    shape[-1 if last else 1] = len(numbers)
     return np.array(numbers, dtype=np.float32).reshape(shape)
 
 

@@ -88,7 +88,7 @@ def search(
         train: as for `distill`.
         validation: held-out data with labels, of which one part chooses and the other tells.
         folder: for trials, weights and the teacher's answers; the same call goes on in it.
-        budgets: each bounds size, latency or memory; by default several latencies, from small to large.
+        budgets: each bounds size, latency or memory; by default latencies and sizes by turns, from small to large.
         recipe: how students are trained to the end; by default as `distill`'s.
         settings: how hard is searched.
         space: the students; by default those that can be carved out of the teacher.
@@ -190,16 +190,19 @@ class _Searching:
         return Choices(self.shop.drafts.space, self.settings.recipe)
 
     def ladder(self) -> list[Budget]:
-        """Latencies of the uniform student, from narrow to wide."""
+        """Latencies and sizes of the uniform student by turns, from narrow to wide: a student may be fast and large, or small and slow."""
         assert self.shop.profile is not None
         precisions = [one for one in PRECISIONS if one in self.shop.profile.tables]
         found = []
-        for scale in np.geomspace(_NARROW, _WIDE, self.settings.budgets).tolist():
+        for at, scale in enumerate(np.geomspace(_NARROW, _WIDE, self.settings.budgets).tolist()):
             drafts = [
                 self.shop.drafts.of(Shape(direction=UNIFORM, scale=scale, precision=one))
                 for one in precisions
             ]
-            found.append(Budget(latency=min(map(self.shop.profile.seconds, drafts))))
+            if at % 2:
+                found.append(Budget(size=min(one.size for one in drafts)))
+            else:
+                found.append(Budget(latency=min(map(self.shop.profile.seconds, drafts))))
         return found
 
     def hunted(self, budgets: Sequence[Budget]) -> list[Hunt]:

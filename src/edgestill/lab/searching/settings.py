@@ -28,7 +28,7 @@ class Search:
 
     Attributes:
         trials: students that are tried for each budget.
-        budgets: that a front is made of where none is asked for: so many latencies, or sizes, from small to large.
+        budgets: that a front is made of where none is asked for: so many, latencies and sizes by turns, from small to large.
         judged: share of the held-out data that students are chosen on, more than 0 and less than 1; the rest is kept for
             the winners, which are told by it.
         recipe: key of the recipe -> values that are tried, the usual one first.
