@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, final
 
-from edgestill.core.errors import EngineError, SettingError
+from edgestill.core.errors import EngineError
 from edgestill.core.extras import require
 from edgestill.infer.modelfile import check_self_contained
+from edgestill.infer.ports import Ports, check_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Described = dict[str, tuple[str, tuple[int | None, ...]]]
+    from edgestill.infer.ports import Described
 
 _DATATYPES: Final = {
     "tensor(bool)": "BOOL",
@@ -40,11 +41,10 @@ _DATATYPES: Final = {
     "tensor(double)": "FP64",
 }
 _ONLY_FATAL: Final = 4  # errors reach the caller as exceptions; printing them as well would tell them twice
-_MAX_THREADS: Final = 256
 
 
 @final
-class OnnxEngine:
+class OnnxEngine(Ports):
     """A `core.protocols.Engine` over onnxruntime on the CPU.
 
     Args:
@@ -63,19 +63,10 @@ class OnnxEngine:
         check_self_contained(model)
         runtime = require("onnxruntime", extra="device", purpose="to run a model")
         self._session = _session(runtime, model, threads)
-        self._inputs = _describe(self._session.get_inputs(), "input")
-        self._outputs = _describe(self._session.get_outputs(), "output")
-        self._names = list(self._outputs)
-
-    @property
-    def inputs(self) -> Described:
-        """Name -> (Open Inference Protocol datatype, shape with None where free)."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Described:
-        """As `inputs`, for what the model gives."""
-        return self._outputs
+        super().__init__(
+            _describe(self._session.get_inputs(), "input"), _describe(self._session.get_outputs(), "output")
+        )
+        self._names = list(self.outputs)
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """All outputs by name.
@@ -94,18 +85,6 @@ class OnnxEngine:
                 expected="an answer",
             ) from error
         return dict(zip(self._names, values, strict=True))
-
-
-def check_threads(threads: int) -> None:
-    """Raises SettingError where an engine cannot be made with so many."""
-    if not 1 <= threads <= _MAX_THREADS:
-        raise SettingError(
-            "threads out of range",
-            expected=f"1 to {_MAX_THREADS}",
-            got=threads,
-            where="threads",
-            fix="leave it at 1 on a small device",
-        )
 
 
 def _session(runtime: Any, model: bytes, threads: int) -> Any:

@@ -22,15 +22,15 @@ import numpy as np
 from edgestill.core.errors import EngineError
 from edgestill.core.extras import require
 from edgestill.core.oip import NUMPY_NAMES
-from edgestill.infer.engine import check_threads
 from edgestill.infer.modelfile import check_self_contained
+from edgestill.infer.ports import Ports, check_threads, refused, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from edgestill.infer.engine import Described
+    from edgestill.infer.ports import Described
 
 _DATATYPES: Final = {
     "boolean": "BOOL",
@@ -49,7 +49,7 @@ _DATATYPES: Final = {
 
 
 @final
-class OpenVinoEngine:
+class OpenVinoEngine(Ports):
     """A `core.protocols.Engine` over OpenVINO's CPU plug-in.
 
     Args:
@@ -70,21 +70,10 @@ class OpenVinoEngine:
         self._compiler = _Compiler(runtime, threads)
         with _told("the engine cannot load the model", "a model that this version of OpenVINO knows"):
             self._model = self._compiler.read(model)
-            self._inputs = _describe(self._model.inputs, "input")
-            self._outputs = _describe(self._model.outputs, "output")
-            self._one = self._compiler.for_one_row(self._model, self._inputs)
+            super().__init__(_describe(self._model.inputs, "input"), _describe(self._model.outputs, "output"))
+            self._one = self._compiler.for_one_row(self._model, self.inputs)
         self._any: Any = None
         self._lock = threading.Lock()
-
-    @property
-    def inputs(self) -> Described:
-        """Name -> (Open Inference Protocol datatype, shape with None where free)."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Described:
-        """As `inputs`, for what the model gives."""
-        return self._outputs
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """All outputs by name.
@@ -92,18 +81,18 @@ class OpenVinoEngine:
         Raises:
             EngineError: an input is missing, unknown or of another type, or the runtime refused.
         """
-        if inputs.keys() != self._inputs.keys():
-            raise _refused(f"inputs {sorted(self._inputs)}", sorted(inputs))
+        if inputs.keys() != self.inputs.keys():
+            raise refused("openvino", f"inputs {sorted(self.inputs)}", sorted(inputs))
         for name, one in inputs.items():
-            wanted = NUMPY_NAMES[self._inputs[name][0]]
+            wanted = NUMPY_NAMES[self.inputs[name][0]]
             if one.dtype != wanted:
-                raise _refused(f"{name} as {wanted}", one.dtype.name)
+                raise refused("openvino", f"{name} as {wanted}", one.dtype.name)
         with self._lock, _told("the engine could not run the model", "an answer"):
             request = self._request(inputs)
             request.infer(
                 {name: np.ascontiguousarray(one) for name, one in inputs.items()}, share_inputs=True
             )
-            return {name: request.get_tensor(name).data.copy() for name in self._outputs}
+            return {name: request.get_tensor(name).data.copy() for name in self.outputs}
 
     def _request(self, inputs: Mapping[str, NDArray[np.generic]]) -> Any:
         if self._one is not None and all(one.shape[:1] == (1,) for one in inputs.values()):
@@ -152,26 +141,15 @@ def _core() -> Any:
     return require("openvino", extra="openvino", purpose="to run a model with OpenVINO").Core()
 
 
-class _told:  # noqa: N801  # a context manager read as a verb
-    """Whatever OpenVINO raises as one error of one line."""
+def _told(what: str, expected: str) -> told:
+    """OpenVINO's last line says what it is about."""
+    fix = "export it again for this version of OpenVINO, or run it with onnxruntime"
+    return told("openvino", what, expected, fix=fix, text=_last_line)
 
-    def __init__(self, what: str, expected: str) -> None:
-        self._what, self._expected = what, expected
 
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, EngineError):
-            return
-        text = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise EngineError(
-            self._what,
-            where="openvino",
-            expected=self._expected,
-            got=text[-1][:300] if text else type(error).__name__,
-            fix="export it again for this version of OpenVINO, or run it with onnxruntime",
-        ) from error
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def _describe(ports: Sequence[Any], what: str) -> Described:
@@ -190,13 +168,3 @@ def _described(port: Any, what: str) -> tuple[str, tuple[str, tuple[int | None, 
         )
     shape = tuple(dim.get_length() if dim.is_static else None for dim in port.partial_shape)
     return name, (_DATATYPES[kind], shape)
-
-
-def _refused(expected: str, got: object) -> EngineError:
-    return EngineError(
-        "the engine could not run the model",
-        where="openvino",
-        expected=expected,
-        got=got,
-        fix="give what the model takes, and nothing else",
-    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgestill.core.errors import ClassCountError, DataError, EdgestillError, SettingError
 from edgestill.infer.arrayfile import read_npz
-from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.samples import Samples, class_names
 from edgestill.lab.models import called
 from edgestill.lab.settings import nearest
 from edgestill.lab.teacher.asking import When  # noqa: TC001  # `from_table` reads the annotations
@@ -133,7 +133,7 @@ class Data:
 def _from_file(path: Path, name: DataName, seed: int) -> Data:
     arrays = read_npz(path, what="the data")
     _check_names(arrays, path)
-    labels = name.labels or _labels(arrays, path)
+    labels = name.labels or class_names(arrays.get(_LABELS), f"{path}: {_LABELS}")
     train = _samples(arrays, "train", name.classes or len(labels) or None, path)
     if any(f"{kind}_validation" in arrays for kind in _KINDS):
         return Data(train=train, heldout=_samples(arrays, "validation", train.classes, path), labels=labels)
@@ -163,21 +163,6 @@ def _check_names(arrays: Mapping[str, object], path: Path) -> None:
                 expected=", ".join(known),
                 got=repr(name),
             )
-
-
-def _labels(arrays: Mapping[str, np.ndarray[Any, Any]], path: Path) -> tuple[str, ...]:
-    found = arrays.get(_LABELS)
-    if found is None:
-        return ()
-    if found.ndim != 1 or found.dtype.kind != "U":
-        raise DataError(
-            "labels that are no names",
-            where=f"{path}: {_LABELS}",
-            expected="an array [classes] of texts",
-            got=f"{found.dtype} {list(found.shape)}",
-            fix="save numpy.array([NAME, ...]), in the order of the classes",
-        )
-    return tuple(found.tolist())
 
 
 def _samples(arrays: dict[str, np.ndarray[Any, Any]], part: str, classes: int | None, path: Path) -> Samples:

@@ -19,27 +19,27 @@ from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
-from edgestill.core.errors import EdgestillError, EngineError
+from edgestill.core.errors import EngineError
 from edgestill.core.extras import require
 from edgestill.core.oip import NUMPY_NAMES
-from edgestill.infer.engine import check_threads
 from edgestill.infer.litert.table import lowered
 from edgestill.infer.modelfile import check_self_contained
 from edgestill.infer.onnxgraph import read_graph
+from edgestill.infer.ports import Ports, check_threads, refused, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from edgestill.infer.engine import Described
+    from edgestill.infer.ports import Described
 
 _DATATYPES: Final = {name: datatype for datatype, name in NUMPY_NAMES.items()}
 _NOISE: Final = "INFO: "
 
 
 @final
-class LiteRtEngine:
+class LiteRtEngine(Ports):
     """A `core.protocols.Engine` over LiteRT.
 
     Args:
@@ -58,16 +58,16 @@ class LiteRtEngine:
         check_self_contained(model)
         runtime = require("ai_edge_litert.interpreter", extra="litert", purpose="to run a model with LiteRT")
         graph = read_graph(model)
-        self._inputs = _described(graph.inputs)
+        taken = _described(graph.inputs)
         with _told("the engine cannot load the model", "a model that this version of LiteRT knows"), _quiet():
             data, self._fixed = lowered(model)
             self._interpreter = runtime.Interpreter(model_content=data, num_threads=threads)
             self._interpreter.allocate_tensors()
-        (taken,) = self._interpreter.get_input_details()
+        (row,) = self._interpreter.get_input_details()
         given = {one["name"]: one for one in self._interpreter.get_output_details()}
-        self._input, self._row = taken["index"], tuple(int(size) for size in taken["shape"])
+        self._input, self._row = row["index"], tuple(int(size) for size in row["shape"])
         self._given = {name: given[name]["index"] for name in graph.outputs if name in given}
-        self._outputs = {
+        outputs = {
             name: (
                 _DATATYPES[np.dtype(given[name]["dtype"]).name],
                 (None, *map(int, given[name]["shape"][1:])),
@@ -76,17 +76,8 @@ class LiteRtEngine:
             else (_DATATYPES[self._fixed[name].dtype.name], self._fixed[name].shape)
             for name in graph.outputs
         }
+        super().__init__(taken, outputs)
         self._lock = threading.Lock()
-
-    @property
-    def inputs(self) -> Described:
-        """Name -> (Open Inference Protocol datatype, shape with None where free)."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> Described:
-        """As `inputs`, for what the model gives."""
-        return self._outputs
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """All outputs by name.
@@ -108,12 +99,13 @@ class LiteRtEngine:
         return [interpreter.get_tensor(index) for index in self._given.values()]
 
     def _checked(self, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.generic]:
-        ((name, (datatype, _)),) = self._inputs.items()
+        ((name, (datatype, _)),) = self.inputs.items()
         batch = inputs.get(name)
         if batch is None or len(inputs) != 1:
-            raise _refused(f"the input {name}", sorted(inputs))
+            raise refused("litert", f"the input {name}", sorted(inputs))
         if batch.dtype != NUMPY_NAMES[datatype] or batch.shape[1:] != self._row[1:] or not len(batch):
-            raise _refused(
+            raise refused(
+                "litert",
                 f"{name} as {NUMPY_NAMES[datatype]} [N, *{list(self._row[1:])}]",
                 f"{batch.dtype} {list(batch.shape)}",
             )
@@ -132,25 +124,8 @@ def _described(inputs: dict[str, tuple[str, tuple[int | None, ...]]]) -> Describ
     return {name: (_DATATYPES[kind], shape) for name, (kind, shape) in inputs.items()}
 
 
-class _told:  # noqa: N801  # a context manager read as a verb
-    """Whatever LiteRT raises, and whatever a graph that makes no sense leads to, as one error of one line."""
-
-    def __init__(self, what: str, expected: str) -> None:
-        self._what, self._expected = what, expected
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, EdgestillError):
-            return
-        raise EngineError(
-            self._what,
-            where="litert",
-            expected=self._expected,
-            got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
-            fix="run it with onnxruntime or openvino",
-        ) from error
+def _told(what: str, expected: str) -> told:
+    return told("litert", what, expected, fix="run it with onnxruntime or openvino")
 
 
 _first = threading.Lock()
@@ -178,13 +153,3 @@ def _quiet() -> Iterator[None]:
                 for line in caught.read().decode(errors="replace").splitlines(keepends=True):
                     if not line.startswith(_NOISE):
                         sys.stderr.write(line)
-
-
-def _refused(expected: str, got: object) -> EngineError:
-    return EngineError(
-        "the engine could not run the model",
-        where="litert",
-        expected=expected,
-        got=got,
-        fix="give what the model takes, and nothing else",
-    )

@@ -11,6 +11,8 @@ from edgestill.infer.litert.flat import Grid
 from edgestill.infer.litert.lowering import Place, Stored, Value, as_floats, unsupported
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from edgestill.infer.litert.lowering import Lowering
@@ -204,43 +206,43 @@ def unary(low: Lowering, node: Node) -> None:
     low.result(name, value.shape, made)
 
 
-def clip(low: Lowering, node: Node) -> None:
-    """Between two numbers, either of which may be left out."""
-    value, place = low.value(node.inputs[0]), low.floats(node.inputs[0])
-    for at, operator, attribute in ((1, "MAXIMUM", "min"), (2, "MINIMUM", "max")):
-        bound = low.constant(node, at)
-        number = node.attributes.get(attribute) if bound is None else float(bound.reshape(()))
-        if number is None or not np.isfinite(number):
-            continue
+def _with_numbers(low: Lowering, value: Value, place: Place, steps: Sequence[tuple[str, float]]) -> Place:
+    """One operator after the other, each with a number."""
+    for operator, number in steps:
         made = replace(low.new(value.shape, place.axes, None), folded=place.folded)
         by = low.flat.constant(np.array([number], dtype=np.float32))
         low.flat.add(operator, [place.tensor, by], [made.tensor])
         place = made
-    low.result(node.outputs[0], value.shape, place)
+    return place
+
+
+def clip(low: Lowering, node: Node) -> None:
+    """Between two numbers, either of which may be left out."""
+    value, steps = low.value(node.inputs[0]), []
+    for at, operator, attribute in ((1, "MAXIMUM", "min"), (2, "MINIMUM", "max")):
+        bound = low.constant(node, at)
+        number = node.attributes.get(attribute) if bound is None else float(bound.reshape(()))
+        if number is not None and np.isfinite(number):
+            steps.append((operator, number))
+    low.result(node.outputs[0], value.shape, _with_numbers(low, value, low.floats(node.inputs[0]), steps))
 
 
 def hard_sigmoid(low: Lowering, node: Node) -> None:
     """`alpha * x + beta`, between 0 and 1."""
-    value, place = low.value(node.inputs[0]), low.floats(node.inputs[0])
-    for operator, number in (
+    value = low.value(node.inputs[0])
+    steps = [
         ("MUL", node.attributes.get("alpha", 0.2)),
         ("ADD", node.attributes.get("beta", 0.5)),
         ("MAXIMUM", 0.0),
         ("MINIMUM", 1.0),
-    ):
-        made = replace(low.new(value.shape, place.axes, None), folded=place.folded)
-        by = low.flat.constant(np.array([number], dtype=np.float32))
-        low.flat.add(operator, [place.tensor, by], [made.tensor])
-        place = made
-    low.result(node.outputs[0], value.shape, place)
+    ]
+    low.result(node.outputs[0], value.shape, _with_numbers(low, value, low.floats(node.inputs[0]), steps))
 
 
 def leaky(low: Lowering, node: Node) -> None:
-    """`LeakyRelu`."""
+    """`LeakyRelu`: the larger of a number and a part of it."""
     value, place = low.value(node.inputs[0]), low.floats(node.inputs[0])
-    slope = low.flat.constant(np.array([node.attributes.get("alpha", 0.01)], dtype=np.float32))
-    small = replace(low.new(value.shape, place.axes, None), folded=place.folded)
-    low.flat.add("MUL", [place.tensor, slope], [small.tensor])
+    small = _with_numbers(low, value, place, [("MUL", node.attributes.get("alpha", 0.01))])
     made = replace(low.new(value.shape, place.axes, None), folded=place.folded)
     low.flat.add("MAXIMUM", [place.tensor, small.tensor], [made.tensor])
     low.result(node.outputs[0], value.shape, made)

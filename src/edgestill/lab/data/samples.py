@@ -131,6 +131,29 @@ class Samples:
         )
 
 
+def class_names(found: NDArray[np.generic] | None, where: str) -> tuple[str, ...]:
+    """The names of the classes that stand in an array; empty where there is none.
+
+    Args:
+        found: `[classes]`, texts.
+        where: it was found, for the error.
+
+    Raises:
+        DataError: it is no such array.
+    """
+    if found is None:
+        return ()
+    if found.ndim != 1 or found.dtype.kind != "U":
+        raise DataError(
+            "labels that are no names",
+            where=where,
+            expected="an array [classes] of texts",
+            got=f"{found.dtype} {list(found.shape)}",
+            fix="save numpy.array([NAME, ...]), in the order of the classes",
+        )
+    return tuple(map(str, found.tolist()))
+
+
 def _array(given: object, name: str) -> NDArray[np.generic]:
     """Whatever numpy can make one array of."""
     try:

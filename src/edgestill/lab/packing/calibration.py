@@ -9,7 +9,7 @@ import numpy as np
 from edgestill.core.errors import DataError, EdgestillError, PathError, ShapeError
 from edgestill.infer.arrayfile import read_npy, read_npz
 from edgestill.infer.recordings import read_inputs
-from edgestill.lab.data.samples import Samples
+from edgestill.lab.data.samples import Samples, class_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def read_calibration(
             got=", ".join(arrays) or "none",
             fix=f"save them with numpy.savez({path.name!r}, x=..., y=...)",
         )
-    names = tuple(labels) or _names(arrays.get("labels"), path)
+    names = tuple(labels) or class_names(arrays.get("labels"), f"{path}: labels")
     if "y" not in arrays:
         if "groups" in arrays:
             raise DataError(
@@ -71,20 +71,6 @@ def read_calibration(
     except EdgestillError as error:  # which does not know the file
         error.where = f"{path}: {error.where}"
         raise
-
-
-def _names(found: NDArray[np.generic] | None, path: Path) -> tuple[str, ...]:
-    if found is None:
-        return ()
-    if found.ndim != 1 or found.dtype.kind != "U":
-        raise DataError(
-            "labels that are no names",
-            where=f"{path}: labels",
-            expected="an array [classes] of texts",
-            got=f"{found.dtype} {list(found.shape)}",
-            fix="save numpy.array([NAME, ...]), in the order of the classes; whole numbers belong into y",
-        )
-    return tuple(map(str, found.tolist()))
 
 
 def _of_folder(
