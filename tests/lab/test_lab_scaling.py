@@ -224,3 +224,18 @@ def test_a_pass_that_breaks_its_promise_is_named() -> None:
         match=r"merging changed the answers; at be careless: logits; expected within [\d.e-]+; got [\d.e+]+",
     ):
         through(chain(IMAGE), [Careless()])
+
+
+def test_what_a_library_raises_within_a_pass_is_a_coded_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, which names the pass: a stranger's model may be anything."""
+
+    def broken(_self: object, _model: bytes) -> bytes:
+        msg = "no such\n   node"
+        raise KeyError(msg)
+
+    monkeypatch.setattr(Careless, "apply", broken)
+    with pytest.raises(
+        ModelError, match=r"a step failed on this model; at be careless: model\.onnx; .*KeyError"
+    ) as caught:
+        through(chain(IMAGE), [Careless()])
+    assert "\n" not in str(caught.value)

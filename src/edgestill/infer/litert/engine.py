@@ -59,10 +59,11 @@ class LiteRtEngine(Ports):
         runtime = require("ai_edge_litert.interpreter", extra="litert", purpose="to run a model with LiteRT")
         graph = read_graph(model)
         taken = _described(graph.inputs)
-        with _told("the engine cannot load the model", "a model that this version of LiteRT knows"), _quiet():
+        with _told("the engine cannot load the model", "a model that this version of LiteRT knows"):
             data, self._fixed = lowered(model)
-            self._interpreter = runtime.Interpreter(model_content=data, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with _quiet():
+                self._interpreter = runtime.Interpreter(model_content=data, num_threads=threads)
+                self._interpreter.allocate_tensors()
         (row,) = self._interpreter.get_input_details()
         given = {one["name"]: one for one in self._interpreter.get_output_details()}
         self._input, self._row = row["index"], tuple(int(size) for size in row["shape"])
@@ -139,13 +140,13 @@ def _quiet() -> Iterator[None]:
         if _heard:
             yield
             return
-        _heard.append(True)
         sys.stderr.flush()
         kept = os.dup(2)
         with tempfile.TemporaryFile() as caught:
             os.dup2(caught.fileno(), 2)
             try:
                 yield
+                _heard.append(True)
             finally:
                 os.dup2(kept, 2)
                 os.close(kept)

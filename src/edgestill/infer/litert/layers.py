@@ -244,8 +244,8 @@ def mean(low: Lowering, node: Node) -> None:
     if 0 in axes or not axes:
         raise unsupported(node, "axes behind the first", list(axes))
     codes, wanted = low.codes(node.inputs[0]), low.wanted_codes(name)
-    place = codes if codes is not None and wanted is not None else low.floats(node.inputs[0])
-    place = low.unfolded(value, place)
+    coded = codes if wanted is not None else None
+    place = low.unfolded(value, coded or low.floats(node.inputs[0]))
     where = [at for at, axis in enumerate(place.axes) if axis in axes]
     if not keep:
         where += [at for at, axis in enumerate(place.axes) if axis == UNIT]
@@ -255,7 +255,7 @@ def mean(low: Lowering, node: Node) -> None:
         kept = [axis for axis in range(rank) if axis not in axes]
         shape = tuple(value.shape[axis] for axis in kept)
         left = tuple(kept.index(axis) for axis in place.axes if axis in kept)
-    made = low.new(shape, left, wanted if place is codes or place.scale is not None else None)
+    made = low.new(shape, left, wanted if coded is not None else None)
     by = low.flat.constant(np.array(sorted(where), dtype=np.int32))
     low.flat.add("MEAN", [place.tensor, by], [made.tensor], keepDims=bool(keep))
     low.result(name, shape, made)

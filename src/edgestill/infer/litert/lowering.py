@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, final
@@ -272,10 +271,6 @@ class Lowering:
         self.input = self.flat.tensor(fixed, kind, name=name)
         place = Place(tensor=self.input, axes=tuple(range(len(fixed))), kind=kind)
         self.values[name] = Value(shape=fixed, floats=place)
-
-    def kinds(self) -> Counter[str]:
-        """How many operators of each kind the ONNX graph has."""
-        return Counter(node.kind for node in self.graph.nodes)
 
 
 def as_floats(array: NDArray[Any]) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from edgestill.core.errors import within
+from edgestill.core.errors import EdgestillError, ModelError, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,12 +51,23 @@ def through(model: bytes, passes: Iterable[Pass]) -> bytes:
     """The model after all the passes, in their order.
 
     Raises:
-        ModelError: as a pass raises; `where` begins with the pass.
+        ModelError: as a pass raises, or a library that it uses fails on; `where` begins with the pass.
     """
     for step in passes:
         with within(step.name):
-            step.requires(model)
-            after = step.apply(model)
-            step.ensures(model, after)
+            try:
+                step.requires(model)
+                after = step.apply(model)
+                step.ensures(model, after)
+            except EdgestillError:
+                raise
+            except Exception as error:
+                raise ModelError(
+                    "a step failed on this model",
+                    where="model.onnx",
+                    expected="a model that the step can read and change",
+                    got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                    fix="export it in another way, or report it with the model",
+                ) from error
         model = after
     return model
