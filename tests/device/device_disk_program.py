@@ -23,7 +23,8 @@ from edgestill.device.memory import Memory
 from edgestill.device.outbox import Outbox
 from edgestill.device.slots import Slots
 from edgestill.device.state import State
-from edgestill.infer.policy import Policy, PolicyState
+from edgestill.infer.decision import PolicyState
+from edgestill.infer.policy import Policy
 from edgestill.learn.overlay import Overlay
 from edgestill.learn.statistics import Head
 from edgestill.learn.statistics import Statistics as Sums

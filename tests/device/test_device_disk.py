@@ -16,7 +16,7 @@ from edgestill.device.memory import Memory
 from edgestill.device.outbox import Outbox
 from edgestill.device.slots import Slots
 from edgestill.device.state import State
-from edgestill.infer.policy import PolicyState
+from edgestill.infer.decision import PolicyState
 from edgestill.learn.statistics import Statistics
 
 PROGRAM = str(Path(__file__).parent / "device_disk_program.py")

@@ -15,7 +15,8 @@ from edgestill.core.errors import ClassCountError
 from edgestill.device.learning import Learner, Lessons
 from edgestill.device.memory import Memory
 from edgestill.infer.cascade import Escalation
-from edgestill.infer.policy import Policy, PolicyState
+from edgestill.infer.decision import PolicyState
+from edgestill.infer.policy import Policy
 from edgestill.learn.overlay import Overlay
 from edgestill.learn.statistics import Head, Statistics
 from edgestill.testing.clock import FakeClock
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.core.jsonio import JsonObject
-    from edgestill.infer.policy import Decision
+    from edgestill.infer.decision import Decision
 
 BUNDLE, BACKBONE = Digest.of(b"bundle"), Digest.of(b"backbone")
 POLICY = Policy(labels=("a", "b", "c"), audit_share=0.1, threshold=0.6)

@@ -49,7 +49,7 @@ from edgestill.device.memory import Memory
 from edgestill.device.model import Serving, learner_of
 from edgestill.device.state import Target
 from edgestill.infer.confidence import softmax
-from edgestill.infer.policy import PolicyState
+from edgestill.infer.decision import PolicyState
 from edgestill.learn.overlay import Overlay
 from edgestill.learn.statistics import Head, Statistics
 from edgestill.testing.clock import FakeClock

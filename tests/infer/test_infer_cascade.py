@@ -22,8 +22,9 @@ from edgestill.core.errors import (
     UnreachableError,
 )
 from edgestill.infer.cascade import Cascade, Escalation
+from edgestill.infer.decision import PolicyState
 from edgestill.infer.engine import OnnxEngine
-from edgestill.infer.policy import ALWAYS, Policy, PolicyState
+from edgestill.infer.policy import ALWAYS, Policy
 from edgestill.infer.student import Student
 from edgestill.testing.clock import FakeClock
 

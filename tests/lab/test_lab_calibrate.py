@@ -10,6 +10,7 @@ import pytest
 
 from edgestill.core.errors import ClassCountError, DataError
 from edgestill.infer.confidence import confidence_of, softmax
+from edgestill.infer.fusion import weights
 from edgestill.infer.policy import Policy
 from edgestill.lab.packing.calibrate import (
     DELTA,
@@ -124,13 +125,16 @@ def test_voices_of_different_classes_are_refused() -> None:
 
 
 def test_alpha_leans_to_the_better_voice() -> None:
-    """Near 1 for a teacher that knows and a student that guesses, near 0 the other way, between for equals."""
+    """Near 1 for a teacher that knows and a student that guesses, near 0 the other way, in the mean a half for equals."""
     teacher = calibrate(heldout(600, student=0.0, teacher=6.0), WANTED).alpha
     student = calibrate(heldout(600, student=6.0, teacher=0.0), WANTED).alpha
-    equals = calibrate(heldout(6000, student=2.0, teacher=2.0), WANTED).alpha
+    data = heldout(6000, student=2.0, teacher=2.0)
+    equals = calibrate(data, WANTED)
+    sure = confidence_of(softmax(data.student, equals.temperature), equals.measure)
     assert teacher > 0.95
     assert student < 0.05
-    assert 0.3 < equals < 0.7
+    assert 0.3 < weights(equals, sure).mean() < 0.7
+    assert equals.alpha_at(0.1) > 0.9
 
 
 def test_temperatures_undo_overconfidence() -> None:
@@ -201,9 +205,37 @@ def test_without_a_teacher_the_student_is_calibrated_all_the_same() -> None:
 
 def test_the_threshold_keeps_the_budget_where_nothing_was_fitted() -> None:
     """The share of these answers below it is the wanted one."""
-    logits = heldout(600).student
-    policy = kept_budget(logits, replace(WANTED, escalation_share=0.3), "why not")
-    assert np.mean(confidence_of(softmax(logits), "margin") < policy.threshold) == pytest.approx(
+    data = heldout(600)
+    policy = kept_budget(data, replace(WANTED, escalation_share=0.3), "why not")
+    assert np.mean(confidence_of(softmax(data.student), "margin") < policy.threshold) == pytest.approx(
         0.3, abs=0.01
     )
     assert policy.evidence == {"promised": False, "n": 600, "why": "why not"}
+
+
+def test_the_measure_that_finds_more_is_taken_and_what_was_compared_is_told() -> None:
+    """Where the features show which inputs the student gets wrong, and its probabilities do not, leverage is chosen."""
+    data = heldout(1_500, student=1.0, teacher=9.0)
+    wrong = data.student.argmax(1) != data.labels
+    known = replace(data, leverage=np.where(wrong, 3.0, 0.5) + np.random.default_rng(1).random(1_500))
+    policy = calibrate(known, replace(WANTED, measure="max_probability"))
+    assert policy.measure == "leverage"
+    compared = policy.evidence["measures"]
+    assert isinstance(compared, dict)
+    assert set(compared) == {"max_probability", "margin", "entropy", "leverage"}
+    assert 0 < policy.threshold < 1
+
+
+def test_a_measure_that_finds_no_more_is_not_taken() -> None:
+    """Leverages that know nothing of the errors leave the measure as it was."""
+    data = heldout(1_500, student=1.0, teacher=9.0)
+    noise = replace(data, leverage=np.random.default_rng(1).random(1_500))
+    assert calibrate(noise, replace(WANTED, measure="max_probability")).measure != "leverage"
+
+
+def test_a_measure_that_was_asked_for_stays() -> None:
+    """Who names one gets it, whatever the comparison says."""
+    data = heldout(1_500, student=1.0, teacher=9.0)
+    wrong = data.student.argmax(1) != data.labels
+    known = replace(data, leverage=np.where(wrong, 3.0, 0.5))
+    assert calibrate(known, replace(WANTED, measure="entropy")).measure == "entropy"

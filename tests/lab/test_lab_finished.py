@@ -91,7 +91,7 @@ def test_labels_fit_a_temperature_and_judge_int8() -> None:
     assert made.fp32.value == pytest.approx(0.9)
     assert abs(made.int8.value - made.fp32.value) <= 0.04
     assert made.teacher is None
-    assert made.tried[-1].way == "int8"
+    assert made.tried[-1].way.startswith("int8")  # some layers stay in floats where products saturate
     card = made.blobs["card.md"].decode()
     assert "Accuracy on the held-out data" in card
     assert f"| int8 | {made.int8} | 160 samples |" in card

@@ -39,7 +39,7 @@ from edgestill.device.trial import Trial
 from edgestill.infer.calibration import fit_temperature
 from edgestill.learn.leverage import Leverage
 from edgestill.learn.overlay import Overlay
-from edgestill.learn.statistics import Head, Statistics, solve
+from edgestill.learn.statistics import Head, Statistics, solve, usual_ridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -389,6 +389,4 @@ class Learner:
         return max(0, int(self._clock.now() // self._lessons.window))
 
     def _ridge(self, statistics: Statistics) -> float:
-        """The configured share of the mean square of a feature, times the weight: the same pull for any n."""
-        mean = float(statistics.matrix.diagonal().mean())
-        return max(self._lessons.ridge * mean, 1e-9)
+        return usual_ridge(statistics, self._lessons.ridge)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, final
 from edgestill.core import bundle as bundles
 from edgestill.core.errors import EdgestillError
 from edgestill.core.jsonio import Fields, canonical, parse, parse_object
-from edgestill.infer.policy import PolicyState
+from edgestill.infer.decision import PolicyState
 from edgestill.learn.overlay import MAX_BYTES as MAX_OVERLAY_BYTES
 from edgestill.learn.overlay import Overlay
 from edgestill.learn.statistics import MAX_BYTES as MAX_STATISTICS_BYTES

@@ -30,9 +30,9 @@ import numpy as np
 from edgestill.core.answer import Answer
 from edgestill.core.errors import DeadlineError, EdgestillError, EngineError, MessageError
 from edgestill.infer.confidence import confidence_of
-from edgestill.infer.fusion import fuse
+from edgestill.infer.decision import Decision, PolicyState, decide, promise_is_void, unanswered
+from edgestill.infer.fusion import fuse, weights
 from edgestill.infer.health import Counts, HealthCounter
-from edgestill.infer.policy import Decision, Policy, PolicyState, decide, promise_is_void, unanswered
 from edgestill.infer.student import is_array
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 
     from edgestill.core.protocols import Clock, Predict
     from edgestill.core.wire import Health
+    from edgestill.infer.policy import Policy
 
 PROBABILITY_SLACK: Final = 1e-3
+_NAMES: Final = {0.0: "student", 1.0: "teacher"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,7 +124,7 @@ class Cascade:
 
     @property
     def promise_is_void(self) -> bool:
-        """Whether the bundle's promise does not hold now (`infer.policy.promise_is_void`)."""
+        """Whether the bundle's promise does not hold now (`infer.decision.promise_is_void`)."""
         return self._teacher is None or promise_is_void(self.policy, self._state)
 
     def take_health(self, *, drift: str = "none", leverage: float = 0.0) -> Health:
@@ -245,19 +247,19 @@ class Cascade:
 
     def _fused(self, alone: Answer, teacher: NDArray[np.float32]) -> Answer:
         heard = np.isfinite(teacher[:, 0])
-        probabilities = alone.probabilities.copy()
-        probabilities[heard] = fuse(teacher[heard], alone.probabilities[heard], self.policy.alpha)
-        confidence = alone.confidence.copy()
+        alpha = np.where(heard, weights(self.policy, alone.confidence), np.float32(0))
+        probabilities, confidence = alone.probabilities.copy(), alone.confidence.copy()
+        probabilities[heard] = fuse(teacher[heard], alone.probabilities[heard], alpha[heard])
         confidence[heard] = confidence_of(probabilities[heard], self.policy.measure)
-        name = {0.0: "student", 1.0: "teacher"}.get(self.policy.alpha, "fused")
         return Answer(
             probabilities=probabilities,
             confidence=confidence,
             decided_by=tuple(
-                name if by_both else own for by_both, own in zip(heard, alone.decided_by, strict=True)
+                _NAMES.get(weight, "fused") if by_both else own
+                for by_both, weight, own in zip(heard, alpha.tolist(), alone.decided_by, strict=True)
             ),
             features=alone.features,
-            alpha=np.where(heard, self.policy.alpha, 0).astype(np.float32),
+            alpha=alpha,
             student=alone.probabilities,
             teacher=teacher,
         )

@@ -1,10 +1,13 @@
 """Logits, probabilities and one number that says how sure they are.
 
-Three measures of confidence, each in [0, 1], each 1 where all probability is on one class:
+Three measures of confidence are told from the probabilities, each in [0, 1], each 1 where all is on one class:
 
 - `max_probability`: of the best class; at least 1/C.
 - `margin`: between the best and the second best class; 0 on a tie.
 - `entropy`: 1 - H(p) / ln C, with H the Shannon entropy; 0 where all classes are as likely.
+
+The fourth, `leverage`, is told from the student's features, by the model itself: 1 / (1 + h), h being how far they lie from
+those of its training data. What has no such features, a fused answer, has its `max_probability` instead.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 
 def confidence_of(probabilities: NDArray[np.float32], measure: Measure) -> NDArray[np.float32]:
     """Confidence `[N]`, in [0, 1], of probabilities `[N, C]`; with one class it is 1."""
-    if measure == "max_probability" or probabilities.shape[1] == 1:
+    if measure in {"max_probability", "leverage"} or probabilities.shape[1] == 1:
         best: NDArray[np.float32] = np.minimum(np.maximum.reduce(probabilities, axis=1), _ONE)
         return best
     if measure == "margin":
@@ -43,6 +46,12 @@ def confidence_of(probabilities: NDArray[np.float32], measure: Measure) -> NDArr
         margin: NDArray[np.float32] = two[:, -1] - two[:, -2]
         return margin
     return _certainty(probabilities)
+
+
+def certain_by(leverage: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Confidence `[N]`, `1 / (1 + h)` in (0, 1], of leverages `[N]`, not negative; what rounding made negative is 0."""
+    sure: NDArray[np.float32] = (1 / (1 + np.maximum(leverage, 0))).astype(np.float32)
+    return sure
 
 
 def _certainty(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from edgestill.core.errors import DataError, SettingError
-from edgestill.infer.policy import ALWAYS, FLOOR
+from edgestill.infer.decision import FLOOR
+from edgestill.infer.policy import ALWAYS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -30,7 +30,7 @@ from edgestill.core.errors import (
 from edgestill.core.manifest import MODEL, POLICY
 from edgestill.core.oip import NUMPY_NAMES
 from edgestill.infer.arrayfile import native
-from edgestill.infer.confidence import confidence_of, softmax
+from edgestill.infer.confidence import certain_by, confidence_of, softmax
 from edgestill.infer.policy import Policy
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ FEATURES: Final = "features"
 PROBABILITIES: Final = "probabilities"
 TEMPERATURE: Final = "temperature"
 """What the model's probabilities were made with, `[1]`."""
+LEVERAGE: Final = "leverage"
+"""How far the features lie from those of the training data, `[N, 1]`, not negative: for the measure of that name."""
 
 _REBUILD: Final = "fetch or build the bundle again"
 
@@ -58,7 +60,7 @@ class Student:
 
     Args:
         engine: runs a model with one input and an output `logits` `[N, C]`; `features` `[N, D]` if it has them, and
-            `probabilities` `[N, C]` with their `temperature` `[1]`.
+            `probabilities` `[N, C]` with their `temperature` `[1]`, and `leverage` `[N, 1]` where the policy measures by it.
         policy: the temperature, the measure of confidence and the labels are used.
         head: used instead of the model's logits.
         clock: for the latency in the answers.
@@ -111,7 +113,7 @@ class Student:
         probabilities = self._probabilities(outputs, self._logits(outputs, len(batch)))
         return Answer(
             probabilities=probabilities,
-            confidence=confidence_of(probabilities, self.policy.measure),
+            confidence=self._confidence(outputs, probabilities),
             decided_by=("student",) * len(batch),
             features=None if features is None else features.astype(np.float32, copy=False),
             latency=self._clock.monotonic() - start,
@@ -181,6 +183,23 @@ class Student:
         ):
             return cast("NDArray[np.float32]", given)
         return softmax(logits, self.policy.temperature)
+
+    def _confidence(
+        self, outputs: dict[str, NDArray[np.generic]], probabilities: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        measure = self.policy.measure
+        if measure != "leverage":
+            return confidence_of(probabilities, measure)
+        given = outputs.get(LEVERAGE)
+        if given is None or given.size != len(probabilities):
+            raise ModelError(
+                "the model does not tell its leverage",
+                where=LEVERAGE,
+                expected=f"[{len(probabilities)}, 1]",
+                got=sorted(outputs) if given is None else list(given.shape),
+                fix="pack the bundle again, or choose another measure of confidence",
+            )
+        return certain_by(given.astype(np.float32).reshape(-1))
 
     def _logits(self, outputs: dict[str, NDArray[np.generic]], n: int) -> NDArray[np.float32]:
         wanted = LOGITS if self._head is None else FEATURES

@@ -298,6 +298,11 @@ def solve(statistics: Statistics, *, ridge: float) -> Head:
     return Head(solution[:-1].astype(np.float32), solution[-1].astype(np.float32))
 
 
+def usual_ridge(statistics: Statistics, share: float = 1e-3) -> float:
+    """A share of the mean square of a feature, times the weight: the same pull whatever the number of samples."""
+    return max(share * float(statistics.matrix.diagonal().mean()), 1e-9)
+
+
 def regularised_inverse_factor(statistics: Statistics, ridge: float) -> NDArray[np.float64]:
     """`L^-1 [D+1, D+1]` of the Cholesky factorisation `A + ridge I = L L^T`.
 

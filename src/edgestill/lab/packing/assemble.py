@@ -20,6 +20,7 @@ from edgestill.infer.golden import Golden
 from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.notices import NothingLearnedWarning
 from edgestill.lab.packing.calibrate import Heldout, calibrate, kept_budget, promise_text
+from edgestill.lab.packing.leverage import relative_leverage
 from edgestill.lab.packing.material import spread
 from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import grid_id
@@ -139,14 +140,21 @@ def assembled(parts: Parts) -> Packed:
     """
     written, heldout, origin = parts.written, parts.heldout, parts.origin
     engine = engine_of(written.model, parts.hardware_class.name)
-    logits, _ = run_model(engine, heldout.inputs)
+    logits, features = run_model(engine, heldout.inputs)
+    reference = relative_leverage(parts.reference)
     floats, _ = run_model(engine_of(written.floats, parts.hardware_class.name), heldout.inputs)
+    said = Heldout(
+        student=logits,
+        teacher=parts.teacher,
+        labels=heldout.labels,
+        groups=heldout.groups,
+        leverage=reference.of(features),
+    )
     if parts.labelled:
-        said = Heldout(student=logits, teacher=parts.teacher, labels=heldout.labels, groups=heldout.groups)
         policy = calibrate(said, parts.policy, seed=origin.seed)
     else:
         policy = kept_budget(
-            logits, parts.policy, "the data had no labels; the threshold keeps the budget only"
+            said, parts.policy, "the data had no labels; the threshold keeps the budget only"
         )
     figures = {"fp32": _accuracy(floats, heldout), "int8": _accuracy(logits, heldout)}
     if parts.teacher is not None:
@@ -154,7 +162,9 @@ def assembled(parts: Parts) -> Packed:
     if parts.labelled:
         _remark_on_order(figures, len(policy.labels))
     blobs = {
-        names.MODEL: shippable(written.model, policy.temperature),
+        names.MODEL: shippable(
+            written.model, policy.temperature, reference if policy.measure == "leverage" else None
+        ),
         names.POLICY: policy.to_bytes(),
         names.GOLDEN: _golden(engine, heldout).to_bytes(),
         names.LINEAGE: canonical(parts.lineage | _lineage(written, origin, figures)),

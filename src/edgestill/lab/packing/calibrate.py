@@ -1,6 +1,7 @@
 """The policy of a bundle, fitted on data neither teacher nor student was trained on.
 
-Held-out data is split in three: one part fits the temperatures and alpha, one chooses the threshold, one reports. What
+Held-out data is split in three: one part fits the temperatures and alpha and compares measures of confidence, one chooses
+the threshold, one reports. What
 counts when fitting are the groups (people, devices), not the samples: few of them stay near the prior. The
 threshold comes from Learn-then-Test on the loss "the teacher is right and the fused answer is wrong" where the
 samples are independent; where several belong to one group (a person), that promise would be false: the threshold then
@@ -11,19 +12,22 @@ teacher says.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import numpy as np
 
 from edgestill.core.errors import ClassCountError, DataError
+from edgestill.infer.bands import Voices, fit_weights
 from edgestill.infer.calibration import (
     expected_calibration_error,
     fit_alpha,
     fit_temperature,
     negative_log_likelihood,
 )
-from edgestill.infer.confidence import confidence_of, softmax
-from edgestill.infer.fusion import fuse
+from edgestill.infer.confidence import certain_by, confidence_of, softmax
+from edgestill.infer.escalation import FIRST, best_measure, compare_measures, gains
+from edgestill.infer.fusion import fuse, weights
+from edgestill.infer.policy import Measure
 from edgestill.infer.risk import choose_threshold, threshold_for_share
 
 if TYPE_CHECKING:
@@ -48,12 +52,14 @@ class Heldout:
         teacher: logits `[N, C]`; None where there is none to ask.
         labels: `[N]`.
         groups: `[N]`.
+        leverage: `[N]`, of the student's features, relative to the reference samples; None where they are not known.
     """
 
     student: NDArray[np.float32]
     teacher: NDArray[np.float32] | None
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
+    leverage: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None and self.student.shape != self.teacher.shape:
@@ -72,15 +78,17 @@ class Heldout:
             teacher=None if self.teacher is None else self.teacher[index],
             labels=self.labels[index],
             groups=self.groups[index],
+            leverage=None if self.leverage is None else self.leverage[index],
         )
 
 
 def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
-    """Fits temperatures, alpha and threshold.
+    """Fits temperatures, measure of confidence, alpha and threshold.
 
     Args:
         heldout: at least 30 samples.
-        wanted: what is not fitted: labels, measure, budgets, what may leave.
+        wanted: what is not fitted: labels, budgets, what may leave; and the measure, where it is another than
+            `max_probability`, which gives way to one that is shown to find more of the inputs worth asking about.
         seed: of the split.
 
     Raises:
@@ -97,28 +105,25 @@ def calibrate(heldout: Heldout, wanted: Policy, *, seed: int = 0) -> Policy:
     fit, choose, report = _thirds(heldout, seed)
     units = len(np.unique(fit.groups))
     policy = replace(wanted, temperature=fit_temperature(fit.student, fit.labels, units=units))
+    shown: JsonObject = {}
     if fit.teacher is not None:
-        temperature = fit_temperature(fit.teacher, fit.labels, units=units)
-        policy = replace(policy, teacher_temperature=temperature)
-        voices = _voices(policy, fit)
-        policy = replace(
-            policy, alpha=fit_alpha(voices["teacher"], voices["student"], fit.labels, units=units)
-        )
+        policy = replace(policy, teacher_temperature=fit_temperature(fit.teacher, fit.labels, units=units))
+        policy, shown = _with_weights(policy, fit)
     groups = len(np.unique(heldout.groups))
     policy, promise = _with_threshold(policy, choose, independent=groups == len(heldout.labels))
-    return replace(policy, evidence=promise | {"report": _report(policy, report)})
+    return replace(policy, evidence=promise | shown | {"report": _report(policy, report)})
 
 
-def kept_budget(student: NDArray[np.float32], wanted: Policy, why: str) -> Policy:
+def kept_budget(heldout: Heldout, wanted: Policy, why: str) -> Policy:
     """The policy with a threshold that keeps its escalation budget, and no promise.
 
     Args:
-        student: logits `[N, C]`.
+        heldout: the student's answers; nothing else of it is looked at.
         wanted: with the temperature to be used.
         why: nothing is promised.
     """
-    confidence = confidence_of(softmax(student, wanted.temperature), wanted.measure)
-    evidence: JsonObject = {"promised": False, "n": len(student), "why": why}
+    confidence = _confidence(wanted, heldout, softmax(heldout.student, wanted.temperature))
+    evidence: JsonObject = {"promised": False, "n": len(confidence), "why": why}
     threshold = threshold_for_share(confidence, wanted.escalation_share)
     return replace(wanted, threshold=threshold, evidence=evidence)
 
@@ -144,15 +149,59 @@ def promise_text(policy: Policy) -> str:
     )
 
 
+def _with_weights(policy: Policy, part: Heldout) -> tuple[Policy, JsonObject]:
+    """The policy with measure and weights, and what they were chosen by."""
+    voices = _voices(policy, part)
+    student, teacher = voices["student"], voices["teacher"]
+    units = len(np.unique(part.groups))
+    alpha = fit_alpha(teacher, student, part.labels, units=units)
+    right = fuse(teacher, student, alpha).argmax(1) == part.labels
+    compared = compare_measures(
+        {
+            measure: _confidence(replace(policy, measure=measure), part, student)
+            for measure in _measures(part)
+        },
+        gains(student.argmax(1) == part.labels, right),
+        policy.escalation_share,
+        groups=part.groups,
+    )
+    if policy.measure == FIRST:
+        policy = replace(policy, measure=best_measure(compared))
+    found = fit_weights(
+        Voices(
+            teacher=teacher,
+            student=student,
+            confidence=_confidence(policy, part, student),
+            labels=part.labels,
+            groups=part.groups,
+        ),
+        policy.escalation_share,
+    )
+    evidence: JsonObject = {
+        "measures": {measure: one.as_json() for measure, one in compared.items()},
+        "bands": {"better": found.better, "error": found.error if np.isfinite(found.error) else None},
+    }
+    return replace(policy, alpha=found.alpha, bands=found.bands), evidence
+
+
+def _measures(part: Heldout) -> tuple[Measure, ...]:
+    return tuple(one for one in get_args(Measure) if one != "leverage" or part.leverage is not None)
+
+
+def _confidence(policy: Policy, part: Heldout, student: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`[N]`, as the student will tell it."""
+    if policy.measure != "leverage" or part.leverage is None:
+        return confidence_of(student, policy.measure)
+    return certain_by(part.leverage)
+
+
 def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tuple[Policy, JsonObject]:
     voices = _voices(policy, part)
     student, teacher = voices["student"], voices.get("teacher")
     if teacher is None:
-        kept = kept_budget(
-            part.student, policy, "nobody asked a teacher; the threshold keeps the budget only"
-        )
+        kept = kept_budget(part, policy, "nobody asked a teacher; the threshold keeps the budget only")
         return kept, kept.evidence
-    confidence = confidence_of(student, policy.measure)
+    confidence = _confidence(policy, part, student)
     threshold = threshold_for_share(confidence, policy.escalation_share)
     if not independent:
         groups = len(np.unique(part.groups))
@@ -162,7 +211,7 @@ def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tupl
         )
         return replace(policy, threshold=threshold), {"promised": False, "n": groups, "why": why}
     right = teacher.argmax(1) == part.labels
-    fused = fuse(teacher, student, policy.alpha)
+    fused = fuse(teacher, student, weights(policy, confidence))
     promise = choose_threshold(
         confidence,
         right & (student.argmax(1) != part.labels),
@@ -176,7 +225,8 @@ def _with_threshold(policy: Policy, part: Heldout, *, independent: bool) -> tupl
 def _report(policy: Policy, part: Heldout) -> JsonObject:
     voices = _voices(policy, part)
     if "teacher" in voices:
-        voices["fused"] = fuse(voices["teacher"], voices["student"], policy.alpha)
+        confidence = _confidence(policy, part, voices["student"])
+        voices["fused"] = fuse(voices["teacher"], voices["student"], weights(policy, confidence))
     figures: JsonObject = {
         name: {
             "accuracy": float((voice.argmax(1) == part.labels).mean()),

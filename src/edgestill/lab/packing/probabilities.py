@@ -7,7 +7,7 @@ policy brings it, still has the logits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,12 @@ from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.student import LOGITS, PROBABILITIES, TEMPERATURE
 from edgestill.lab.packing.graph import constant, free_name, inputs_for, read, values_of, written
+from edgestill.lab.packing.leverage import TellLeverage
 from edgestill.lab.packing.passes import through
+
+if TYPE_CHECKING:
+    from edgestill.lab.packing.passes import Pass
+    from edgestill.learn.leverage import Leverage
 
 _TOLERANCE: Final = 1e-5
 
@@ -94,13 +99,14 @@ class Probabilities:
                 raise _wrong("the new end changed the answers", f"{name} as before it", "others")
 
 
-def shippable(model: bytes, temperature: float = 1.0) -> bytes:
-    """The file as it is shipped, of one that gives logits.
+def shippable(model: bytes, temperature: float = 1.0, reference: Leverage | None = None) -> bytes:
+    """The file as it is shipped, of one that gives logits; with a reference it tells its leverage as well.
 
     Raises:
-        ModelError: as `Probabilities` says.
+        ModelError: as `Probabilities` and `TellLeverage` say.
     """
-    return through(model, [Probabilities(temperature)])
+    told: list[Pass] = [] if reference is None else [TellLeverage(reference)]
+    return through(model, [*told, Probabilities(temperature)])
 
 
 def _divisor(graph: ir.Graph) -> ir.Value | None:

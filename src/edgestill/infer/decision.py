@@ -1,0 +1,207 @@
+"""When a student asks its teacher: one pure decision per input.
+
+Standard library only; confidence, coin, time and cost come in as arguments, so every decision can be a test.
+
+- The audit coin is looked at before the confidence is: audits are a fair sample of everything the device sees.
+- The bundle's threshold is where the device starts. From there an online quantile tracker holds the *share* of
+  inputs asked at the budget, whatever happens to the confidences (see `decide` for its rule, bound and source).
+- Bytes are counted per UTC day and never exceeded; a part of them is kept for audits. Where they allow less than the
+  share, the tracker is given what they allow for each of the inputs that are still to come (`infer.pacing`), so that
+  the hardest of the whole day are asked about, and not all of a morning's.
+- The promise made for the bundle's threshold holds only while at least that much is asked. Moving averages of what
+  the promise needs and of what was asked and answered are kept, and `promise_is_void` says when they part.
+- Where the policy lets no raw input leave the device, nothing is ever asked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.infer.pacing import Pace
+from edgestill.infer.policy import ALWAYS
+
+if TYPE_CHECKING:
+    from edgestill.infer.policy import Policy
+
+STEP: Final = 0.3
+FLOOR: Final = 1e-4
+MEMORY: Final = 500
+SLACK: Final = 0.02
+_DAY: Final = 86_400
+_FIRST_DAY: Final = 18_262  # 2020-01-01: an earlier wall clock has not been set yet
+
+Decision = Literal["alone", "escalate", "audit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyState:
+    """What the policy remembers from one input to the next; keep it over restarts (`to_bytes`).
+
+    Attributes:
+        level: of the tracked threshold, on the tracker's scale (see `decide`).
+        asked: moving average of inputs that were asked and answered; audits are left out.
+        needed: moving average of inputs below the bundle's threshold; audits are left out.
+        day: number of the UTC day `spent` belongs to.
+        spent: bytes sent on that day.
+        audits_lost: tossed but not sent, or sent but not answered, since the start.
+        pace: what was seen, hour by hour; kept where bytes are bounded.
+    """
+
+    level: float
+    asked: float = 0.0
+    needed: float = 0.0
+    day: int = 0
+    spent: int = 0
+    audits_lost: int = 0
+    pace: Pace = field(default_factory=Pace)
+
+    @classmethod
+    def start(cls, policy: Policy) -> Self:
+        """The state of a device that begins with this bundle."""
+        return cls(level=_level(policy.threshold))
+
+    @property
+    def threshold(self) -> float:
+        """The tracked threshold as a confidence, in [0, 2]; above 1 everything is escalated."""
+        return ALWAYS if self.level > _level(1.0) else max(0.0, 1.0 + FLOOR - math.exp(-self.level))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads what `to_bytes` wrote; MessageError where it is something else."""
+        fields = Fields(parse_object(data, where="policy state", max_bytes=4096), "policy state")
+        return cls(
+            level=fields.number("level", least=_level(0) - STEP, most=_level(ALWAYS)),
+            asked=fields.number("asked", least=0, most=1),
+            needed=fields.number("needed", least=0, most=1),
+            day=fields.integer("day", most=10**9),
+            spent=fields.integer("spent"),
+            audits_lost=fields.integer("audits_lost"),
+            pace=Pace.from_fields(fields.inner("pace")) if fields.has("pace") else Pace(),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The state as canonical JSON."""
+        return canonical(asdict(self) | {"pace": self.pace.as_json()})
+
+
+def decide(
+    policy: Policy, state: PolicyState, *, confidence: float, coin: float, now: float = 0.0, cost: int = 0
+) -> tuple[Decision, PolicyState]:
+    """Whether to ask about one input, and the state after it.
+
+    With s the confidence and l(s) = -ln(1 - s + 1e-4), an input that is not audited is asked if l(s) < q, and then
+
+        q <- q + STEP * (target - 1[l(s) < q]),   target = (share - audit_share) / (1 - audit_share),
+
+    the share being the policy's `escalation_share`, or what the day's bytes still allow, if that is less.
+
+    This is the quantile tracker of Angelopoulos, Candes and Tibshirani, "Conformal PID control for time series
+    prediction" (2023), eq. 3, itself stochastic approximation after Robbins and Monro (1951) and the update of Gibbs
+    and Candes, "Adaptive conformal inference under distribution shift" (2021), applied to the confidence. As q stays
+    within one step of the range of l, which is 9.3 wide, the sum of the updates telescopes: after T inputs *of any
+    stream* the share asked differs from the target by at most 9.6 / (STEP * T), that is 32 / T. The logarithm spreads
+    the confidences near 1, where most of them lie, without changing their order.
+
+    Args:
+        policy: of the bundle, perhaps made stricter.
+        state: after the input before.
+        confidence: of the student, in [0, 1].
+        coin: uniform in [0, 1), tossed for this input before its confidence was known.
+        now: seconds since 1970, for the byte budget; before 2020 the clock counts as not set, and the day stays.
+        cost: bytes that asking about this input would send.
+    """
+    if policy.leaves != "raw":
+        return "alone", state
+    state = _at(policy, state, now)
+    if coin < policy.audit_share:
+        return _audit(policy, state, cost)
+    return _escalate(policy, state, confidence, cost, _target(policy, state, now, cost))
+
+
+def unanswered(state: PolicyState, decision: Decision) -> PolicyState:
+    """The state after an input that was asked and stayed without an answer."""
+    if decision == "audit":
+        return replace(state, audits_lost=state.audits_lost + 1)
+    if decision == "escalate":
+        return replace(state, asked=max(0.0, state.asked - 1 / MEMORY))
+    return state
+
+
+def promise_is_void(policy: Policy, state: PolicyState) -> bool:
+    """Whether the bundle's promise does not hold now.
+
+    It does not where none was made, where nothing may be asked, and where over the last 500 inputs or so the share
+    asked and answered fell more than 0.02 below the share that the bundle's threshold needs.
+    """
+    return not policy.promised or policy.leaves != "raw" or state.asked < state.needed - SLACK
+
+
+def _audit(policy: Policy, state: PolicyState, cost: int) -> tuple[Decision, PolicyState]:
+    if policy.bytes_per_day is not None and state.spent + cost > policy.bytes_per_day:
+        return "alone", replace(state, audits_lost=state.audits_lost + 1)
+    return "audit", replace(state, spent=state.spent + cost)
+
+
+def _escalate(
+    policy: Policy, state: PolicyState, confidence: float, cost: int, target: float
+) -> tuple[Decision, PolicyState]:
+    wanted = target > 0 and _level(confidence) < state.level
+    given = wanted and _affords(policy, state, cost)
+    after = replace(
+        state,
+        # the tracker follows what was wanted: what the bytes forbid must not wind it up
+        level=state.level + STEP * (target - wanted) if target > 0 else state.level,
+        asked=state.asked + (given - state.asked) / MEMORY,
+        needed=state.needed + ((confidence < policy.threshold) - state.needed) / MEMORY,
+        spent=state.spent + cost if given else state.spent,
+    )
+    return "escalate" if given else "alone", after
+
+
+def _target(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
+    """The share of inputs that are no audits which may be asked about."""
+    share = policy.escalation_share
+    if policy.bytes_per_day is not None and cost and state.pace.hour:
+        left = policy.bytes_per_day - state.spent
+        share = min(share, left / (cost * state.pace.ahead(now)))
+    if policy.audit_share >= 1:
+        return 0.0
+    return max(0.0, (share - policy.audit_share) / (1 - policy.audit_share))
+
+
+def _affords(policy: Policy, state: PolicyState, cost: int) -> bool:
+    """Whether an escalation leaves audits their part of the day's bytes."""
+    if policy.bytes_per_day is None:
+        return True
+    kept = policy.audit_share / policy.escalation_share
+    return state.spent + cost <= policy.bytes_per_day * (1 - kept)
+
+
+def _at(policy: Policy, state: PolicyState, now: float) -> PolicyState:
+    """The state when an input comes at `now`."""
+    state = _on_day(state, math.floor(now / _DAY))
+    if policy.bytes_per_day is None or now < _FIRST_DAY * _DAY:
+        return state
+    return replace(state, pace=state.pace.after(now))
+
+
+def _on_day(state: PolicyState, day: int) -> PolicyState:
+    """A later day gives a fresh budget; a clock that is set back does not."""
+    if day < _FIRST_DAY:
+        return state  # a device that woke without the time: its next day must not be a fresh one
+    if day > state.day:
+        return replace(state, day=day, spent=0)
+    if day < state.day - 1:
+        return replace(
+            state, day=day
+        )  # it had been too far ahead; waiting for that day again could take years
+    return state
+
+
+def _level(confidence: float) -> float:
+    if confidence > 1:
+        return -math.log(FLOOR) + STEP
+    return -math.log(1 - max(0.0, confidence) + FLOOR)
