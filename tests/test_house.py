@@ -73,6 +73,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "edgestill.infer.openvino": {"openvino"},
     "edgestill.infer.litert": {"ai_edge_litert", "flatbuffers"},
     "edgestill.infer.recordings": {"PIL"},
+    "edgestill.infer.payload": {"PIL", "soundfile"},
     "edgestill.link.inference": {"numpy"},
     "edgestill.device.serve": {"starlette", "uvicorn"},
 }

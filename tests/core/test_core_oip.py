@@ -227,7 +227,7 @@ def test_a_scalar_is_a_tensor() -> None:
         ({"name": None}, r"a field is missing; at body: inputs\[0\]: name"),
         ({"name": "x" * 201}, "at most 200 characters"),
         ({"datatype": "FP8"}, "unknown datatype; at x; expected BOOL, UINT8"),
-        ({"datatype": "BYTES"}, "unknown datatype"),
+        ({"datatype": "STRING"}, "unknown datatype"),
         ({"datatype": None}, "datatype"),
         ({"shape": None}, r"a field is missing; at body: inputs\[0\]: shape"),
         ({"shape": [3]}, "tensor and shape disagree; at x; expected 3 numbers; got 2"),
@@ -405,3 +405,88 @@ def test_any_bytes_give_a_message_or_a_message_error(body: bytes, length: int | 
     """No body makes the codec fail in another way."""
     with pytest.raises(MessageError):
         InferRequest.decode(body, length)
+
+
+# Strings of bytes
+
+strings = st.lists(st.binary(max_size=20), max_size=6)
+
+
+@given(strings, st.dictionaries(st.text(max_size=5), st.integers(0, 9), max_size=2))
+def test_strings_of_bytes_survive(parts: list[bytes], parameters: dict[str, Any]) -> None:
+    """A BYTES tensor beside another one, raw, has its elements and its parameters on the other side."""
+    told = {name: value for name, value in parameters.items() if name != "binary_data_size"}
+    sent = InferRequest(
+        inputs=(Tensor.of_strings("input", parts, told), Tensor("more", "UINT8", (2,), b"ab"))
+    )
+    body, length = sent.encode()
+    came = InferRequest.decode(body, length)
+    assert came.inputs[0].strings() == tuple(parts)
+    assert came.inputs[0].parameters == told
+    assert bytes(came.inputs[1].data) == b"ab"
+
+
+def test_strings_begin_with_their_lengths() -> None:
+    """As the binary tensor extension has it: four bytes, little-endian, before each."""
+    tensor = Tensor.of_strings("input", [b"abc", b""])
+    assert (tensor.datatype, tensor.shape) == ("BYTES", (2,))
+    assert tensor.data == b"\x03\0\0\0abc\0\0\0\0"
+
+
+@given(st.lists(st.text(max_size=9), max_size=5))
+def test_texts_go_as_json(parts: list[str]) -> None:
+    """Where tensors are JSON, strings that are text are text."""
+    try:
+        raw = [part.encode() for part in parts]
+    except UnicodeEncodeError:
+        return
+    body, length = InferRequest(inputs=(Tensor.of_strings("input", raw),)).encode(binary=False)
+    assert length is None
+    assert json.loads(body)["inputs"][0]["data"] == parts
+    assert InferRequest.decode(body, None).inputs[0].strings() == tuple(raw)
+
+
+def test_bytes_that_are_no_text_do_not_go_as_json() -> None:
+    """They are refused, rather than sent as something else."""
+    with pytest.raises(MessageError, match="no text"):
+        InferRequest(inputs=(Tensor.of_strings("input", [b"\xff"]),)).encode(binary=False)
+
+
+@pytest.mark.parametrize("data", [[1], [["a", 2]], [None], [{}]])
+def test_what_is_no_string_is_refused(data: list[Any]) -> None:
+    """Numbers and objects are no strings."""
+    body = {"inputs": [{"name": "input", "datatype": "BYTES", "shape": [len(data)], "data": data}]}
+    with pytest.raises(MessageError):
+        InferRequest.decode(json.dumps(body).encode(), None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ((1,), b""),
+        ((1,), b"\x01\0\0"),
+        ((1,), b"\x02\0\0\0a"),
+        ((1,), b"\xff\xff\xff\xff"),
+        ((2,), b"\x01\0\0\0a"),
+        ((0,), b"\x01\0\0\0a"),
+        ((1,), b"\x01\0\0\0a\0\0\0\0"),
+        ((2**31, 2**31), b"\x01\0\0\0a"),
+        ((1,) * 9, b"\x01\0\0\0a"),
+    ],
+)
+def test_attack_strings_that_do_not_add_up_are_refused(shape: tuple[int, ...], data: bytes) -> None:
+    """Too few, too many, cut, longer than the body, or of a shape out of bounds."""
+    with pytest.raises(MessageError, match="disagree"):
+        Tensor("input", "BYTES", shape, data)
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 4), max_size=3))
+def test_attack_any_bytes_are_strings_or_refused(data: bytes, shape: list[int]) -> None:
+    """Nothing else happens, and what is accepted are exactly as many strings as the shape says."""
+    try:
+        tensor = Tensor("input", "BYTES", tuple(shape), data)
+    except MessageError:
+        return
+    found = tensor.strings()
+    assert len(found) == prod(shape)
+    assert sum(map(len, found)) + 4 * len(found) == len(data)

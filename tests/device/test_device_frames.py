@@ -196,10 +196,11 @@ def test_an_answer_arrives_as_it_was() -> None:
         alpha=np.array([0, 0.5], np.float32),
         student=np.full((2, 3), 1 / 3, np.float32),
         teacher=np.array([[np.nan] * 3, [1, 0, 0]], np.float32),
+        tiers=("gateway", "cloud"),
         latency=0.25,
     )
     again = answer_from_frame(decode(*split(encode(answer_to_frame(full)))))
-    assert (again.decided_by, again.latency) == (full.decided_by, 0.25)
+    assert (again.decided_by, again.tiers, again.latency) == (full.decided_by, full.tiers, 0.25)
     for name in ("probabilities", "confidence", "features", "alpha", "student", "teacher"):
         np.testing.assert_array_equal(getattr(again, name), getattr(full, name))
     lone = Answer(probabilities=full.probabilities, confidence=full.confidence, decided_by=full.decided_by)
@@ -220,6 +221,12 @@ def test_an_answer_that_is_none_is_refused() -> None:
     wrong = to_tensor("confidence", np.zeros(1, np.float64))
     with pytest.raises(MessageError, match="another datatype"):
         answer_from_frame(Frame(dict(header), (parts[0], wrong)))
+
+
+def test_strings_are_no_array() -> None:
+    """A tensor of the protocol's strings is refused where an array is wanted."""
+    with pytest.raises(MessageError, match="no array"):
+        to_array(Tensor.of_strings("input", [b"a"]))
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +25,9 @@ from edgestill.core.errors import (
 from edgestill.infer.cascade import Cascade, Escalation
 from edgestill.infer.decision import PolicyState
 from edgestill.infer.engine import OnnxEngine
-from edgestill.infer.policy import ALWAYS, Policy
+from edgestill.infer.policy import ALWAYS, Band, Policy
 from edgestill.infer.student import Student
+from edgestill.infer.tiers import Tier, Tiers
 from edgestill.testing.clock import FakeClock
 
 if TYPE_CHECKING:
@@ -394,3 +396,32 @@ def test_figures_and_answers_agree(
     assert [name == "fused" for name in answer.decided_by] == one.heard.tolist()
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, atol=1e-5)
     assert (one.failures == ()) == (error is None or health.escalated == 0)
+
+
+def test_the_answer_names_who_was_asked() -> None:
+    """The teacher by its name, whether it answered or not, or the tiers that it names itself; nobody where nobody was."""
+    alone, _ = cascade(COIN_NO, teacher=Told(TEACHER))
+    assert alone.predict(rows(0)).tiers == ()
+    for error in (None, UnreachableError("gone", where="far", expected="an answer", got="none")):
+        asked, _ = cascade(COIN_AUDIT, teacher=Told(TEACHER, error))
+        assert asked.predict(rows(0)).tiers == ("teacher",)
+    near = Tiers([Tier("gateway", Told(TEACHER))], clock=FakeClock())
+    assert cascade(COIN_AUDIT, teacher=near)[0].predict(rows(0)).tiers == ("gateway",)
+
+
+def test_each_answer_is_weighed_by_the_band_of_its_confidence() -> None:
+    """Where the policy has bands, alpha is that of the student's confidence, and the fused answer is made with it."""
+    policy = replace(
+        POLICY, alpha=0.25, bands=(Band(below=0.75, alpha=1.0),), escalation_share=1.0, audit_share=1.0
+    )
+    model = Cascade(Told(STUDENT), Told(TEACHER), policy, clock=FakeClock(), random=Coins())
+    answer = model.predict(rows(0, 1, 2, 3))
+    assert answer.alpha is not None
+    assert answer.student is not None
+    assert answer.teacher is not None
+    sure = answer.student.max(axis=1)
+    assert answer.alpha.tolist() == np.where(sure < 0.75, 1.0, 0.25).tolist()
+    assert set(answer.alpha.tolist()) == {1.0, 0.25}
+    weighed = answer.alpha[:, None] * answer.teacher + (1 - answer.alpha[:, None]) * answer.student
+    np.testing.assert_allclose(answer.probabilities, weighed, rtol=1e-6)
+    assert [name == "teacher" for name in answer.decided_by] == (sure < 0.75).tolist()

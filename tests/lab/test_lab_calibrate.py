@@ -233,6 +233,15 @@ def test_a_measure_that_finds_no_more_is_not_taken() -> None:
     assert calibrate(noise, replace(WANTED, measure="max_probability")).measure != "leverage"
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 4])
+def test_a_policy_of_few_people_can_be_written(groups: int) -> None:
+    """Where no error can be told, because everything hangs together, the policy says null and survives its bytes."""
+    data = replace(heldout(900), groups=np.arange(900) % groups)
+    policy = calibrate(data, WANTED)
+    assert Policy.from_bytes(policy.to_bytes()) == policy
+    assert policy.bands == ()
+
+
 def test_a_measure_that_was_asked_for_stays() -> None:
     """Who names one gets it, whatever the comparison says."""
     data = heldout(1_500, student=1.0, teacher=9.0)

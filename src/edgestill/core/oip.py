@@ -4,6 +4,8 @@ Tensors are bytes, shape and datatype name; little-endian, row-major. A message 
 tensors, in which case the `Inference-Header-Content-Length` header gives the JSON's length and every raw tensor's
 `binary_data_size` stands in its parameters. Sizes are checked before anything is cut or allocated.
 
+A tensor of datatype BYTES holds strings of bytes: each begins with its length, four bytes. In JSON they are text.
+
 Sources: the Open Inference Protocol specification (rest), and its binary tensor data extension.
 """
 
@@ -12,10 +14,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from math import prod
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import Fields, Json, JsonObject, canonical, parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MAX_JSON_BYTES: Final = 16_000_000
 MAX_TENSORS: Final = 16
@@ -25,7 +30,11 @@ MAX_TENSOR_BYTES: Final = (
 )  # of a shape with its zeros left out: numpy refuses to count further even for no elements
 HEADER: Final = "inference-header-content-length"
 
-# datatype -> (struct code, bytes per element). BYTES (strings) is not spoken: no model of ours takes any.
+BYTES: Final = "BYTES"
+LENGTH: Final = struct.Struct("<I")
+"""What each string of a BYTES tensor begins with."""
+
+# datatype -> (struct code, bytes per element); BYTES stands apart.
 DATATYPES: Final[dict[str, tuple[str, int]]] = {
     "BOOL": ("?", 1),
     "UINT8": ("B", 1),
@@ -65,13 +74,29 @@ class Tensor:
     datatype: str
     shape: tuple[int, ...]
     data: bytes | memoryview
+    parameters: JsonObject = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.datatype == BYTES:
+            _check_strings(self.name, self.shape, self.data)
+            return
         _check_size(self.name, self.datatype, self.shape, len(self.data))
         if self.datatype == "BOOL" and bytes(self.data).strip(b"\0\1"):
             raise MessageError(
                 "not booleans", where=self.name, expected="bytes of 0 and 1", got="other bytes"
             )
+
+    @classmethod
+    def of_strings(cls, name: str, strings: Iterable[bytes], parameters: JsonObject | None = None) -> Self:
+        """A BYTES tensor `[N]`."""
+        parts = list(strings)
+        data = b"".join(piece for part in parts for piece in (LENGTH.pack(len(part)), part))
+        return cls(name, BYTES, (len(parts),), data, parameters or {})
+
+    def strings(self) -> tuple[bytes, ...]:
+        """The elements of a BYTES tensor."""
+        assert self.datatype == BYTES
+        return tuple(bytes(self.data[start:end]) for start, end in _places(self.data))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +199,12 @@ def _encode(
     described: list[Json] = []
     for tensor in tensors:
         one: JsonObject = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if tensor.parameters:
+            one["parameters"] = tensor.parameters
         if binary:
-            one["parameters"] = {"binary_data_size": len(tensor.data)}
+            one["parameters"] = tensor.parameters | {"binary_data_size": len(tensor.data)}
         else:
-            one["data"] = _numbers(tensor)
+            one["data"] = _texts(tensor) if tensor.datatype == BYTES else _numbers(tensor)
         described.append(one)
     text = canonical(head | {key: described})
     if not binary:
@@ -206,9 +233,12 @@ def _decode(body: bytes, json_length: int | None, key: str) -> tuple[Fields, tup
             size = parameters.integer("binary_data_size", most=len(body) - offset)
             data: bytes | memoryview = view[offset : offset + size]
             offset += size
+        elif datatype == BYTES:
+            data = _strings(one, name)
         else:
             data = _packed(one, name, datatype, shape)
-        tensors.append(Tensor(name, datatype, shape, data))
+        told = {} if parameters is None else dict(parameters.unknown(("binary_data_size",)))
+        tensors.append(Tensor(name, datatype, shape, data, told))
     if offset != len(body):
         raise MessageError("bytes nobody named", where="body", expected=f"{offset} bytes", got=len(body))
     return fields, tuple(tensors)
@@ -239,6 +269,63 @@ def _check_size(name: str, datatype: str, shape: tuple[int, ...], size: int) -> 
             expected=f"{wanted} bytes for {datatype} {list(shape)}",
             got=size,
         )
+
+
+def _check_strings(name: str, shape: tuple[int, ...], data: bytes | memoryview) -> None:
+    """Raises MessageError where the strings are not as many as the shape says, or do not end with the data."""
+    wanted, count, end = prod(shape), 0, 0
+    if len(shape) > MAX_RANK or wanted * LENGTH.size > len(data):
+        raise MessageError(
+            "tensor and shape disagree", where=name, expected=f"{wanted} strings", got=f"{len(data)} bytes"
+        )
+    for _start, end in _places(data):
+        count += 1
+        if end > len(data):
+            break
+    if count != wanted or end != len(data):
+        raise MessageError(
+            "tensor and shape disagree",
+            where=name,
+            expected=f"{wanted} whole strings",
+            got=f"{count}, to byte {end}",
+        )
+
+
+def _places(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """Where each string begins and ends; the last may end beyond the data."""
+    start = 0
+    while start < len(data):
+        start += LENGTH.size
+        if start > len(data):
+            yield start, start
+            return
+        (length,) = LENGTH.unpack_from(data, start - LENGTH.size)
+        yield start, start + length
+        start += length
+
+
+def _strings(one: Fields, name: str) -> bytes:
+    flat: list[Json] = []
+    _flatten(one.items("data", at_most=MAX_JSON_BYTES), flat)
+    try:
+        parts = [text.encode() for text in flat if isinstance(text, str)]
+    except UnicodeEncodeError as error:
+        raise MessageError("halves of characters", where=name, expected="text", got=error.reason) from error
+    if len(parts) != len(flat):
+        raise MessageError("not strings", where=name, expected=f"{BYTES} as text", got="other values")
+    return bytes(Tensor.of_strings(name, parts).data)
+
+
+def _texts(tensor: Tensor) -> list[Json]:
+    try:
+        return [part.decode() for part in tensor.strings()]
+    except UnicodeDecodeError as error:
+        raise MessageError(
+            "bytes that are no text cannot be sent as JSON",
+            where=tensor.name,
+            expected="UTF-8",
+            got=error.reason,
+        ) from error
 
 
 def _packed(one: Fields, name: str, datatype: str, shape: tuple[int, ...]) -> bytes:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import Json
 
+MAX_TIERS = 32
 _MATRIX = 2
 _PARTS = ("probabilities", "confidence", "features", "alpha", "student", "teacher")
 
@@ -44,7 +45,18 @@ def to_tensor(name: str, array: NDArray[np.generic]) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> NDArray[np.generic]:
-    """The tensor as an array of its own."""
+    """The tensor as an array of its own.
+
+    Raises:
+        MessageError: it holds strings.
+    """
+    if tensor.datatype not in NUMPY_NAMES:
+        raise MessageError(
+            "a tensor that is no array",
+            where=tensor.name,
+            expected=", ".join(NUMPY_NAMES),
+            got=tensor.datatype,
+        )
     dtype = np.dtype(NUMPY_NAMES[tensor.datatype]).newbyteorder("<")
     flat = np.frombuffer(tensor.data, dtype=dtype)
     return flat.reshape(tensor.shape).astype(dtype.newbyteorder("="))
@@ -55,7 +67,7 @@ def answer_to_frame(answer: Answer) -> Frame:
     parts = [(name, getattr(answer, name)) for name in _PARTS]
     names: list[Json] = list(answer.decided_by)
     return Frame(
-        {"decided_by": names, "latency": answer.latency},
+        {"decided_by": names, "tiers": list(answer.tiers), "latency": answer.latency},
         tuple(to_tensor(name, value) for name, value in parts if value is not None),
     )
 
@@ -81,6 +93,7 @@ def answer_from_frame(frame: Frame) -> Answer:
         alpha=_floats(frame, "alpha"),
         student=_floats(frame, "student"),
         teacher=_floats(frame, "teacher"),
+        tiers=tuple(map(str, fields.items("tiers", at_most=MAX_TIERS))) if fields.has("tiers") else (),
         latency=fields.number("latency", least=0),
     )
     _check_shapes(answer)

@@ -21,6 +21,8 @@ from edgestill.infer.policy import ALWAYS, Band, Policy
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgestill.core.jsonio import JsonObject
+
 FOLDS: Final = 5
 FEWEST: Final = 40
 """Samples that a band rests on."""
@@ -77,6 +79,10 @@ class Weights:
     bands: tuple[Band, ...]
     better: float
     error: float
+
+    def as_json(self) -> JsonObject:
+        """What the choice rests on, for the evidence in `policy.json`; an error that is not known is null."""
+        return {"better": self.better, "error": self.error if math.isfinite(self.error) else None}
 
 
 def fit_weights(voices: Voices, share: float) -> Weights:

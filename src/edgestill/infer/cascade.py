@@ -91,10 +91,11 @@ class Cascade:
         clock: for the deadline, the latency and the day of the byte budget.
         random: uniform in [0, 1).
         auditor: is asked about audits; None asks the teacher, in the same batch.
+        name: of the teacher in `Answer.tiers`, where its answer names none.
         observe: is called with every batch, in the caller's thread. What it raises is the caller's to see.
     """
 
-    def __init__(  # the parts of a cascade, by name at the call
+    def __init__(
         self,
         student: Predict,
         teacher: Predict | None,
@@ -104,12 +105,14 @@ class Cascade:
         clock: Clock,
         random: Callable[[], float],
         auditor: Predict | None = None,
+        name: str = "teacher",
         observe: Callable[[Escalation], None] | None = None,
     ) -> None:
         self.policy = policy
         self._student = student
         self._teacher = teacher
         self._auditor = auditor
+        self._name = name
         self._clock = clock
         self._random = random
         self._observe = observe
@@ -196,17 +199,20 @@ class Cascade:
         """The fused answer, and the codes of what failed."""
         teacher = np.full_like(alone.probabilities, np.nan)
         failures: list[str] = []
+        tiers: list[str] = []
         for model, wanted in self._questions():
             asked = [index for index, decision in enumerate(decisions) if decision in wanted]
             if not asked:
                 continue
             try:
-                teacher[asked] = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
+                given = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
+                teacher[asked] = given.probabilities
+                tiers += given.tiers or (self._name,)
             except EdgestillError as error:
                 failures.append(error.code)
-        if np.isnan(teacher[:, 0]).all():
-            return alone, tuple(failures)
-        return self._fused(alone, teacher), tuple(failures)
+                tiers.append(self._name)
+        answer = alone if np.isnan(teacher[:, 0]).all() else self._fused(alone, teacher)
+        return replace(answer, tiers=tuple(dict.fromkeys(tiers))), tuple(failures)
 
     def _questions(self) -> list[tuple[Predict, tuple[Decision, ...]]]:
         assert self._teacher is not None
@@ -216,7 +222,7 @@ class Cascade:
 
     def _ask(
         self, model: Predict, batch: NDArray[np.generic], classes: int, deadline: float | None
-    ) -> NDArray[np.float32]:
+    ) -> Answer:
         if deadline is not None and self._clock.monotonic() >= deadline:
             raise DeadlineError(
                 "no time left to ask",
@@ -225,7 +231,8 @@ class Cascade:
                 got="none",
                 fix="allow more time",
             )
-        given = model.predict(batch, deadline=deadline).probabilities
+        answer = model.predict(batch, deadline=deadline)
+        given = answer.probabilities
         if given.shape != (len(batch), classes):
             raise MessageError(
                 "the teacher answered another question",
@@ -243,7 +250,7 @@ class Cascade:
                 fix="look at the teacher: its rows must sum to 1",
                 got="other numbers",
             )
-        return given
+        return answer
 
     def _fused(self, alone: Answer, teacher: NDArray[np.float32]) -> Answer:
         heard = np.isfinite(teacher[:, 0])

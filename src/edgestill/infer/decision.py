@@ -26,7 +26,12 @@ from edgestill.infer.policy import ALWAYS
 if TYPE_CHECKING:
     from edgestill.infer.policy import Policy
 
-STEP: Final = 0.3
+STEP: Final = 0.05
+HASTE: Final = 0.3
+"""The step while the share is further off than `PATIENCE` inputs."""
+PATIENCE: Final = 16.0
+REPAID: Final = 0.1
+"""Of the target: what is asked more, or less, until the share is made up."""
 FLOOR: Final = 1e-4
 MEMORY: Final = 500
 SLACK: Final = 0.02
@@ -44,6 +49,7 @@ class PolicyState:
         level: of the tracked threshold, on the tracker's scale (see `decide`).
         asked: moving average of inputs that were asked and answered; audits are left out.
         needed: moving average of inputs below the bundle's threshold; audits are left out.
+        excess: inputs wanted until now beyond the targets; negative where there were fewer.
         day: number of the UTC day `spent` belongs to.
         spent: bytes sent on that day.
         audits_lost: tossed but not sent, or sent but not answered, since the start.
@@ -53,6 +59,7 @@ class PolicyState:
     level: float
     asked: float = 0.0
     needed: float = 0.0
+    excess: float = 0.0
     day: int = 0
     spent: int = 0
     audits_lost: int = 0
@@ -73,9 +80,10 @@ class PolicyState:
         """Reads what `to_bytes` wrote; MessageError where it is something else."""
         fields = Fields(parse_object(data, where="policy state", max_bytes=4096), "policy state")
         return cls(
-            level=fields.number("level", least=_level(0) - STEP, most=_level(ALWAYS)),
+            level=fields.number("level", least=_level(0) - HASTE, most=_level(ALWAYS)),
             asked=fields.number("asked", least=0, most=1),
             needed=fields.number("needed", least=0, most=1),
+            excess=fields.number("excess", least=-1e15, most=1e15) if fields.has("excess") else 0.0,
             day=fields.integer("day", most=10**9),
             spent=fields.integer("spent"),
             audits_lost=fields.integer("audits_lost"),
@@ -94,16 +102,20 @@ def decide(
 
     With s the confidence and l(s) = -ln(1 - s + 1e-4), an input that is not audited is asked if l(s) < q, and then
 
-        q <- q + STEP * (target - 1[l(s) < q]),   target = (share - audit_share) / (1 - audit_share),
+        q <- q + step * (aim - 1[l(s) < q]),   aim = target * (1 - r),
+        E <- E + 1[l(s) < q] - target,         target = (share - audit_share) / (1 - audit_share),
 
-    the share being the policy's `escalation_share`, or what the day's bytes still allow, if that is less.
+    the share being the policy's `escalation_share`, or what the day's bytes still allow, if that is less. E is the
+    excess; r = E / `PATIENCE` * `REPAID`, at most `REPAID` either way, makes it up again; and the step is `STEP`, or
+    `HASTE` while |E| > `PATIENCE`: small steps ask about the right inputs, large ones follow a shift.
 
-    This is the quantile tracker of Angelopoulos, Candes and Tibshirani, "Conformal PID control for time series
-    prediction" (2023), eq. 3, itself stochastic approximation after Robbins and Monro (1951) and the update of Gibbs
-    and Candes, "Adaptive conformal inference under distribution shift" (2021), applied to the confidence. As q stays
-    within one step of the range of l, which is 9.3 wide, the sum of the updates telescopes: after T inputs *of any
-    stream* the share asked differs from the target by at most 9.6 / (STEP * T), that is 32 / T. The logarithm spreads
-    the confidences near 1, where most of them lie, without changing their order.
+    This is the quantile tracker with error integration of Angelopoulos, Candes and Tibshirani, "Conformal PID control
+    for time series prediction" (2023), eqs. 3 to 5, itself stochastic approximation after Robbins and Monro (1951) and
+    the update of Gibbs and Candes, "Adaptive conformal inference under distribution shift" (2021), applied to the
+    confidence. As q stays within one step of the range of l, which is 9.3 wide, the sum of the updates telescopes while
+    the step is large, and r then only draws E back: after T inputs *of any stream* the share asked differs from the
+    target by at most (PATIENCE + 1 + 9.8 / HASTE) / T, that is 50 / T. The logarithm spreads the confidences near 1,
+    where most of them lie, without changing their order.
 
     Args:
         policy: of the bundle, perhaps made stricter.
@@ -153,12 +165,21 @@ def _escalate(
     after = replace(
         state,
         # the tracker follows what was wanted: what the bytes forbid must not wind it up
-        level=state.level + STEP * (target - wanted) if target > 0 else state.level,
+        level=_moved(state, target, wanted=wanted) if target > 0 else state.level,
+        excess=state.excess + wanted - target,
         asked=state.asked + (given - state.asked) / MEMORY,
         needed=state.needed + ((confidence < policy.threshold) - state.needed) / MEMORY,
         spent=state.spent + cost if given else state.spent,
     )
     return "escalate" if given else "alone", after
+
+
+def _moved(state: PolicyState, target: float, *, wanted: bool) -> float:
+    """The tracked level after an input that was wanted, or not."""
+    behind = max(-1.0, min(1.0, -state.excess / PATIENCE))
+    step = STEP if abs(state.excess) <= PATIENCE else HASTE
+    aim = min(1.0, target * (1 + REPAID * behind))
+    return max(_level(0) - HASTE, min(_level(ALWAYS), state.level + step * (aim - wanted)))
 
 
 def _target(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
@@ -203,5 +224,5 @@ def _on_day(state: PolicyState, day: int) -> PolicyState:
 
 def _level(confidence: float) -> float:
     if confidence > 1:
-        return -math.log(FLOOR) + STEP
+        return -math.log(FLOOR) + HASTE
     return -math.log(1 - max(0.0, confidence) + FLOOR)

@@ -37,7 +37,7 @@ class Compared:
         measure: its name.
         gained: mean gain of asking by it, about half to one and a half times the share, in [-1, 1].
         ahead: of `max_probability`, in the same unit.
-        error: standard error of `ahead`; of groups where several samples hang together.
+        error: standard error of `ahead`; of groups where several samples hang together, and infinite for one.
     """
 
     measure: Measure
@@ -46,8 +46,9 @@ class Compared:
     error: float
 
     def as_json(self) -> JsonObject:
-        """For the evidence in `policy.json`."""
-        return {"gained": self.gained, "ahead": self.ahead, "error": self.error}
+        """For the evidence in `policy.json`; an error that is not known is null."""
+        error = self.error if math.isfinite(self.error) else None
+        return {"gained": self.gained, "ahead": self.ahead, "error": error}
 
 
 def gains(student_right: NDArray[np.bool_], fused_right: NDArray[np.bool_]) -> NDArray[np.int64]:

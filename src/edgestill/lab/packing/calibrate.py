@@ -179,7 +179,7 @@ def _with_weights(policy: Policy, part: Heldout) -> tuple[Policy, JsonObject]:
     )
     evidence: JsonObject = {
         "measures": {measure: one.as_json() for measure, one in compared.items()},
-        "bands": {"better": found.better, "error": found.error if np.isfinite(found.error) else None},
+        "bands": found.as_json(),
     }
     return replace(policy, alpha=found.alpha, bands=found.bands), evidence
 

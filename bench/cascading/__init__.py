@@ -1,0 +1,1 @@
+"""What `bench_cascade.py` measures, a module each."""
