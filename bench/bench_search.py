@@ -87,18 +87,23 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def keep(parts: dict[str, Any]) -> dict[str, float]:
-    """Writes these parts over those of the last results; the figures of all."""
-    last = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"parts": {}}
-    whole = last["parts"] | parts
-    machine = {
+def machine() -> dict[str, Any]:
+    """What a part was measured on; parts may come from different machines."""
+    return {
         "cores": os.cpu_count(),
         "hardware_class": HardwareClass.here().name,
         "python": platform.python_version(),
         "load": round(os.getloadavg()[2], 1),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-    report = {"figures": figures(whole), "machine": machine, "parts": whole}
+
+
+def keep(parts: dict[str, Any]) -> dict[str, float]:
+    """Writes these parts over those of the last results; the figures of all."""
+    last = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"parts": {}, "machines": {}}
+    whole = last["parts"] | parts
+    machines = last["machines"] | dict.fromkeys(parts, machine())
+    report = {"figures": figures(whole), "machines": machines, "parts": whole}
     RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
     return figures(whole)
 

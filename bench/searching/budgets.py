@@ -8,7 +8,7 @@ other seeds beside the search's own, and told by the data that no choice has see
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -57,12 +57,14 @@ class Effort:
     trials: int = 16
 
 
+EFFORTS: Final = {"reference": Effort(), "resnet20": Effort(bands=4, trials=8)}
+"""A student of the second teacher takes five times as long to train."""
 QUICK: Final = Effort(budgets=2, bands=1, trials=2)
 
 
 def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
     """One teacher's front, the random budgets, and the comparisons."""
-    effort, one = QUICK if quick else Effort(), world(name, data, quick=quick)
+    effort, one = QUICK if quick else EFFORTS[name], world(name, data, quick=quick)
     if quick:
         one = replace(one, recipe=replace(one.recipe, epochs=1, views=1))
     settings = Search(trials=effort.trials, budgets=effort.bands, judged=0.3)
@@ -82,6 +84,7 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
     gains = _Gains(one, found, folder)
     return {
         "title": one.title,
+        "effort": asdict(effort),
         "teacher": float(scores(one.teacher, as_source(found.unseen, "unseen")).mean()),
         "latencies": found.profile.sentence if found.profile else None,
         "front": [point.as_json() for point in found.front],

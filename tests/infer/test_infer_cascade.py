@@ -351,7 +351,7 @@ def test_latencies_of_answers_given_alone_are_reported() -> None:
 
         def predict(self, batch: np.ndarray, *, deadline: float | None = None) -> Answer:
             clock.advance(self.seconds)
-            return self.model.predict(batch, deadline=deadline)
+            return replace(self.model.predict(batch, deadline=deadline), latency=self.seconds)
 
     model = Cascade(Slow(Told(STUDENT), 0.002), Slow(Told(TEACHER), 3.0), POLICY, clock=clock, random=Coins())
     assert model.predict(rows(0)).latency == pytest.approx(0.002)

@@ -147,10 +147,30 @@ class Cascade:
         coins = [self._random() for _ in range(n)]
         alone = self._ask_student(batch, deadline)
         decisions, lost = self._decide(alone.confidence, coins, batch)
-        if any(decision != "alone" for decision in decisions):
-            answer, failures = self._with_teacher(batch, alone, decisions, deadline)
-        else:
-            answer, failures = alone, ()
+        if lost or any(decision != "alone" for decision in decisions):
+            return self._with_others(batch, alone, decisions, lost=lost, start=start, deadline=deadline)
+        with self._lock:
+            self._health.add_alone(
+                len(decisions), sum(alone.confidence.tolist()), self._clock.monotonic() - start
+            )
+        if self._observe is not None:
+            self._observe(
+                Escalation(batch=batch, answer=alone, decisions=decisions, confidence=alone.confidence)
+            )
+        return alone
+
+    def _with_others(
+        self,
+        batch: NDArray[np.generic],
+        alone: Answer,
+        decisions: tuple[Decision, ...],
+        *,
+        lost: int,
+        start: float,
+        deadline: float | None,
+    ) -> Answer:
+        """The answer to a batch of which something is to be asked, or was to be audited and may not."""
+        answer, failures = self._with_teacher(batch, alone, decisions, deadline)
         answer = replace(answer, latency=self._clock.monotonic() - start)
         told = Escalation(
             batch=batch,

@@ -53,7 +53,20 @@ class HealthCounter:
 
     def __init__(self) -> None:
         self._counts = Counts()
+        self._answers, self._confidence = 0, 0.0
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
+
+    def add_alone(self, answers: int, confidence: float, latency: float) -> None:
+        """Counts one batch that nobody was asked about, without making anything: most are such.
+
+        Args:
+            answers: inputs.
+            confidence: sum of the student's.
+            latency: seconds.
+        """
+        self._answers += answers
+        self._confidence += confidence
+        self._latencies.append(latency)
 
     def add(self, counts: Counts, *, latency: float | None = None) -> None:
         """Counts one batch; `latency` in seconds where it was answered alone."""
@@ -68,8 +81,10 @@ class HealthCounter:
             drift: what a detector says: `none`, `suspected` or `confirmed`.
             leverage: mean leverage of the features, 0 where not measured.
         """
-        counts, latencies = self._counts, sorted(self._latencies)
+        counts = self._counts + Counts(answers=self._answers, confidence=self._confidence)
+        latencies = sorted(self._latencies)
         self._counts = Counts()
+        self._answers, self._confidence = 0, 0.0
         self._latencies.clear()
         return Health(
             answers=counts.answers,
