@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from cascading.payload import coded
 from cascading.sets import SHARE, described, parts
 from cascading.stream import alone, walk
 from edgestill.infer.escalation import gained, gains, oracle
@@ -33,16 +34,17 @@ def measured(name: str, data: Path, kept: Path, *, quick: bool) -> dict[str, Any
         for voice in ("student", "teacher", "fused")
     }
     gap = float(right["teacher"].mean() - right["student"].mean())
-    streams = [_streamed(found, seed) for seed in range(1 if quick else ORDERS)]
+    sizes = [np.array([coded(sample) for sample in part.inputs]) for part in found]
+    streams = [_streamed(found, sizes, seed) for seed in range(1 if quick else ORDERS)]
     accuracy = float(np.mean([one["right"] for one in streams]))
-    shares = [one["asked"] for one in streams]
     return {
         "n": len(labels),
         "groups": len(np.unique(np.concatenate([part.groups for part in found]))),
         "accuracy": {voice: float(one.mean()) for voice, one in right.items()},
         "at_share": {
             "accuracy": accuracy,
-            "share": float(np.mean(shares)),
+            "share": float(np.mean([one["asked"] for one in streams])),
+            "bytes": float(np.mean([one["bytes"] for one in streams])),
             "recovered": (accuracy - float(right["student"].mean())) / gap,
             "recovered_by_order": [(one["right"] - float(right["student"].mean())) / gap for one in streams],
             "oracle": _of_all(said, found, oracle_of) / gap,
@@ -73,16 +75,17 @@ def _of_all(said: list[Alone], found: list[Part], told: Any) -> float:
     return float(sum(each) / sum(len(part.labels) for part in found))
 
 
-def _streamed(found: list[Part], seed: int) -> dict[str, float]:
-    """All parts through the cascade, in a random order."""
-    right, asked, count = 0, 0, 0
+def _streamed(found: list[Part], sizes: list[NDArray[np.int64]], seed: int) -> dict[str, float]:
+    """All parts through the cascade, in a random order; bytes over those of asking about everything."""
+    right, asked, count, sent = 0, 0, 0, 0
     for number, part in enumerate(found):
         order = np.random.default_rng((seed, number)).permutation(len(part.labels))
         walked = walk(part, order, seed=seed, share=SHARE)
         right += int((walked.answers == part.labels[order]).sum())
         asked += int(walked.asked.sum())
         count += len(order)
-    return {"right": right / count, "asked": asked / count}
+        sent += int(sizes[number][order][walked.asked].sum())
+    return {"right": right / count, "asked": asked / count, "bytes": sent / int(sum(map(np.sum, sizes)))}
 
 
 def _curve(found: list[Part], said: list[Alone]) -> dict[str, list[float]]:

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 
 from edgestill.core.answer import Answer
-from edgestill.core.errors import DeadlineError, EdgestillError, EngineError, MessageError
-from edgestill.infer.confidence import confidence_of
+from edgestill.core.errors import DeadlineError, EdgestillError, EngineError
+from edgestill.infer.confidence import confidence_of, require_probabilities
 from edgestill.infer.decision import Decision, PolicyState, decide, promise_is_void, unanswered
 from edgestill.infer.fusion import fuse, weights
 from edgestill.infer.health import Counts, HealthCounter
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from edgestill.core.wire import Health
     from edgestill.infer.policy import Policy
 
-PROBABILITY_SLACK: Final = 1e-3
 _NAMES: Final = {0.0: "student", 1.0: "teacher"}
 
 
@@ -252,24 +251,7 @@ class Cascade:
                 fix="allow more time",
             )
         answer = model.predict(batch, deadline=deadline)
-        given = answer.probabilities
-        if given.shape != (len(batch), classes):
-            raise MessageError(
-                "the teacher answered another question",
-                where="teacher",
-                expected=[len(batch), classes],
-                got=list(given.shape),
-                fix="compare the versions of both sides",
-            )
-        sums = given.sum(axis=1)
-        if not (given.min() >= 0 and np.abs(sums - 1).max() <= PROBABILITY_SLACK):
-            raise MessageError(
-                "the teacher's answer is no set of probabilities",
-                where="teacher",
-                expected="rows of probabilities",
-                fix="look at the teacher: its rows must sum to 1",
-                got="other numbers",
-            )
+        require_probabilities(answer.probabilities, len(batch), classes)
         return answer
 
     def _fused(self, alone: Answer, teacher: NDArray[np.float32]) -> Answer:

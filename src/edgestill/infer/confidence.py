@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from edgestill.core.errors import MessageError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.infer.policy import Measure
 
 
+PROBABILITY_SLACK: Final = 1e-3
 _ONE: Final = np.float32(1)
 
 
@@ -46,6 +49,35 @@ def confidence_of(probabilities: NDArray[np.float32], measure: Measure) -> NDArr
         margin: NDArray[np.float32] = two[:, -1] - two[:, -2]
         return margin
     return _certainty(probabilities)
+
+
+def require_probabilities(given: NDArray[np.floating], count: int, classes: int | None = None) -> None:
+    """Looks whether a teacher's answer is what may be believed.
+
+    Args:
+        given: its probabilities.
+        count: of the inputs that were asked about.
+        classes: C; None takes any number.
+
+    Raises:
+        MessageError: they are not `[count, classes]`, or their rows are no distributions.
+    """
+    if given.ndim != 2 or len(given) != count or classes not in {None, given.shape[1]}:
+        raise MessageError(
+            "the teacher answered another question",
+            where="teacher",
+            expected=[count, "C" if classes is None else classes],
+            got=list(given.shape),
+            fix="compare the versions of both sides",
+        )
+    if not (given.min() >= 0 and np.abs(given.sum(axis=1) - 1).max() <= PROBABILITY_SLACK):
+        raise MessageError(
+            "the teacher's answer is no set of probabilities",
+            where="teacher",
+            expected="rows of probabilities",
+            fix="look at the teacher: its rows must sum to 1",
+            got="other numbers",
+        )
 
 
 def certain_by(leverage: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@
 | `png` | pictures, uint8 `[N, H, W]`, `[N, H, W, 1]` or `[N, H, W, 3]` | yes |
 | `flac` | sound, int16 `[N, T]` or `[N, T, C]` of at most 8 channels | yes |
 | `jpeg` | pictures, as `png` | no |
+| `webp-lossy` | pictures, as `webp` | no |
 
 Each input is coded by itself, so that each can be kept, compared and decoded by itself. What comes from a stranger is
 looked at before it is decoded: a picture that says it is of another size is never unpacked, and no more is inflated than
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 MAX_INPUT_BYTES: Final = 256_000_000
 """Of one input, decoded."""
-QUALITY: Final = 85
-"""Of JPEG."""
+QUALITY: Final = 90
+"""Of the lossy codecs."""
 _COLOURS: Final = 3
 _CHANNELS: Final = 8
 _RATE: Final = 16_000  # a FLAC file wants one; nobody reads it
@@ -283,6 +284,7 @@ CODECS: Final[dict[str, Codec]] = {
     ),
     "png": _Picture("PNG", lossless=True, greys=True, settings={}),
     "flac": _Flac(),
-    "jpeg": _Picture("JPEG", lossless=False, greys=True, settings={"quality": QUALITY}),
+    "jpeg": _Picture("JPEG", lossless=False, greys=True, settings={"quality": QUALITY, "optimize": True}),
+    "webp-lossy": _Picture("WEBP", lossless=False, greys=False, settings={"quality": QUALITY}),
 }
 LOSSLESS: Final = tuple(name for name, codec in CODECS.items() if codec.lossless)

@@ -1,0 +1,133 @@
+"""Small and large together: what is recovered, what it costs, whether promises and budgets hold, and what a dead cloud does.
+
+    EDGESTILL_DATA=FOLDER python bench/bench_cascade.py [--json] [--quick] [--keep FOLDER] [--only PART ...]
+
+Prints what was found and, as the last line, `{"bench": "cascade", "figures": {...}}`; `--json` leaves the rest out. The whole goes
+into `bench/results/cascade.json`; `python tools/tables.py` writes the tables of docs/cascade.md. `--only` runs some of the parts and
+takes the others from the last results. `intents`, `cifar` and `watch` train a student each, which takes an hour together on one core;
+`--keep` keeps weights and the teachers' answers. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from peers import enter
+
+if __name__ == "__main__":
+    enter(__file__)
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from bench_quality import data_folder
+from cascading.sets import NAMES, SHARE
+
+from edgestill.core.hardware import HardwareClass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESULTS: Final = Path(__file__).resolve().parent / "results" / "cascade.json"
+PARTS: Final = (*NAMES, "risk", "payload")
+LIBRARIES: Final = ("edgestill", "torch", "onnxruntime", "numpy")
+
+
+def measure(part: str, data: Path, folder: Path, *, quick: bool) -> Any:
+    """One part."""
+    if part == "risk":
+        from cascading.risk import measured as risk
+
+        return risk(quick=quick)
+    if part == "payload":
+        from cascading.payload import measured as payload
+
+        return payload(data)
+    from cascading.quality import measured
+
+    return measured(part, data, folder / part, quick=quick)
+
+
+def figures(parts: dict[str, Any]) -> dict[str, float]:
+    """The figures the project is held to; the worst of the data sets."""
+    found: dict[str, float] = {}
+    sets = {name: parts[name] for name in NAMES if name in parts}
+    if sets:
+        found["gap_recovered"] = round(min(one["at_share"]["recovered"] for one in sets.values()), 3)
+        found["escalated_share"] = round(max(one["at_share"]["share"] for one in sets.values()), 4)
+        found["bytes_share"] = round(max(one["at_share"]["bytes"] for one in sets.values()), 4)
+        found["fused_minus_best_points"] = round(min(_fused(one["accuracy"]) for one in sets.values()), 2)
+        shares = [
+            half[key] for one in sets.values() for half in one["budget"] for key in ("steady", "shifted")
+        ]
+        found["budget_error"] = round(max(abs(share / SHARE - 1) for share in shares), 4)
+    if "intents" in sets:
+        found["clinc_accuracy_kept"] = round(sets["intents"]["at_share"]["kept_of_teacher"], 4)
+    if "risk" in parts:
+        found["risk_violation_rate"] = max(one["violations"] for one in parts["risk"]["populations"])
+        found["risk_bound"] = parts["risk"]["bound"]
+    if "payload" in parts:
+        found["payload_over_json"] = round(parts["payload"]["over_json"]["lossless"], 4)
+        found["payload_jpeg_over_json"] = round(parts["payload"]["over_json"]["jpeg"], 4)
+    return found
+
+
+def _fused(accuracy: dict[str, float]) -> float:
+    """Points of the fused answer over the better of both, where everything is escalated."""
+    return 100 * (accuracy["fused"] - max(accuracy["student"], accuracy["teacher"]))
+
+
+def machine() -> dict[str, Any]:
+    """What a part was measured on; parts may come from different machines."""
+    return {
+        "cores": os.cpu_count(),
+        "hardware_class": HardwareClass.here().name,
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[2], 1),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def keep(parts: dict[str, Any]) -> dict[str, float]:
+    """Writes these parts over those of the last results; the figures of all."""
+    last = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"parts": {}, "machines": {}}
+    whole = last["parts"] | parts
+    machines = last["machines"] | dict.fromkeys(parts, machine())
+    report = {"figures": figures(whole), "machines": machines, "parts": whole}
+    RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    return figures(whole)
+
+
+def main() -> None:
+    """Measures part after part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print the last line only")
+    parser.add_argument("--quick", action="store_true", help="only to see that it runs; nothing is kept")
+    parser.add_argument("--keep", type=Path, help="folder for weights and answers")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    say: Callable[[str], None] = (lambda _: None) if asked.json else (lambda text: print(text, flush=True))
+    parts: dict[str, Any] = {}
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for part in asked.only:
+            folder = asked.keep or Path(temporary)
+            parts[part] = measure(part, data_folder(), folder, quick=asked.quick)
+            found = figures(parts) if asked.quick else keep(parts)
+            say(json.dumps({part: parts[part]}, indent=1))
+    print(json.dumps({"bench": "cascade", "figures": found}))
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)
