@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from bench_quality import data_folder
+from cascading.plots import draw
 from cascading.sets import NAMES, SHARE
 
 from edgestill.core.hardware import HardwareClass
@@ -124,6 +125,8 @@ def main() -> None:
             folder = asked.keep or Path(temporary)
             parts[part] = measure(part, data_folder(), folder, quick=asked.quick)
             found = figures(parts) if asked.quick else keep(parts)
+            if part in NAMES and not asked.quick:
+                draw(part, parts[part])
             say(json.dumps({part: parts[part]}, indent=1))
     print(json.dumps({"bench": "cascade", "figures": found}))
 

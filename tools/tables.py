@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cascade_tables import CASCADE_TABLES
 from job_tables import KINDS, keys_table
 from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
@@ -148,7 +149,7 @@ TABLES = {
     "distill_cache": cache_table,
     "distill_tried": tried_table,
     **dict.fromkeys(KINDS, keys_table),
-    **{name: lambda _name, table=table: table() for name, table in SEARCH_TABLES.items()},
+    **{name: lambda _name, table=table: table() for name, table in (SEARCH_TABLES | CASCADE_TABLES).items()},
 }
 
 

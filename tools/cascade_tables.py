@@ -1,0 +1,93 @@
+"""The tables of docs/cascade.md; `tools/tables.py` puts them there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+RESULTS: Final = Path(__file__).resolve().parent.parent / "bench" / "results" / "cascade.json"
+SETS: Final = {"intents": "intents, CLINC150", "cifar": "pictures, CIFAR-10", "watch": "smart watch"}
+PAYLOADS: Final = {
+    "json": "JSON integers",
+    "raw": "raw bytes",
+    "lossless": "lossless (WebP)",
+    "jpeg": "JPEG",
+    "webp-lossy": "WebP, lossy",
+}
+
+
+def _parts() -> dict[str, Any]:
+    parts: dict[str, Any] = json.loads(RESULTS.read_text())["parts"]
+    return parts
+
+
+def _sets() -> list[tuple[str, dict[str, Any]]]:
+    return [(title, _parts()[name]) for name, title in SETS.items() if name in _parts()]
+
+
+def quality_table() -> str:
+    """What a fifth of the inputs buys."""
+    lines = [
+        "| data | told by | student | teacher | both, all asked | both, a fifth asked | of the gap | by the oracle |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for title, part in _sets():
+        right, at = part["accuracy"], part["at_share"]
+        lines.append(
+            f"| {title} | {part['n']} | {right['student']:.1%} | {right['teacher']:.1%} | {right['fused']:.1%} "
+            f"| {at['accuracy']:.1%} | {at['recovered']:.0%} | {at['oracle']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def budget_table() -> str:
+    """The share of 10,000 inputs that was asked about, the worst of each data set's streams."""
+    lines = [
+        "| data | streams | share, one world | share, another world from the middle on | its second half |",
+        "|---|---|---|---|---|",
+    ]
+    for title, part in _sets():
+        streams = part["budget"]
+        worst = {
+            key: max((one[key] for one in streams), key=lambda share: abs(share - 0.2))
+            for key in ("steady", "shifted", "shifted_second_half")
+        }
+        lines.append(
+            f"| {title} | {len(streams)} | {worst['steady']:.1%} | {worst['shifted']:.1%} "
+            f"| {worst['shifted_second_half']:.1%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def risk_table() -> str:
+    """Promises on populations whose risk is known."""
+    part = _parts()["risk"]
+    lines = [
+        f"| population | samples | promised, of {part['draws']} draws | broken, of all draws (bound: {part['bound']:.1%}) |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['title']} | {one['n']} | {one['promised']:.1%} | {one['violations']:.1%} |"
+        for one in part["populations"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def payload_table() -> str:
+    """Bytes of a question about one CIFAR-10 image, head included."""
+    part = _parts()["payload"]
+    lines = ["| as | bytes of the body | over JSON |", "|---|---|---|"]
+    lines += [
+        f"| {title} | {part['bytes'][name]:.0f} | {part['over_json'][name]:.3f} |"
+        for name, title in PAYLOADS.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+CASCADE_TABLES: Final = {
+    "cascade_quality": quality_table,
+    "cascade_budget": budget_table,
+    "cascade_risk": risk_table,
+    "cascade_payload": payload_table,
+}
