@@ -231,6 +231,13 @@ class MessageError(EdgestillError):
     remedy = "make it anew; if that does not help, compare the versions of both sides"
 
 
+class TooLongError(EdgestillError):
+    """A message from outside that is longer than its bound."""
+
+    code = "message-too-long"
+    remedy = "send less at once"
+
+
 class StoreError(EdgestillError):
     """A blob that is missing, or a store that cannot keep one."""
 
@@ -303,6 +310,18 @@ class RefusedError(EdgestillError):
 
     code = "peer-refused"
     remedy = "look up what the peer says, in its log too"
+
+
+class RateError(EdgestillError):
+    """A caller that asks more often than it may.
+
+    Attributes:
+        seconds: after which one more question is answered.
+    """
+
+    code = "rate-exceeded"
+    remedy = "wait as long as the answer says, or ask about more inputs at once"
+    seconds: float = 1.0
 
 
 class SpentError(EdgestillError):
