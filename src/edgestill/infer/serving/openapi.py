@@ -11,7 +11,7 @@ from edgestill.core.oip import HEADER, MAX_TENSORS
 from edgestill.infer.serving.places import paths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from edgestill.core.jsonio import Json, JsonObject
     from edgestill.infer.serving.endpoint import About
@@ -116,7 +116,7 @@ def _request(model: Served, capacity: Capacity) -> JsonObject:
             "data": _list(_number(port.datatype)),
         }
     )
-    named: JsonObject = {"enum": [one.name for one in model.outputs]}
+    named = _one_of(port.name for port in model.outputs)
     outputs: JsonObject = {"type": "array", "items": _object({"name": named}), "maxItems": MAX_TENSORS}
     parameters = _object(
         {"timeout_ms": {"type": "number", "minimum": 0, "maximum": capacity.longest * 1e3}}, required=False
@@ -136,8 +136,8 @@ def _request(model: Served, capacity: Capacity) -> JsonObject:
 def _response(model: Served) -> JsonObject:
     tensor = _object(
         {
-            "name": {"enum": [port.name for port in model.outputs]},
-            "datatype": {"enum": sorted({port.datatype for port in model.outputs})},
+            "name": _one_of(port.name for port in model.outputs),
+            "datatype": _one_of(port.datatype for port in model.outputs),
             "shape": _list({"type": "integer"}),
             "data": _list({"type": "number"}),
         }
@@ -152,6 +152,10 @@ def _number(datatype: str) -> JsonObject:
         least, most = _RANGES[datatype]
         return {"type": "integer", "minimum": least, "maximum": most}
     return {"type": "number", "minimum": -_LARGEST[datatype], "maximum": _LARGEST[datatype]}
+
+
+def _one_of(texts: Iterable[str]) -> JsonObject:
+    return {"enum": list(dict.fromkeys(texts))}
 
 
 def _ready() -> JsonObject:

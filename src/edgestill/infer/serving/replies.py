@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import Json
 
+UNKNOWN: Final = HTTPStatus.UNAUTHORIZED.value
 INTERNAL: Final = HTTPStatus.INTERNAL_SERVER_ERROR.value
 STATUS: Final[dict[type[errors.EdgestillError], int]] = {
     errors.AccessError: 401,
+    errors.ExpiredError: 401,
     errors.NotFoundError: 404,
     errors.MessageError: 400,
     errors.SettingError: 400,
@@ -87,7 +89,7 @@ def refused(error: errors.EdgestillError) -> Reply:
     """The answer that tells an error."""
     status = status_of(error)
     text = f"[{error.code}] {error.what}" if status == INTERNAL else str(error)
-    more = {"www-authenticate": "Bearer"} if isinstance(error, errors.AccessError) else {}
+    more = {"www-authenticate": "Bearer"} if status == UNKNOWN else {}
     return Reply(status, canonical({"error": text}), headers=HEADERS | more | retry_after(error))
 
 

@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast, final
 
 import numpy as np
 
-from edgestill.core.errors import EngineError, ModelError
+from edgestill.core.errors import EngineError, ModelError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ LOGITS: Final = "logits"
 PROBABILITIES: Final = "probabilities"
 CONFIDENCE: Final = "confidence"
 FEATURES: Final = "features"
+
+_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
 
 Shape = tuple[int | None, ...]
 
@@ -94,6 +97,14 @@ class Served:
     heeds_deadlines: bool = False
 
     def __post_init__(self) -> None:
+        if re.fullmatch(_NAME, self.name) is None:
+            raise SettingError(
+                "a name that no path can hold",
+                where="name",
+                expected="1 to 100 of the letters A-Z, a-z, 0-9, `.`, `_` and `-`, the first no point",
+                got=repr(self.name)[:80],
+                fix="choose another name for the model",
+            )
         if not self.input.shape or self.input.shape[0] is not None:
             raise ModelError(
                 f"a {self.name} needs a free batch",
