@@ -360,6 +360,13 @@ class EngineError(EdgestillError):
     remedy = "read the log; an agent starts the engine again by itself"
 
 
+class AnswerNotFiniteError(EngineError):
+    """A model that was given finite numbers and answers NaN or infinity."""
+
+    code = "answer-not-finite"
+    remedy = "is the input of the sensor's range? Otherwise look at the model: it overflows"
+
+
 class EvidenceError(EdgestillError):
     """Evidence that is refused: too small, stale, of another backbone, or not finite."""
 

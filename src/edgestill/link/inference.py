@@ -1,7 +1,7 @@
 """A model behind the Open Inference Protocol as a `Predict`: the teacher of a cascade, wherever it runs.
 
-- Tensors travel as raw bytes. A server that refuses these is asked again with JSON tensors, once; if that works, it is
-  remembered. A server that has taken raw bytes is never asked in JSON.
+- Tensors travel as raw bytes. A server that refuses these, or fails on them, is asked again with JSON tensors, once, over
+  another connection; if that works, it is remembered. A server that has taken raw bytes is never asked in JSON.
 - What comes back is believed only if it is `[N, C]` of finite numbers for the N inputs that were sent, C as before (or
   as given); anything else is a `RefusedError`, never an answer. The temperature makes probabilities of the logits here;
   an output named `probabilities` holds them already, and its rows must be that: at least 0, and 1 in sum.
@@ -61,9 +61,15 @@ BYTES_PER_NUMBER: Final = 32  # of JSON at its most talkative
 MAX_ANSWER_BYTES: Final = 64_000_000
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
-# of servers that do not know raw tensors: malformed, of a kind they do not take, or not the JSON they expect
+# of servers that do not know raw tensors: malformed, of a kind they do not take, or not the JSON they expect; MLServer fails
+# (500) when it wants to tell of bytes that are no text
 _BINARY_REFUSALS: Final = frozenset(
-    {HTTPStatus.BAD_REQUEST, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY}
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    }
 )
 
 
@@ -196,6 +202,8 @@ class RemoteModel:
         body, json_length = question.encode(binary=binary)
         kind = "application/json" if json_length is None else "application/octet-stream"
         headers = {"content-type": kind, **self._headers}
+        if binary and self._binary is None:  # a server that fails on it may hang up, and the next question must go through
+            headers["connection"] = "close"
         if json_length is not None:
             headers[HEADER] = str(json_length)
         request = Request("POST", self._url, headers, body)

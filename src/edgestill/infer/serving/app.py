@@ -194,5 +194,5 @@ def _broken(expected: str) -> MessageError:
 def _check_index(body: bytes) -> None:
     if body:
         fields = Fields(parse_object(body, where="body", max_bytes=MAX_SMALL_BODY), "body")
-        if fields.has("ready"):
+        if "ready" in fields.names():
             fields.boolean("ready")

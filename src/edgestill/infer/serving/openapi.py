@@ -40,8 +40,8 @@ _SUMMARIES: Final = {
     "infer": "Answers for a batch",
 }
 _REFUSALS: Final = {
-    "index": (400, 408, 413),
-    "infer": (400, 401, 404, 408, 413, 429, 500, 502, 503),
+    "index": (400, 413),
+    "infer": (400, 401, 404, 413, 422, 429, 500, 502, 503),
     "ready": (503,),
 }
 _BOOL: Final[JsonObject] = {"type": "boolean"}
@@ -119,16 +119,17 @@ def _request(model: Served, capacity: Capacity) -> JsonObject:
     named = _one_of(port.name for port in model.outputs)
     outputs: JsonObject = {"type": "array", "items": _object({"name": named}), "maxItems": MAX_TENSORS}
     parameters = _object(
-        {"timeout_ms": {"type": "number", "minimum": 0, "maximum": capacity.longest * 1e3}}, required=False
+        {"timeout_ms": _or_null({"type": "number", "minimum": 0, "maximum": capacity.longest * 1e3})},
+        required=False,
     )
     return {
         "type": "object",
         "required": ["inputs"],
         "properties": {
-            "id": _TEXT | {"maxLength": 200, "pattern": r"^[ -~]*$"},
+            "id": _or_null(_TEXT | {"maxLength": 200, "pattern": r"^[ -~]*$"}),
             "inputs": {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
-            "outputs": outputs,
-            "parameters": parameters,
+            "outputs": _or_null(outputs),
+            "parameters": _or_null(parameters),
         },
     }
 
@@ -152,6 +153,11 @@ def _number(datatype: str) -> JsonObject:
         least, most = _RANGES[datatype]
         return {"type": "integer", "minimum": least, "maximum": most}
     return {"type": "number", "minimum": -_LARGEST[datatype], "maximum": _LARGEST[datatype]}
+
+
+def _or_null(schema: JsonObject) -> JsonObject:
+    """What may be left out may be null too."""
+    return schema | {"type": [schema["type"], "null"]}
 
 
 def _one_of(texts: Iterable[str]) -> JsonObject:

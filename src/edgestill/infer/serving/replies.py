@@ -33,6 +33,7 @@ STATUS: Final[dict[type[errors.EdgestillError], int]] = {
     errors.DtypeError: 400,
     errors.NotFiniteError: 400,
     errors.TooLongError: 413,
+    errors.AnswerNotFiniteError: 422,
     errors.RateError: 429,
     errors.RefusedError: 502,
     errors.DeadlineError: 503,

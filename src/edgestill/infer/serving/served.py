@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 import numpy as np
 
-from edgestill.core.errors import EngineError, ModelError, SettingError
+from edgestill.core.errors import AnswerNotFiniteError, EngineError, ModelError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -214,12 +214,19 @@ def of_predict(
 
 
 def _checked(rows: NDArray[np.float32], count: int, *, of: str, what: str, rank: int) -> NDArray[np.generic]:
-    if rows.ndim != rank or len(rows) != count or not np.isfinite(rows).all():
+    if rows.ndim != rank or len(rows) != count:
         raise EngineError(
             f"the {of} gave no {what}",
-            expected=f"finite [{count}{', C' if rank == 2 else ''}]",
+            expected=f"[{count}{', C' if rank == 2 else ''}]",
             got=list(rows.shape),
             where=of,
-            fix=f"look at the {of}: it must answer with finite rows",
+            fix=f"look at the {of}: it must answer with one row for each input",
+        )
+    if not np.isfinite(rows).all():
+        raise AnswerNotFiniteError(
+            f"the answer of the {of} is not finite",
+            expected="finite numbers",
+            got="NaN or infinity",
+            where=what,
         )
     return cast("NDArray[np.generic]", rows)
