@@ -129,7 +129,8 @@ def sent(array: Any = BATCH, **rest: Any) -> tuple[bytes, dict[str, str]]:
 def test_a_question_is_answered_however_it_is_packed_and_cut(call: Caller, encoding: str, cut: int) -> None:
     """Compression covers the whole body, the header counts uncompressed JSON."""
     body, headers = sent()
-    packed = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}[encoding](body)
+    pack: dict[str, Any] = {"identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress}
+    packed = pack[encoding](body)
     chunks = [packed[start : start + cut] for start in range(0, len(packed), cut)]
     status, fields, answer = call("POST", INFER, *chunks, content_encoding=encoding, **headers)
     assert (status, fields["content-type"]) == (200, "application/octet-stream")

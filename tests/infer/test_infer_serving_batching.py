@@ -30,7 +30,7 @@ def batch(first: int, count: int, width: int = 3) -> NDArray[np.float32]:
 
 def job(count: int, *, came: float = 0.0, kind: object = "a") -> Job:
     """A question of so many inputs."""
-    return Job(batch=np.zeros((count, 1)), deadline=None, kind=kind, came=came, future=Future())  # type: ignore[arg-type]  # anything hashable
+    return Job(batch=np.zeros((count, 1)), deadline=None, kind=kind, came=came, future=Future())
 
 
 def sizes(jobs: list[Job]) -> list[int]:

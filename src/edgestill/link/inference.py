@@ -202,7 +202,9 @@ class RemoteModel:
         body, json_length = question.encode(binary=binary)
         kind = "application/json" if json_length is None else "application/octet-stream"
         headers = {"content-type": kind, **self._headers}
-        if binary and self._binary is None:  # a server that fails on it may hang up, and the next question must go through
+        if (
+            binary and self._binary is None
+        ):  # a server that fails on it may hang up, and the next question must go through
             headers["connection"] = "close"
         if json_length is not None:
             headers[HEADER] = str(json_length)

@@ -51,6 +51,7 @@ class Upstream:
         timeout: seconds for an answer.
         token: shown to it; None shows nothing.
         plain_http: whether it may be reached without TLS.
+        transport: carries the questions; real sockets where None.
     """
 
     url: str
@@ -60,15 +61,10 @@ class Upstream:
     timeout: float = 5.0
     token: str | None = field(default=None, repr=False)
     plain_http: bool = False
+    transport: Transport | None = None
 
     def connect(
-        self,
-        policy: Policy,
-        taken: str,
-        *,
-        clock: Clock,
-        random: Callable[[], float],
-        transport: Transport | None = None,
+        self, policy: Policy, taken: str, *, clock: Clock, random: Callable[[], float]
     ) -> RemoteModel:
         """The model, calibrated as the policy says.
 
@@ -77,10 +73,9 @@ class Upstream:
             taken: name of the student's input.
             clock: for deadlines.
             random: for the breaker.
-            transport: carries the questions; real sockets where None.
         """
         return RemoteModel(
-            transport or HttpTransport(clock=clock, plain_http=self.plain_http),
+            self.transport or HttpTransport(clock=clock, plain_http=self.plain_http),
             self.url,
             model=self.model,
             clock=clock,
@@ -157,12 +152,14 @@ def of_agent(home: Path, *, name: str, clock: Clock) -> Served:
     takes = fields.inner("takes")
     shape = tuple(None if dim == -1 else dim for dim in _whole(takes))
     labels = tuple(map(str, fields.items("labels", at_most=MAX_LABELS)))
+    agents = Agents(home, clock=clock)
     return of_predict(
-        Agents(home, clock=clock),
+        agents,
         name=name,
         version=CURRENT,
         takes=(INPUT, takes.text("datatype", at_most=16), shape),
         labels=labels,
+        close=agents.close,
     )
 
 
@@ -178,15 +175,22 @@ class Agents:
     def __init__(self, home: Path, *, clock: Clock) -> None:
         self._home = home
         self._clock = clock
-        self._of_thread = threading.local()
+        self._clients: dict[int, LocalClient] = {}
+        self._lock = threading.Lock()
 
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
         """As `device.client.LocalClient.predict`."""
-        client = getattr(self._of_thread, "client", None)
-        if client is None:
-            client = self._of_thread.client = LocalClient(self._home, clock=self._clock)
-        answer: Answer = client.predict(batch, deadline=deadline)
-        return answer
+        with self._lock:
+            fresh = LocalClient(self._home, clock=self._clock)
+            client = self._clients.setdefault(threading.get_ident(), fresh)
+        return client.predict(batch, deadline=deadline)
+
+    def close(self) -> None:
+        """Hangs up; safe to call twice."""
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
 
 
 def _width(features: tuple[str, tuple[int | None, ...]] | None) -> int | None:

@@ -91,6 +91,7 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
         self._threads.shutdown()
+        self._served.close()
 
     def _work(self) -> None:
         while jobs := self._next():

@@ -86,6 +86,7 @@ class Served:
         outputs: at least one.
         run: answers a batch that was checked against `input`.
         heeds_deadlines: whether an answer may depend on the deadline; a question with one is then not joined to others.
+        close: is called when nobody asks any more.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Served:
     outputs: tuple[Port, ...]
     run: Callable[[NDArray[np.generic], float | None], Rows]
     heeds_deadlines: bool = False
+    close: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         if re.fullmatch(_NAME, self.name) is None:
@@ -166,6 +168,7 @@ def of_predict(
     labels: tuple[str, ...],
     features: int | None = None,
     platform: str = "edgestill",
+    close: Callable[[], None] = lambda: None,
 ) -> Served:
     """A student, a cascade or a gateway.
 
@@ -177,6 +180,7 @@ def of_predict(
         labels: of the C classes.
         features: D, where the model gives features; None where it gives none, or nobody shall have them.
         platform: what runs it.
+        close: lets go of what `predict` holds.
 
     Raises:
         ModelError: the first dimension is not free.
@@ -210,6 +214,7 @@ def of_predict(
         outputs=tuple(outputs),
         run=run,
         heeds_deadlines=True,
+        close=close,
     )
 
 
