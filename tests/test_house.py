@@ -62,6 +62,7 @@ LIBRARIES: dict[str, set[str]] = {
         "zstandard",
         "torch",
         "starlette",
+        "uvicorn",
         "matplotlib",
         "lightning_fabric",
         "optuna",
@@ -75,7 +76,8 @@ EXCEPTIONS: dict[str, set[str]] = {
     "edgestill.infer.recordings": {"PIL"},
     "edgestill.infer.payload": {"PIL", "soundfile"},
     "edgestill.link.inference": {"numpy"},
-    "edgestill.device.serve": {"starlette", "uvicorn"},
+    "edgestill.device.serve": {"uvicorn"},
+    "edgestill.device.main": {"uvicorn"},  # asks for it before it begins to serve
 }
 # The standard library's own ways to a web server; `link` is the only room that opens client connections.
 CLIENTS = {"http.client", "urllib.request", "ftplib", "smtplib", "xmlrpc", "telnetlib"}

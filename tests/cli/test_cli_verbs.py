@@ -190,7 +190,7 @@ def test_predict_refuses_to_answer_what_is_no_number(bundle: Path, tmp_path: Pat
     np.save(tmp_path / "x.npy", np.full((1, 2), 3e38, np.float32))
     done = edgestill("predict", bundle, tmp_path / "x.npy")
     assert_refused(
-        done, "engine-failed", f"at {bundle}: logits", "the model's answer is not finite", "got inf"
+        done, "answer-not-finite", f"at {bundle}: logits", "the model's answer is not finite", "got inf"
     )
 
 

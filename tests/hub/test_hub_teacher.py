@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
+import threading
 import tracemalloc
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +19,12 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import DeadlineError, EngineError, ModelError
 from edgestill.hub import bodies, evidence, inference
 from edgestill.hub.settings import Settings
-from edgestill.hub.teacher import Teacher
+from edgestill.hub.teacher import endpoint_of
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.serving.batching import Batcher
+from edgestill.infer.serving.waiting import Capacity
 from edgestill.learn.statistics import Statistics
+from edgestill.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
 
     from hub_worlds import Device, Reply
     from numpy.typing import NDArray
+
+    from edgestill.infer.serving.served import Rows
 
 INFER = "/v2/models/teacher/infer"
 BATCH = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -91,7 +98,7 @@ def test_the_operator_may_ask_too_and_leaves_no_evidence(there: World) -> None:
 
 def test_metadata_describes_the_model(there: World) -> None:
     """Server, model, readiness, and the same under the version's path."""
-    assert there.call("GET", "/v2").json["extensions"] == ["binary_tensor_data"]
+    assert there.call("GET", "/v2").json["extensions"][:1] == ["binary_tensor_data"]
     found = there.call("GET", "/v2/models/teacher").json
     assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
     assert found["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 3]}]
@@ -293,27 +300,63 @@ def test_a_page_at_the_bounds_is_given(there: World, query: str) -> None:
 
 def test_a_busy_teacher_says_so_at_once() -> None:
     """With one waiting and room for one, the next is told to come back; later it is served."""
+    begun, may_end = threading.Event(), threading.Event()
+    (served,) = endpoint_of(teacher_model(), Settings(), clock=FakeClock()).models
 
-    async def work() -> list[object]:
-        teacher = Teacher.load(teacher_model(), Settings(max_waiting=1))
-        first = asyncio.create_task(teacher.logits(BATCH))
-        await asyncio.sleep(0)
-        with pytest.raises(DeadlineError, match="the teacher is busy"):
-            await teacher.logits(BATCH)
-        found: list[object] = [(await first).tolist(), (await teacher.logits(BATCH)).tolist()]
-        teacher.close()
-        return found
+    def run(batch: NDArray[np.generic], deadline: float | None) -> Rows:
+        begun.set()
+        assert may_end.wait(30)
+        return served.run(batch, deadline)
 
-    assert asyncio.run(work()) == [LOGITS.tolist(), LOGITS.tolist()]
+    batcher = Batcher(replace(served, run=run), capacity=Capacity(most_waiting=1), clock=FakeClock())
+    first = batcher.submit(BATCH)
+    assert begun.wait(30)
+    with pytest.raises(DeadlineError, match="the teacher is busy"):
+        batcher.submit(BATCH)
+    may_end.set()
+    for found in (first.result(30), batcher.submit(BATCH).result(30)):
+        np.testing.assert_array_equal(found.outputs["logits"], LOGITS)
+    batcher.close()
 
 
 def test_being_busy_is_503_with_a_time_to_come_back(there: World) -> None:
     """So that a client's breaker knows that the teacher lives."""
-    assert there.hub.teacher is not None
-    there.hub.teacher._waiting = 10**6
+    there.hub.endpoint._batchers["teacher"]._waiting.requests = 10**6
     reply = infer(there.enrol("d0"))
     assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert reply.json["error"].startswith("[deadline-passed] the teacher is busy")
+
+
+def test_a_device_that_asks_too_often_is_told_to_wait(tmp_path: Path) -> None:
+    """With 429 and the seconds; another device and the operator have buckets of their own, and waiting helps."""
+    rate = Settings(infer_rate=0.5, infer_burst=2)
+    with world(tmp_path / "hub", teacher=teacher_model(), settings=rate) as there:
+        there.give_root()
+        one, two = there.enrol("one"), there.enrol("two")
+        assert [infer(one).status for _ in range(3)] == [200, 200, 429]
+        assert infer(one).headers["retry-after"] == "2"
+        assert infer(two).status == 200
+        there.clock.advance(2)
+        assert [infer(one).status for _ in range(2)] == [200, 429]
+
+
+def test_a_question_may_say_how_long_it_waits(there: World) -> None:
+    """One whose time is over is not run; one that gives no time, or a time out of range, is told so."""
+    device = there.enrol("d0")
+    late = infer(device, parameters={"timeout_ms": 0})
+    assert (late.status, late.json["error"][:17]) == (503, "[deadline-passed]")
+    assert infer(device, parameters={"timeout_ms": 5_000}).status == 200
+    for wrong in (-1, "1", 10**9, True):
+        assert infer(device, parameters={"timeout_ms": wrong}).status == 400
+
+
+def test_the_hub_tells_tritons_clients_what_they_ask_for(there: World) -> None:
+    """A configuration, the list of models, and a description of every path."""
+    config = there.call("GET", "/v2/models/teacher/config").json
+    assert (config["max_batch_size"], config["input"][0]["dims"]) == (1024, [4])
+    assert [one["name"] for one in there.call("POST", "/v2/repository/index", b"").json] == ["teacher"]
+    assert there.call("POST", "/v2/repository/index", b"[]").status == 400
+    assert "/v2/models/teacher/infer" in there.call("GET", "/v2/openapi.json").json["paths"]
 
 
 def test_a_teacher_that_fails_is_the_hubs_fault(there: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,8 +365,7 @@ def test_a_teacher_that_fails_is_the_hubs_fault(there: World, monkeypatch: pytes
     def broken(*_: object) -> None:
         raise EngineError("the engine could not run the model", where="/secret/path", got="0xdead")
 
-    assert there.hub.teacher is not None
-    monkeypatch.setattr(there.hub.teacher, "_run", broken)
+    monkeypatch.setattr(OnnxEngine, "run", broken)
     reply = infer(there.enrol("d0"))
     assert (reply.status, reply.json) == (
         500,
@@ -334,9 +376,9 @@ def test_a_teacher_that_fails_is_the_hubs_fault(there: World, monkeypatch: pytes
 def test_a_model_that_is_no_teacher_is_refused_at_the_start() -> None:
     """It needs an output named `logits`, and to be ONNX at all."""
     with pytest.raises(ModelError, match="a teacher needs logits"):
-        Teacher.load(teacher_model(outputs=("scores",)), Settings())
+        endpoint_of(teacher_model(outputs=("scores",)), Settings(), clock=FakeClock())
     with pytest.raises((ModelError, EngineError)):
-        Teacher.load(b"not a model", Settings())
+        endpoint_of(b"not a model", Settings(), clock=FakeClock())
 
 
 def test_purposes_are_the_two_that_devices_have() -> None:

@@ -52,6 +52,7 @@ class _Server:
     def __init__(self) -> None:
         self.speaks_binary = True
         self.refusal = 422
+        self.name = "logits"
         self.asked: list[tuple[InferRequest, bool, dict[str, str]]] = []
         self.answer: Response | None = None
         self.logits: NDArray[np.generic] | None = None
@@ -68,15 +69,15 @@ class _Server:
         if self.answer is not None:
             return self.answer
         logits = _array(asked.inputs[0]).astype(np.float32) @ WEIGHT if self.logits is None else self.logits
-        return _answer(logits, binary=asked.binary)
+        return _answer(logits, binary=asked.binary, name=self.name)
 
 
 def _array(tensor: Tensor) -> NDArray[np.generic]:
     return np.frombuffer(tensor.data, dtype=NUMPY_NAMES[tensor.datatype]).reshape(tensor.shape)
 
 
-def _answer(logits: NDArray[np.generic], *, binary: bool) -> Response:
-    tensor = Tensor("logits", DATATYPE_OF[logits.dtype.name], logits.shape, logits.tobytes())
+def _answer(logits: NDArray[np.generic], *, binary: bool, name: str = "logits") -> Response:
+    tensor = Tensor(name, DATATYPE_OF[logits.dtype.name], logits.shape, logits.tobytes())
     body, length = InferResponse(model="teacher", outputs=(tensor,)).encode(binary=binary)
     return Response(body, headers={} if length is None else {HEADER: str(length)})
 
@@ -152,7 +153,7 @@ def test_every_array_arrives_as_it_was(shape: list[int], name: str, big_endian: 
     np.testing.assert_array_equal(_array(server.asked[0][0].inputs[0]), batch)
 
 
-@pytest.mark.parametrize("refusal", [400, 415, 422])
+@pytest.mark.parametrize("refusal", [400, 415, 422, 500])
 def test_a_server_that_refuses_raw_tensors_is_asked_in_json(
     server: _Server, transport: AsgiTransport, refusal: int
 ) -> None:
@@ -400,7 +401,7 @@ def test_a_question_beyond_the_budget_is_not_asked(transport: AsgiTransport) -> 
         Fault(drop=True),
         Fault(lose_answer=True),
         Fault(delay=100),
-        Fault(status=500),
+        Fault(status=502),
         Fault(status=503),
         Fault(end_after=50),
         Fault(break_after=50),
@@ -423,6 +424,39 @@ def test_what_speaks_against_the_peer_opens_the_breaker(transport: AsgiTransport
     clock.advance(10)
     model.predict(BATCH)
     assert guard.state == "closed"
+
+
+def test_a_server_that_fails_in_both_forms_counts_once_for_each_question(transport: AsgiTransport) -> None:
+    """Until it has shown what it takes, a failure may be its way to refuse raw tensors."""
+    clock = FakeClock()
+    faulty = FaultyTransport(transport, [Fault(status=500)] * 4, clock=clock)
+    guard = Guard(Breaker(threshold=2, pause=10), clock=clock, random=lambda: 0.5)
+    model = _model(faulty, clock, breaker=guard)
+    for state in ("closed", "open"):
+        with pytest.raises(RefusedError):
+            model.predict(BATCH)
+        assert guard.state == state
+    assert len(faulty.requests) == 4
+
+
+def test_probabilities_are_taken_as_they_are(transport: AsgiTransport, server: _Server) -> None:
+    """No softmax and no temperature is laid over them."""
+    given = np.array([[0.5, 0.25, 0.25], [1, 0, 0], [0.3333, 0.3333, 0.3333]], np.float32)
+    server.name, server.logits = "probabilities", given
+    model = _model(transport, FakeClock(), output="probabilities", temperature=3.0)
+    answer = model.predict(BATCH)
+    np.testing.assert_array_equal(answer.probabilities, given)
+    np.testing.assert_array_equal(answer.confidence, given.max(axis=1))
+
+
+@pytest.mark.parametrize("row", [[0.5, 0.25, 0.26], [1.5, -0.5, 0], [0, 0, 0], [3, -1, -1]])
+def test_attack_what_is_no_set_of_probabilities_is_no_answer(
+    transport: AsgiTransport, server: _Server, row: list[float]
+) -> None:
+    """Negative ones, and such as do not sum to 1."""
+    server.name, server.logits = "probabilities", np.array([row] * 3, np.float32)
+    with pytest.raises(RefusedError, match="no set of probabilities"):
+        _model(transport, FakeClock(), output="probabilities").predict(BATCH)
 
 
 @pytest.mark.parametrize("status", [401, 404, 409, 429])

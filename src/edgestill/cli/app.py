@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from edgestill import __version__
-from edgestill.cli import bench, bundle, demo, device, distill, predict, search
+from edgestill.cli import bench, bundle, demo, device, distill, predict, search, serve
 from edgestill.core.errors import EdgestillError
 
 INTERRUPTED: Final = 130
@@ -28,6 +28,7 @@ app.command("demo")(demo.demo)
 app.command("distill")(distill.distill)
 app.command("predict")(predict.predict)
 app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(device.app, name="device")
 

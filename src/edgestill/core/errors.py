@@ -231,6 +231,13 @@ class MessageError(EdgestillError):
     remedy = "make it anew; if that does not help, compare the versions of both sides"
 
 
+class TooLongError(EdgestillError):
+    """A message from outside that is longer than its bound."""
+
+    code = "message-too-long"
+    remedy = "send less at once"
+
+
 class StoreError(EdgestillError):
     """A blob that is missing, or a store that cannot keep one."""
 
@@ -305,6 +312,18 @@ class RefusedError(EdgestillError):
     remedy = "look up what the peer says, in its log too"
 
 
+class RateError(EdgestillError):
+    """A caller that asks more often than it may.
+
+    Attributes:
+        seconds: after which one more question is answered.
+    """
+
+    code = "rate-exceeded"
+    remedy = "wait as long as the answer says, or ask about more inputs at once"
+    seconds: float = 1.0
+
+
 class SpentError(EdgestillError):
     """A data budget that is used up."""
 
@@ -339,6 +358,13 @@ class EngineError(EdgestillError):
 
     code = "engine-failed"
     remedy = "read the log; an agent starts the engine again by itself"
+
+
+class AnswerNotFiniteError(EngineError):
+    """A model that was given finite numbers and answers NaN or infinity."""
+
+    code = "answer-not-finite"
+    remedy = "is the input of the sensor's range? Otherwise look at the model: it overflows"
 
 
 class EvidenceError(EdgestillError):

@@ -3,6 +3,7 @@
     edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw]
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
     edgestill-agent status --home DIR [--json]
+    edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--ready FILE]
 
 Exit status: 0; 1 with one line on standard error that says what is wrong and what to do; 2 for wrong usage. Arguments
 are read by argparse: this program must start on a device that has no more than the `agent` extra. Where not even that is
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for module in NEEDED:
             require(module, extra="agent", purpose="to keep a device up to date")
-        {"join": _join, "run": _run, "status": _status}[options.verb](options)
+        {"join": _join, "run": _run, "status": _status, "serve": _serve}[options.verb](options)
     except EdgestillError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -103,6 +104,38 @@ def _status(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{name:15} {shown}\n")
 
 
+def _serve(options: argparse.Namespace) -> None:
+    require("numpy", extra="device", purpose="to run a model")
+    require("uvicorn", extra="serve", purpose="to serve a model")
+    from edgestill.core.bundle import replace
+    from edgestill.core.clock import SystemClock
+    from edgestill.device.serve.listening import Listening, tls_of
+    from edgestill.device.serve.models import of_agent
+    from edgestill.device.serve.running import run
+    from edgestill.device.serve.tokens import read_tokens
+    from edgestill.infer.serving.limits import Rate
+    from edgestill.infer.serving.waiting import Capacity
+
+    logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"), chatty=("uvicorn",))
+    clock = SystemClock()
+    listening = Listening(
+        host=options.host,
+        port=options.port,
+        tokens=() if options.token_file is None else read_tokens(options.token_file),
+        tls=tls_of(options.tls_certificate, options.tls_key, options.client_ca),
+        is_open=options.open,
+    )
+
+    def ready(url: str) -> None:
+        sys.stdout.write(f"serves {options.name} at {url}\n")
+        sys.stdout.flush()
+        if options.ready is not None:
+            replace(options.ready, f"{url}\n".encode())
+
+    served = of_agent(options.home, name=options.name, clock=clock)
+    run(served, listening, capacity=Capacity(threads=2), rate=Rate(1000, 2000), clock=clock, ready=ready)
+
+
 def _labels(pairs: Sequence[str]) -> dict[str, str]:
     labels = {}
     for pair in pairs:
@@ -121,7 +154,7 @@ def _labels(pairs: Sequence[str]) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgestill-agent", description="The agent of a device.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="join | run | status")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="join | run | status | serve")
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
     one.add_argument("--hub", required=True, metavar="URL")
@@ -154,7 +187,23 @@ def _parser() -> argparse.ArgumentParser:
     three = verbs.add_parser("status", help="where this device stands")
     three.add_argument("--home", type=Path, required=True)
     three.add_argument("--json", action="store_true", help="for machines")
+    _add_serve(verbs.add_parser("serve", help="answer other programs over HTTP (Open Inference Protocol)"))
     return parser
+
+
+def _add_serve(four: argparse.ArgumentParser) -> None:
+    four.add_argument("--home", type=Path, required=True)
+    four.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    four.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    four.add_argument("--name", default="student", help="of the model (default: %(default)s)")
+    four.add_argument("--ready", type=Path, metavar="FILE", help="gets the address once it listens")
+    four.add_argument("--token-file", type=Path, metavar="FILE", help="one token a line, and when it ends")
+    four.add_argument("--open", action="store_true", help="anybody may ask, from anywhere")
+    four.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM chain; needs --tls-key")
+    four.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM key of the certificate")
+    four.add_argument(
+        "--client-ca", type=Path, metavar="FILE", help="PEM authorities of clients' certificates"
+    )
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ class Serving:
         self._clock = clock
         self._memory = memory
         self._permissions = permissions
-        self._current = Current(Student(self._engine, policy, clock=clock))
+        student = Student(self._engine, policy, clock=clock)
+        self._takes = student.input[1:]
+        self._current = Current(student)
         self._learner = learner_of(bundle, policy, clock)
         self._overlay: Overlay | None = None
         self._cascade = Cascade(
@@ -152,8 +154,10 @@ class Serving:
     def status(self) -> JsonObject:
         """What serves, and what was learned."""
         overlay, learner = self._overlay, self._learner
+        datatype, shape = self._takes
         return {
             "pid": os.getpid(),
+            "takes": {"datatype": datatype, "shape": [-1 if dim is None else dim for dim in shape]},
             "labels": list(self._policy.labels),
             "escalates": self._permissions.escalate,
             "threshold": self._cascade.state.threshold,

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from edgestill.hub import admin, control, downloads, inference, pages
 from edgestill.hub.problems import Problems, Refusals, on_refusal
+from edgestill.infer.serving.places import paths
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ def create_app(hub: Hub) -> Starlette:
             await hub.close()
 
     app = Starlette(
-        routes=[*_pages(), *_control(), *_downloads(), *_inference(), *_admin()],
+        routes=[*_pages(), *_control(), *_downloads(), *_inference(hub), *_admin()],
         middleware=[Middleware(Problems)],
         exception_handlers={HTTPException: on_refusal},
         lifespan=lifespan,
@@ -69,19 +70,9 @@ def _downloads() -> list[Route]:
     ]
 
 
-def _inference() -> list[Route]:
-    routes = [
-        Route("/v2", inference.server),
-        Route("/v2/health/live", inference.live),
-        Route("/v2/health/ready", inference.ready),
-    ]
-    for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        routes += [
-            Route(model, inference.model),
-            Route(f"{model}/ready", inference.model_ready),
-            Route(f"{model}/infer", inference.infer, methods=["POST"]),
-        ]
-    return routes
+def _inference(hub: Hub) -> list[Route]:
+    app = inference.create(hub)
+    return [Route(path, app, methods=list(place.methods)) for path, place in paths().items()]
 
 
 def _admin() -> list[Route]:

@@ -6,7 +6,6 @@ holds for compressed bodies too: the bound is on what comes out.
 
 from __future__ import annotations
 
-import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -14,8 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from edgestill.core.errors import MessageError
+from edgestill.core.errors import MessageError, TooLongError
 from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.infer.serving import bodies
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 MAX_ADMIN_BYTES: Final = 64_000
 
 _BUFFER: Final = 2**20
-_MAX_DIGITS: Final = 15
-_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
 
 
 async def read(request: Request, *, at_most: int, compressed: bool = False) -> bytes:
@@ -44,7 +42,7 @@ async def read(request: Request, *, at_most: int, compressed: bool = False) -> b
         MessageError: an encoding that is not understood, or damaged; or a caller who hung up.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ({"identity", "gzip", "deflate"} if compressed else {"identity"}):
+    if encoding not in (bodies.ENCODINGS if compressed else {"identity"}):
         raise MessageError(
             "an encoding that is not spoken here",
             where="content-encoding",
@@ -114,35 +112,17 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 
 
 def _check_length(request: Request, at_most: int) -> None:
-    said = request.headers.get("content-length")
-    if said is None:
-        return
-    if not (said.isascii() and said.isdigit() and len(said) <= _MAX_DIGITS):
-        raise MessageError(
-            "not a length", where="content-length", got=said[:40], expected="a whole number of bytes"
-        )
-    if int(said) > at_most:
+    try:
+        bodies.check_length(request.headers.get("content-length"), at_most)
+    except TooLongError:
         _refuse(at_most)
 
 
 def _inflated(data: bytearray, at_most: int) -> bytes:
-    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:
-        result = inflater.decompress(data, at_most + 1)
-    except zlib.error as error:
-        raise MessageError(
-            "a damaged body", where="content-encoding", got=error, expected="one complete stream"
-        ) from error
-    if len(result) > at_most:
+        return bodies.inflated(data, at_most)
+    except TooLongError:
         _refuse(at_most)
-    if not inflater.eof or inflater.unused_data:
-        raise MessageError(
-            "a damaged body",
-            where="content-encoding",
-            expected="one complete stream",
-            got="a part of one, or more than one",
-        )
-    return result
 
 
 def _refuse(at_most: int) -> NoReturn:

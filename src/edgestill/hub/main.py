@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
-import ipaddress
 import os
 import random
 import secrets
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -22,10 +19,11 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core import logs
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import EdgestillError, PathError, PortError, SettingError
+from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain, refuse_special
 from edgestill.core.jsonio import canonical
+from edgestill.core.listening import bound, check_port, is_loopback, url_of
 from edgestill.hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ NEEDED: Final = ("cryptography", "sqlalchemy", "aiosqlite", "alembic", "starlett
 """Of what the `hub` extra brings; what needs it is imported after it was looked for."""
 DRAIN_SECONDS: Final = 20
 MAX_TEACHER_BYTES: Final = 2**31
-MAX_PORT: Final = 65_535
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +80,7 @@ def _up(options: argparse.Namespace) -> int:
     from edgestill.hub.home import Home
 
     _check_exposure(options)
-    _check_port(options.port)
+    check_port(options.port)
     if options.ready is not None:
         _check_writable(options.ready)
     settings = Settings() if options.poll_interval is None else Settings(poll_interval=options.poll_interval)
@@ -107,9 +104,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
         settings=settings,
         teacher=None if options.teacher is None else _read(options.teacher),
     )
-    with _bound(options.host, options.port) as listener:
-        scheme = "http" if options.tls_certificate is None else "https"
-        host = f"[{options.host}]" if ":" in options.host else options.host
+    with bound(options.host, options.port) as listener:
         config = uvicorn.Config(
             create_app(hub),
             log_config=None,
@@ -119,7 +114,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
             ssl_certfile=options.tls_certificate,
             ssl_keyfile=options.tls_key,
         )
-        url = f"{scheme}://{host}:{listener.getsockname()[1]}"
+        url = url_of(options.host, listener, tls=options.tls_certificate is not None)
         server = Server(config, hub, url=url, ready=options.ready)
         asyncio.run(server.serve([listener]))
 
@@ -133,24 +128,13 @@ def _check_exposure(options: argparse.Namespace) -> None:
             fix="give the other one too",
             got="one of them",
         )
-    if options.tls_certificate is None and not options.behind_proxy and not _is_loopback(options.host):
+    if options.tls_certificate is None and not options.behind_proxy and not is_loopback(options.host):
         raise SettingError(
             "secrets would travel in the clear",
             where=f"--host {options.host}",
             expected="a loopback address, or TLS",
             fix="give --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
             got="another address, without TLS",
-        )
-
-
-def _check_port(port: int) -> None:
-    if not 0 <= port <= MAX_PORT:
-        raise SettingError(
-            "a port is out of range",
-            where="--port",
-            expected=f"0 to {MAX_PORT}",
-            got=port,
-            fix="choose another port; 0 takes a free one",
         )
 
 
@@ -168,38 +152,6 @@ def _check_writable(path: Path) -> None:
             got=error.strerror or error,
             fix="choose another path",
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket bound to the address.
-
-    Raises:
-        PortError: the port is taken, or the address is not this machine's.
-    """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        taken = error.errno == errno.EADDRINUSE
-        raise PortError(
-            "the port is taken" if taken else "the port cannot be bound",
-            where=f"{host}:{port}",
-            got=error,
-            fix="choose another port, or end what listens there"
-            if taken
-            else "give an address of this machine with --host, and a port that you may use",
-            expected="a free port of this machine",
-        ) from error
-    return listener
 
 
 def _read(path: Path) -> bytes:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from edgestill.core import errors
 from edgestill.core.jsonio import canonical
+from edgestill.infer.serving.replies import STATUS, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,23 +35,19 @@ INTERNAL: Final = 500
 MOST_A_MINUTE: Final = 60
 
 _STATUS: Final[dict[type[errors.EdgestillError], int]] = {
-    errors.AccessError: 401,
-    errors.NotFoundError: 404,
+    kind: status
+    for kind, status in STATUS.items()
+    if kind not in {errors.RefusedError, errors.UnreachableError}
+} | {
     errors.ConflictError: 409,
     errors.ReplayError: 409,
-    errors.MessageError: 400,
-    errors.SettingError: 400,
     errors.UnitError: 400,
-    errors.ShapeError: 400,
-    errors.DtypeError: 400,
-    errors.NotFiniteError: 400,
     errors.BundleError: 422,
     errors.BundleTruncatedError: 422,
     errors.BundleAlteredError: 422,
     errors.TrustError: 422,
     errors.ExpiredError: 422,
     errors.EvidenceError: 422,
-    errors.DeadlineError: 503,
 }
 _CODES: Final = {401: "access-denied", 404: "not-found", 413: "message-invalid"}
 _OIP: Final = "/v2"
@@ -140,11 +137,9 @@ def problem(error: errors.EdgestillError, path: str) -> Response:
         log.error("%s", error)
         return _problem(status, {"code": error.code, "what": error.what}, path)
     told: JsonObject = {name: value for name, value in error.as_json().items() if value is not None}
-    headers = {}
+    headers = retry_after(error)
     if isinstance(error, errors.AccessError):
         headers["www-authenticate"] = "Bearer"
-    if isinstance(error, errors.DeadlineError):
-        headers["retry-after"] = "1"
     return _problem(status, told, path, text=str(error), headers=headers)
 
 

@@ -24,7 +24,7 @@ from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
 from edgestill.hub.home import Home
 from edgestill.hub.settings import Settings
-from edgestill.hub.teacher import Teacher
+from edgestill.hub.teacher import endpoint_of
 from edgestill.store.files import FileBlobs
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.core.protocols import Clock
+    from edgestill.infer.serving.endpoint import Endpoint
 
 log: Final = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Hub:
         secret: fresh URL-safe secrets of 256 bits.
         database: the registry.
         artefacts: what devices download.
-        teacher: answers escalations; None where no model was given.
+        endpoint: the teacher, which answers escalations; without a model where none was given.
         bell: wakes the polls that wait.
         draining: whether the hub is about to end.
         trouble: what keeps the hub from doing its work, for the operator; empty if nothing does.
@@ -65,7 +66,7 @@ class Hub:
         chance: Callable[[], float],
         secret: Callable[[], str],
         database: Database,
-        teacher: Teacher | None,
+        endpoint: Endpoint,
     ) -> None:
         self.home = home
         self.settings = settings
@@ -74,7 +75,7 @@ class Hub:
         self.secret = secret
         self.database = database
         self.artefacts = Artefacts(home, FileBlobs.open(home.blobs), settings)
-        self.teacher = teacher
+        self.endpoint = endpoint
         self.bell = Bell()
         self.draining = False
         self.trouble = ""
@@ -119,7 +120,7 @@ class Hub:
             chance=chance,
             secret=secret,
             database=Database.open(home.database),
-            teacher=None if teacher is None else Teacher.load(teacher, settings),
+            endpoint=endpoint_of(teacher, settings, clock=clock),
         )
         hub.artefacts.load()
         return hub
@@ -137,13 +138,13 @@ class Hub:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticker
         self._worker.shutdown()
-        if self.teacher is not None:
-            self.teacher.close()
+        self.endpoint.close()
         await self.database.close()
 
     def drain(self) -> None:
         """Answers every poll that waits, and lets no further one wait."""
         self.draining = True
+        self.endpoint.drain()
         self.bell.ring_all()
 
     async def in_thread(self, work: Callable[[], T]) -> T:

@@ -24,7 +24,12 @@ class Settings:
         max_bundle: of an uploaded archive.
         max_infer: of a request to the teacher, uncompressed.
         max_batch: inputs in one request to the teacher.
+        batch_rows: inputs of several requests that the teacher answers at once.
+        batch_linger: for which a request waits for others to join it; 0 joins only what waits already.
         max_waiting: requests that may wait for the teacher; further ones are told to come back.
+        max_waiting_rows: inputs in these.
+        infer_rate: requests to the teacher per second and device, on average; further ones are told to come back.
+        infer_burst: requests at once that a device may send after a silence.
         teacher_threads: threads that run the teacher, each with one operator thread.
         max_samples: samples kept as evidence for each device; further ones are answered, and not kept.
         max_windows: windows of statistics kept for each device and backbone; the oldest are forgotten.
@@ -42,7 +47,12 @@ class Settings:
     max_bundle: int = 2**29
     max_infer: int = 2**25
     max_batch: int = 1024
+    batch_rows: int = 64
+    batch_linger: float = 0.0
     max_waiting: int = 64
+    max_waiting_rows: int = 8192
+    infer_rate: float = 100.0
+    infer_burst: int = 500
     teacher_threads: int = 1
     max_samples: int = 10_000
     max_windows: int = 64

@@ -19,9 +19,9 @@ from edgestill.core.answer import Answer
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import (
+    AnswerNotFiniteError,
     ClassCountError,
     DtypeError,
-    EngineError,
     ModelError,
     NotFiniteError,
     ShapeError,
@@ -103,7 +103,7 @@ class Student:
 
         Raises:
             ShapeError, DtypeError, NotFiniteError: the batch is not what the model takes.
-            EngineError: the engine failed.
+            EngineError: the engine failed; AnswerNotFiniteError: it gave NaN or infinity.
             ModelError, ClassCountError: the model gives no logits `[N, C]` for the C labels.
         """
         start = self._clock.monotonic()
@@ -233,12 +233,11 @@ class Student:
                 fix="pack the bundle again, with one label a class",
             )
         if not np.logical_and.reduce(np.isfinite(logits), axis=None):
-            raise EngineError(
+            raise AnswerNotFiniteError(
                 "the model's answer is not finite",
                 where=LOGITS,
                 expected="finite numbers",
                 got=logits[~np.isfinite(logits)][0],
-                fix="is the input of the sensor's range? Otherwise look at the model: it overflows",
             )
         return logits
 

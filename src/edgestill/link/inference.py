@@ -1,9 +1,10 @@
 """A model behind the Open Inference Protocol as a `Predict`: the teacher of a cascade, wherever it runs.
 
-- Tensors travel as raw bytes. A server that refuses these is asked again with JSON tensors, once; if that works, it is
-  remembered. A server that has taken raw bytes is never asked in JSON.
+- Tensors travel as raw bytes. A server that refuses these, or fails on them, is asked again with JSON tensors, once, over
+  another connection; if that works, it is remembered. A server that has taken raw bytes is never asked in JSON.
 - What comes back is believed only if it is `[N, C]` of finite numbers for the N inputs that were sent, C as before (or
-  as given); anything else is a `RefusedError`, never an answer. The temperature makes probabilities of the logits here.
+  as given); anything else is a `RefusedError`, never an answer. The temperature makes probabilities of the logits here;
+  an output named `probabilities` holds them already, and its rows must be that: at least 0, and 1 in sum.
 - The deadline of the caller, the timeout of the model, the breaker and the data budget each can keep the question from
   being asked, and end it.
 - The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage. That
@@ -51,15 +52,24 @@ if TYPE_CHECKING:
     from edgestill.link.allowance import Meter
     from edgestill.link.breaker import Guard
 
+PROBABILITIES: Final = "probabilities"
+SLACK: Final = 1e-3
+"""By which the sum of a row of probabilities may miss 1: some servers round them."""
 MAX_CLASSES: Final = 100_000
 MAX_HEAD_BYTES: Final = 65_536
 BYTES_PER_NUMBER: Final = 32  # of JSON at its most talkative
 MAX_ANSWER_BYTES: Final = 64_000_000
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
-# of servers that do not know raw tensors: malformed, of a kind they do not take, or not the JSON they expect
+# of servers that do not know raw tensors: malformed, of a kind they do not take, or not the JSON they expect; MLServer fails
+# (500) when it wants to tell of bytes that are no text
 _BINARY_REFUSALS: Final = frozenset(
-    {HTTPStatus.BAD_REQUEST, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY}
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    }
 )
 
 
@@ -75,8 +85,8 @@ class RemoteModel:
         timeout: seconds for one question, where the caller's deadline is not earlier.
         credential: shown as a bearer token; None shows nothing.
         input: the name of the model's input.
-        output: the name of the output with the logits, `[N, C]`.
-        temperature: that the logits are divided by, above 0.
+        output: the name of the output with the logits, `[N, C]`; `probabilities` are taken as they are.
+        temperature: that the logits are divided by, above 0; of no use for probabilities.
         classes: C; None takes it from the first answer.
         allowance: counts the bodies of questions and answers; a question that does not fit is not asked.
         breaker: guards the server; share one among the models of a server.
@@ -143,8 +153,11 @@ class RemoteModel:
         start = self._clock.monotonic()
         until = start + self._timeout if deadline is None else min(deadline, start + self._timeout)
         tensor = _tensor(self._input, batch)
-        logits = self._guarded(tensor, until)
-        probabilities = _softmax(logits, self._temperature)
+        given = self._guarded(tensor, until)
+        if self._output == PROBABILITIES:
+            probabilities = given.astype(np.float32)
+        else:
+            probabilities = _softmax(given, self._temperature)
         return Answer(
             probabilities=probabilities,
             confidence=probabilities.max(axis=1),
@@ -189,6 +202,10 @@ class RemoteModel:
         body, json_length = question.encode(binary=binary)
         kind = "application/json" if json_length is None else "application/octet-stream"
         headers = {"content-type": kind, **self._headers}
+        if (
+            binary and self._binary is None
+        ):  # a server that fails on it may hang up, and the next question must go through
+            headers["connection"] = "close"
         if json_length is not None:
             headers[HEADER] = str(json_length)
         request = Request("POST", self._url, headers, body)
@@ -234,6 +251,12 @@ class RemoteModel:
         if not np.isfinite(logits).all():
             raise self._garbage(
                 "an answer that is not finite", expected="finite logits", got="NaN or infinity"
+            )
+        if self._output == PROBABILITIES and not _are_probabilities(logits):
+            raise self._garbage(
+                "an answer that is no set of probabilities",
+                expected="rows of at least 0 that sum to 1",
+                got="other numbers",
             )
         self._classes = found.shape[1]
         return logits
@@ -298,6 +321,10 @@ def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.floa
         powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
         probabilities: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
+
+
+def _are_probabilities(rows: NDArray[np.float64]) -> bool:
+    return bool(rows.min() >= 0 and np.abs(rows.sum(axis=1) - 1).max() <= SLACK)
 
 
 def _length(header: str | None) -> int | None:

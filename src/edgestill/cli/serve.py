@@ -1,0 +1,131 @@
+"""`edgestill serve`: a bundle's student behind the Open Inference Protocol, or a gateway of it and a larger model elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgestill.core.bundle import Bundle
+from edgestill.core.clock import SystemClock
+from edgestill.core.extras import require
+from edgestill.core.units import parse_duration
+
+if TYPE_CHECKING:
+    from edgestill.device.serve.models import Upstream
+
+File = Path | None
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: NAME.esb or a folder.")],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    name: Annotated[str, typer.Option(help="Of the model; default the bundle's.")] = "",
+    engine: Annotated[str, typer.Option(help="onnxruntime, openvino or litert; default the bundle's.")] = "",
+    threads: Annotated[int, typer.Option(min=1, max=256, help="That share one operator.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, max=64, help="Batches that run side by side; default 1, and 4 for a gateway."),
+    ] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Inputs that are answered together.")] = 64,
+    linger: Annotated[str, typer.Option(help="How long a question waits for others to join it.")] = "0 ms",
+    rate: Annotated[float, typer.Option(help="Questions a second of one caller, on average.")] = 1000.0,
+    token_file: Annotated[File, typer.Option(help="One token a line, and behind it when it ends.")] = None,
+    is_open: Annotated[bool, typer.Option("--open", help="Anybody may ask, from anywhere.")] = False,
+    tls_certificate: Annotated[File, typer.Option(help="PEM chain; needs --tls-key.")] = None,
+    tls_key: Annotated[File, typer.Option(help="PEM key of the certificate.")] = None,
+    client_ca: Annotated[File, typer.Option(help="PEM authorities of clients' certificates.")] = None,
+    behind_proxy: Annotated[bool, typer.Option(help="A proxy before this port speaks TLS.")] = False,
+    teacher: Annotated[str, typer.Option(metavar="URL", help="Server of a larger model to ask.")] = "",
+    teacher_model: Annotated[str, typer.Option(help="Its name there.")] = "teacher",
+    teacher_output: Annotated[str, typer.Option(help="logits or probabilities.")] = "logits",
+    teacher_input: Annotated[str, typer.Option(help="Name of its input; default the student's.")] = "",
+    teacher_token_file: Annotated[File, typer.Option(help="Holds the token that it wants.")] = None,
+    teacher_timeout: Annotated[str, typer.Option(help="For its answer.")] = "5 s",
+    teacher_plain_http: Annotated[bool, typer.Option(help="It may be elsewhere and without TLS.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object once it listens.")] = False,
+) -> None:
+    """Serve a bundle by the Open Inference Protocol v2, until SIGTERM or Ctrl-C."""
+    require("onnxruntime", extra="device", purpose="to run a model")
+    require("uvicorn", extra="serve", purpose="to serve a model")
+    from edgestill.core import logs
+    from edgestill.device.serve.listening import Listening, tls_of
+    from edgestill.device.serve.models import of_bundle
+    from edgestill.device.serve.running import run
+    from edgestill.device.serve.tokens import read_tokens
+    from edgestill.infer.serving.limits import Rate
+    from edgestill.infer.serving.waiting import Capacity
+
+    logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"), chatty=("uvicorn",))
+    listening = Listening(
+        host=host,
+        port=port,
+        tokens=() if token_file is None else read_tokens(token_file),
+        tls=tls_of(tls_certificate, tls_key, client_ca),
+        is_open=is_open,
+        behind_proxy=behind_proxy,
+    )
+    capacity = Capacity(
+        most_rows=batch, linger=parse_duration(linger), threads=workers or (4 if teacher else 1)
+    )
+    opened, clock = Bundle.open(bundle), SystemClock()
+    opened.verify()
+    upstream = _upstream(
+        teacher,
+        teacher_model,
+        output=teacher_output,
+        taken=teacher_input,
+        token=teacher_token_file,
+        timeout=teacher_timeout,
+        plain_http=teacher_plain_http,
+    )
+    served = of_bundle(
+        opened,
+        name=name,
+        engine=engine,
+        threads=threads,
+        upstream=upstream,
+        clock=clock,
+        random=random.random,  # noqa: S311  # it chooses audits; nothing is guarded by it
+    )
+
+    def tell(url: str) -> None:
+        told = {"url": url, "model": served.name, "version": served.version}
+        typer.echo(json.dumps(told) if as_json else f"serves {served.name} at {url}/v2/models/{served.name}")
+
+    run(served, listening, capacity=capacity, rate=Rate(rate, max(1, int(2 * rate))), clock=clock, ready=tell)
+
+
+def _upstream(
+    url: str,
+    model: str,
+    *,
+    output: str,
+    taken: str,
+    token: Path | None,
+    timeout: str,
+    plain_http: bool,
+) -> Upstream | None:
+    if not url:
+        return None
+    from edgestill.core.files import read_plain
+    from edgestill.device.serve.models import Upstream
+
+    shown = None
+    if token is not None:
+        shown = read_plain(token, what="the teacher's token", at_most=1000).decode("ascii", "replace").strip()
+    return Upstream(
+        url=url,
+        model=model,
+        output=output,
+        input=taken,
+        timeout=parse_duration(timeout),
+        token=shown,
+        plain_http=plain_http,
+    )

@@ -1,0 +1,207 @@
+"""What a device or a gateway serves: a bundle's student, a cascade of it and a larger model elsewhere, or a running agent."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, final
+
+from edgestill.core.errors import MessageError, NotFoundError, within
+from edgestill.core.jsonio import Fields
+from edgestill.core.manifest import MODEL, POLICY
+from edgestill.device.client import LocalClient
+from edgestill.infer.cascade import Cascade
+from edgestill.infer.engines import engine_of
+from edgestill.infer.policy import MAX_LABELS, Policy
+from edgestill.infer.serving.served import FEATURES, of_predict
+from edgestill.infer.student import Student
+from edgestill.link.breaker import Breaker, Guard
+from edgestill.link.http import HttpTransport
+from edgestill.link.inference import RemoteModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgestill.core.answer import Answer
+    from edgestill.core.bundle import Bundle
+    from edgestill.core.protocols import Clock, Predict, Transport
+    from edgestill.infer.serving.served import Served
+
+INPUT: Final = "input"
+CURRENT: Final = "current"
+"""The version of what an agent serves, whichever bundle that is."""
+
+_VERSION_DIGITS: Final = 12
+_MAX_RANK: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """A larger model on another server.
+
+    Attributes:
+        url: of the server.
+        model: its name there.
+        output: `logits` or `probabilities`.
+        input: name of its input; empty for the student's.
+        timeout: seconds for an answer.
+        token: shown to it; None shows nothing.
+        plain_http: whether it may be reached without TLS.
+        transport: carries the questions; real sockets where None.
+    """
+
+    url: str
+    model: str = "teacher"
+    output: str = "logits"
+    input: str = ""
+    timeout: float = 5.0
+    token: str | None = field(default=None, repr=False)
+    plain_http: bool = False
+    transport: Transport | None = None
+
+    def connect(
+        self, policy: Policy, taken: str, *, clock: Clock, random: Callable[[], float]
+    ) -> RemoteModel:
+        """The model, calibrated as the policy says.
+
+        Args:
+            policy: of the bundle before it.
+            taken: name of the student's input.
+            clock: for deadlines.
+            random: for the breaker.
+        """
+        return RemoteModel(
+            self.transport or HttpTransport(clock=clock, plain_http=self.plain_http),
+            self.url,
+            model=self.model,
+            clock=clock,
+            timeout=self.timeout,
+            credential=self.token,
+            input=self.input or taken,
+            output=self.output,
+            temperature=policy.teacher_temperature,
+            classes=len(policy.labels),
+            breaker=Guard(Breaker(), clock=clock, random=random),
+        )
+
+
+def of_bundle(
+    bundle: Bundle,
+    *,
+    name: str = "",
+    engine: str = "",
+    threads: int = 1,
+    upstream: Upstream | None = None,
+    clock: Clock,
+    random: Callable[[], float],
+) -> Served:
+    """A bundle's student; with a larger model behind it, the cascade of both.
+
+    Args:
+        bundle: was verified.
+        name: under which it is served; empty for the bundle's own.
+        engine: that runs it; empty for that of its hardware class.
+        threads: that share one operator.
+        upstream: is asked where the bundle's policy says so.
+        clock: for latencies and deadlines.
+        random: for audits.
+
+    Raises:
+        MessageError, SettingError: the policy is malformed.
+        ModelError, EngineError, MissingExtraError: the model cannot be run.
+    """
+    with within(POLICY):
+        policy = Policy.from_bytes(bundle.read(POLICY))
+    runs = engine_of(bundle.read(MODEL), engine or bundle.manifest.hardware_class, threads=threads)
+    student = Student(runs, policy, clock=clock)
+    predict: Predict = student
+    if upstream is not None:
+        teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
+        predict = Cascade(student, teacher, policy, clock=clock, random=random)
+    return of_predict(
+        predict,
+        name=name or bundle.manifest.name,
+        version=bundle.manifest.digest.hex[:_VERSION_DIGITS],
+        takes=student.input,
+        labels=policy.labels,
+        features=_width(runs.outputs.get(FEATURES)),
+    )
+
+
+def of_agent(home: Path, *, name: str, clock: Clock) -> Served:
+    """What the running agent of a device serves, whichever bundle that is.
+
+    Raises:
+        NotFoundError: no device lives there, its agent does not run, or nothing is installed yet.
+    """
+    with LocalClient.open(home) as client:
+        said = client.status()["engine"]
+    if not isinstance(said, dict):
+        raise NotFoundError(
+            "nothing is served yet",
+            where=home,
+            expected="an agent with a bundle",
+            got="none",
+            fix="run: edgestill-agent status --home DIR",
+        )
+    fields = Fields(said, "engine")
+    takes = fields.inner("takes")
+    shape = tuple(None if dim == -1 else dim for dim in _whole(takes))
+    labels = tuple(map(str, fields.items("labels", at_most=MAX_LABELS)))
+    agents = Agents(home, clock=clock)
+    return of_predict(
+        agents,
+        name=name,
+        version=CURRENT,
+        takes=(INPUT, takes.text("datatype", at_most=16), shape),
+        labels=labels,
+        close=agents.close,
+    )
+
+
+@final
+class Agents:
+    """A `Predict` over the agent of a device: a connection for each thread that asks.
+
+    Args:
+        home: the device's folder.
+        clock: for deadlines.
+    """
+
+    def __init__(self, home: Path, *, clock: Clock) -> None:
+        self._home = home
+        self._clock = clock
+        self._clients: dict[int, LocalClient] = {}
+        self._lock = threading.Lock()
+
+    def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
+        """As `device.client.LocalClient.predict`."""
+        with self._lock:
+            fresh = LocalClient(self._home, clock=self._clock)
+            client = self._clients.setdefault(threading.get_ident(), fresh)
+        return client.predict(batch, deadline=deadline)
+
+    def close(self) -> None:
+        """Hangs up; safe to call twice."""
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+
+def _width(features: tuple[str, tuple[int | None, ...]] | None) -> int | None:
+    """D of `features` `[N, D]`, where the model tells it."""
+    return None if features is None or len(features[1]) != 2 else features[1][1]
+
+
+def _whole(takes: Fields) -> list[int]:
+    dims = takes.items("shape", at_most=_MAX_RANK)
+    if not all(isinstance(dim, int) for dim in dims):
+        raise MessageError(
+            "an engine that tells no shape", where=takes.where, expected="whole numbers", got=dims
+        )
+    return [dim for dim in dims if isinstance(dim, int)]

@@ -1,0 +1,106 @@
+"""A request against what a model takes: refused before anything is run, and told what would be right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgestill.core.errors import DtypeError, MessageError, NotFiniteError, ShapeError
+from edgestill.core.oip import DATATYPE_OF, NUMPY_NAMES, Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgestill.core.oip import InferRequest
+    from edgestill.infer.serving.served import Port, Served
+
+
+def wanted_outputs(served: Served, names: tuple[str, ...]) -> tuple[Port, ...]:
+    """The outputs of these names; for no name at all those that need not be named.
+
+    Raises:
+        MessageError: the model does not have one of them.
+    """
+    if not names:
+        return tuple(port for port in served.outputs if not port.by_name)
+    ports = {port.name: port for port in served.outputs}
+    if set(names) - set(ports):
+        raise MessageError(
+            "the model has one output" if len(ports) == 1 else "the model has other outputs",
+            expected=", ".join(ports),
+            got=[name[:40] for name in names],
+            where="outputs",
+        )
+    return tuple(ports[name] for name in dict.fromkeys(names))
+
+
+def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.generic]:
+    """The input of a request, `[N, ...]`, if it is what the port takes.
+
+    Args:
+        port: the model's input.
+        request: that was sent.
+        most: inputs in one request.
+
+    Raises:
+        MessageError: another number of inputs, or another name.
+        DtypeError, ShapeError, NotFiniteError: not what it takes.
+    """
+    tensor = request.inputs[0]
+    if len(request.inputs) != 1 or tensor.name != port.name:
+        raise MessageError(
+            "the model has one input",
+            expected=port.name,
+            got=", ".join(one.name[:40] for one in request.inputs),
+            where="inputs",
+        )
+    if tensor.datatype != port.datatype:
+        raise DtypeError(
+            "another datatype",
+            where=tensor.name,
+            expected=port.datatype,
+            got=tensor.datatype,
+            fix="send what the model takes",
+        )
+    _check_shape(port, tensor, most)
+    array = _array(tensor)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise NotFiniteError(
+            "inputs hold NaN or infinity",
+            where=tensor.name,
+            expected="finite numbers",
+            got="NaN or infinity",
+            fix="drop these inputs",
+        )
+    return array
+
+
+def _check_shape(port: Port, tensor: Tensor, most: int) -> None:
+    fits = len(tensor.shape) == len(port.shape) and all(
+        got > 0 if wanted is None else wanted == got
+        for wanted, got in zip(port.shape, tensor.shape, strict=True)
+    )
+    if not fits or not 1 <= tensor.shape[0] <= most:
+        wanted = ["N", *("?" if dim is None else dim for dim in port.shape[1:])]
+        raise ShapeError(
+            "another shape",
+            where=tensor.name,
+            expected=f"{wanted} with N from 1 to {most}",
+            got=list(tensor.shape),
+            fix="send what the model takes",
+        )
+
+
+def _array(tensor: Tensor) -> NDArray[np.generic]:
+    """The tensor's numbers, without a copy where the machine's byte order is the wire's and they lie aligned."""
+    dtype = np.dtype(NUMPY_NAMES[tensor.datatype]).newbyteorder("<")
+    array = np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+    native = array.astype(dtype.newbyteorder("="), copy=False)
+    return np.require(native, requirements="A")
+
+
+def to_tensor(name: str, rows: NDArray[np.generic]) -> Tensor:
+    """Rows as bytes."""
+    little = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
+    return Tensor(name, DATATYPE_OF[rows.dtype.name], rows.shape, little.tobytes())
