@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from cascading.sets import SHARE
-
 from edgestill.lab.page import BLUE, GREEN, GREY, plot, svg
 
 IMAGES: Final = Path(__file__).resolve().parents[2] / "docs" / "images"
@@ -27,7 +26,9 @@ def draw(name: str, part: dict[str, Any]) -> None:
         axes.axhline(part["accuracy"][who], color=GREY, linewidth=0.8)
         axes.annotate(who, (1.0, part["accuracy"][who]), fontsize=8, ha="right", va="bottom")
     at = part["at_share"]
-    axes.plot([at["share"]], [at["accuracy"]], marker="o", color=BLUE, linestyle="", label=f"streams at {SHARE:.0%}")
+    axes.plot(
+        [at["share"]], [at["accuracy"]], marker="o", color=BLUE, linestyle="", label=f"streams at {SHARE:.0%}"
+    )
     axes.set_xlabel("share of inputs that the teacher is asked about")
     axes.set_ylabel("right")
     axes.legend(fontsize=8, loc="lower right")

@@ -17,10 +17,12 @@ from starlette.exceptions import HTTPException
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DeadlineError, EngineError, ModelError
+from edgestill.core.oip import HEADER, InferRequest, Tensor
 from edgestill.hub import bodies, evidence, inference
 from edgestill.hub.settings import Settings
 from edgestill.hub.teacher import endpoint_of
 from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.payload import CODECS
 from edgestill.infer.serving.batching import Batcher
 from edgestill.infer.serving.waiting import Capacity
 from edgestill.learn.statistics import Statistics
@@ -100,7 +102,8 @@ def test_metadata_describes_the_model(there: World) -> None:
     """Server, model, readiness, and the same under the version's path."""
     assert there.call("GET", "/v2").json["extensions"][:1] == ["binary_tensor_data"]
     found = there.call("GET", "/v2/models/teacher").json
-    assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
+    told = {"name": "input", "datatype": "FP32", "shape": [-1, 4]}
+    assert found["inputs"] == [told | {"parameters": {"codecs": ["deflate"]}}]
     assert found["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 3]}]
     assert found["versions"] == [Digest.of(teacher_model()).hex[:12]]
     versioned = f"/v2/models/teacher/versions/{found['versions'][0]}"
@@ -217,6 +220,20 @@ def test_evidence_is_kept_where_the_device_says_so(there: World) -> None:
         "total": 3,
         "devices": {"one": {"audit": 2}, "two": {"escalation": 1}},
     }
+
+
+def test_evidence_that_came_as_a_payload_is_the_numbers(there: World) -> None:
+    """What is kept is what the teacher saw, however it travelled."""
+    parts = [CODECS["deflate"].encode(row) for row in BATCH]
+    tensor = Tensor.of_strings("input", parts, {"codec": "deflate", "shape": [4]})
+    body, length = InferRequest(inputs=(tensor,), parameters={"purpose": "audit", "retain": True}).encode()
+    reply = there.enrol("d0").call("POST", INFER, body, **{HEADER.replace("-", "_"): str(length)})
+    np.testing.assert_array_equal(
+        np.frombuffer(answer(reply).outputs[0].data, "<f4").reshape(LOGITS.shape), LOGITS
+    )
+    inputs = answer(there.admin("GET", "evidence/samples")).outputs[0]
+    assert (inputs.datatype, inputs.shape) == ("FP32", BATCH.shape)
+    np.testing.assert_array_equal(np.frombuffer(inputs.data, "<f4").reshape(BATCH.shape), BATCH)
 
 
 def test_evidence_is_read_in_pages(there: World) -> None:

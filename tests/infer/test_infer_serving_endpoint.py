@@ -166,7 +166,8 @@ def test_a_model_is_described(there: Endpoint) -> None:
     """Ports, labels, a configuration in Triton's words, the list of all."""
     status, found = told(there, "/v2/models/sums/versions/7")
     assert (status, found["name"], found["versions"]) == (200, "sums", ["7"])
-    assert found["inputs"] == [{"name": "input", "datatype": "UINT8", "shape": [-1, 2]}]
+    taken = {"name": "input", "datatype": "UINT8", "shape": [-1, 2]}
+    assert found["inputs"] == [taken | {"parameters": {"codecs": ["deflate"]}}]
     assert [one["name"] for one in found["outputs"]] == ["probabilities", "confidence", "features"]
     assert found["outputs"][0]["parameters"] == {"labels": list(LABELS)}
     assert found["outputs"][2]["parameters"] == {"by_name": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.bundle import Bundle
@@ -20,8 +20,11 @@ from edgestill.device.memory import Memory
 from edgestill.device.privacy import Permissions
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
+from edgestill.infer.payload import LOSSLESS, LOSSY, coder
 from edgestill.infer.policy import Policy
+from edgestill.infer.remembering import Remembering
 from edgestill.infer.student import Student
+from edgestill.infer.tiers import Bounded
 from edgestill.learn.statistics import Statistics
 from edgestill.link.breaker import Breaker, Guard
 from edgestill.link.http import HttpTransport
@@ -45,6 +48,10 @@ log = logging.getLogger(__name__)
 
 TEACHER: Final = "teacher"
 TEACHER_SECONDS: Final = 5.0
+LONGEST_PAUSE: Final = 30.0
+"""Seconds that a teacher which failed is left alone, at most: a device is back soon after its cloud is."""
+QUESTIONS: Final = 8
+"""Under way at once."""
 
 
 @final
@@ -61,6 +68,21 @@ class Current:
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
         """As `infer.student.Student.predict`."""
         return self.student.predict(batch, deadline=deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """Who is asked.
+
+    Attributes:
+        escalation: about inputs that the student is unsure of.
+        audit: about a fair sample.
+        cost: bytes that asking about one input of a batch sends; None for those of its numbers.
+    """
+
+    escalation: Predict
+    audit: Predict
+    cost: Callable[[NDArray[np.generic]], int] | None = None
 
 
 @final
@@ -84,7 +106,7 @@ class Serving:
         permissions: Permissions,
         clock: Clock,
         random: Callable[[], float],
-        teachers: tuple[Predict, Predict] | None,
+        teachers: Teachers | None,
     ) -> None:
         policy = Policy.from_bytes(bundle.read(POLICY))
         self._policy = policy
@@ -99,12 +121,13 @@ class Serving:
         self._overlay: Overlay | None = None
         self._cascade = Cascade(
             self._current,
-            None if teachers is None else teachers[0],
+            None if teachers is None else teachers.escalation,
             policy if permissions.escalate else policy.limited_to("nothing"),
             state=memory.policy_state(policy),
             clock=clock,
             random=random,
-            auditor=None if teachers is None else teachers[1],
+            auditor=None if teachers is None else teachers.audit,
+            cost=None if teachers is None else teachers.cost,
             observe=self._observe,
         )
         self._recall(memory)
@@ -302,10 +325,11 @@ def learner_of(bundle: Bundle, policy: Policy, clock: Clock) -> Learner | None:
 
 def _teachers(
     home: Home, policy: Policy, permissions: Permissions, *, clock: Clock, random: Callable[[], float]
-) -> tuple[Predict, Predict]:
+) -> Teachers:
     """The hub's teacher, asked for an escalation and for an audit; both share a connection and a breaker."""
     transport = HttpTransport(clock=clock)
-    breaker = Guard(Breaker(), clock=clock, random=random)
+    breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
+    codecs = (*LOSSLESS, *LOSSY) if policy.lossy else LOSSLESS
     escalation, audit = (
         RemoteModel(
             transport,
@@ -318,7 +342,9 @@ def _teachers(
             parameters={"purpose": purpose, "retain": permissions.retain},
             temperature=policy.teacher_temperature,
             classes=len(policy.labels),
+            coder=coder(codecs),
         )
         for purpose in ("escalation", "audit")
     )
-    return escalation, audit
+    asked_once = Remembering(escalation, clock=clock)
+    return Teachers(Bounded(asked_once, at_once=QUESTIONS), audit, escalation.bytes_each)

@@ -129,16 +129,15 @@ async def _retain(hub: Hub, asked: evidence.Asked) -> int:
 
 
 def _asked(device: str, question: Question, logits: NDArray[np.float32]) -> evidence.Asked:
-    tensor = question.request.inputs[0]
-    data, count = bytes(tensor.data), len(question.batch)
-    width = len(data) // count
+    # the inputs as the model got them: a payload is not evidence of its own
+    inputs = question.batch
     return evidence.Asked(
         device=device,
         purpose=str(_purpose(question.request)),
         request=question.request.id,
-        datatype=tensor.datatype,
-        shape=tensor.shape[1:],
-        inputs=[data[index * width : (index + 1) * width] for index in range(count)],
+        datatype=question.served.input.datatype,
+        shape=inputs.shape[1:],
+        inputs=[row.astype(row.dtype.newbyteorder("<"), copy=False).tobytes() for row in inputs],
         logits=[row.astype("<f4").tobytes() for row in logits],
     )
 

@@ -91,6 +91,7 @@ class Cascade:
         random: uniform in [0, 1).
         auditor: is asked about audits; None asks the teacher, in the same batch.
         name: of the teacher in `Answer.tiers`, where its answer names none.
+        cost: bytes that asking about one input of a batch sends; those of its numbers where None.
         observe: is called with every batch, in the caller's thread. What it raises is the caller's to see.
     """
 
@@ -105,6 +106,7 @@ class Cascade:
         random: Callable[[], float],
         auditor: Predict | None = None,
         name: str = "teacher",
+        cost: Callable[[NDArray[np.generic]], int] | None = None,
         observe: Callable[[Escalation], None] | None = None,
     ) -> None:
         self.policy = policy
@@ -112,6 +114,7 @@ class Cascade:
         self._teacher = teacher
         self._auditor = auditor
         self._name = name
+        self._cost = cost or (lambda batch: batch[0].nbytes)
         self._clock = clock
         self._random = random
         self._observe = observe
@@ -198,7 +201,7 @@ class Cascade:
         if self._teacher is None:
             none: Decision = "alone"
             return (none,) * len(confidence), 0
-        now, cost = self._clock.now(), batch[0].nbytes
+        now, cost = self._clock.now(), self._cost(batch)
         decisions: list[Decision] = []
         with self._lock:
             state = before = self._state
@@ -279,7 +282,7 @@ class Cascade:
             answers=len(told.decisions),
             escalated=len(asked),
             audits_lost=lost,
-            bytes_up=len(asked) * told.batch[0].nbytes,
+            bytes_up=len(asked) * self._cost(told.batch),
             confidence=float(told.confidence.sum()),
         )
         deaf: list[Decision] = []

@@ -30,17 +30,25 @@ import numpy as np
 from edgestill.core.errors import MessageError, SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-MAX_INPUT_BYTES: Final = 256_000_000
-"""Of one input, decoded."""
+MAX_BYTES: Final = 256_000_000
+"""Of a batch, decoded."""
+CODEC: Final = "codec"
+SHAPE: Final = "shape"
+CODECS_OFFERED: Final = "codecs"
+"""Parameters: of a coded tensor, and of an input's metadata."""
 QUALITY: Final = 90
 """Of the lossy codecs."""
 _COLOURS: Final = 3
 _CHANNELS: Final = 8
 _RATE: Final = 16_000  # a FLAC file wants one; nobody reads it
+
+
+Coded = tuple[str, tuple[bytes, ...]]
+"""A codec, and the bytes of each input."""
 
 
 class Codec(Protocol):
@@ -135,14 +143,25 @@ def decode(payload: Payload, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ND
             got=payload.codec,
             fix='run: pip install "edgestill[codecs]"',
         )
-    if not codec.takes(dtype, shape) or dtype.itemsize * math.prod(shape) > MAX_INPUT_BYTES:
+    size = dtype.itemsize * math.prod(shape) * len(payload.parts)
+    if not codec.takes(dtype, shape) or size > MAX_BYTES:
         raise MessageError(
             "inputs are not coded so",
             where=payload.codec,
-            expected=f"a codec for {dtype.name} {list(shape)} of at most {MAX_INPUT_BYTES} bytes",
+            expected=f"a codec for {dtype.name} {list(shape)}, and at most {MAX_BYTES} bytes of them",
             got=payload.codec,
         )
     return np.stack([_decoded(codec, part, dtype, shape) for part in payload.parts])
+
+
+def coder(allowed: Sequence[str]) -> Callable[[NDArray[np.generic], Sequence[str]], Coded | None]:
+    """What `link.inference.RemoteModel` codes with: in whichever is smallest of what is allowed here and offered there."""
+
+    def code(batch: NDArray[np.generic], offered: Sequence[str]) -> Coded | None:
+        made = encode(batch, [name for name in allowed if name in offered])
+        return None if made is None else (made.codec, made.parts)
+
+    return code
 
 
 def available() -> tuple[str, ...]:
@@ -288,3 +307,4 @@ CODECS: Final[dict[str, Codec]] = {
     "webp-lossy": _Picture("WEBP", lossless=False, greys=False, settings={"quality": QUALITY}),
 }
 LOSSLESS: Final = tuple(name for name, codec in CODECS.items() if codec.lossless)
+LOSSY: Final = tuple(name for name, codec in CODECS.items() if not codec.lossless)

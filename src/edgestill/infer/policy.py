@@ -55,6 +55,7 @@ class Policy:
         bytes_per_day: of raw input sent, at most; None leaves it open.
         audit_share: of inputs asked whatever the confidence, in [0, escalation_share].
         leaves: what may leave the device; anything but `raw` means that nothing is asked.
+        lossy: whether inputs may lose something on their way to the teacher, to be fewer bytes (JPEG).
         evidence: what the values were fitted on: n, epsilon, delta, promised, and whatever the lab adds.
         unknown: fields a newer writer added.
     """
@@ -70,6 +71,7 @@ class Policy:
     bytes_per_day: int | None = None
     audit_share: float = 0.01
     leaves: Leaves = "raw"
+    lossy: bool = False
     evidence: JsonObject = field(default_factory=dict)
     unknown: JsonObject = field(default_factory=dict)
 
@@ -116,17 +118,20 @@ class Policy:
             measure=cast("Measure", fields.text("measure")) if fields.has("measure") else "max_probability",
             bytes_per_day=fields.integer("bytes_per_day") if fields.has("bytes_per_day") else None,
             leaves=cast("Leaves", fields.text("leaves")) if fields.has("leaves") else "raw",
+            lossy=fields.boolean("lossy") if fields.has("lossy") else False,
             evidence=fields.inner("evidence").unknown(()) if fields.has("evidence") else {},
             unknown=fields.unknown(_KNOWN),
         )
 
     def to_bytes(self) -> bytes:
         """The canonical bytes of `policy.json`."""
-        own: JsonObject = {name: getattr(self, name) for name in _KNOWN if name not in _LISTS}
-        lists: JsonObject = {"labels": list(self.labels)}
+        own: JsonObject = {name: getattr(self, name) for name in _KNOWN if name not in _RARE}
+        rare: JsonObject = {"labels": list(self.labels)}
+        if self.lossy:
+            rare["lossy"] = True
         if self.bands:
-            lists["bands"] = [{"below": band.below, "alpha": band.alpha} for band in self.bands]
-        return canonical(self.unknown | own | lists | {"schema": SCHEMA})
+            rare["bands"] = [{"below": band.below, "alpha": band.alpha} for band in self.bands]
+        return canonical(self.unknown | own | rare | {"schema": SCHEMA})
 
     @property
     def label_digest(self) -> Digest:
@@ -156,8 +161,9 @@ _NUMBERS: Final = (
     "escalation_share",
     "audit_share",
 )
-_LISTS: Final = ("schema", "labels", "bands")
-_KNOWN: Final = (*_LISTS, *_NUMBERS, "measure", "bytes_per_day", "leaves", "evidence")
+_RARE: Final = ("schema", "labels", "bands", "lossy")
+"""Written by hand, the last two only where they say something."""
+_KNOWN: Final = (*_RARE, *_NUMBERS, "measure", "bytes_per_day", "leaves", "evidence")
 
 
 def _labels(fields: Fields) -> tuple[str, ...]:

@@ -5,6 +5,8 @@
 - What comes back is believed only if it is `[N, C]` of finite numbers for the N inputs that were sent, C as before (or
   as given); anything else is a `RefusedError`, never an answer. The temperature makes probabilities of the logits here;
   an output named `probabilities` holds them already, and its rows must be that: at least 0, and 1 in sum.
+- Where the caller brings a coder and the server's metadata offer codecs, inputs travel as few bytes; the offer is asked for
+  once. A server that refuses a payload is asked again with the numbers themselves, and gets no more of them.
 - The deadline of the caller, the timeout of the model, the breaker and the data budget each can keep the question from
   being asked, and end it.
 - The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage. That
@@ -15,6 +17,7 @@ Sources: the Open Inference Protocol v2 (REST) and its binary tensor data extens
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, final
 from urllib.parse import quote
@@ -30,11 +33,14 @@ from edgestill.core.errors import (
     RefusedError,
     SettingError,
     ShapeError,
+    SpentError,
 )
+from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.oip import (
     DATATYPE_OF,
     HEADER,
     MAX_RANK,
+    MAX_TENSORS,
     NUMPY_NAMES,
     InferRequest,
     InferResponse,
@@ -56,9 +62,13 @@ PROBABILITIES: Final = "probabilities"
 SLACK: Final = 1e-3
 """By which the sum of a row of probabilities may miss 1: some servers round them."""
 MAX_CLASSES: Final = 100_000
+MAX_CODECS: Final = 64
 MAX_HEAD_BYTES: Final = 65_536
 BYTES_PER_NUMBER: Final = 32  # of JSON at its most talkative
 MAX_ANSWER_BYTES: Final = 64_000_000
+
+Coder = Callable[["NDArray[np.generic]", Sequence[str]], "tuple[str, tuple[bytes, ...]] | None"]
+"""A batch, and codecs that are offered, to the one taken and the bytes of each input (`infer.payload.coder`)."""
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 # of servers that do not know raw tensors: malformed, of a kind they do not take, or not the JSON they expect; MLServer fails
@@ -90,6 +100,7 @@ class RemoteModel:
         classes: C; None takes it from the first answer.
         allowance: counts the bodies of questions and answers; a question that does not fit is not asked.
         breaker: guards the server; share one among the models of a server.
+        coder: makes few bytes of a batch, in one of the codecs that the server offers, or None; None sends the numbers.
         parameters: of every request, such as `{"purpose": "escalation", "retain": True}`.
 
     Raises:
@@ -111,6 +122,7 @@ class RemoteModel:
         classes: int | None = None,
         allowance: Meter | None = None,
         breaker: Guard | None = None,
+        coder: Coder | None = None,
         parameters: JsonObject | None = None,
     ) -> None:
         if not 0 < temperature < float("inf"):
@@ -122,7 +134,8 @@ class RemoteModel:
                 fix="choose 1 where nothing was calibrated",
             )
         self._transport = transport
-        self._url = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}/infer"
+        self._model_url = f"{url.rstrip('/')}/v2/models/{quote(model, safe='')}"
+        self._url = f"{self._model_url}/infer"
         self._clock = clock
         self._timeout = timeout
         self._headers = {} if credential is None else bearer(credential)
@@ -133,6 +146,9 @@ class RemoteModel:
         self._allowance = allowance
         self._breaker = breaker
         self._parameters = dict(parameters or {})
+        self._coder = coder
+        self._offered: tuple[str, ...] | None = () if coder is None else None  # None until it was asked for
+        self._bytes_each: float | None = None
         self._binary: bool | None = None  # None until the server has shown what it takes
 
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
@@ -153,7 +169,7 @@ class RemoteModel:
         start = self._clock.monotonic()
         until = start + self._timeout if deadline is None else min(deadline, start + self._timeout)
         tensor = _tensor(self._input, batch)
-        given = self._guarded(tensor, until)
+        given = self._guarded(batch, tensor, until)
         if self._output == PROBABILITIES:
             probabilities = given.astype(np.float32)
         else:
@@ -167,22 +183,72 @@ class RemoteModel:
             latency=self._clock.monotonic() - start,
         )
 
-    def _guarded(self, tensor: Tensor, until: float) -> NDArray[np.float64]:
+    def bytes_each(self, batch: NDArray[np.generic]) -> int:
+        """What asking about one input of a batch sends: as much as inputs lately took, and before that its numbers."""
+        return batch[0].nbytes if self._bytes_each is None else round(self._bytes_each)
+
+    def _guarded(self, batch: NDArray[np.generic], tensor: Tensor, until: float) -> NDArray[np.float64]:
         """The logits, unless the breaker is open; tells it how the peer did."""
         self._left(until)  # a deadline that has passed already does not speak against the peer
-        self._refuse_if_it_does_not_fit(tensor)
+        if self._coder is None:  # what a payload takes is known once it is made
+            self._refuse_if_it_does_not_fit(tensor)
         if self._breaker is None:
-            return self._logits(self._ask(tensor, until), tensor.shape[0])
+            return self._logits(self._asked(batch, tensor, until), tensor.shape[0])
         self._breaker.enter(self._url)
         answered = False
         try:
-            reply = self._ask(tensor, until)
+            reply = self._asked(batch, tensor, until)
             answered = HTTPStatus.BAD_REQUEST <= reply.status < HTTPStatus.INTERNAL_SERVER_ERROR
             logits = self._logits(reply, tensor.shape[0])
             answered = True
+        except SpentError:
+            answered = True  # our own budget says nothing about the peer
+            raise
         finally:
             self._breaker.leave(answered=answered)
         return logits
+
+    def _asked(self, batch: NDArray[np.generic], tensor: Tensor, until: float) -> Reply:
+        """What the server says to the batch, as a payload where it takes one."""
+        coded = self._coded(batch, tensor, until)
+        self._refuse_if_it_does_not_fit(coded or tensor)
+        if coded is None:
+            return self._ask(tensor, until)
+        reply = self._send(coded, until, binary=True)
+        if reply.status in _BINARY_REFUSALS:
+            self._offered = ()
+            return self._ask(tensor, until)
+        if not reply.is_refusal:
+            self._binary = True
+        return reply
+
+    def _coded(self, batch: NDArray[np.generic], tensor: Tensor, until: float) -> Tensor | None:
+        if self._coder is None or self._binary is False:
+            return None
+        if self._offered is None:
+            self._offered = self._offer(until)
+        made = self._coder(batch, self._offered) if self._offered else None
+        if made is None:
+            return None
+        codec, parts = made
+        return Tensor.of_strings(tensor.name, parts, {"codec": codec, "shape": list(tensor.shape[1:])})
+
+    def _offer(self, until: float) -> tuple[str, ...]:
+        """The codecs of the model's input, as its metadata have them; none where they say nothing, or are none."""
+        request = Request("GET", self._model_url, dict(self._headers))
+        reply = exchange(self._transport, request, timeout=self._left(until), max_bytes=MAX_HEAD_BYTES)
+        self._charge(len(reply.body))
+        if reply.is_refusal:
+            return ()
+        try:
+            fields = Fields(parse_object(reply.body, where="metadata", max_bytes=MAX_HEAD_BYTES), "metadata")
+            inputs = fields.objects("inputs", at_most=MAX_TENSORS)
+            ours = next((one for one in inputs if one.text("name") == self._input), None)
+            if ours is None or not ours.has("parameters") or not ours.inner("parameters").has("codecs"):
+                return ()
+            return tuple(map(str, ours.inner("parameters").items("codecs", at_most=MAX_CODECS)))
+        except MessageError:
+            return ()  # no metadata of ours: no offer
 
     def _ask(self, tensor: Tensor, until: float) -> Reply:
         """What the server says in the end, be it a refusal."""
@@ -210,6 +276,8 @@ class RemoteModel:
             headers[HEADER] = str(json_length)
         request = Request("POST", self._url, headers, body)
         self._charge(len(body))
+        each = len(tensor.data) / max(1, tensor.shape[0])
+        self._bytes_each = each if self._bytes_each is None else 0.9 * self._bytes_each + 0.1 * each
         reply = exchange(
             self._transport, request, timeout=self._left(until), max_bytes=self._bound(tensor.shape[0])
         )

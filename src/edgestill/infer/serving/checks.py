@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgestill.core.errors import DtypeError, MessageError, NotFiniteError, ShapeError
-from edgestill.core.oip import DATATYPE_OF, NUMPY_NAMES, Tensor
+from edgestill.core.jsonio import Fields
+from edgestill.core.oip import BYTES, DATATYPE_OF, MAX_RANK, NUMPY_NAMES, Tensor
+from edgestill.infer.payload import CODEC, SHAPE, Payload, decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +46,8 @@ def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.ge
         most: inputs in one request.
 
     Raises:
-        MessageError: another number of inputs, or another name.
+        MessageError: another number of inputs, another name, or a payload that is damaged.
+        SettingError: a codec that is not known here.
         DtypeError, ShapeError, NotFiniteError: not what it takes.
     """
     tensor = request.inputs[0]
@@ -55,6 +58,8 @@ def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.ge
             got=", ".join(one.name[:40] for one in request.inputs),
             where="inputs",
         )
+    if tensor.datatype == BYTES and CODEC in tensor.parameters:
+        return _finite(_decoded(port, tensor, most), tensor.name)
     if tensor.datatype != port.datatype:
         raise DtypeError(
             "another datatype",
@@ -63,12 +68,26 @@ def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.ge
             got=tensor.datatype,
             fix="send what the model takes",
         )
-    _check_shape(port, tensor, most)
-    array = _array(tensor)
+    _check_shape(port, tensor.name, tensor.shape, most)
+    return _finite(_array(tensor), tensor.name)
+
+
+def _decoded(port: Port, tensor: Tensor, most: int) -> NDArray[np.generic]:
+    """Inputs that came as a payload: what each is like is told beside them, and must be what the model takes."""
+    told = Fields(tensor.parameters, tensor.name)
+    dims = told.items(SHAPE, at_most=MAX_RANK)
+    each = Fields({str(place): dim for place, dim in enumerate(dims)}, f"{tensor.name}: {SHAPE}")
+    shape = tuple(each.integer(str(place), most=2**31) for place in range(len(dims)))
+    _check_shape(port, tensor.name, (*tensor.shape, *shape), most)
+    payload = Payload(codec=told.text(CODEC, at_most=40), parts=tensor.strings())
+    return decode(payload, np.dtype(NUMPY_NAMES[port.datatype]), shape)
+
+
+def _finite(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise NotFiniteError(
             "inputs hold NaN or infinity",
-            where=tensor.name,
+            where=name,
             expected="finite numbers",
             got="NaN or infinity",
             fix="drop these inputs",
@@ -76,18 +95,17 @@ def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.ge
     return array
 
 
-def _check_shape(port: Port, tensor: Tensor, most: int) -> None:
-    fits = len(tensor.shape) == len(port.shape) and all(
-        got > 0 if wanted is None else wanted == got
-        for wanted, got in zip(port.shape, tensor.shape, strict=True)
+def _check_shape(port: Port, name: str, shape: tuple[int, ...], most: int) -> None:
+    fits = len(shape) == len(port.shape) and all(
+        got > 0 if wanted is None else wanted == got for wanted, got in zip(port.shape, shape, strict=True)
     )
-    if not fits or not 1 <= tensor.shape[0] <= most:
+    if not fits or not 1 <= shape[0] <= most:
         wanted = ["N", *("?" if dim is None else dim for dim in port.shape[1:])]
         raise ShapeError(
             "another shape",
-            where=tensor.name,
+            where=name,
             expected=f"{wanted} with N from 1 to {most}",
-            got=list(tensor.shape),
+            got=list(shape),
             fix="send what the model takes",
         )
 

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from edgestill.core.oip import NUMPY_NAMES
+from edgestill.infer.payload import CODECS, CODECS_OFFERED, available
+
 if TYPE_CHECKING:
     from edgestill.core.jsonio import Json, JsonObject
     from edgestill.infer.serving.served import Port, Served
@@ -20,7 +25,7 @@ def metadata(served: Served) -> JsonObject:
         "name": served.name,
         "versions": [served.version],
         "platform": served.platform,
-        "inputs": [_tensor(served.input)],
+        "inputs": [_tensor(served.input, _codecs(served.input))],
         "outputs": [_tensor(port) for port in served.outputs],
     }
 
@@ -47,9 +52,17 @@ def index(served: Served) -> JsonObject:
     return {"name": served.name, "version": served.version, "state": "READY", "reason": ""}
 
 
-def _tensor(port: Port) -> JsonObject:
+def _codecs(port: Port) -> JsonObject:
+    """The codecs in which its inputs may be sent."""
+    dtype = np.dtype(NUMPY_NAMES[port.datatype])
+    shape = tuple(1 if dim is None else dim for dim in port.shape[1:])
+    names = [name for name in available() if CODECS[name].takes(dtype, shape)]
+    return {CODECS_OFFERED: list(names)} if names else {}
+
+
+def _tensor(port: Port, more: JsonObject | None = None) -> JsonObject:
     told: JsonObject = {"name": port.name, "datatype": port.datatype, "shape": _dims(port.shape)}
-    more: JsonObject = {}
+    more = more or {}
     if port.labels:
         more["labels"] = list(port.labels)
     if port.by_name:
