@@ -39,10 +39,11 @@ NEEDS_NUMPY = {
     "edgestill.device.learning",
     "edgestill.device.memory",
     "edgestill.device.model",
+    "edgestill.device.serve.models",
     "edgestill.device.sums",
     "edgestill.device.trial",
 }
-NEEDS_A_WEB_SERVER = {"edgestill.device.serve"}
+NEEDS_A_WEB_SERVER = {"edgestill.device.serve.running", "edgestill.device.serve.server"}
 IDLE = {
     "base": "import edgestill.core.bundle, edgestill.core.wire, edgestill.core.oip",
     "agent": "import edgestill.device.main, edgestill.device.life, edgestill.link.http",
