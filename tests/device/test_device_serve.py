@@ -108,7 +108,9 @@ def test_a_gateway_answers_together_with_a_larger_model(tmp_path: Path) -> None:
             told = call(there, "POST", "/v2/models/tiny/infer", _json(batch))[2]["parameters"]
     powers = np.exp(logits_of(2, batch))
     np.testing.assert_allclose(found.probabilities, powers / powers.sum(axis=1, keepdims=True), rtol=1e-4)
-    assert told == {"alpha": [1.0] * 4, "decided_by": ["teacher"] * 4}
+    assert found.tiers == ("teacher",)
+    # the second question was about the same inputs: nobody was asked again
+    assert told == {"alpha": [1.0] * 4, "decided_by": ["teacher"] * 4, "tiers": ["teacher,memory"] * 4}
 
 
 def test_a_gateway_without_its_teacher_answers_alone(tmp_path: Path) -> None:

@@ -399,14 +399,16 @@ def test_figures_and_answers_agree(
 
 
 def test_the_answer_names_who_was_asked() -> None:
-    """The teacher by its name, whether it answered or not, or the tiers that it names itself; nobody where nobody was."""
+    """The teacher by its name, whether it answered or not, and those whom it asked; nobody where nobody was."""
     alone, _ = cascade(COIN_NO, teacher=Told(TEACHER))
     assert alone.predict(rows(0)).tiers == ()
     for error in (None, UnreachableError("gone", where="far", expected="an answer", got="none")):
         asked, _ = cascade(COIN_AUDIT, teacher=Told(TEACHER, error))
         assert asked.predict(rows(0)).tiers == ("teacher",)
     near = Tiers([Tier("gateway", Told(TEACHER))], clock=FakeClock())
-    assert cascade(COIN_AUDIT, teacher=near)[0].predict(rows(0)).tiers == ("gateway",)
+    assert cascade(COIN_AUDIT, teacher=near)[0].predict(rows(0)).tiers == ("teacher", "gateway")
+    made = Cascade(Told(STUDENT), near, POLICY, clock=FakeClock(), random=Coins(COIN_AUDIT), name="")
+    assert made.predict(rows(0)).tiers == ("gateway",)
 
 
 def test_each_answer_is_weighed_by_the_band_of_its_confidence() -> None:

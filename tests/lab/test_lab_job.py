@@ -549,11 +549,12 @@ def test_data_of_another_type_than_the_teachers_is_told_as_such(tmp_path: Path) 
 
 def test_a_bundle_is_made_for_the_device_that_is_named(tmp_path: Path) -> None:
     """Its class, and what may leave it; a name that is none is refused at once."""
-    more = '[bundle]\nhardware_class = "aarch64-dotprod-onnxruntime"\nleaves = "features"\n'
+    more = '[bundle]\nhardware_class = "aarch64-dotprod-onnxruntime"\nleaves = "features"\nlossy = true\nbytes_per_day = 500_000\n'
     Job.read(write_job(tmp_path / "job", JOB + more)).run(tmp_path / "out")
     bundle = Bundle.open(tmp_path / "out" / "student.esb")
     assert bundle.manifest.hardware_class == "aarch64-dotprod-onnxruntime"
-    assert Policy.from_bytes(bundle.read("policy.json")).leaves == "features"
+    policy = Policy.from_bytes(bundle.read("policy.json"))
+    assert (policy.leaves, policy.lossy, policy.bytes_per_day) == ("features", True, 500_000)
     with pytest.raises(SettingError, match=r"out of range; at .*leaves; expected nothing, features, raw"):
         Job.read(write_job(tmp_path / "no", JOB + '[bundle]\nleaves = "all"\n'))
 

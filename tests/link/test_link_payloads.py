@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request as WebRequest
 
+    from edgestill.core.jsonio import JsonObject
+
 BATCH = np.repeat(np.arange(3, dtype=np.uint8)[:, None], 400, axis=1)
 
 
@@ -39,6 +41,7 @@ class _Server:
         self.takes_payloads = self.speaks_binary = True
         self.asked: list[Tensor] = []
         self.looked = 0
+        self.parameters: JsonObject = {}
         routes = [
             Route("/v2/models/teacher", self.model),
             Route("/v2/models/teacher/infer", self.infer, methods=["POST"]),
@@ -61,7 +64,8 @@ class _Server:
             return Response(b'{"error": "another datatype"}', 400)
         logits = np.eye(3, dtype=np.float32)[_batch(tensor)[:, 0]]
         answer = Tensor("logits", DATATYPE_OF[logits.dtype.name], logits.shape, logits.tobytes())
-        data, size = InferResponse(model="teacher", outputs=(answer,)).encode(binary=asked.binary)
+        said = InferResponse(model="teacher", outputs=(answer,), parameters=self.parameters)
+        data, size = said.encode(binary=asked.binary)
         return Response(data, headers={} if size is None else {HEADER: str(size)})
 
 
@@ -206,6 +210,26 @@ def test_a_payload_that_does_not_fit_the_data_budget_is_not_sent(
         classes(model)
     assert guard.state == "closed"
     assert BATCH.nbytes > 800
+
+
+@pytest.mark.parametrize(
+    ("told", "tiers"),
+    [
+        (["cloud,near", "", "cloud"], ("cloud", "near")),
+        ([], ()),
+        ("cloud", ()),
+        ([7, None, "cloud"], ("cloud",)),
+        (["a\nb", "cloud"], ("cloud",)),
+        ([",".join(f"t{at}" for at in range(500))], tuple(f"t{at}" for at in range(16))),
+        ({"cloud": 1}, ()),
+    ],
+)
+def test_whom_the_server_asked_is_told_and_bounded(
+    server: _Server, transport: AsgiTransport, told: Any, tiers: tuple[str, ...]
+) -> None:
+    """As one of ours tells it; anything else is left out, and never an error."""
+    server.parameters = {"tiers": told}
+    assert remote(transport).predict(BATCH).tiers == tiers
 
 
 def test_garbage_for_a_payload_is_refused_as_it_is_for_numbers(

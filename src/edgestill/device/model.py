@@ -20,7 +20,7 @@ from edgestill.device.memory import Memory
 from edgestill.device.privacy import Permissions
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
-from edgestill.infer.payload import LOSSLESS, LOSSY, coder
+from edgestill.infer.payload import allowed_by, coder
 from edgestill.infer.policy import Policy
 from edgestill.infer.remembering import Remembering
 from edgestill.infer.student import Student
@@ -28,7 +28,7 @@ from edgestill.infer.tiers import Bounded
 from edgestill.learn.statistics import Statistics
 from edgestill.link.breaker import Breaker, Guard
 from edgestill.link.http import HttpTransport
-from edgestill.link.inference import RemoteModel
+from edgestill.link.inference import LONGEST_PAUSE, RemoteModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +48,6 @@ log = logging.getLogger(__name__)
 
 TEACHER: Final = "teacher"
 TEACHER_SECONDS: Final = 5.0
-LONGEST_PAUSE: Final = 30.0
-"""Seconds that a teacher which failed is left alone, at most: a device is back soon after its cloud is."""
 QUESTIONS: Final = 8
 """Under way at once."""
 
@@ -329,7 +327,6 @@ def _teachers(
     """The hub's teacher, asked for an escalation and for an audit; both share a connection and a breaker."""
     transport = HttpTransport(clock=clock)
     breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
-    codecs = (*LOSSLESS, *LOSSY) if policy.lossy else LOSSLESS
     escalation, audit = (
         RemoteModel(
             transport,
@@ -342,7 +339,7 @@ def _teachers(
             parameters={"purpose": purpose, "retain": permissions.retain},
             temperature=policy.teacher_temperature,
             classes=len(policy.labels),
-            coder=coder(codecs),
+            coder=coder(allowed_by(policy)),
         )
         for purpose in ("escalation", "audit")
     )

@@ -90,7 +90,7 @@ class Cascade:
         clock: for the deadline, the latency and the day of the byte budget.
         random: uniform in [0, 1).
         auditor: is asked about audits; None asks the teacher, in the same batch.
-        name: of the teacher in `Answer.tiers`, where its answer names none.
+        name: of the teacher in `Answer.tiers`, before those whom it asked itself; empty where it names all (`infer.tiers`).
         cost: bytes that asking about one input of a batch sends; those of its numbers where None.
         observe: is called with every batch, in the caller's thread. What it raises is the caller's to see.
     """
@@ -229,12 +229,12 @@ class Cascade:
             try:
                 given = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
                 teacher[asked] = given.probabilities
-                tiers += given.tiers or (self._name,)
+                tiers += (self._name, *given.tiers)
             except EdgestillError as error:
                 failures.append(error.code)
                 tiers.append(self._name)
         answer = alone if np.isnan(teacher[:, 0]).all() else self._fused(alone, teacher)
-        return replace(answer, tiers=tuple(dict.fromkeys(tiers))), tuple(failures)
+        return replace(answer, tiers=tuple(dict.fromkeys(filter(None, tiers)))), tuple(failures)
 
     def _questions(self) -> list[tuple[Predict, tuple[Decision, ...]]]:
         assert self._teacher is not None

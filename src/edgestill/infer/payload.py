@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgestill.infer.policy import Policy
+
 MAX_BYTES: Final = 256_000_000
 """Of a batch, decoded."""
 CODEC: Final = "codec"
@@ -152,6 +154,11 @@ def decode(payload: Payload, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ND
             got=payload.codec,
         )
     return np.stack([_decoded(codec, part, dtype, shape) for part in payload.parts])
+
+
+def allowed_by(policy: Policy) -> tuple[str, ...]:
+    """The codecs that a policy lets inputs travel in."""
+    return (*LOSSLESS, *LOSSY) if policy.lossy else LOSSLESS
 
 
 def coder(allowed: Sequence[str]) -> Callable[[NDArray[np.generic], Sequence[str]], Coded | None]:

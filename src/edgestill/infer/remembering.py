@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgestill.core.protocols import Clock, Predict
 
 MEMORY: Final = "memory"
-"""The tier of an answer that nobody was asked for."""
+"""Stands among the tiers of an answer that nobody was asked for this time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

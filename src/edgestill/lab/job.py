@@ -113,10 +113,14 @@ class BundleWish:
     Attributes:
         hardware_class: where it will run, such as `aarch64-dotprod-onnxruntime`; empty for this machine's.
         leaves: what may leave the device: `nothing`, `features` or `raw`.
+        lossy: whether pictures may lose something on their way to the teacher, to be fewer bytes (JPEG).
+        bytes_per_day: of inputs that a device sends to the teacher, at most; None leaves it open.
     """
 
     hardware_class: str = ""
     leaves: Leaves = "raw"
+    lossy: bool = False
+    bytes_per_day: int | None = None
 
     def __post_init__(self) -> None:
         if self.leaves not in get_args(Leaves):
@@ -260,7 +264,8 @@ class Job:
     def policy_for(self, data: Data, classes: int) -> Policy:
         """With names for the classes; asking as often as the budget allows."""
         labels = data.labels or tuple(f"class {one}" for one in range(classes))
-        policy = Policy(labels=labels, leaves=self.bundle.leaves)
+        wish = self.bundle
+        policy = Policy(labels=labels, leaves=wish.leaves, lossy=wish.lossy, bytes_per_day=wish.bytes_per_day)
         share = None if self.budget is None else self.budget.escalation
         if share is None:
             return policy

@@ -63,6 +63,10 @@ SLACK: Final = 1e-3
 """By which the sum of a row of probabilities may miss 1: some servers round them."""
 MAX_CLASSES: Final = 100_000
 MAX_CODECS: Final = 64
+MAX_TIERS: Final = 16
+MAX_TOLD: Final = 1024
+LONGEST_PAUSE: Final = 30.0
+"""Seconds that a model which failed should be left alone, at most: a device is back soon after its cloud is."""
 MAX_HEAD_BYTES: Final = 65_536
 BYTES_PER_NUMBER: Final = 32  # of JSON at its most talkative
 MAX_ANSWER_BYTES: Final = 64_000_000
@@ -169,7 +173,7 @@ class RemoteModel:
         start = self._clock.monotonic()
         until = start + self._timeout if deadline is None else min(deadline, start + self._timeout)
         tensor = _tensor(self._input, batch)
-        given = self._guarded(batch, tensor, until)
+        given, tiers = self._guarded(batch, tensor, until)
         if self._output == PROBABILITIES:
             probabilities = given.astype(np.float32)
         else:
@@ -180,6 +184,7 @@ class RemoteModel:
             decided_by=("teacher",) * len(batch),
             alpha=np.ones(len(batch), dtype=np.float32),
             teacher=probabilities,
+            tiers=tiers,
             latency=self._clock.monotonic() - start,
         )
 
@@ -187,26 +192,28 @@ class RemoteModel:
         """What asking about one input of a batch sends: as much as inputs lately took, and before that its numbers."""
         return batch[0].nbytes if self._bytes_each is None else round(self._bytes_each)
 
-    def _guarded(self, batch: NDArray[np.generic], tensor: Tensor, until: float) -> NDArray[np.float64]:
-        """The logits, unless the breaker is open; tells it how the peer did."""
+    def _guarded(
+        self, batch: NDArray[np.generic], tensor: Tensor, until: float
+    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+        """The rows and whom the server asked, unless the breaker is open; tells it how the peer did."""
         self._left(until)  # a deadline that has passed already does not speak against the peer
         if self._coder is None:  # what a payload takes is known once it is made
             self._refuse_if_it_does_not_fit(tensor)
         if self._breaker is None:
-            return self._logits(self._asked(batch, tensor, until), tensor.shape[0])
+            return self._rows(self._asked(batch, tensor, until), tensor.shape[0])
         self._breaker.enter(self._url)
         answered = False
         try:
             reply = self._asked(batch, tensor, until)
             answered = HTTPStatus.BAD_REQUEST <= reply.status < HTTPStatus.INTERNAL_SERVER_ERROR
-            logits = self._logits(reply, tensor.shape[0])
+            rows = self._rows(reply, tensor.shape[0])
             answered = True
         except SpentError:
             answered = True  # our own budget says nothing about the peer
             raise
         finally:
             self._breaker.leave(answered=answered)
-        return logits
+        return rows
 
     def _asked(self, batch: NDArray[np.generic], tensor: Tensor, until: float) -> Reply:
         """What the server says to the batch, as a payload where it takes one."""
@@ -284,7 +291,7 @@ class RemoteModel:
         self._charge(len(reply.body))
         return reply
 
-    def _logits(self, reply: Reply, count: int) -> NDArray[np.float64]:
+    def _rows(self, reply: Reply, count: int) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         accepted(reply, Request("POST", self._url), documented=ABSENT)
         try:
             length = _length(reply.headers.get(HEADER))
@@ -298,7 +305,7 @@ class RemoteModel:
                 expected=self._output,
                 got=[one.name for one in answer.outputs],
             )
-        return self._checked(found, count)
+        return self._checked(found, count), _tiers(answer.parameters)
 
     def _checked(self, found: Tensor, count: int) -> NDArray[np.float64]:
         wanted = (count, self._classes or "C")
@@ -393,6 +400,14 @@ def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.floa
 
 def _are_probabilities(rows: NDArray[np.float64]) -> bool:
     return bool(rows.min() >= 0 and np.abs(rows.sum(axis=1) - 1).max() <= SLACK)
+
+
+def _tiers(parameters: JsonObject) -> tuple[str, ...]:
+    """Whom the server asked, as one of ours tells it; what is none of that is left out."""
+    told = parameters.get("tiers")
+    texts = [one for one in told[:MAX_TOLD] if isinstance(one, str)] if isinstance(told, list) else []
+    names = dict.fromkeys(name for text in texts for name in text[:MAX_TOLD].split(",") if name.isprintable())
+    return tuple(name for name in names if name)[:MAX_TIERS]
 
 
 def _length(header: str | None) -> int | None:

@@ -12,12 +12,14 @@ from edgestill.core.manifest import MODEL, POLICY
 from edgestill.device.client import LocalClient
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
+from edgestill.infer.payload import allowed_by, coder
 from edgestill.infer.policy import MAX_LABELS, Policy
+from edgestill.infer.remembering import Remembering
 from edgestill.infer.serving.served import FEATURES, of_predict
 from edgestill.infer.student import Student
 from edgestill.link.breaker import Breaker, Guard
 from edgestill.link.http import HttpTransport
-from edgestill.link.inference import RemoteModel
+from edgestill.link.inference import LONGEST_PAUSE, RemoteModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +87,8 @@ class Upstream:
             output=self.output,
             temperature=policy.teacher_temperature,
             classes=len(policy.labels),
-            breaker=Guard(Breaker(), clock=clock, random=random),
+            breaker=Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random),
+            coder=coder(allowed_by(policy)),
         )
 
 
@@ -121,7 +124,10 @@ def of_bundle(
     predict: Predict = student
     if upstream is not None:
         teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
-        predict = Cascade(student, teacher, policy, clock=clock, random=random)
+        asked_once = Remembering(teacher, clock=clock)
+        predict = Cascade(
+            student, asked_once, policy, clock=clock, random=random, auditor=teacher, cost=teacher.bytes_each
+        )
     return of_predict(
         predict,
         name=name or bundle.manifest.name,

@@ -197,6 +197,8 @@ def of_predict(
         told: dict[str, tuple[str | float, ...]] = {"decided_by": answer.decided_by}
         if answer.alpha is not None:
             told["alpha"] = tuple(answer.alpha.tolist())
+        if answer.tiers:
+            told["tiers"] = (",".join(answer.tiers),) * n
         return Rows(outputs, told)
 
     taken, datatype, shape = takes
