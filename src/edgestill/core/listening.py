@@ -42,7 +42,10 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         PortError: the port is taken, or the address is not this machine's.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else the body of an answer, written after its
+    # head, waits some 40 ms for the other side's acknowledgement
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
