@@ -37,6 +37,7 @@ PEERS: Final = (
     "optuna",
     "openvino",
     "ai-edge-litert",
+    "seglearn",
 )
 
 _INSTALLED: Final = """

@@ -8,7 +8,7 @@ Nothing that is told was seen by teacher, student or policy:
   images as JPEG. Both are asked about the 1,000 lossless test images, in five parts: each is told by a policy that was
   fitted on the other four. The world shifts to test images as JPEG, without the twins of those.
 - *watch*: right wrists of ten people, two of whom are told by networks and a policy that never saw them, five times over.
-  The teacher learns from six people and both wrists, the student from the right wrists of two of these; two fit the policy.
+  The teacher learns from six people and both wrists, the student from the right wrists of three of these; two fit the policy.
   The world shifts to the left wrist.
 """
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 NAMES: Final = ("intents", "cifar", "watch")
 SHARE: Final = 0.2
 PARTS: Final = 5
-STUDENTS: Final = 2
+STUDENTS: Final = 3
 """People whose watch teaches the student."""
 _MOST_PARAMETERS: Final = 100_000
 

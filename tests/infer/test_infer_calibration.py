@@ -130,13 +130,14 @@ def test_no_other_temperature_has_a_higher_posterior(seed: int, units: int) -> N
 
 @given(seeds, st.sampled_from([1, 5, 400]))
 def test_no_other_alpha_has_a_higher_posterior(seed: int, units: int) -> None:
-    """Units times the likelihood, and the Beta(2, 2) prior: against a grid."""
+    """Units times the likelihood, and the Beta(2.8, 1.2) prior: against a grid."""
     logits, labels = sample(seed, n=60)
     teacher, student = exact_softmax(logits * 2), exact_softmax(logits[::-1].copy())
 
     def objective(alpha: float) -> float:
         fused = alpha * teacher + (1 - alpha) * student
-        return units * negative_log_likelihood(fused, labels) - math.log(alpha) - math.log(1 - alpha)
+        prior = 1.8 * math.log(alpha) + 0.2 * math.log(1 - alpha)
+        return units * negative_log_likelihood(fused, labels) - prior
 
     alpha = fit_alpha(teacher, student, labels, units=units)
     assert 0 < alpha < 1
@@ -153,9 +154,11 @@ def test_one_unit_stays_near_the_prior_and_many_speak_for_themselves() -> None:
         fit_temperature(cool, labels), rel=0.01
     )
     right, wrong = np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
-    assert 0.5 < fit_alpha(right, wrong, np.array([0]), units=1) < 0.8
+    assert 0.9 < fit_alpha(right, wrong, np.array([0]), units=1) < 0.95
+    assert 0.6 < fit_alpha(wrong, right, np.array([0]), units=1) < 0.9
     assert fit_alpha(right, wrong, np.array([0]), units=10_000) > 0.99
-    assert fit_alpha(right, right, np.array([0]), units=5) == pytest.approx(0.5)
+    assert fit_alpha(wrong, right, np.array([0]), units=10_000) < 0.01
+    assert fit_alpha(right, right, np.array([0]), units=5) == pytest.approx(0.9)
 
 
 def test_calibration_error_by_hand() -> None:
