@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "cascade.json"
-PARTS: Final = (*NAMES, "risk", "payload")
+PARTS: Final = (*NAMES, "risk", "payload", "faults")
 LIBRARIES: Final = ("edgestill", "torch", "onnxruntime", "numpy")
 
 
@@ -47,6 +47,10 @@ def measure(part: str, data: Path, folder: Path, *, quick: bool) -> Any:
         from cascading.risk import measured as risk
 
         return risk(quick=quick)
+    if part == "faults":
+        from cascading.faults import measured as faults
+
+        return faults(quick=quick)
     if part == "payload":
         from cascading.payload import measured as payload
 
@@ -77,6 +81,12 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
     if "payload" in parts:
         found["payload_over_json"] = round(parts["payload"]["over_json"]["lossless"], 4)
         found["payload_jpeg_over_json"] = round(parts["payload"]["over_json"]["jpeg"], 4)
+    if "faults" in parts:
+        each = parts["faults"].values()
+        found["fault_p99_over_deadline_ms"] = round(max(one["p99_over_deadline_ms"] for one in each), 2)
+        found["fault_errors"] = sum(one["errors"] for one in each)
+        recoveries = [one["recovery"]["over_interval"] for one in each]
+        found["recovery_over_probe_interval"] = round(max(recoveries), 3)
     return found
 
 

@@ -77,7 +77,7 @@ def make() -> None:
         venv.create(HOME, with_pip=True)
     first = [f"{name}=={wanted[name]}" for name in FIRST]
     _pip(*first)
-    _pip(*PEERS, "-e", f"{ROOT}[lab]")
+    _pip(*PEERS, "-e", f"{ROOT}[lab,serve]")
 
 
 def enter(script: str) -> None:

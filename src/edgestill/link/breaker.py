@@ -87,12 +87,18 @@ class Breaker:
         """
         return self._failed(now, jitter) if self.state(now) == "closed" else self
 
+    @property
+    def interval(self) -> float:
+        """Seconds of the pause that this many failures bring, at most: jitter takes up to half of it; 0 while closed."""
+        if self.failures < self.threshold:
+            return 0.0
+        return min(self.pause * 2 ** min(self.failures - self.threshold, MAX_DOUBLINGS), self.longest)
+
     def _failed(self, now: float, jitter: float) -> Self:
-        failures = self.failures + 1
-        if failures < self.threshold:
-            return replace(self, failures=failures)
-        length = min(self.pause * 2 ** min(failures - self.threshold, MAX_DOUBLINGS), self.longest)
-        return replace(self, failures=failures, retry_at=now + length * (0.5 + jitter / 2))
+        failed = replace(self, failures=self.failures + 1)
+        if not failed.interval:
+            return failed
+        return replace(failed, retry_at=now + failed.interval * (0.5 + jitter / 2))
 
 
 @final
@@ -116,6 +122,12 @@ class Guard:
         """What it does now."""
         with self._lock:
             return self._breaker.state(self._clock.monotonic())
+
+    @property
+    def interval(self) -> float:
+        """Seconds of the pause that is kept now, at most; 0 while it is closed."""
+        with self._lock:
+            return self._breaker.interval
 
     def enter(self, where: str) -> None:
         """Begins a call; `leave` must follow.
