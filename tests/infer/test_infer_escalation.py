@@ -80,6 +80,15 @@ def test_few_units_show_nothing() -> None:
     assert best_measure(compared) == FIRST
 
 
+@pytest.mark.parametrize(("groups", "chosen"), [(4, FIRST), (9, FIRST), (40, "margin")])
+def test_a_handful_of_people_chooses_nothing(groups: int, chosen: str) -> None:
+    """A measure that is better on every one of a few people is not yet taken; on many it is."""
+    confidences, gain = world()
+    compared = compare_measures(confidences, gain, 0.2, groups=np.arange(2_000) % groups)  # type: ignore[arg-type]  # as above
+    assert compared["margin"].ahead > compared["margin"].error
+    assert best_measure(compared) == chosen
+
+
 def test_the_error_is_the_spread_over_fresh_samples() -> None:
     """Over 200 worlds the standard error that is told is about that which is found."""
     found = [compare_measures(*world(seed), 0.2)["margin"] for seed in range(200)]  # type: ignore[arg-type]  # as above

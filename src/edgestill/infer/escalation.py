@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FIRST: Final[Measure] = "max_probability"
 """The measure that stays where none is shown to be better."""
+FEWEST: Final = 10
+"""Independent units that a choice rests on: the error of fewer is a guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +40,19 @@ class Compared:
         gained: mean gain of asking by it, about half to one and a half times the share, in [-1, 1].
         ahead: of `max_probability`, in the same unit.
         error: standard error of `ahead`; of groups where several samples hang together, and infinite for one.
+        units: independent samples, or groups.
     """
 
     measure: Measure
     gained: float
     ahead: float
     error: float
+    units: int
 
     def as_json(self) -> JsonObject:
         """For the evidence in `policy.json`; an error that is not known is null."""
         error = self.error if math.isfinite(self.error) else None
-        return {"gained": self.gained, "ahead": self.ahead, "error": error}
+        return {"gained": self.gained, "ahead": self.ahead, "error": error, "units": self.units}
 
 
 def gains(student_right: NDArray[np.bool_], fused_right: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -116,8 +120,11 @@ def compare_measures(
 
 
 def best_measure(compared: Mapping[Measure, Compared]) -> Measure:
-    """The one that gains most, if it is more than a standard error ahead of `max_probability`; otherwise that."""
-    ahead = [one for one in compared.values() if one.ahead > one.error]
+    """The one that gains most, if it is more than a standard error ahead of `max_probability`; otherwise that.
+
+    Where fewer than `FEWEST` units were compared it is that as well.
+    """
+    ahead = [one for one in compared.values() if one.ahead > one.error and one.units >= FEWEST]
     return max(ahead, key=lambda one: one.gained).measure if ahead else FIRST
 
 
@@ -149,7 +156,13 @@ def _compared(measure: Measure, one: _Asked, first: _Asked, groups: NDArray[np.i
         _, places = np.unique(groups, return_inverse=True)
         differences = np.bincount(places, weights=differences) * ((places.max() + 1) / len(places))
     error = float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else math.inf
-    return Compared(measure=measure, gained=one.gained, ahead=one.gained - first.gained, error=error)
+    return Compared(
+        measure=measure,
+        gained=one.gained,
+        ahead=one.gained - first.gained,
+        error=error,
+        units=len(differences),
+    )
 
 
 def _check(share: float, confidence: NDArray[np.generic], gain: NDArray[np.generic]) -> None:

@@ -92,7 +92,8 @@ class Breaker:
         """Seconds of the pause that this many failures bring, at most: jitter takes up to half of it; 0 while closed."""
         if self.failures < self.threshold:
             return 0.0
-        return min(self.pause * 2 ** min(self.failures - self.threshold, MAX_DOUBLINGS), self.longest)
+        doublings = min(self.failures - self.threshold, MAX_DOUBLINGS)
+        return min(self.pause * 2.0**doublings, self.longest)
 
     def _failed(self, now: float, jitter: float) -> Self:
         failed = replace(self, failures=self.failures + 1)
