@@ -58,11 +58,22 @@ def test_hours_without_any_input_were_lived_through() -> None:
     assert pace.usual[0] == pytest.approx(90)
 
 
-def test_a_clock_that_is_set_back_loses_no_hour() -> None:
-    """Inputs of an earlier time count for the hour that is."""
+def test_a_clock_that_is_set_back_a_little_loses_no_hour() -> None:
+    """Inputs of some minutes before count for the hour that is."""
     pace = lived(Pace(), 5, 10)
-    back = pace.after(START)
+    back = pace.after(START + 4.9 * HOUR)
     assert (back.hour, back.seen) == (pace.hour, 11)
+
+
+def test_a_clock_that_was_years_ahead_does_not_stop_the_asking() -> None:
+    """Set right, it expects what it expected before, and not a day of it within a minute."""
+    pace = Pace()
+    for hour in range(24):
+        pace = lived(pace, hour, 100)
+    ahead = pace.after(START + 9_000 * DAY)
+    mended = lived(ahead, 36, 100)
+    assert mended.hour == int((START + 36 * HOUR) // HOUR)
+    assert mended.ahead(START + 37 * HOUR) < 2_000
 
 
 def test_an_hour_that_was_hardly_begun_says_nothing() -> None:

@@ -50,9 +50,12 @@ class Pace:
     usual: tuple[float, ...] = (_UNKNOWN,) * HOURS
 
     def after(self, now: float) -> Self:
-        """The pace once an input has been seen at `now`, in seconds since 1970; a clock set back changes no hour."""
+        """The pace once an input has been seen at `now`, in seconds since 1970.
+
+        A clock that goes back by an hour at most changes no hour; one that was further ahead begins another.
+        """
         hour = int(now // _HOUR)
-        if self.hour == 0:
+        if hour < self.hour - 1 or self.hour == 0:
             return replace(self, hour=hour, began=now % _HOUR / _HOUR, seen=1)
         if hour <= self.hour:
             return replace(self, seen=self.seen + 1)
