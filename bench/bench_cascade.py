@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "cascade.json"
-PARTS: Final = (*NAMES, "risk", "payload", "faults")
+PARTS: Final = (*NAMES, "risk", "payload", "faults", "speed")
 LIBRARIES: Final = ("edgestill", "torch", "onnxruntime", "numpy")
 
 
@@ -51,6 +51,10 @@ def measure(part: str, data: Path, folder: Path, *, quick: bool) -> Any:
         from cascading.faults import measured as faults
 
         return faults(quick=quick)
+    if part == "speed":
+        from cascading.speed import measured as speed
+
+        return speed(data, quick=quick)
     if part == "payload":
         from cascading.payload import measured as payload
 
@@ -87,6 +91,9 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
         found["fault_errors"] = sum(one["errors"] for one in each)
         recoveries = [one["recovery"]["over_interval"] for one in each]
         found["recovery_over_probe_interval"] = round(max(recoveries), 3)
+    if "speed" in parts:
+        found["predict_added_us"] = round(parts["speed"]["predict"]["added_us"]["student"], 1)
+        found["teacher_throughput_ratio"] = round(parts["speed"]["throughput"]["ratio"], 3)
     return found
 
 

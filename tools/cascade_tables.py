@@ -85,9 +85,47 @@ def payload_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def faults_table() -> str:
+    """What a caller notices of a cloud in trouble."""
+    lines = [
+        "| the cloud is | errors | 99 of 100 answers come within the deadline of 50 ms and | longest | back after | pause kept |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in _parts().get("faults", {}).items():
+        back = one["recovery"]
+        lines.append(
+            f"| {name} | {one['errors']} | {one['p99_over_deadline_ms']:+.1f} ms | {one['longest_ms']:.0f} ms "
+            f"| {back['seconds']:.1f} s | {back['interval']:.0f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def speed_table() -> str:
+    """What serving and answering add."""
+    lines = ["| what | figure |", "|---|---|"]
+    if "speed" in _parts():
+        throughput, added = _parts()["speed"]["throughput"], _parts()["speed"]["predict"]
+        rates = throughput["images_per_second"]
+        low, high = min(throughput["ratios"]), max(throughput["ratios"])
+        served = (
+            f"{rates['served']:.0f} images/s, {throughput['ratio']:.2f} of that ({low:.2f} to {high:.2f})"
+        )
+        lines += [
+            f"| teacher in process, batches of 32 | {rates['in_process']:.0f} images/s |",
+            f"| teacher served | {served} |",
+            f"| `session.run` of the reference student | {added['p50_us']['run']:.1f} us |",
+            f"| a student's `predict` | {added['added_us']['student']:.1f} us more |",
+            f"| a cascade's that may ask nobody | {added['added_us']['offline']:.1f} us more |",
+            f"| a cascade's that is sure | {added['added_us']['sure']:.1f} us more |",
+        ]
+    return "\n".join(lines) + "\n"
+
+
 CASCADE_TABLES: Final = {
     "cascade_quality": quality_table,
     "cascade_budget": budget_table,
     "cascade_risk": risk_table,
     "cascade_payload": payload_table,
+    "cascade_faults": faults_table,
+    "cascade_speed": speed_table,
 }

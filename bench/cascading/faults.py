@@ -11,7 +11,6 @@ escalated, with a deadline.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,12 +26,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from edgestill.core.bundle import build, write_archive
+from cascading.served import serving
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engine import OnnxEngine
-from edgestill.infer.golden import Golden
 from edgestill.infer.policy import ALWAYS, Policy
 from edgestill.infer.student import Student
 from edgestill.link.breaker import Breaker, Guard
@@ -41,8 +38,6 @@ from edgestill.link.http import HttpTransport
 from edgestill.link.inference import LONGEST_PAUSE, RemoteModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 DEADLINE: Final = 0.05
@@ -97,8 +92,8 @@ class Cloud:
 
 def measured(*, quick: bool) -> dict[str, Any]:
     """Each fault's figures."""
-    with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as target:
-        cloud = Cloud(_free_port(), target)
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), _model(), _input(0), _LABELS) as url:
+        cloud = Cloud(_free_port(), int(url.rpartition(":")[2]))
         cloud.start("pass")
         try:
             return {fault: _one(cloud, fault, quick=quick) for fault in FAULTS}
@@ -172,49 +167,6 @@ def _device(cloud: Cloud, breaker: Breaker) -> tuple[Cascade, Guard]:
     )
     student = Student(OnnxEngine(_model()), policy, clock=clock)
     return Cascade(student, remote, policy, clock=clock, random=lambda: 0.5), guard
-
-
-@contextmanager
-def _server(folder: Path) -> Iterator[int]:
-    """`edgestill serve` on a free port of the loopback."""
-    archive = folder / "large.esb"
-    golden = Golden(
-        input=_input(0), logits=OnnxEngine(_model()).run({"input": _input(0)})["logits"], tolerance=0.1
-    )
-    manifest, blobs = build(
-        name="large",
-        version="1.0.0",
-        hardware_class="any",
-        blobs={
-            "model.onnx": _model(),
-            "policy.json": Policy(labels=_LABELS).to_bytes(),
-            "golden.npz": golden.to_bytes(),
-            "lineage.json": b"{}",
-            "card.md": b"# large\n",
-        },
-    )
-    write_archive(archive, manifest, blobs)
-    command = [
-        sys.executable,
-        "-m",
-        "edgestill.cli",
-        "serve",
-        str(archive),
-        "--port",
-        "0",
-        "--rate",
-        "100000",
-        "--json",
-    ]
-    child = subprocess.Popen(  # noqa: S603  # our own program
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert child.stdout is not None
-        yield int(json.loads(child.stdout.readline())["url"].rpartition(":")[2])
-    finally:
-        child.terminate()
-        child.wait(30)
 
 
 def _model() -> bytes:
