@@ -101,3 +101,15 @@ def test_borders_rise_and_bands_hold_enough_samples(share: float) -> None:
     assert borders == sorted(set(borders))
     counts = np.bincount(np.searchsorted(borders, data.confidence, side="right"))
     assert counts.min() >= FEWEST
+
+
+def test_a_band_does_not_rest_on_one_sample_below_a_tie() -> None:
+    """Where most confidences are the same, the place in their order is not what lies below a border."""
+    data = voices(1_000, hard=0.3)
+    tied = np.full(1_000, 0.5, np.float32)
+    tied[0], tied[900:] = 0.1, 0.9
+    flat = Voices(
+        teacher=data.teacher, student=data.student, confidence=tied, labels=data.labels, groups=data.groups
+    )
+    for border in (band.below for band in fit_weights(flat, 0.2).bands):
+        assert (tied < border).sum() >= FEWEST

@@ -427,3 +427,48 @@ def test_each_answer_is_weighed_by_the_band_of_its_confidence() -> None:
     weighed = answer.alpha[:, None] * answer.teacher + (1 - answer.alpha[:, None]) * answer.student
     np.testing.assert_allclose(answer.probabilities, weighed, rtol=1e-6)
     assert [name == "teacher" for name in answer.decided_by] == (sure < 0.75).tolist()
+
+
+class Metering:
+    """A teacher that says what it sent; each question takes the next of `sizes`."""
+
+    def __init__(self, *sizes: int, expected: int = 40) -> None:
+        self.inner, self.sizes, self.expected, self.sent = Told(TEACHER), list(sizes), expected, 0
+
+    def predict(self, batch: np.ndarray, *, deadline: float | None = None) -> Answer:
+        """Sends, and answers."""
+        self.sent += self.sizes.pop(0)
+        return self.inner.predict(batch, deadline=deadline)
+
+    def bytes_each(self, batch: np.ndarray) -> int:
+        """As expected."""
+        return self.expected
+
+    def take_sent(self) -> int:
+        """And begins anew."""
+        sent, self.sent = self.sent, 0
+        return sent
+
+
+def test_a_days_bytes_are_those_that_were_sent() -> None:
+    """Charged with what a question may take, settled with what it took: less, more, or nothing at all."""
+    teacher = Metering(10, 500, 0)
+    policy = replace(POLICY, escalation_share=1.0, audit_share=1.0, bytes_per_day=600)
+    model = Cascade(Told(STUDENT), teacher, policy, clock=FakeClock(), random=Coins(), meters=[teacher])
+    spent = []
+    for _ in range(3):
+        model.predict(rows(1))
+        spent.append(model.state.spent)
+    assert spent == [10, 510, 510]
+    assert model.take_health().bytes_up == 510
+
+
+def test_a_question_that_may_not_fit_is_not_asked() -> None:
+    """An input is charged with its numbers where they are more than what is expected, before it is known what it takes."""
+    teacher = Metering(1, 1, expected=1)
+    policy = replace(POLICY, escalation_share=1.0, audit_share=1.0, bytes_per_day=rows(1)[0].nbytes)
+    model = Cascade(Told(STUDENT), teacher, policy, clock=FakeClock(), random=Coins(), meters=[teacher])
+    model.predict(rows(1))
+    model.predict(rows(1))
+    assert model.state.spent == 1
+    assert len(teacher.sizes) == 1

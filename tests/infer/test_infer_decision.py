@@ -23,6 +23,7 @@ from edgestill.infer.decision import (
     promise_is_void,
     unanswered,
 )
+from edgestill.infer.pacing import Pace
 from edgestill.infer.policy import ALWAYS, Leaves, Policy
 
 if TYPE_CHECKING:
@@ -259,13 +260,21 @@ def test_a_days_bytes_are_never_exceeded(
 
 
 def test_escalations_leave_audits_their_bytes() -> None:
-    """However much is doubted before, the last minutes of a day still have audits."""
+    """What the audits of the rest of the day will need is kept for them, and less of it as the day goes by."""
     policy = replace(POLICY, bytes_per_day=10_000, escalation_share=0.2, audit_share=0.02)
-    state, late = PolicyState(level=9.0, day=20_000, spent=8_900), TODAY + DAY - 60
-    decision, state = decide(policy, state, confidence=0.0, coin=0.9, now=late, cost=100)
-    assert (decision, state.spent) == ("escalate", 9_000)
-    assert decide(policy, state, confidence=0.0, coin=0.9, now=late, cost=100)[0] == "alone"
-    assert decide(policy, state, confidence=0.0, coin=0.0, now=late, cost=100)[0] == "audit"
+    pace = Pace(hour=480_000, seen=0, usual=(100.0,) * 24)
+    # a tenth of the bytes at most; before midnight what the two thirds of an audit take that are still to come
+    for hour, left, decision in (
+        (0, 1_050, "alone"),
+        (12, 1_050, "alone"),
+        (23, 150, "alone"),
+        (23, 200, "escalate"),
+    ):
+        now = TODAY + (hour + 0.5) * 3600
+        paced = replace(pace, hour=480_000 + hour)
+        state = PolicyState(level=9.0, day=20_000, spent=10_000 - left, pace=paced)
+        assert decide(policy, state, confidence=0.0, coin=0.9, now=now, cost=100)[0] == decision
+        assert decide(policy, state, confidence=0.0, coin=0.0, now=now, cost=100)[0] == "audit"
 
 
 def test_an_audit_that_the_bytes_forbid_is_recorded_as_lost() -> None:

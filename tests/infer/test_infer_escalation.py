@@ -107,3 +107,13 @@ def test_arrays_that_do_not_fit_are_refused(sizes: tuple[int, int]) -> None:
     """None at all, or not one of each a sample."""
     with pytest.raises(DataError, match="confidences and gains"):
         gained(np.zeros(sizes[0]), np.zeros(sizes[1], dtype=np.int64), 0.2)
+
+
+def test_equally_sure_inputs_are_compared_as_they_are_asked_about() -> None:
+    """Where most inputs tie, a measure gains what asking about a part of them gains, and not what their middle would."""
+    random = np.random.default_rng(3)
+    gain = (random.random(1_000) < 0.3).astype(np.int64)
+    tied = np.where(random.random(1_000) < 0.7, 0.2, 0.9)
+    confidences = {"max_probability": random.random(1_000), "margin": tied}
+    compared = compare_measures(confidences, gain, 0.2)  # type: ignore[arg-type]  # as above
+    assert compared["margin"].gained == pytest.approx(gained(tied, gain, 0.2), abs=0.005)

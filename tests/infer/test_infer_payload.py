@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgestill.core.errors import MessageError, SettingError
-from edgestill.infer.payload import CODECS, LOSSLESS, Payload, available, decode, encode
+from edgestill.infer.payload import CODECS, LOOK_AGAIN, LOSSLESS, Coder, Payload, available, decode, encode
+from edgestill.testing.clock import FakeClock
 
 PICTURE = np.dtype("uint8")
 
@@ -227,3 +228,55 @@ def test_attack_a_flipped_bit_gives_an_input_of_the_right_kind_or_an_error(
     except MessageError:
         return
     assert (back.dtype, back.shape) == (batch.dtype, batch.shape)
+
+
+def test_a_codec_that_fails_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that raises, whatever it raises, costs the device no answer: the next codec is taken."""
+
+    class Broken:
+        lossless = True
+
+        def takes(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+            return True
+
+        def encode(self, sample: np.ndarray) -> bytes:
+            raise OSError("library not found")
+
+        def decode(self, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+            raise OSError("library not found")
+
+    monkeypatch.setitem(CODECS, "png", Broken())
+    made = encode(np.zeros((2, 8, 8, 3), np.uint8), ("png", "deflate"))
+    assert made is not None
+    assert made.codec == "deflate"
+    available.cache_clear()
+    try:
+        assert "png" not in available()
+    finally:
+        monkeypatch.undo()
+        available.cache_clear()
+
+
+def test_the_best_codec_is_remembered_and_looked_for_again() -> None:
+    """Between two looks the codec of the first is taken, whether or not another would be smaller by now."""
+    clock = FakeClock()
+    coder = Coder(("deflate", "png"), clock=clock)
+    flat, drawn = np.zeros((1, 64, 64, 3), np.uint8), picture(0)[None]
+
+    def taken(batch: np.ndarray) -> str:
+        made = coder(batch, ("deflate", "png"), clock.monotonic() + 5)
+        assert made is not None
+        return made[0]
+
+    first = taken(flat)
+    assert [taken(drawn) for _ in range(LOOK_AGAIN - 2)] == [first] * (LOOK_AGAIN - 2)
+    assert taken(drawn) == "png" != first
+
+
+def test_where_the_time_is_short_no_further_codec_is_tried() -> None:
+    """Half of what is left may go into coding."""
+    clock = FakeClock()
+    assert (
+        Coder(("deflate", "png"), clock=clock)(picture(0)[None], ("deflate", "png"), clock.monotonic())
+        is None
+    )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from edgestill.core.answer import Answer
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DeadlineError, EdgestillError, RefusedError, SettingError, UnreachableError
-from edgestill.infer.tiers import Bounded, Tier, Tiers
+from edgestill.infer.tiers import UNDER_WAY, Bounded, Tier, Tiers
 from edgestill.testing.clock import FakeClock
 
 if TYPE_CHECKING:
@@ -237,3 +239,36 @@ def test_a_bound_of_nothing_is_refused() -> None:
     """Nobody could ever ask."""
     with pytest.raises(SettingError):
         Bounded(Far(0), at_once=0)
+
+
+def test_a_frozen_tier_is_hedged_before_half_of_the_time_is_over() -> None:
+    """A wait that is longer than the deadline allows does not cost the next tier its chance."""
+    never, clock = threading.Event(), SystemClock()
+    frozen = Far(0, first=waits_for(never))
+    named = [Tier("gateway", frozen), Tier("cloud", Far(2))]
+    try:
+        answer = Tiers(named, clock=clock, hedge_after=60.0).predict(BATCH, deadline=clock.monotonic() + 0.3)
+    finally:
+        never.set()
+    assert answer.probabilities.argmax(1).tolist() == [2, 2]
+
+
+def test_no_tier_is_begun_when_the_time_is_over() -> None:
+    """A question that comes too late costs nobody anything."""
+    near, far, clock = Far(1), Far(2), FakeClock()
+    with pytest.raises(DeadlineError):
+        tiers(near, far, clock=clock, hedge_after=0.0).predict(BATCH, deadline=clock.monotonic())
+    assert near.deadlines == far.deadlines == []
+
+
+def test_slow_tiers_do_not_pile_up_threads() -> None:
+    """A hundred hedged questions to a frozen tier leave no more threads under way than are allowed."""
+    never, before = threading.Event(), threading.active_count()
+    both = tiers(Far(0, first=waits_for(never)), Far(2), hedge_after=0.0)
+    try:
+        for _ in range(100):
+            with suppress(DeadlineError):
+                both.predict(BATCH)
+            assert threading.active_count() - before <= UNDER_WAY
+    finally:
+        never.set()

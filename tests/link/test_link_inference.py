@@ -129,7 +129,7 @@ def test_the_question_carries_what_was_given(server: _Server, transport: AsgiTra
         (3, 4),
     )
     assert bytes(asked.inputs[0].data) == bytes(range(12))
-    assert asked.parameters == {"purpose": "audit", "retain": True}
+    assert asked.parameters == {"purpose": "audit", "retain": True, "timeout_ms": 4500}
     assert (asked.outputs, asked.binary, binary) == (("logits",), True, True)
     assert headers["authorization"] == "Bearer c0ffee"
 

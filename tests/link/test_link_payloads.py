@@ -11,9 +11,9 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgestill.core.errors import RefusedError, SpentError, UnreachableError
+from edgestill.core.errors import DeadlineError, RefusedError, SpentError, UnreachableError
 from edgestill.core.oip import DATATYPE_OF, HEADER, InferRequest, InferResponse, Tensor
-from edgestill.infer.payload import LOSSLESS, Payload, coder, decode
+from edgestill.infer.payload import LOSSLESS, Coder, Payload, decode
 from edgestill.link.allowance import Allowance, Meter
 from edgestill.link.breaker import Breaker, Guard
 from edgestill.link.inference import RemoteModel
@@ -42,6 +42,8 @@ class _Server:
         self.asked: list[Tensor] = []
         self.looked = 0
         self.parameters: JsonObject = {}
+        self.told: dict[str, Any] = {}
+        self.refuses = 0
         routes = [
             Route("/v2/models/teacher", self.model),
             Route("/v2/models/teacher/infer", self.infer, methods=["POST"]),
@@ -60,6 +62,9 @@ class _Server:
         asked = InferRequest.decode(body, None if length is None else int(length))
         (tensor,) = asked.inputs
         self.asked.append(tensor)
+        self.told = dict(asked.parameters)
+        if self.refuses:
+            return Response(b'{"error": "no"}', self.refuses)
         if tensor.datatype == "BYTES" and not self.takes_payloads:
             return Response(b'{"error": "another datatype"}', 400)
         logits = np.eye(3, dtype=np.float32)[_batch(tensor)[:, 0]]
@@ -88,16 +93,12 @@ def transport(server: _Server) -> Iterator[AsgiTransport]:
         yield opened
 
 
-def remote(transport: Any, **rest: Any) -> RemoteModel:
+def remote(transport: Any, clock: FakeClock | None = None, **rest: Any) -> RemoteModel:
     """It, with every lossless codec allowed."""
+    own = clock or FakeClock()
+    coder = Coder(LOSSLESS, clock=own)
     return RemoteModel(
-        transport,
-        "http://teacher.test",
-        model="teacher",
-        clock=FakeClock(),
-        timeout=5.0,
-        coder=coder(LOSSLESS),
-        **rest,
+        transport, "http://teacher.test", model="teacher", clock=own, timeout=5.0, coder=coder, **rest
     )
 
 
@@ -176,12 +177,94 @@ def test_a_server_that_speaks_json_only_gets_json(server: _Server, transport: As
 def test_a_lost_look_at_the_metadata_is_a_lost_question_and_no_more(
     server: _Server, transport: AsgiTransport
 ) -> None:
-    """The connection breaks while it is asked for: a coded error, and the next question looks again."""
-    model = remote(FaultyTransport(transport, [Fault(drop=True)], clock=FakeClock()))
+    """The connection breaks while it is asked for: a coded error, then the numbers, and after a minute another look."""
+    clock = FakeClock()
+    model = remote(FaultyTransport(transport, [Fault(drop=True)], clock=clock), clock=clock)
     with pytest.raises(UnreachableError):
         model.predict(BATCH)
     assert classes(model) == [0, 1, 2]
-    assert server.asked[0].datatype == "BYTES"
+    clock.advance(60.0)
+    assert classes(model) == [0, 1, 2]
+    assert [tensor.datatype for tensor in server.asked] == ["UINT8", "BYTES"]
+    assert server.looked == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_cannot_say_now_is_asked_again_later(
+    server: _Server, transport: AsgiTransport, status: int
+) -> None:
+    """Busy or broken metadata are no refusal for ever."""
+    clock = FakeClock()
+    model, server.status = remote(transport, clock=clock), status
+    assert classes(model) == [0, 1, 2]
+    server.status = 200
+    clock.advance(60.0)
+    assert classes(model) == [0, 1, 2]
+    assert [tensor.datatype for tensor in server.asked] == ["UINT8", "BYTES"]
+
+
+def test_metadata_that_hang_take_half_of_the_time_once(server: _Server, transport: AsgiTransport) -> None:
+    """The question is still asked with the other half, and the next one does not wait for them again."""
+    clock = FakeClock()
+    hanging = FaultyTransport(
+        transport, lambda request: Fault(delay=3600.0) if request.method == "GET" else None, clock=clock
+    )
+    model, start = remote(hanging, clock=clock), clock.monotonic()
+    assert model.predict(BATCH, deadline=start + 2.0).probabilities.argmax(axis=1).tolist() == [0, 1, 2]
+    assert clock.monotonic() - start == pytest.approx(1.0)
+    assert classes(model) == [0, 1, 2]
+    assert clock.monotonic() - start == pytest.approx(1.0)
+
+
+def test_one_bad_input_does_not_end_the_payloads(server: _Server, transport: AsgiTransport) -> None:
+    """Where the numbers are refused as well, it was the input: the next one is coded again."""
+    model = remote(transport)
+    classes(model)
+    server.refuses = 422
+    with pytest.raises(RefusedError):
+        model.predict(BATCH)
+    server.refuses = 0
+    classes(model)
+    assert server.asked[-1].datatype == "BYTES"
+
+
+def test_coding_that_takes_too_long_says_nothing_against_the_peer(
+    server: _Server, transport: AsgiTransport
+) -> None:
+    """The deadline passes before anything is sent: a coded error, and the breaker stays as it was."""
+    clock = FakeClock()
+    guard = Guard(Breaker(threshold=1), clock=clock, random=lambda: 0.5)
+
+    def slow(_batch: NDArray[np.generic], _offered: Any, _until: float) -> None:
+        clock.advance(10.0)
+
+    model = RemoteModel(
+        transport, "http://teacher.test", model="teacher", clock=clock, timeout=5.0, coder=slow, breaker=guard
+    )
+    for _ in range(3):
+        with pytest.raises(DeadlineError):
+            model.predict(BATCH)
+    assert guard.state == "closed"
+    assert server.asked == []
+
+
+def test_the_fallback_to_the_numbers_must_fit_the_data_budget(
+    server: _Server, transport: AsgiTransport
+) -> None:
+    """A payload is refused, and the numbers are too many bytes for today: they are not sent."""
+    server.takes_payloads = False
+    meter = Meter(Allowance(bytes_per_day=1_100), clock=FakeClock())
+    model = remote(transport, allowance=meter)
+    with pytest.raises(SpentError):
+        model.predict(BATCH)
+    assert [tensor.datatype for tensor in server.asked] == ["BYTES"]
+
+
+def test_the_server_is_told_how_long_it_has(server: _Server, transport: AsgiTransport) -> None:
+    """A part of what is left, so that a gateway answers alone in time."""
+    clock = FakeClock()
+    remote(transport, clock=clock).predict(BATCH, deadline=clock.monotonic() + 2.0)
+    assert 1_000 < server.told["timeout_ms"] <= 1_800
 
 
 def test_the_data_budget_counts_what_was_sent_and_not_the_numbers(
@@ -193,7 +276,10 @@ def test_the_data_budget_counts_what_was_sent_and_not_the_numbers(
     assert model.bytes_each(BATCH) == 400
     classes(model)
     assert 0 < meter.allowance.spent < 1_500
-    assert model.bytes_each(BATCH) == pytest.approx(len(server.asked[0].data) / 3, abs=1)
+    sent = model.take_sent()
+    assert model.bytes_each(BATCH) == pytest.approx(sent / 3, abs=1)
+    assert len(server.asked[0].data) < sent < BATCH.nbytes
+    assert model.take_sent() == 0
 
 
 def test_a_payload_that_does_not_fit_the_data_budget_is_not_sent(

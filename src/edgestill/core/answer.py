@@ -22,7 +22,7 @@ class Answer:
         alpha: float32 `[N]`, the teacher's weight in each answer; 0 where the student answered alone.
         student: the student's own calibrated probabilities where another voice was heard too, else None.
         teacher: the teacher's calibrated probabilities `[N, C]`, NaN rows where it was not heard; None if it never was.
-        tiers: names of the larger models that were asked for this answer, in order, whether they answered or not.
+        tiers: names of the larger models that were turned to for this answer, in order, whether or not they answered.
         latency: seconds from asking to answering, for the whole batch.
     """
 

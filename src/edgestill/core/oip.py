@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES: Final = 16_000_000
 MAX_TENSORS: Final = 16
 MAX_RANK: Final = 8
+MAX_STRINGS: Final = 65_536
 MAX_TENSOR_BYTES: Final = (
     2**40
 )  # of a shape with its zeros left out: numpy refuses to count further even for no elements
 HEADER: Final = "inference-header-content-length"
 
 BYTES: Final = "BYTES"
+# parameters of inputs that are coded (`infer.payload`), and of the metadata that offer to take such
+CODEC: Final = "codec"
+SHAPE: Final = "shape"
+CODECS: Final = "codecs"
 LENGTH: Final = struct.Struct("<I")
 """What each string of a BYTES tensor begins with."""
 
@@ -274,13 +279,13 @@ def _check_size(name: str, datatype: str, shape: tuple[int, ...], size: int) -> 
 def _check_strings(name: str, shape: tuple[int, ...], data: bytes | memoryview) -> None:
     """Raises MessageError where the strings are not as many as the shape says, or do not end with the data."""
     wanted, count, end = prod(shape), 0, 0
-    if len(shape) > MAX_RANK or wanted * LENGTH.size > len(data):
+    if len(shape) > MAX_RANK or wanted > MAX_STRINGS or wanted * LENGTH.size > len(data):
         raise MessageError(
             "tensor and shape disagree", where=name, expected=f"{wanted} strings", got=f"{len(data)} bytes"
         )
     for _start, end in _places(data):
         count += 1
-        if end > len(data):
+        if end > len(data) or count > wanted:
             break
     if count != wanted or end != len(data):
         raise MessageError(

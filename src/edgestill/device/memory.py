@@ -62,7 +62,7 @@ class Memory:
                 return before
         except EdgestillError:
             return PolicyState.start(policy)
-        return replace(PolicyState.start(policy), day=before.day, spent=before.spent)
+        return replace(PolicyState.start(policy), day=before.day, spent=before.spent, pace=before.pace)
 
     def keep_policy_state(self, state: PolicyState) -> None:
         """Writes the policy's state; PathError where it cannot be written."""

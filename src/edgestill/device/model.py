@@ -20,7 +20,7 @@ from edgestill.device.memory import Memory
 from edgestill.device.privacy import Permissions
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
-from edgestill.infer.payload import allowed_by, coder
+from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.policy import Policy
 from edgestill.infer.remembering import Remembering
 from edgestill.infer.student import Student
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock, Predict
     from edgestill.device.home import Home
-    from edgestill.infer.cascade import Escalation
+    from edgestill.infer.cascade import Escalation, Metered
     from edgestill.learn.overlay import Overlay
 
 log = logging.getLogger(__name__)
@@ -75,12 +75,12 @@ class Teachers:
     Attributes:
         escalation: about inputs that the student is unsure of.
         audit: about a fair sample.
-        cost: bytes that asking about one input of a batch sends; None for those of its numbers.
+        meters: of what is sent to either.
     """
 
     escalation: Predict
     audit: Predict
-    cost: Callable[[NDArray[np.generic]], int] | None = None
+    meters: tuple[Metered, ...] = ()
 
 
 @final
@@ -125,7 +125,7 @@ class Serving:
             clock=clock,
             random=random,
             auditor=None if teachers is None else teachers.audit,
-            cost=None if teachers is None else teachers.cost,
+            meters=() if teachers is None else teachers.meters,
             observe=self._observe,
         )
         self._recall(memory)
@@ -182,7 +182,8 @@ class Serving:
             "labels": list(self._policy.labels),
             "escalates": self._permissions.escalate,
             "threshold": self._cascade.state.threshold,
-            "promise_is_void": self._cascade.promise_is_void,
+            # what was promised of the bundle's own head says nothing of a learned one
+            "promise_is_void": self._cascade.promise_is_void or overlay is not None,
             "drift": "none" if learner is None else learner.drift,
             "learned": None
             if overlay is None
@@ -339,9 +340,9 @@ def _teachers(
             parameters={"purpose": purpose, "retain": permissions.retain},
             temperature=policy.teacher_temperature,
             classes=len(policy.labels),
-            coder=coder(allowed_by(policy)),
+            coder=Coder(allowed_by(policy), clock=clock),
         )
         for purpose in ("escalation", "audit")
     )
-    asked_once = Remembering(escalation, clock=clock)
-    return Teachers(Bounded(asked_once, at_once=QUESTIONS), audit, escalation.bytes_each)
+    asked_once = Remembering(Bounded(escalation, at_once=QUESTIONS), clock=clock)
+    return Teachers(asked_once, Bounded(audit, at_once=QUESTIONS), (escalation, audit))

@@ -48,6 +48,7 @@ def endpoint_of(model: bytes | None, settings: Settings, *, clock: Clock) -> End
         linger=settings.batch_linger,
         threads=settings.teacher_threads,
         most_asked=settings.max_batch,
+        most_bytes=settings.max_infer,
         most_waiting=settings.max_waiting,
         most_waiting_rows=settings.max_waiting_rows,
     )

@@ -92,7 +92,7 @@ def fit_weights(voices: Voices, share: float) -> Weights:
         DataError, ShapeError, ClassCountError, NotFiniteError: as `infer.calibration.fit_alpha`.
     """
     one = _alpha(voices)
-    borders = _borders(voices.confidence, share)
+    borders = _borders(voices, share)
     if not borders or voices.units < FOLDS:
         return Weights(alpha=one, bands=(), better=0.0, error=math.inf)
     better, error = _tried(voices, borders)
@@ -102,17 +102,20 @@ def fit_weights(voices: Voices, share: float) -> Weights:
     return Weights(alpha=alphas[-1], bands=_banded(borders, alphas), better=better, error=error)
 
 
-def _borders(confidence: NDArray[np.float32], share: float) -> list[float]:
-    """Confidences between bands that hold enough samples each."""
-    ordered, before = np.sort(confidence), 0
+def _borders(voices: Voices, share: float) -> list[float]:
+    """Confidences between bands that rest on enough samples, and on enough independent ones, each."""
+    ordered = np.sort(voices.confidence)
     found: list[float] = []
     for times in _AT:
         place = round(times * share * len(ordered))
-        if before + FEWEST <= place <= len(ordered) - FEWEST and ordered[place] > ordered[before]:
-            border = float(ordered[place])
-            if not found or border > found[-1]:
-                found.append(border)
-                before = place
+        if place >= len(ordered):
+            continue
+        border = float(ordered[place])
+        low = found[-1] if found else -math.inf
+        below = (voices.confidence < border) & (voices.confidence >= low)
+        rest = voices.confidence >= border
+        if all(part.sum() >= FEWEST and voices.part(part).units >= FOLDS for part in (below, rest)):
+            found.append(border)
     return found
 
 

@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 import numpy as np
 
 from edgestill.core.answer import Answer
 from edgestill.core.errors import DeadlineError, EdgestillError, EngineError
 from edgestill.infer.confidence import confidence_of, require_probabilities
-from edgestill.infer.decision import Decision, PolicyState, decide, promise_is_void, unanswered
+from edgestill.infer.decision import Decision, PolicyState, decide, promise_is_void, settled, unanswered
 from edgestill.infer.fusion import fuse, weights
 from edgestill.infer.health import Counts, HealthCounter
 from edgestill.infer.student import is_array
@@ -45,6 +45,18 @@ if TYPE_CHECKING:
     from edgestill.infer.policy import Policy
 
 _NAMES: Final = {0.0: "student", 1.0: "teacher"}
+
+
+class Metered(Protocol):
+    """What knows how many bytes its questions take (`link.inference.RemoteModel`)."""
+
+    def bytes_each(self, batch: NDArray[np.generic]) -> int:
+        """Of asking about one input of a batch, as expected."""
+        ...
+
+    def take_sent(self) -> int:
+        """Sent since this was last asked, whatever became of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,7 +103,7 @@ class Cascade:
         random: uniform in [0, 1).
         auditor: is asked about audits; None asks the teacher, in the same batch.
         name: of the teacher in `Answer.tiers`, before those whom it asked itself; empty where it names all (`infer.tiers`).
-        cost: bytes that asking about one input of a batch sends; those of its numbers where None.
+        meters: of what is sent to the teacher and to the auditor; where there are none, an input takes its numbers' bytes.
         observe: is called with every batch, in the caller's thread. What it raises is the caller's to see.
     """
 
@@ -106,7 +118,7 @@ class Cascade:
         random: Callable[[], float],
         auditor: Predict | None = None,
         name: str = "teacher",
-        cost: Callable[[NDArray[np.generic]], int] | None = None,
+        meters: Sequence[Metered] = (),
         observe: Callable[[Escalation], None] | None = None,
     ) -> None:
         self.policy = policy
@@ -114,7 +126,7 @@ class Cascade:
         self._teacher = teacher
         self._auditor = auditor
         self._name = name
-        self._cost = cost or (lambda batch: batch[0].nbytes)
+        self._meters = tuple(meters)
         self._clock = clock
         self._random = random
         self._observe = observe
@@ -148,9 +160,21 @@ class Cascade:
         n = batch.shape[0] if is_array(batch, "batch").ndim and self._teacher is not None else 0
         coins = [self._random() for _ in range(n)]
         alone = self._ask_student(batch, deadline)
-        decisions, lost = self._decide(alone.confidence, coins, batch)
+        decisions, lost, charged = self._decide(alone.confidence, coins, batch)
         if lost or any(decision != "alone" for decision in decisions):
-            return self._with_others(batch, alone, decisions, lost=lost, start=start, deadline=deadline)
+            answer, failures = self._with_teacher(batch, alone, decisions, deadline)
+            answer = replace(answer, latency=self._clock.monotonic() - start)
+            told = Escalation(
+                batch=batch,
+                answer=answer,
+                decisions=decisions,
+                confidence=alone.confidence,
+                failures=failures,
+            )
+            self._count(told, lost=lost, charged=charged)
+            if self._observe is not None:
+                self._observe(told)
+            return answer
         with self._lock:
             self._health.add_alone(
                 len(decisions), sum(alone.confidence.tolist()), self._clock.monotonic() - start
@@ -160,31 +184,6 @@ class Cascade:
                 Escalation(batch=batch, answer=alone, decisions=decisions, confidence=alone.confidence)
             )
         return alone
-
-    def _with_others(
-        self,
-        batch: NDArray[np.generic],
-        alone: Answer,
-        decisions: tuple[Decision, ...],
-        *,
-        lost: int,
-        start: float,
-        deadline: float | None,
-    ) -> Answer:
-        """The answer to a batch of which something is to be asked, or was to be audited and may not."""
-        answer, failures = self._with_teacher(batch, alone, decisions, deadline)
-        answer = replace(answer, latency=self._clock.monotonic() - start)
-        told = Escalation(
-            batch=batch,
-            answer=answer,
-            decisions=decisions,
-            confidence=alone.confidence,
-            failures=failures,
-        )
-        self._count(told, lost)
-        if self._observe is not None:
-            self._observe(told)
-        return answer
 
     def _ask_student(self, batch: NDArray[np.generic], deadline: float | None) -> Answer:
         try:
@@ -196,20 +195,30 @@ class Cascade:
 
     def _decide(
         self, confidence: NDArray[np.float32], coins: Sequence[float], batch: NDArray[np.generic]
-    ) -> tuple[tuple[Decision, ...], int]:
-        """A decision per input, and how many audits the byte budget forbade."""
+    ) -> tuple[tuple[Decision, ...], int, int]:
+        """A decision per input, how many audits the byte budget forbade, and the bytes that were charged."""
         if self._teacher is None:
             none: Decision = "alone"
-            return (none,) * len(confidence), 0
-        now, cost = self._clock.now(), self._cost(batch)
+            return (none,) * len(confidence), 0, 0
+        now, most = self._clock.now(), batch[0].nbytes
+        cost = self._meters[0].bytes_each(batch) if self._meters else most
         decisions: list[Decision] = []
         with self._lock:
             state = before = self._state
             for value, coin in zip(confidence.tolist(), coins, strict=True):
-                decision, state = decide(self.policy, state, confidence=value, coin=coin, now=now, cost=cost)
+                decision, state = decide(
+                    self.policy,
+                    state,
+                    confidence=value,
+                    coin=coin,
+                    now=now,
+                    cost=cost,
+                    most=max(cost, most),
+                )
                 decisions.append(decision)
             self._state = state
-        return tuple(decisions), state.audits_lost - before.audits_lost
+        asked = sum(decision != "alone" for decision in decisions)
+        return tuple(decisions), state.audits_lost - before.audits_lost, asked * max(cost, most)
 
     def _with_teacher(
         self,
@@ -276,13 +285,14 @@ class Cascade:
             teacher=teacher,
         )
 
-    def _count(self, told: Escalation, lost: int) -> None:
+    def _count(self, told: Escalation, *, lost: int, charged: int) -> None:
+        sent = sum(meter.take_sent() for meter in self._meters) if self._meters else charged
         asked = [index for index, decision in enumerate(told.decisions) if decision != "alone"]
         counts = Counts(
             answers=len(told.decisions),
             escalated=len(asked),
             audits_lost=lost,
-            bytes_up=len(asked) * self._cost(told.batch),
+            bytes_up=sent,
             confidence=float(told.confidence.sum()),
         )
         deaf: list[Decision] = []
@@ -295,6 +305,7 @@ class Cascade:
                 audits_lost=deaf.count("audit"),
             )
         with self._lock:
+            self._state = settled(self._state, charged=charged, sent=sent)
             for decision in deaf:
                 self._state = unanswered(self._state, decision)
             self._health.add(counts, latency=None if asked else told.answer.latency)

@@ -62,7 +62,7 @@ def require_probabilities(given: NDArray[np.floating], count: int, classes: int 
     Raises:
         MessageError: they are not `[count, classes]`, or their rows are no distributions.
     """
-    if given.ndim != 2 or len(given) != count or classes not in {None, given.shape[1]}:
+    if given.ndim != 2 or len(given) != count or not given.size or classes not in {None, given.shape[1]}:
         raise MessageError(
             "the teacher answered another question",
             where="teacher",

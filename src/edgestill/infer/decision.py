@@ -5,7 +5,8 @@ Standard library only; confidence, coin, time and cost come in as arguments, so 
 - The audit coin is looked at before the confidence is: audits are a fair sample of everything the device sees.
 - The bundle's threshold is where the device starts. From there an online quantile tracker holds the *share* of
   inputs asked at the budget, whatever happens to the confidences (see `decide` for its rule, bound and source).
-- Bytes are counted per UTC day and never exceeded; a part of them is kept for audits. Where they allow less than the
+- Bytes are counted per UTC day: a question is charged with what it may take at most, and settled once it is known what it
+  took. As many as the audits of the day still need are kept for them. Where the bytes allow less than the
   share, the tracker is given what they allow for each of the inputs that are still to come (`infer.pacing`), so that
   the hardest of the whole day are asked about, and not all of a morning's.
 - The promise made for the bundle's threshold holds only while at least that much is asked. Moving averages of what
@@ -96,7 +97,14 @@ class PolicyState:
 
 
 def decide(
-    policy: Policy, state: PolicyState, *, confidence: float, coin: float, now: float = 0.0, cost: int = 0
+    policy: Policy,
+    state: PolicyState,
+    *,
+    confidence: float,
+    coin: float,
+    now: float = 0.0,
+    cost: int = 0,
+    most: int | None = None,
 ) -> tuple[Decision, PolicyState]:
     """Whether to ask about one input, and the state after it.
 
@@ -123,14 +131,22 @@ def decide(
         confidence: of the student, in [0, 1].
         coin: uniform in [0, 1), tossed for this input before its confidence was known.
         now: seconds since 1970, for the byte budget; before 2020 the clock counts as not set, and the day stays.
-        cost: bytes that asking about this input would send.
+        cost: bytes that asking about an input sends, as expected.
+        most: bytes that asking about this one may send, charged until `settled` knows better; None for `cost`.
     """
+    charged = cost if most is None else most
     if policy.leaves != "raw":
         return "alone", state
     state = _at(policy, state, now)
     if coin < policy.audit_share:
-        return _audit(policy, state, cost)
-    return _escalate(policy, state, confidence, cost, _target(policy, state, now, cost))
+        return _audit(policy, state, charged)
+    target, kept = _target(policy, state, now, cost), _kept(policy, state, now, cost)
+    return _escalate(policy, state, confidence, target=target, charged=charged, kept=kept)
+
+
+def settled(state: PolicyState, *, charged: int, sent: int) -> PolicyState:
+    """The state once it is known that questions charged with so many bytes have sent others."""
+    return replace(state, spent=max(0, state.spent - charged + sent))
 
 
 def unanswered(state: PolicyState, decision: Decision) -> PolicyState:
@@ -158,10 +174,11 @@ def _audit(policy: Policy, state: PolicyState, cost: int) -> tuple[Decision, Pol
 
 
 def _escalate(
-    policy: Policy, state: PolicyState, confidence: float, cost: int, target: float
+    policy: Policy, state: PolicyState, confidence: float, *, target: float, charged: int, kept: float
 ) -> tuple[Decision, PolicyState]:
     wanted = target > 0 and _level(confidence) < state.level
-    given = wanted and _affords(policy, state, cost)
+    bound = policy.bytes_per_day
+    given = wanted and (bound is None or state.spent + charged <= bound - kept)
     after = replace(
         state,
         # the tracker follows what was wanted: what the bytes forbid must not wind it up
@@ -169,7 +186,7 @@ def _escalate(
         excess=state.excess + wanted - target,
         asked=state.asked + (given - state.asked) / MEMORY,
         needed=state.needed + ((confidence < policy.threshold) - state.needed) / MEMORY,
-        spent=state.spent + cost if given else state.spent,
+        spent=state.spent + charged if given else state.spent,
     )
     return "escalate" if given else "alone", after
 
@@ -193,12 +210,14 @@ def _target(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
     return max(0.0, (share - policy.audit_share) / (1 - policy.audit_share))
 
 
-def _affords(policy: Policy, state: PolicyState, cost: int) -> bool:
-    """Whether an escalation leaves audits their part of the day's bytes."""
-    if policy.bytes_per_day is None:
-        return True
-    kept = policy.audit_share / policy.escalation_share
-    return state.spent + cost <= policy.bytes_per_day * (1 - kept)
+def _kept(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
+    """Bytes that escalations leave for the audits of the rest of the day; their whole part where the time is not known."""
+    if policy.bytes_per_day is None or policy.escalation_share == 0:
+        return 0.0
+    part = policy.bytes_per_day * policy.audit_share / policy.escalation_share
+    if not state.pace.hour:
+        return part
+    return min(part, policy.audit_share * cost * state.pace.ahead(now))
 
 
 def _at(policy: Policy, state: PolicyState, now: float) -> PolicyState:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FIRST: Final[Measure] = "max_probability"
 """The measure that stays where none is shown to be better."""
+SHARES: Final = 21
+"""Around the budget's, over which gains are averaged."""
 FEWEST: Final = 10
 """Independent units that a choice rests on: the error of fewer is a guess."""
 
@@ -72,13 +74,7 @@ def gained(confidence: NDArray[np.floating], gain: NDArray[np.int64], share: flo
         SettingError, DataError: a share out of range, or arrays that do not fit.
     """
     _check(share, confidence, gain)
-    wanted, total = share * len(gain), 0.0
-    _, places, counts = np.unique(confidence, return_inverse=True, return_counts=True)
-    sums = np.bincount(places, weights=gain)
-    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    taken = np.clip((wanted - before) / counts, 0, 1)
-    total = float((taken * sums).sum())
-    return total / len(gain)
+    return float((_taken(confidence, share) * gain).mean())
 
 
 def oracle(gain: NDArray[np.int64], share: float) -> float:
@@ -129,12 +125,18 @@ def best_measure(compared: Mapping[Measure, Compared]) -> Measure:
 
 
 def _asked(confidence: NDArray[np.floating], share: float) -> NDArray[np.float64]:
-    """`[N]` in [0, 1]: of the shares around this one, how many ask about each sample."""
-    _, places, counts = np.unique(confidence, return_inverse=True, return_counts=True)
-    middle = (np.cumsum(counts) - counts / 2)[places] / len(confidence)
-    low, high = share / 2, min(1.5 * share, 1.0)
-    asked: NDArray[np.float64] = np.clip((high - middle) / (high - low), 0, 1)
+    """`[N]` in [0, 1]: of the shares around this one, how many ask about each sample; equally sure ones each as often."""
+    shares = np.linspace(share / 2, min(1.5 * share, 1.0), SHARES)
+    asked: NDArray[np.float64] = np.mean([_taken(confidence, one) for one in shares], axis=0)
     return asked
+
+
+def _taken(confidence: NDArray[np.floating], share: float) -> NDArray[np.float64]:
+    """`[N]` in [0, 1]: how much of each sample is asked about where the least sure `share` is."""
+    _, places, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    before = np.cumsum(counts) - counts
+    taken: NDArray[np.float64] = np.clip((share * len(confidence) - before) / counts, 0, 1)[places]
+    return taken
 
 
 class _Asked:

@@ -26,6 +26,7 @@ _HOUR: Final = 3600.0
 _SHORTEST: Final = 1 / 60  # of an hour: no rate is told from less
 _UNKNOWN: Final = -1.0
 _MOSTLY: Final = 0.5
+_LATEST: Final = 1 - 1e-9
 _MOST: Final = 1e12
 
 
@@ -56,7 +57,7 @@ class Pace:
         """
         hour = int(now // _HOUR)
         if hour < self.hour - 1 or self.hour == 0:
-            return replace(self, hour=hour, began=now % _HOUR / _HOUR, seen=1)
+            return replace(self, hour=hour, began=min(now % _HOUR / _HOUR, _LATEST), seen=1)
         if hour <= self.hour:
             return replace(self, seen=self.seen + 1)
         return self._turned(hour)
@@ -97,7 +98,7 @@ class Pace:
             )
         return cls(
             hour=fields.integer("hour", most=10**9),
-            began=fields.number("began", least=0, most=1),
+            began=fields.number("began", least=0, most=_LATEST),
             seen=fields.integer("seen"),
             today=fields.number("today", least=0, most=_MOST),
             expected=fields.number("expected", least=0, most=_MOST),

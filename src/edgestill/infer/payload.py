@@ -12,17 +12,17 @@
 Each input is coded by itself, so that each can be kept, compared and decoded by itself. What comes from a stranger is
 looked at before it is decoded: a picture that says it is of another size is never unpacked, and no more is inflated than
 the input has bytes. Pictures are coded with Pillow, sound with soundfile (both `pip install "edgestill[codecs]"`); what is
-not installed is not offered.
+not installed, or does not work, is not offered.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
+import logging
 import math
-import warnings
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import numpy as np
@@ -30,36 +30,28 @@ import numpy as np
 from edgestill.core.errors import MessageError, SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from edgestill.core.protocols import Clock
     from edgestill.infer.policy import Policy
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 256_000_000
 """Of a batch, decoded."""
-CODEC: Final = "codec"
-SHAPE: Final = "shape"
-CODECS_OFFERED: Final = "codecs"
-"""Parameters: of a coded tensor, and of an input's metadata."""
+LOOK_AGAIN: Final = 64
 QUALITY: Final = 90
 """Of the lossy codecs."""
+_KINDS: Final = 16
 _COLOURS: Final = 3
 _CHANNELS: Final = 8
 _RATE: Final = 16_000  # a FLAC file wants one; nobody reads it
 
 
-Coded = tuple[str, tuple[bytes, ...]]
-"""A codec, and the bytes of each input."""
-
-
 class Codec(Protocol):
     """A way to write one input as bytes, and back."""
-
-    @property
-    def module(self) -> str:
-        """What must be installed; empty for nothing."""
-        ...
 
     @property
     def lossless(self) -> bool:
@@ -101,12 +93,20 @@ class Payload:
         return sum(map(len, self.parts))
 
 
-def encode(batch: NDArray[np.generic], allowed: Sequence[str]) -> Payload | None:
+def encode(
+    batch: NDArray[np.generic],
+    allowed: Sequence[str],
+    *,
+    until: float | None = None,
+    clock: Clock | None = None,
+) -> Payload | None:
     """The batch in whichever of these codecs makes it smallest; None where none is smaller than the numbers themselves.
 
     Args:
         batch: `[N, ...]`, N at least 1.
-        allowed: keys of `CODECS`; those that do not take such inputs, or are not installed, are passed over.
+        allowed: keys of `CODECS`; those that do not take such inputs, or do not work here, are passed over.
+        until: monotonic time after which no further codec is tried; None tries all.
+        clock: that tells it.
 
     Raises:
         SettingError: no codec of such a name.
@@ -116,41 +116,53 @@ def encode(batch: NDArray[np.generic], allowed: Sequence[str]) -> Payload | None
     best: Payload | None = None
     for name in allowed:
         codec = _named(name)
-        if name not in available() or not codec.takes(kind, shape):
+        late = until is not None and clock is not None and clock.monotonic() >= until
+        if late or name not in available() or not codec.takes(kind, shape):
             continue
-        made = Payload(codec=name, parts=tuple(codec.encode(one) for one in samples))
-        if made.size < (batch.nbytes if best is None else best.size):
+        made = _encoded(name, codec, samples)
+        if made is not None and made.size < (batch.nbytes if best is None else best.size):
             best = made
     return best
 
 
-def decode(payload: Payload, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[np.generic]:
+def _encoded(name: str, codec: Codec, samples: list[NDArray[np.generic]]) -> Payload | None:
+    try:
+        return Payload(codec=name, parts=tuple(codec.encode(one) for one in samples))
+    except Exception:  # encoders share no class of errors; the numbers can always be sent
+        log.exception("inputs cannot be coded as %s", name)
+        return None
+
+
+def decode(
+    payload: Payload, dtype: np.dtype[Any], shape: tuple[int, ...], *, at_most: int = MAX_BYTES
+) -> NDArray[np.generic]:
     """The batch `[N, *shape]` of a payload.
 
     Args:
         payload: from anywhere.
         dtype: of the inputs.
         shape: of one input.
+        at_most: bytes of all inputs, decoded.
 
     Raises:
-        SettingError: no codec of such a name, or one that is not installed here.
+        SettingError: no codec of such a name, or one that does not work here.
         MessageError: inputs of this type and shape are not coded so, or are too large; or a part is damaged, or of another shape.
     """
     codec = _named(payload.codec)
     if payload.codec not in available():
         raise SettingError(
-            "a codec is not installed",
+            "a codec does not work here",
             where="codec",
             expected=", ".join(available()),
             got=payload.codec,
             fix='run: pip install "edgestill[codecs]"',
         )
     size = dtype.itemsize * math.prod(shape) * len(payload.parts)
-    if not codec.takes(dtype, shape) or size > MAX_BYTES:
+    if not codec.takes(dtype, shape) or size > at_most:
         raise MessageError(
             "inputs are not coded so",
             where=payload.codec,
-            expected=f"a codec for {dtype.name} {list(shape)}, and at most {MAX_BYTES} bytes of them",
+            expected=f"a codec for {dtype.name} {list(shape)}, and at most {at_most} bytes of them",
             got=payload.codec,
         )
     return np.stack([_decoded(codec, part, dtype, shape) for part in payload.parts])
@@ -161,23 +173,65 @@ def allowed_by(policy: Policy) -> tuple[str, ...]:
     return (*LOSSLESS, *LOSSY) if policy.lossy else LOSSLESS
 
 
-def coder(allowed: Sequence[str]) -> Callable[[NDArray[np.generic], Sequence[str]], Coded | None]:
-    """What `link.inference.RemoteModel` codes with: in whichever is smallest of what is allowed here and offered there."""
+@final
+class Coder:
+    """What `link.inference.RemoteModel` codes with: the smallest of what is allowed here and offered there.
 
-    def code(batch: NDArray[np.generic], offered: Sequence[str]) -> Coded | None:
-        made = encode(batch, [name for name in allowed if name in offered])
+    Which that is, is found out for the first batch of a kind, and again for one of `LOOK_AGAIN`; in between the same codec is
+    taken. Where the time is short, no further codec is tried.
+
+    Args:
+        allowed: keys of `CODECS`.
+        clock: for the time that is left.
+    """
+
+    def __init__(self, allowed: Sequence[str], *, clock: Clock) -> None:
+        self._allowed = tuple(allowed)
+        self._clock = clock
+        self._best: dict[tuple[str, tuple[int, ...], tuple[str, ...]], str | None] = {}
+        self._since = 0
+        available()  # tried now, and not while somebody waits for an answer
+
+    def __call__(
+        self, batch: NDArray[np.generic], offered: Sequence[str], until: float
+    ) -> tuple[str, tuple[bytes, ...]] | None:
+        """Codec and bytes of each input; None where the numbers themselves are sent.
+
+        Args:
+            batch: `[N, ...]`.
+            offered: codecs that the server takes.
+            until: monotonic time by which the answer is wanted; half of what is left may be spent here.
+        """
+        names = [name for name in self._allowed if name in offered]
+        kind = (batch.dtype.str, batch.shape[1:], tuple(names))
+        self._since += 1
+        if kind in self._best and self._since % LOOK_AGAIN:
+            known = self._best[kind]
+            made = None if known is None else encode(batch, [known])
+        else:
+            now = self._clock.monotonic()
+            made = encode(batch, names, until=now + (until - now) / 2, clock=self._clock)
+            if len(self._best) >= _KINDS:
+                self._best.clear()
+            self._best[kind] = None if made is None else made.codec
         return None if made is None else (made.codec, made.parts)
 
-    return code
 
-
+@cache
 def available() -> tuple[str, ...]:
-    """The codecs that can be used here."""
-    return tuple(name for name, codec in CODECS.items() if not codec.module or _installed(codec.module))
+    """The codecs that work here: each has coded and decoded something."""
+    return tuple(name for name, codec in CODECS.items() if _works(codec))
 
 
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+def _works(codec: Codec) -> bool:
+    tried = np.zeros((4, 4, 3), np.uint8)
+    sample = tried if codec.takes(tried.dtype, tried.shape) else np.zeros(64, np.int16)
+    try:
+        back = codec.decode(codec.encode(sample), sample.dtype, sample.shape)
+    except Exception as error:  # noqa: BLE001  # what is not installed, or not whole, fails in many ways
+        log.debug("no %s here: %s", codec, error)
+        return False
+    return np.array_equal(back, sample) if codec.lossless else back.shape == sample.shape
 
 
 def _named(name: str) -> Codec:
@@ -195,9 +249,7 @@ def _named(name: str) -> Codec:
 
 def _decoded(codec: Codec, part: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[np.generic]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are looked at here
-            found = codec.decode(part, dtype, shape)
+        found = codec.decode(part, dtype, shape)
     except Exception as error:  # decoders share no class of errors
         raise MessageError(
             "a damaged payload",
@@ -219,14 +271,14 @@ def _decoded(codec: Codec, part: bytes, dtype: np.dtype[Any], shape: tuple[int, 
 class _Deflate:
     """Numbers of several bytes are parted into planes: high bytes resemble high bytes."""
 
-    module, lossless = "", True
+    lossless = True
 
     def takes(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:  # noqa: ARG002  # any shape
         return dtype.kind in "biuf"
 
     def encode(self, sample: NDArray[np.generic]) -> bytes:
         planes = np.frombuffer(sample.tobytes(), np.uint8).reshape(-1, sample.dtype.itemsize).T
-        packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
         return packer.compress(planes.tobytes()) + packer.flush()
 
     def decode(self, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[np.generic]:
@@ -248,7 +300,6 @@ class _Picture:
     lossless: bool
     greys: bool
     settings: dict[str, Any]
-    module: str = "PIL"
 
     def takes(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
         if dtype != np.uint8 or 0 in shape or len(shape) not in {2, 3}:
@@ -278,7 +329,7 @@ class _Picture:
 
 @final
 class _Flac:
-    module, lossless = "soundfile", True
+    lossless = True
 
     def takes(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
         many = len(shape) == 1 or (len(shape) == 2 and shape[1] <= _CHANNELS)
@@ -294,6 +345,8 @@ class _Flac:
     def decode(self, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[np.generic]:
         import soundfile
 
+        if not data.startswith(b"fLaC"):  # it would guess, and try all the formats that it knows
+            raise ValueError("no FLAC")
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             channels = 1 if len(shape) == 1 else shape[1]
             if (sound.format, sound.frames, sound.channels) != ("FLAC", shape[0], channels):

@@ -3,7 +3,8 @@
 - A tier that fails in any of our ways is passed over, and the next is asked with the time that is left. While a deadline
   is near, no tier but the last may use more than half of what is left: a frozen neighbour must not cost the cloud's answer.
 - Hedging, off unless asked for: where a tier has not answered within `hedge_after` seconds, the next is asked as well,
-  and whichever answers first is taken. It buys time with bytes. The slower one is not waited for; what it says is dropped.
+  and whichever answers first is taken. It buys time with bytes. The slower one is not waited for; what it says is dropped,
+  and as long as `UNDER_WAY` such questions run on, nobody else is asked.
 - `Bounded` lets so many questions through at once. One more is refused rather than queued, so that its asker answers
   alone in time: that is the back-pressure of a fleet whose cloud is slow.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from edgestill.core.errors import DeadlineError, EdgestillError, RefusedError, SettingError
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from edgestill.core.answer import Answer
     from edgestill.core.protocols import Clock, Predict
+
+
+UNDER_WAY: Final = 32
+"""Threads of hedged questions, late ones included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Tiers:
         self._tiers = tuple(tiers)
         self._clock = clock
         self._hedge_after = hedge_after
+        self._free = threading.BoundedSemaphore(UNDER_WAY)
 
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
         """The answer of the first tier that gives one.
@@ -76,7 +82,7 @@ class Tiers:
             EdgestillError: what the last tier raised, where none answered.
         """
         if self._hedge_after is not None and len(self._tiers) > 1:
-            return _Race(self._tiers, self._clock, self._hedge_after).run(batch, deadline)
+            return _Race(self._tiers, self._clock, self._hedge_after, self._free).run(batch, deadline)
         for place, tier in enumerate(self._tiers):
             last = place == len(self._tiers) - 1
             try:
@@ -150,17 +156,21 @@ def _asked(tier: Tier, batch: NDArray[np.generic], deadline: float | None, befor
 class _Race:
     """One hedged question: each tier in a thread of its own, begun when the one before failed or took too long."""
 
-    def __init__(self, tiers: Sequence[Tier], clock: Clock, hedge_after: float) -> None:
+    def __init__(
+        self, tiers: Sequence[Tier], clock: Clock, hedge_after: float, free: threading.BoundedSemaphore
+    ) -> None:
         self._tiers = tiers
         self._clock = clock
         self._hedge_after = hedge_after
+        self._free = free
         self._said: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
 
     def run(self, batch: NDArray[np.generic], deadline: float | None) -> Answer:
         failure: Exception = _late()
         running = 0
         for place in range(len(self._tiers)):
-            self._begin(place, batch, deadline)
+            if self._left(deadline) == 0 or not self._begin(place, batch, deadline):
+                break
             running += 1
             last = place == len(self._tiers) - 1
             while running:
@@ -168,29 +178,41 @@ class _Race:
                 if found is None:  # nobody yet: hedge, or it is too late
                     break
                 if not isinstance(found, Exception):
-                    return found
+                    names = tuple(one.name for one in self._tiers[: place + 1])
+                    return replace(found, tiers=(*names, *found.tiers))
                 failure, running = found, running - 1
         raise failure
 
-    def _begin(self, place: int, batch: NDArray[np.generic], deadline: float | None) -> None:
+    def _begin(self, place: int, batch: NDArray[np.generic], deadline: float | None) -> bool:
+        """Asks in a thread of its own; not where too many are under way."""
+        if not self._free.acquire(blocking=False):
+            return False
+
         def ask() -> None:
             try:
-                self._said.put(_asked(self._tiers[place], batch, deadline, self._tiers[:place]))
+                self._said.put(self._tiers[place].model.predict(batch, deadline=deadline))
             except Exception as error:  # noqa: BLE001  # carried to the asker, whatever it is
                 self._said.put(error)
+            finally:
+                self._free.release()
 
         threading.Thread(target=ask, name=f"tier-{self._tiers[place].name}", daemon=True).start()
+        return True
 
     def _heard(self, deadline: float | None, *, hedge: bool) -> Answer | Exception | None:
         """What a tier says; None where none did within the wait."""
-        left = None if deadline is None else max(0.0, deadline - self._clock.monotonic())
+        left = self._left(deadline)
         wait = left
-        if hedge:
-            wait = self._hedge_after if left is None else min(self._hedge_after, left)
+        if hedge:  # no tier but the last has more than half of the time
+            wait = self._hedge_after if left is None else min(self._hedge_after, left / 2)
         try:
             return self._said.get(timeout=wait)
         except queue.Empty:
             return None
+
+    def _left(self, deadline: float | None) -> float | None:
+        """Seconds; None where there is no deadline."""
+        return None if deadline is None else max(0.0, deadline - self._clock.monotonic())
 
 
 def _late() -> DeadlineError:

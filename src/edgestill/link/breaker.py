@@ -149,9 +149,11 @@ class Guard:
                 )
             self._breaker = allowed
 
-    def leave(self, *, answered: bool) -> None:
-        """Ends a call; `answered` tells whether the peer did its part."""
+    def leave(self, *, answered: bool | None) -> None:
+        """Ends a call; `answered` tells whether the peer did its part, None that it was not asked in the end."""
         with self._lock:
+            if answered is None:
+                return
             if answered:
                 self._breaker = self._breaker.succeed()
             else:

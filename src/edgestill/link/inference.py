@@ -5,8 +5,9 @@
 - What comes back is believed only if it is `[N, C]` of finite numbers for the N inputs that were sent, C as before (or
   as given); anything else is a `RefusedError`, never an answer. The temperature makes probabilities of the logits here;
   an output named `probabilities` holds them already, and its rows must be that: at least 0, and 1 in sum.
-- Where the caller brings a coder and the server's metadata offer codecs, inputs travel as few bytes; the offer is asked for
-  once. A server that refuses a payload is asked again with the numbers themselves, and gets no more of them.
+- Where the caller brings a coder and the server's metadata offer codecs, inputs travel as few bytes. The offer is asked for
+  once, or again after a while where the server was not able to say. A payload that is refused is followed by the numbers
+  themselves; where those are taken, the server gets no more payloads.
 - The deadline of the caller, the timeout of the model, the breaker and the data budget each can keep the question from
   being asked, and end it.
 - The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage. That
@@ -17,6 +18,8 @@ Sources: the Open Inference Protocol v2 (REST) and its binary tensor data extens
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, final
@@ -37,11 +40,14 @@ from edgestill.core.errors import (
 )
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.oip import (
+    CODEC,
+    CODECS,
     DATATYPE_OF,
     HEADER,
     MAX_RANK,
     MAX_TENSORS,
     NUMPY_NAMES,
+    SHAPE,
     InferRequest,
     InferResponse,
     Tensor,
@@ -63,6 +69,12 @@ SLACK: Final = 1e-3
 """By which the sum of a row of probabilities may miss 1: some servers round them."""
 MAX_CLASSES: Final = 100_000
 MAX_CODECS: Final = 64
+LOOK_AGAIN: Final = 60.0
+"""Seconds after which a server that could not say what it offers is asked once more."""
+CODING: Final = "payload"
+"""Where the time was lost if the server was not asked at all."""
+MARGIN: Final = 0.9
+"""Of the time that is left, for the server; the rest is for the way."""
 MAX_TIERS: Final = 16
 MAX_TOLD: Final = 1024
 LONGEST_PAUSE: Final = 30.0
@@ -71,8 +83,8 @@ MAX_HEAD_BYTES: Final = 65_536
 BYTES_PER_NUMBER: Final = 32  # of JSON at its most talkative
 MAX_ANSWER_BYTES: Final = 64_000_000
 
-Coder = Callable[["NDArray[np.generic]", Sequence[str]], "tuple[str, tuple[bytes, ...]] | None"]
-"""A batch, and codecs that are offered, to the one taken and the bytes of each input (`infer.payload.coder`)."""
+Coder = Callable[["NDArray[np.generic]", Sequence[str], float], "tuple[str, tuple[bytes, ...]] | None"]
+"""A batch, codecs that are offered, and monotonic time, to the codec and the bytes of each input (`infer.payload.Coder`)."""
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 # of servers that do not know raw tensors: malformed, of a kind they do not take, or not the JSON they expect; MLServer fails
@@ -151,9 +163,14 @@ class RemoteModel:
         self._breaker = breaker
         self._parameters = dict(parameters or {})
         self._coder = coder
-        self._offered: tuple[str, ...] | None = () if coder is None else None  # None until it was asked for
-        self._bytes_each: float | None = None
+        self._offered: tuple[str, ...] | None = (
+            () if coder is None else None
+        )  # None until the server has said it
         self._binary: bool | None = None  # None until the server has shown what it takes
+        self._look_at = -math.inf
+        self._each: float | None = None
+        self._sent = 0
+        self._lock = threading.Lock()
 
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
         """Asks the server about a batch.
@@ -190,7 +207,13 @@ class RemoteModel:
 
     def bytes_each(self, batch: NDArray[np.generic]) -> int:
         """What asking about one input of a batch sends: as much as inputs lately took, and before that its numbers."""
-        return batch[0].nbytes if self._bytes_each is None else round(self._bytes_each)
+        return batch[0].nbytes if self._each is None else round(self._each)
+
+    def take_sent(self) -> int:
+        """Bytes of the bodies that were sent since this was last asked, be they answered or not."""
+        with self._lock:
+            sent, self._sent = self._sent, 0
+        return sent
 
     def _guarded(
         self, batch: NDArray[np.generic], tensor: Tensor, until: float
@@ -202,14 +225,17 @@ class RemoteModel:
         if self._breaker is None:
             return self._rows(self._asked(batch, tensor, until), tensor.shape[0])
         self._breaker.enter(self._url)
-        answered = False
+        answered: bool | None = False
         try:
             reply = self._asked(batch, tensor, until)
             answered = HTTPStatus.BAD_REQUEST <= reply.status < HTTPStatus.INTERNAL_SERVER_ERROR
             rows = self._rows(reply, tensor.shape[0])
             answered = True
         except SpentError:
-            answered = True  # our own budget says nothing about the peer
+            answered = None  # our own budget says nothing about the peer
+            raise
+        except DeadlineError as error:
+            answered = None if error.where == CODING else False  # nor does our own slowness
             raise
         finally:
             self._breaker.leave(answered=answered)
@@ -222,40 +248,51 @@ class RemoteModel:
         if coded is None:
             return self._ask(tensor, until)
         reply = self._send(coded, until, binary=True)
-        if reply.status in _BINARY_REFUSALS:
+        if reply.status not in _BINARY_REFUSALS:
+            if not reply.is_refusal:
+                self._binary = True
+            return reply
+        self._refuse_if_it_does_not_fit(tensor)
+        again = self._ask(tensor, until)
+        if not again.is_refusal:
             self._offered = ()
-            return self._ask(tensor, until)
-        if not reply.is_refusal:
-            self._binary = True
-        return reply
+        return again
 
     def _coded(self, batch: NDArray[np.generic], tensor: Tensor, until: float) -> Tensor | None:
         if self._coder is None or self._binary is False:
             return None
-        if self._offered is None:
+        if self._offered is None and self._clock.monotonic() >= self._look_at:
+            self._look_at = self._clock.monotonic() + LOOK_AGAIN
             self._offered = self._offer(until)
-        made = self._coder(batch, self._offered) if self._offered else None
+        made = self._coder(batch, self._offered, until) if self._offered else None
+        if self._clock.monotonic() >= until:
+            raise DeadlineError(
+                "no time left to ask",
+                where=CODING,
+                expected="time for an answer",
+                got="a batch that took as long to code",
+            )
         if made is None:
             return None
         codec, parts = made
-        return Tensor.of_strings(tensor.name, parts, {"codec": codec, "shape": list(tensor.shape[1:])})
+        return Tensor.of_strings(tensor.name, parts, {CODEC: codec, SHAPE: list(tensor.shape[1:])})
 
-    def _offer(self, until: float) -> tuple[str, ...]:
-        """The codecs of the model's input, as its metadata have them; none where they say nothing, or are none."""
+    def _offer(self, until: float) -> tuple[str, ...] | None:
+        """The codecs of the model's input, as its metadata have them; None where the server is not able to say now."""
         request = Request("GET", self._model_url, dict(self._headers))
-        reply = exchange(self._transport, request, timeout=self._left(until), max_bytes=MAX_HEAD_BYTES)
+        half = self._left(until) / 2
+        try:
+            reply = exchange(self._transport, request, timeout=half, max_bytes=MAX_HEAD_BYTES)
+        except DeadlineError:
+            return None
         self._charge(len(reply.body))
         if reply.is_refusal:
-            return ()
-        try:
-            fields = Fields(parse_object(reply.body, where="metadata", max_bytes=MAX_HEAD_BYTES), "metadata")
-            inputs = fields.objects("inputs", at_most=MAX_TENSORS)
-            ours = next((one for one in inputs if one.text("name") == self._input), None)
-            if ours is None or not ours.has("parameters") or not ours.inner("parameters").has("codecs"):
-                return ()
-            return tuple(map(str, ours.inner("parameters").items("codecs", at_most=MAX_CODECS)))
-        except MessageError:
-            return ()  # no metadata of ours: no offer
+            unable = (
+                reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                or reply.status == HTTPStatus.TOO_MANY_REQUESTS
+            )
+            return None if unable else ()
+        return _codecs(reply.body, self._input)
 
     def _ask(self, tensor: Tensor, until: float) -> Reply:
         """What the server says in the end, be it a refusal."""
@@ -269,8 +306,10 @@ class RemoteModel:
         return reply
 
     def _send(self, tensor: Tensor, until: float, *, binary: bool) -> Reply:
+        # the server need not work for an asker who has given up, and a gateway answers alone in time
+        parameters = self._parameters | {"timeout_ms": max(1, int(1e3 * MARGIN * self._left(until)))}
         question = InferRequest(
-            inputs=(tensor,), outputs=(self._output,), parameters=self._parameters, binary=binary
+            inputs=(tensor,), outputs=(self._output,), parameters=parameters, binary=binary
         )
         body, json_length = question.encode(binary=binary)
         kind = "application/json" if json_length is None else "application/octet-stream"
@@ -283,8 +322,7 @@ class RemoteModel:
             headers[HEADER] = str(json_length)
         request = Request("POST", self._url, headers, body)
         self._charge(len(body))
-        each = len(tensor.data) / max(1, tensor.shape[0])
-        self._bytes_each = each if self._bytes_each is None else 0.9 * self._bytes_each + 0.1 * each
+        self._count_sent(len(body), tensor.shape[0])
         reply = exchange(
             self._transport, request, timeout=self._left(until), max_bytes=self._bound(tensor.shape[0])
         )
@@ -351,6 +389,12 @@ class RemoteModel:
         if self._allowance is not None:
             self._allowance.require(len(tensor.data))
 
+    def _count_sent(self, count: int, inputs: int) -> None:
+        with self._lock:
+            self._sent += count
+            each = count / max(1, inputs)
+            self._each = each if self._each is None else 0.9 * self._each + 0.1 * each
+
     def _charge(self, count: int) -> None:
         if self._allowance is not None:
             self._allowance.charge(count)
@@ -400,6 +444,19 @@ def _softmax(logits: NDArray[np.float64], temperature: float) -> NDArray[np.floa
 
 def _are_probabilities(rows: NDArray[np.float64]) -> bool:
     return bool(rows.min() >= 0 and np.abs(rows.sum(axis=1) - 1).max() <= SLACK)
+
+
+def _codecs(metadata: bytes, name: str) -> tuple[str, ...]:
+    """Those that the metadata offer for the input of this name; none where they make no sense."""
+    try:
+        fields = Fields(parse_object(metadata, where="metadata", max_bytes=MAX_HEAD_BYTES), "metadata")
+        inputs = fields.objects("inputs", at_most=MAX_TENSORS)
+        ours = next((one for one in inputs if one.text("name") == name), None)
+        if ours is None or not ours.has("parameters") or not ours.inner("parameters").has(CODECS):
+            return ()
+        return tuple(map(str, ours.inner("parameters").items(CODECS, at_most=MAX_CODECS)))
+    except MessageError:
+        return ()
 
 
 def _tiers(parameters: JsonObject) -> tuple[str, ...]:

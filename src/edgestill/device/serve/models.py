@@ -12,11 +12,12 @@ from edgestill.core.manifest import MODEL, POLICY
 from edgestill.device.client import LocalClient
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
-from edgestill.infer.payload import allowed_by, coder
+from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.policy import MAX_LABELS, Policy
 from edgestill.infer.remembering import Remembering
 from edgestill.infer.serving.served import FEATURES, of_predict
 from edgestill.infer.student import Student
+from edgestill.infer.tiers import Bounded
 from edgestill.link.breaker import Breaker, Guard
 from edgestill.link.http import HttpTransport
 from edgestill.link.inference import LONGEST_PAUSE, RemoteModel
@@ -37,6 +38,8 @@ INPUT: Final = "input"
 CURRENT: Final = "current"
 """The version of what an agent serves, whichever bundle that is."""
 
+QUESTIONS: Final = 32
+"""Under way at once to the larger model."""
 _VERSION_DIGITS: Final = 12
 _MAX_RANK: Final = 8
 
@@ -88,7 +91,7 @@ class Upstream:
             temperature=policy.teacher_temperature,
             classes=len(policy.labels),
             breaker=Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random),
-            coder=coder(allowed_by(policy)),
+            coder=Coder(allowed_by(policy), clock=clock),
         )
 
 
@@ -124,9 +127,15 @@ def of_bundle(
     predict: Predict = student
     if upstream is not None:
         teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
-        asked_once = Remembering(teacher, clock=clock)
+        bounded = Bounded(teacher, at_once=QUESTIONS)
         predict = Cascade(
-            student, asked_once, policy, clock=clock, random=random, auditor=teacher, cost=teacher.bytes_each
+            student,
+            Remembering(bounded, clock=clock),
+            policy,
+            clock=clock,
+            random=random,
+            auditor=bounded,
+            meters=(teacher,),
         )
     return of_predict(
         predict,

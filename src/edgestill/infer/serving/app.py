@@ -2,7 +2,7 @@
 
 - Health, metadata and the OpenAPI document are open to anybody. To infer, the caller is let in by a `Gate`, then counted
   against its rate, and only then its body is read: within a bound, and within `BODY_SECONDS`.
-- JSON of some length is read in a thread of its own, so that one large question does not hold up the others.
+- A body of some length is read in a thread of its own, JSON, payload or raw: one large question does not hold up the others.
 - Errors are raised, so that whoever is around it tells them as it tells its own (`replies.refused`).
 
 Source: the ASGI specification, HTTP connection scope.
@@ -141,7 +141,7 @@ class App:
         return replies.inferred(*self._endpoint.answer(question, rows, more))
 
     async def _read(self, served: Served, body: bytes, json_length: int | None) -> Question:
-        if (len(body) if json_length is None else json_length) <= READ_APART:
+        if len(body) <= READ_APART:
             return self._endpoint.question(served, body, json_length)
         return await asyncio.to_thread(self._endpoint.question, served, body, json_length)
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from edgestill.core.errors import DtypeError, MessageError, NotFiniteError, ShapeError
 from edgestill.core.jsonio import Fields
-from edgestill.core.oip import BYTES, DATATYPE_OF, MAX_RANK, NUMPY_NAMES, Tensor
-from edgestill.infer.payload import CODEC, SHAPE, Payload, decode
+from edgestill.core.oip import BYTES, CODEC, DATATYPE_OF, MAX_RANK, NUMPY_NAMES, SHAPE, Tensor
+from edgestill.infer.payload import Payload, decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,13 +37,14 @@ def wanted_outputs(served: Served, names: tuple[str, ...]) -> tuple[Port, ...]:
     return tuple(ports[name] for name in dict.fromkeys(names))
 
 
-def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.generic]:
+def checked_batch(port: Port, request: InferRequest, most: int, most_bytes: int) -> NDArray[np.generic]:
     """The input of a request, `[N, ...]`, if it is what the port takes.
 
     Args:
         port: the model's input.
         request: that was sent.
         most: inputs in one request.
+        most_bytes: of inputs that came as a payload, decoded.
 
     Raises:
         MessageError: another number of inputs, another name, or a payload that is damaged.
@@ -59,7 +60,7 @@ def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.ge
             where="inputs",
         )
     if tensor.datatype == BYTES and CODEC in tensor.parameters:
-        return _finite(_decoded(port, tensor, most), tensor.name)
+        return _finite(_decoded(port, tensor, most, most_bytes), tensor.name)
     if tensor.datatype != port.datatype:
         raise DtypeError(
             "another datatype",
@@ -72,7 +73,7 @@ def checked_batch(port: Port, request: InferRequest, most: int) -> NDArray[np.ge
     return _finite(_array(tensor), tensor.name)
 
 
-def _decoded(port: Port, tensor: Tensor, most: int) -> NDArray[np.generic]:
+def _decoded(port: Port, tensor: Tensor, most: int, most_bytes: int) -> NDArray[np.generic]:
     """Inputs that came as a payload: what each is like is told beside them, and must be what the model takes."""
     told = Fields(tensor.parameters, tensor.name)
     dims = told.items(SHAPE, at_most=MAX_RANK)
@@ -80,7 +81,7 @@ def _decoded(port: Port, tensor: Tensor, most: int) -> NDArray[np.generic]:
     shape = tuple(each.integer(str(place), most=2**31) for place in range(len(dims)))
     _check_shape(port, tensor.name, (*tensor.shape, *shape), most)
     payload = Payload(codec=told.text(CODEC, at_most=40), parts=tensor.strings())
-    return decode(payload, np.dtype(NUMPY_NAMES[port.datatype]), shape)
+    return decode(payload, np.dtype(NUMPY_NAMES[port.datatype]), shape, at_most=most_bytes)
 
 
 def _finite(array: NDArray[np.generic], name: str) -> NDArray[np.generic]:

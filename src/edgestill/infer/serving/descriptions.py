@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgestill.core.oip import CODECS as OFFERED
 from edgestill.core.oip import NUMPY_NAMES
-from edgestill.infer.payload import CODECS, CODECS_OFFERED, available
+from edgestill.infer.payload import CODECS, available
 
 if TYPE_CHECKING:
     from edgestill.core.jsonio import Json, JsonObject
@@ -57,7 +58,7 @@ def _codecs(port: Port) -> JsonObject:
     dtype = np.dtype(NUMPY_NAMES[port.datatype])
     shape = tuple(1 if dim is None else dim for dim in port.shape[1:])
     names = [name for name in available() if CODECS[name].takes(dtype, shape)]
-    return {CODECS_OFFERED: list(names)} if names else {}
+    return {OFFERED: list(names)} if names else {}
 
 
 def _tensor(port: Port, more: JsonObject | None = None) -> JsonObject:

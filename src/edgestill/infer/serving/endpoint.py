@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, final
 from edgestill.core.errors import NotFoundError
 from edgestill.core.jsonio import Fields
 from edgestill.core.oip import InferRequest, InferResponse
+from edgestill.infer.payload import available
 from edgestill.infer.serving import descriptions
 from edgestill.infer.serving.batching import Batcher
 from edgestill.infer.serving.checks import checked_batch, to_tensor, wanted_outputs
@@ -98,6 +99,7 @@ class Endpoint:
             name: Batcher(model, capacity=self.capacity, clock=clock) for name, model in self._models.items()
         }
         self._draining = False
+        available()  # tried now, and not while somebody waits for the metadata
 
     @property
     def models(self) -> tuple[Served, ...]:
@@ -172,7 +174,7 @@ class Endpoint:
         return Question(
             served=served,
             request=request,
-            batch=checked_batch(served.input, request, self.capacity.most_asked),
+            batch=checked_batch(served.input, request, self.capacity.most_asked, self.capacity.most_bytes),
             outputs=outputs,
             deadline=self._deadline(request.parameters),
         )

@@ -34,6 +34,7 @@ class Capacity:
         linger: seconds that a question waits for others to join it; 0 joins only what waits already.
         threads: that run the model.
         most_asked: inputs in one question.
+        most_bytes: of the inputs of one question that came as payloads, decoded.
         most_waiting: questions that are not answered yet.
         most_waiting_rows: inputs in all of these; a single question is taken however large it is.
         longest: seconds that a question may ask for as its deadline.
@@ -43,12 +44,13 @@ class Capacity:
     linger: float = 0.0
     threads: int = 1
     most_asked: int = 1024
+    most_bytes: int = 2**25
     most_waiting: int = 64
     most_waiting_rows: int = 8192
     longest: float = 600.0
 
     def __post_init__(self) -> None:
-        counts = ("most_rows", "threads", "most_asked", "most_waiting", "most_waiting_rows")
+        counts = ("most_rows", "threads", "most_asked", "most_bytes", "most_waiting", "most_waiting_rows")
         wrong = [name for name in counts if getattr(self, name) < 1]
         wrong += ["linger"] * (not 0 <= self.linger <= 1) + ["longest"] * (not 0 < self.longest <= 3600)
         if wrong:

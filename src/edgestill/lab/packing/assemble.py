@@ -148,7 +148,7 @@ def assembled(parts: Parts) -> Packed:
         teacher=parts.teacher,
         labels=heldout.labels,
         groups=heldout.groups,
-        leverage=reference.of(features),
+        leverage=reference.of(features) if _may_tell_leverage(parts, features.shape[1]) else None,
     )
     if parts.labelled:
         policy = calibrate(said, parts.policy, seed=origin.seed)
@@ -188,6 +188,11 @@ def assembled(parts: Parts) -> Packed:
         labelled=parts.labelled,
     )
     return _with(packed, {names.CARD: _card(packed).encode()})
+
+
+def _may_tell_leverage(parts: Parts, width: int) -> bool:
+    """Whether the matrix that it takes is small beside the file, whose size was judged without it; or it was asked for."""
+    return parts.policy.measure == "leverage" or 4 * (width + 1) ** 2 <= len(parts.written.model) // 20
 
 
 def reweighted(packed: Packed, **changes: object) -> Packed:
