@@ -117,7 +117,7 @@ def encode(
     for name in allowed:
         codec = _named(name)
         late = until is not None and clock is not None and clock.monotonic() >= until
-        if late or name not in available() or not codec.takes(kind, shape):
+        if late or not codec.takes(kind, shape) or not works(name):
             continue
         made = _encoded(name, codec, samples)
         if made is not None and made.size < (batch.nbytes if best is None else best.size):
@@ -149,14 +149,6 @@ def decode(
         MessageError: inputs of this type and shape are not coded so, or are too large; or a part is damaged, or of another shape.
     """
     codec = _named(payload.codec)
-    if payload.codec not in available():
-        raise SettingError(
-            "a codec does not work here",
-            where="codec",
-            expected=", ".join(available()),
-            got=payload.codec,
-            fix='run: pip install "edgestill[codecs]"',
-        )
     size = dtype.itemsize * math.prod(shape) * len(payload.parts)
     if not codec.takes(dtype, shape) or size > at_most:
         raise MessageError(
@@ -164,6 +156,14 @@ def decode(
             where=payload.codec,
             expected=f"a codec for {dtype.name} {list(shape)}, and at most {at_most} bytes of them",
             got=payload.codec,
+        )
+    if not works(payload.codec):
+        raise SettingError(
+            "a codec does not work here",
+            where="codec",
+            expected="one of which the library is installed",
+            got=payload.codec,
+            fix='run: pip install "edgestill[codecs]"',
         )
     return np.stack([_decoded(codec, part, dtype, shape) for part in payload.parts])
 
@@ -190,7 +190,6 @@ class Coder:
         self._clock = clock
         self._best: dict[tuple[str, tuple[int, ...], tuple[str, ...]], str | None] = {}
         self._since = 0
-        available()  # tried now, and not while somebody waits for an answer
 
     def __call__(
         self, batch: NDArray[np.generic], offered: Sequence[str], until: float
@@ -217,13 +216,18 @@ class Coder:
         return None if made is None else (made.codec, made.parts)
 
 
+def available(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The codecs that take inputs of this type and shape, and work here: each has coded and decoded something.
+
+    Libraries of other codecs are not loaded.
+    """
+    return tuple(name for name, codec in CODECS.items() if codec.takes(dtype, shape) and works(name))
+
+
 @cache
-def available() -> tuple[str, ...]:
-    """The codecs that work here: each has coded and decoded something."""
-    return tuple(name for name, codec in CODECS.items() if _works(codec))
-
-
-def _works(codec: Codec) -> bool:
+def works(name: str) -> bool:
+    """Whether a codec, a key of `CODECS`, is installed and whole."""
+    codec = CODECS[name]
     tried = np.zeros((4, 4, 3), np.uint8)
     sample = tried if codec.takes(tried.dtype, tried.shape) else np.zeros(64, np.int16)
     try:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgestill.core.oip import CODECS as OFFERED
 from edgestill.core.oip import NUMPY_NAMES
-from edgestill.infer.payload import CODECS, available
+from edgestill.infer.payload import available
 
 if TYPE_CHECKING:
     from edgestill.core.jsonio import Json, JsonObject
@@ -57,7 +57,7 @@ def _codecs(port: Port) -> JsonObject:
     """The codecs in which its inputs may be sent."""
     dtype = np.dtype(NUMPY_NAMES[port.datatype])
     shape = tuple(1 if dim is None else dim for dim in port.shape[1:])
-    names = [name for name in available() if CODECS[name].takes(dtype, shape)]
+    names = available(dtype, shape)
     return {OFFERED: list(names)} if names else {}
 
 

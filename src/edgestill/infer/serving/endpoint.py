@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, final
 from edgestill.core.errors import NotFoundError
 from edgestill.core.jsonio import Fields
 from edgestill.core.oip import InferRequest, InferResponse
-from edgestill.infer.payload import available
 from edgestill.infer.serving import descriptions
 from edgestill.infer.serving.batching import Batcher
 from edgestill.infer.serving.checks import checked_batch, to_tensor, wanted_outputs
@@ -99,7 +98,8 @@ class Endpoint:
             name: Batcher(model, capacity=self.capacity, clock=clock) for name, model in self._models.items()
         }
         self._draining = False
-        available()  # tried now, and not while somebody waits for the metadata
+        for model in models:
+            descriptions.metadata(model)  # codecs are tried now, and not while somebody waits
 
     @property
     def models(self) -> tuple[Served, ...]:
