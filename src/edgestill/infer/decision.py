@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STEP: Final = 0.05
 HASTE: Final = 0.3
 """The step while the share is further off than `PATIENCE` inputs."""
-PATIENCE: Final = 16.0
+PATIENCE: Final = 8.0
 REPAID: Final = 0.1
 """Of the target: what is asked more, or less, until the share is made up."""
 FLOOR: Final = 1e-4
@@ -122,7 +122,7 @@ def decide(
     the update of Gibbs and Candes, "Adaptive conformal inference under distribution shift" (2021), applied to the
     confidence. As q stays within one step of the range of l, which is 9.3 wide, the sum of the updates telescopes while
     the step is large, and r then only draws E back: after T inputs *of any stream* the share asked differs from the
-    target by at most (PATIENCE + 1 + 9.8 / HASTE) / T, that is 50 / T. The logarithm spreads the confidences near 1,
+    target by at most (PATIENCE + 1 + 9.8 / HASTE) / T, that is 42 / T. The logarithm spreads the confidences near 1,
     where most of them lie, without changing their order.
 
     Args:
