@@ -67,7 +67,7 @@ def test_evidence_is_what_the_sharing_devices_asked(workshop: Workshop) -> None:
     streams = {one.device: one.before + one.after for one in workshop.scenario.streams}
     assert set(evidence.devices) == set(SHARING)
     share = len(evidence) / sum(len(streams[name]) for name in SHARING)
-    assert 0.3 < share < 0.8  # half of them, and what a short stream asks until its threshold is found
+    assert 0.3 < share < 0.7
     quiet = {one.tobytes() for one in streams[QUIET].inputs}
     assert not quiet & {one.tobytes() for one in evidence.inputs}
     labels = {

@@ -17,6 +17,7 @@ from edgestill.infer.decision import (
     PATIENCE,
     REPAID,
     STEP,
+    YOUNG,
     Decision,
     PolicyState,
     decide,
@@ -131,18 +132,19 @@ def test_low_confidences_are_asked_first() -> None:
 
 
 def test_the_rule_is_the_one_in_the_docstring() -> None:
-    """One asked and one unasked input move the level by STEP * (target - 1) and STEP * target, and the excess is counted."""
+    """One asked and one unasked input move the level by a step times (target - 1) and times target: a large one at first."""
     target = (0.2 - 0.02) / (1 - 0.02)
     start = PolicyState.start(POLICY)
     assert start.level == pytest.approx(-math.log(1 - 0.8 + 1e-4))
-    decision, asked = decide(POLICY, start, confidence=0.5, coin=0.5)
-    assert decision == "escalate"
-    assert asked.level - start.level == pytest.approx(STEP * (target - 1))
-    assert asked.excess == pytest.approx(1 - target)
-    decision, alone = decide(POLICY, start, confidence=0.9, coin=0.5)
-    assert decision == "alone"
-    assert alone.level - start.level == pytest.approx(STEP * target)
-    assert alone.excess == pytest.approx(-target)
+    for state, step in ((start, HASTE), (replace(start, seen=YOUNG), STEP)):
+        decision, asked = decide(POLICY, state, confidence=0.5, coin=0.5)
+        assert decision == "escalate"
+        assert asked.level - state.level == pytest.approx(step * (target - 1))
+        assert asked.excess == pytest.approx(1 - target)
+        decision, alone = decide(POLICY, state, confidence=0.9, coin=0.5)
+        assert decision == "alone"
+        assert alone.level - state.level == pytest.approx(step * target)
+        assert alone.excess == pytest.approx(-target)
 
 
 def test_a_share_that_is_far_off_is_followed_in_large_steps_and_made_up() -> None:

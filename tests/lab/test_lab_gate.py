@@ -202,9 +202,11 @@ def test_a_student_trained_for_codes_is_an_ordinary_module_that_loses_less() -> 
     """Of hardly any steps: nothing that rounds stays in the copy, the original is as it was."""
     student = copy.deepcopy(run().student)
     assert isinstance(student, MotionNet)
-    with torch.no_grad():  # weights of a dead channel, 30 times as large as the others, leave these two steps
+    with (
+        torch.no_grad()
+    ):  # weights of a dead channel, 50 times as large as the others, leave these a step or two
         student.norm1.weight[0], student.norm1.bias[0] = 0, -1
-        student.conv2.weight[:, 0, 0] = 30 * student.conv2.weight.abs().amax((1, 2))
+        student.conv2.weight[:, 0, 0] = 50 * student.conv2.weight.abs().amax((1, 2))
     before = copy.deepcopy(student)
     recipe = replace(run().recipe, epochs=60)
     found = trained_for_codes(student, Asking(teacher=teacher()), ArraySource.of(TRAIN), recipe, AVX2)
@@ -217,7 +219,7 @@ def test_a_student_trained_for_codes_is_an_ordinary_module_that_loses_less() -> 
         file = written_down(file_of(network), HELD, TRAIN.inputs, AVX2, gate=Gate(allowed=1.0)).model
         return float((run_model(OnnxEngine(file), HELD.inputs)[0].argmax(1) != HELD.labels).mean())
 
-    assert lost(found) < lost(student) - 0.03
+    assert lost(found) < lost(student) - 0.05
     assert answers(found, torch.from_numpy(HELD.inputs)).isfinite().all()
 
 

@@ -31,6 +31,8 @@ STEP: Final = 0.05
 HASTE: Final = 0.3
 """The step while the share is further off than `PATIENCE` inputs."""
 PATIENCE: Final = 8.0
+YOUNG: Final = 64
+"""Inputs of a stream in which the step is `HASTE` as well: where the threshold lies is not known yet."""
 REPAID: Final = 0.1
 """Of the target: what is asked more, or less, until the share is made up."""
 FLOOR: Final = 1e-4
@@ -51,6 +53,7 @@ class PolicyState:
         asked: moving average of inputs that were asked and answered; audits are left out.
         needed: moving average of inputs below the bundle's threshold; audits are left out.
         excess: inputs wanted until now beyond the targets; negative where there were fewer.
+        seen: inputs that moved the threshold, up to `YOUNG`.
         day: number of the UTC day `spent` belongs to.
         spent: bytes sent on that day.
         audits_lost: tossed but not sent, or sent but not answered, since the start.
@@ -61,6 +64,7 @@ class PolicyState:
     asked: float = 0.0
     needed: float = 0.0
     excess: float = 0.0
+    seen: int = 0
     day: int = 0
     spent: int = 0
     audits_lost: int = 0
@@ -85,6 +89,7 @@ class PolicyState:
             asked=fields.number("asked", least=0, most=1),
             needed=fields.number("needed", least=0, most=1),
             excess=fields.number("excess", least=-1e15, most=1e15) if fields.has("excess") else 0.0,
+            seen=fields.integer("seen", most=YOUNG) if fields.has("seen") else YOUNG,
             day=fields.integer("day", most=10**9),
             spent=fields.integer("spent"),
             audits_lost=fields.integer("audits_lost"),
@@ -115,7 +120,7 @@ def decide(
 
     the share being the policy's `escalation_share`, or what the day's bytes still allow, if that is less. E is the
     excess; r = E / `PATIENCE` * `REPAID`, at most `REPAID` either way, makes it up again; and the step is `STEP`, or
-    `HASTE` while |E| > `PATIENCE`: small steps ask about the right inputs, large ones follow a shift.
+    `HASTE` while |E| > `PATIENCE`, and for the first `YOUNG` inputs: small steps ask about the right inputs, large ones follow a shift.
 
     This is the quantile tracker with error integration of Angelopoulos, Candes and Tibshirani, "Conformal PID control
     for time series prediction" (2023), eqs. 3 to 5, itself stochastic approximation after Robbins and Monro (1951) and
@@ -184,6 +189,7 @@ def _escalate(
         # the tracker follows what was wanted: what the bytes forbid must not wind it up
         level=_moved(state, target, wanted=wanted) if target > 0 else state.level,
         excess=state.excess + wanted - target,
+        seen=min(YOUNG, state.seen + 1),
         asked=state.asked + (given - state.asked) / MEMORY,
         needed=state.needed + ((confidence < policy.threshold) - state.needed) / MEMORY,
         spent=state.spent + charged if given else state.spent,
@@ -194,7 +200,7 @@ def _escalate(
 def _moved(state: PolicyState, target: float, *, wanted: bool) -> float:
     """The tracked level after an input that was wanted, or not."""
     behind = max(-1.0, min(1.0, -state.excess / PATIENCE))
-    step = STEP if abs(state.excess) <= PATIENCE else HASTE
+    step = STEP if state.seen >= YOUNG and abs(state.excess) <= PATIENCE else HASTE
     aim = min(1.0, target * (1 + REPAID * behind))
     return max(_level(0) - HASTE, min(_level(ALWAYS), state.level + step * (aim - wanted)))
 
