@@ -171,7 +171,8 @@ def test_a_frozen_neighbour_does_not_cost_the_clouds_answer(there: World) -> Non
             frozen, "http://near.test", model="large", output="probabilities", clock=there.clock, timeout=5.0
         )
         tiers = Tiers([Tier("neighbour", neighbour), Tier("cloud", there.remote)], clock=there.clock)
-        device = Cascade(Sure(0), tiers, POLICY, clock=there.clock, random=lambda: 0.5, name="")
+        names = ("neighbour", "cloud")
+        device = Cascade(Sure(0), tiers, POLICY, clock=there.clock, random=lambda: 0.5, names=names)
         start = there.clock.monotonic()
         answer = device.predict(BATCH, deadline=start + DEADLINE)
     assert answer.decided_by == ("teacher",)

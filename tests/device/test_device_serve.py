@@ -15,9 +15,10 @@ from device_bundles import batches, logits_of, model, policy_of, tiny_bundle
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import AccessError, PathError, SettingError
 from edgestill.core.protocols import Request
+from edgestill.device.neighbours import Upstream
 from edgestill.device.serve.app import Outermost
 from edgestill.device.serve.listening import Listening, Tls, tls_of
-from edgestill.device.serve.models import Upstream, of_bundle
+from edgestill.device.serve.models import of_bundle
 from edgestill.device.serve.running import endpoint_of
 from edgestill.device.serve.server import app_of
 from edgestill.device.serve.tokens import Bearers, Token, digest_of, read_tokens

@@ -26,7 +26,8 @@ from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import UnreachableError
 from edgestill.core.protocols import Request
-from edgestill.device.serve.models import Upstream, of_bundle
+from edgestill.device.neighbours import Upstream
+from edgestill.device.serve.models import of_bundle
 from edgestill.link.http import HttpTransport
 from edgestill.link.inference import RemoteModel
 

@@ -407,7 +407,9 @@ def test_the_answer_names_who_was_asked() -> None:
         assert asked.predict(rows(0)).tiers == ("teacher",)
     near = Tiers([Tier("gateway", Told(TEACHER))], clock=FakeClock())
     assert cascade(COIN_AUDIT, teacher=near)[0].predict(rows(0)).tiers == ("teacher", "gateway")
-    made = Cascade(Told(STUDENT), near, POLICY, clock=FakeClock(), random=Coins(COIN_AUDIT), name="")
+    made = Cascade(
+        Told(STUDENT), near, POLICY, clock=FakeClock(), random=Coins(COIN_AUDIT), names=("gateway",)
+    )
     assert made.predict(rows(0)).tiers == ("gateway",)
 
 

@@ -12,11 +12,12 @@ import typer
 
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
+from edgestill.core.errors import SettingError
 from edgestill.core.extras import require
 from edgestill.core.units import parse_duration
 
 if TYPE_CHECKING:
-    from edgestill.device.serve.models import Upstream
+    from edgestill.device.neighbours import Neighbours, Upstream
 
 File = Path | None
 
@@ -49,6 +50,9 @@ def serve(
     teacher_token_file: Annotated[File, typer.Option(help="Holds the token that it wants.")] = None,
     teacher_timeout: Annotated[str, typer.Option(help="For its answer.")] = "5 s",
     teacher_plain_http: Annotated[bool, typer.Option(help="It may be elsewhere and without TLS.")] = False,
+    neighbours: Annotated[
+        File, typer.Option(help="neighbours.json: who is asked before the teacher.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object once it listens.")] = False,
 ) -> None:
     """Serve a bundle by the Open Inference Protocol v2, until SIGTERM or Ctrl-C."""
@@ -91,6 +95,7 @@ def serve(
         engine=engine,
         threads=threads,
         upstream=upstream,
+        neighbours=_near(neighbours, upstream),
         clock=clock,
         random=random.random,  # noqa: S311  # it chooses audits; nothing is guarded by it
     )
@@ -114,12 +119,9 @@ def _upstream(
 ) -> Upstream | None:
     if not url:
         return None
-    from edgestill.core.files import read_plain
-    from edgestill.device.serve.models import Upstream
+    from edgestill.device.neighbours import Upstream, read_token
 
-    shown = None
-    if token is not None:
-        shown = read_plain(token, what="the teacher's token", at_most=1000).decode("ascii", "replace").strip()
+    shown = None if token is None else read_token(token)
     return Upstream(
         url=url,
         model=model,
@@ -129,3 +131,21 @@ def _upstream(
         token=shown,
         plain_http=plain_http,
     )
+
+
+def _near(path: Path | None, upstream: Upstream | None) -> Neighbours | None:
+    """Who is asked before the teacher, off a file that must be there."""
+    if path is None:
+        return None
+    from edgestill.core.files import read_plain
+    from edgestill.device.neighbours import MAX_BYTES, Neighbours
+
+    if upstream is None:
+        raise SettingError(
+            "neighbours are asked before a teacher",
+            where="--neighbours",
+            expected="--teacher URL as well",
+            got="none",
+            fix="name the last one as --teacher",
+        )
+    return Neighbours.from_bytes(read_plain(path, what="the neighbours", at_most=MAX_BYTES), str(path))

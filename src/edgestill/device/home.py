@@ -2,6 +2,7 @@
 
     identity.json   its id, credential and hub; written last, so that a home which has one is complete
     settings.json   what its owner chose: what may leave it
+    neighbours.json who is asked before the hub (device.neighbours); usually missing
     root.json       the publisher's TUF root, pinned by the join token
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 IDENTITY: Final = "identity.json"
 SETTINGS: Final = "settings.json"
 ROOT: Final = "root.json"
+NEIGHBOURS: Final = "neighbours.json"
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
 MAX_SOCKET_BYTES: Final = 100
@@ -182,6 +184,11 @@ class Home:
         return self.path / "tuf"
 
     @property
+    def neighbours(self) -> Path:
+        """Larger models that are asked before the hub's; there need not be such a file."""
+        return self.path / NEIGHBOURS
+
+    @property
     def learned(self) -> Path:
         """What the device learned by itself."""
         return self.path / "learned"
@@ -215,7 +222,7 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET):
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

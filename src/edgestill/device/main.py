@@ -3,6 +3,7 @@
     edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw]
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
     edgestill-agent status --home DIR [--json]
+    edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
     edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--ready FILE]
 
 Exit status: 0; 1 with one line on standard error that says what is wrong and what to do; 2 for wrong usage. Arguments
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for module in NEEDED:
             require(module, extra="agent", purpose="to keep a device up to date")
-        {"join": _join, "run": _run, "status": _status, "serve": _serve}[options.verb](options)
+        _VERBS[options.verb](options)
     except EdgestillError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -136,14 +137,46 @@ def _serve(options: argparse.Namespace) -> None:
     run(served, listening, capacity=Capacity(threads=2), rate=Rate(1000, 2000), clock=clock, ready=ready)
 
 
-def _labels(pairs: Sequence[str]) -> dict[str, str]:
+def _neighbours(options: argparse.Namespace) -> None:
+    require("numpy", extra="device", purpose="to ask a model")
+    from edgestill.device.home import Home
+    from edgestill.device.neighbours import TEACHER, Neighbours, Upstream, read_token
+
+    home = Home.open(options.home)
+    found = Neighbours.of(home.neighbours)
+    if options.remove is not None:
+        found = found.without(options.remove)
+    if options.add is not None:
+        ((name, url),) = _labels([options.add], where="--add").items()
+        found = found.with_one(
+            Upstream(
+                name=name,
+                url=url,
+                model=options.model,
+                output=options.output,
+                input=options.input,
+                timeout=parse_duration(options.timeout),
+                token=None if options.token_file is None else read_token(options.token_file),
+                plain_http=options.plain_http,
+            )
+        )
+    if options.hedge_after is not None:
+        found = found.hedged(None if options.hedge_after == "never" else parse_duration(options.hedge_after))
+    if found != Neighbours.of(home.neighbours):
+        found.write(home.neighbours)
+    for one in found.each:
+        sys.stdout.write(f"{one.name:15} {one.url} {one.model}\n")
+    sys.stdout.write(f"{TEACHER:15} {home.identity.hub}\n")
+
+
+def _labels(pairs: Sequence[str], where: str = "--label") -> dict[str, str]:
     labels = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals or name in labels:
             raise SettingError(
                 "cannot read a label",
-                where="--label",
+                where=where,
                 expected="NAME=VALUE, each once",
                 got=pair,
                 fix="write it as NAME=VALUE",
@@ -154,7 +187,9 @@ def _labels(pairs: Sequence[str]) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgestill-agent", description="The agent of a device.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="join | run | status | serve")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="join | run | status | neighbours | serve"
+    )
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
     one.add_argument("--hub", required=True, metavar="URL")
@@ -187,8 +222,32 @@ def _parser() -> argparse.ArgumentParser:
     three = verbs.add_parser("status", help="where this device stands")
     three.add_argument("--home", type=Path, required=True)
     three.add_argument("--json", action="store_true", help="for machines")
+    _add_neighbours(
+        verbs.add_parser("neighbours", help="who is asked before the hub; takes effect at the next run")
+    )
     _add_serve(verbs.add_parser("serve", help="answer other programs over HTTP (Open Inference Protocol)"))
     return parser
+
+
+def _add_neighbours(four: argparse.ArgumentParser) -> None:
+    four.add_argument("--home", type=Path, required=True)
+    four.add_argument(
+        "--add", metavar="NAME=URL", help="a server of the Open Inference Protocol; asked last of them"
+    )
+    four.add_argument("--model", default="teacher", help="its name there (default: %(default)s)")
+    four.add_argument(
+        "--output", choices=("logits", "probabilities"), default="logits", help="(default: %(default)s)"
+    )
+    four.add_argument("--input", default="", help="name of its input (default: input)")
+    four.add_argument(
+        "--timeout", default="5s", metavar="DURATION", help="for its answer (default %(default)s)"
+    )
+    four.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that it wants")
+    four.add_argument("--plain-http", action="store_true", help="it may be elsewhere and without TLS")
+    four.add_argument("--remove", metavar="NAME", help="asks this one no more")
+    four.add_argument(
+        "--hedge-after", metavar="DURATION", help="asks the next as well after so long; or: never"
+    )
 
 
 def _add_serve(four: argparse.ArgumentParser) -> None:
@@ -205,6 +264,14 @@ def _add_serve(four: argparse.ArgumentParser) -> None:
         "--client-ca", type=Path, metavar="FILE", help="PEM authorities of clients' certificates"
     )
 
+
+_VERBS: Final = {
+    "join": _join,
+    "run": _run,
+    "status": _status,
+    "neighbours": _neighbours,
+    "serve": _serve,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,6 +17,7 @@ from edgestill.device.arrays import answer_to_frame, as_labels, to_array
 from edgestill.device.frames import Frame
 from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
+from edgestill.device.neighbours import INPUT, TEACHER, Neighbours
 from edgestill.device.privacy import Permissions
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TEACHER: Final = "teacher"
 TEACHER_SECONDS: Final = 5.0
 QUESTIONS: Final = 8
 """Under way at once."""
@@ -75,12 +75,14 @@ class Teachers:
     Attributes:
         escalation: about inputs that the student is unsure of.
         audit: about a fair sample.
-        meters: of what is sent to either.
+        meters: of what is sent to any of them.
+        names: of those who are asked about escalations, in their order.
     """
 
     escalation: Predict
     audit: Predict
     meters: tuple[Metered, ...] = ()
+    names: tuple[str, ...] = (TEACHER,)
 
 
 @final
@@ -112,6 +114,7 @@ class Serving:
         self._clock = clock
         self._memory = memory
         self._permissions = permissions
+        self._asks = () if teachers is None else teachers.names
         student = Student(self._engine, policy, clock=clock)
         self._takes = student.input[1:]
         self._current = Current(student)
@@ -125,6 +128,7 @@ class Serving:
             clock=clock,
             random=random,
             auditor=None if teachers is None else teachers.audit,
+            names=(TEACHER,) if teachers is None else teachers.names,
             meters=() if teachers is None else teachers.meters,
             observe=self._observe,
         )
@@ -146,7 +150,9 @@ class Serving:
             permissions=permissions,
             clock=clock,
             random=random,
-            teachers=_teachers(home, policy, permissions, clock=clock, random=random)
+            teachers=_teachers(
+                home, policy, permissions, Neighbours.of(home.neighbours), clock=clock, random=random
+            )
             if permissions.escalate
             else None,
         )
@@ -181,6 +187,7 @@ class Serving:
             "takes": {"datatype": datatype, "shape": [-1 if dim is None else dim for dim in shape]},
             "labels": list(self._policy.labels),
             "escalates": self._permissions.escalate,
+            "asks": list(self._asks),
             "threshold": self._cascade.state.threshold,
             # what was promised of the bundle's own head says nothing of a learned one
             "promise_is_void": self._cascade.promise_is_void or overlay is not None,
@@ -323,9 +330,18 @@ def learner_of(bundle: Bundle, policy: Policy, clock: Clock) -> Learner | None:
 
 
 def _teachers(
-    home: Home, policy: Policy, permissions: Permissions, *, clock: Clock, random: Callable[[], float]
+    home: Home,
+    policy: Policy,
+    permissions: Permissions,
+    neighbours: Neighbours,
+    *,
+    clock: Clock,
+    random: Callable[[], float],
 ) -> Teachers:
-    """The hub's teacher, asked for an escalation and for an audit; both share a connection and a breaker."""
+    """The hub's teacher, asked for an escalation and for an audit; both share a connection and a breaker.
+
+    Neighbours are asked before it, about escalations.
+    """
     transport = HttpTransport(clock=clock)
     breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
     escalation, audit = (
@@ -344,5 +360,11 @@ def _teachers(
         )
         for purpose in ("escalation", "audit")
     )
-    asked_once = Remembering(Bounded(escalation, at_once=QUESTIONS), clock=clock)
-    return Teachers(asked_once, Bounded(audit, at_once=QUESTIONS), (escalation, audit))
+    asked, meters = neighbours.before(escalation, policy, INPUT, clock=clock, random=random)
+    asked_once = Remembering(Bounded(asked, at_once=QUESTIONS), clock=clock)
+    return Teachers(
+        asked_once,
+        Bounded(audit, at_once=QUESTIONS),
+        (*meters, escalation, audit),
+        neighbours.names,
+    )

@@ -102,7 +102,8 @@ class Cascade:
         clock: for the deadline, the latency and the day of the byte budget.
         random: uniform in [0, 1).
         auditor: is asked about audits; None asks the teacher, in the same batch.
-        name: of the teacher in `Answer.tiers`, before those whom it asked itself; empty where it names all (`infer.tiers`).
+        names: for `Answer.tiers`, of the larger models behind `teacher`, in the order in which they are asked; the last is
+            the auditor's. One stands before those whom it asked itself; several are named by the answer (`infer.tiers`).
         meters: of what is sent to the teacher and to the auditor; where there are none, an input takes its numbers' bytes.
         observe: is called with every batch, in the caller's thread. What it raises is the caller's to see.
     """
@@ -117,7 +118,7 @@ class Cascade:
         clock: Clock,
         random: Callable[[], float],
         auditor: Predict | None = None,
-        name: str = "teacher",
+        names: Sequence[str] = ("teacher",),
         meters: Sequence[Metered] = (),
         observe: Callable[[Escalation], None] | None = None,
     ) -> None:
@@ -125,7 +126,7 @@ class Cascade:
         self._student = student
         self._teacher = teacher
         self._auditor = auditor
-        self._name = name
+        self._names = tuple(names)
         self._meters = tuple(meters)
         self._clock = clock
         self._random = random
@@ -231,25 +232,29 @@ class Cascade:
         teacher = np.full_like(alone.probabilities, np.nan)
         failures: list[str] = []
         tiers: list[str] = []
-        for model, wanted in self._questions():
+        for model, wanted, names in self._questions():
             asked = [index for index, decision in enumerate(decisions) if decision in wanted]
             if not asked:
                 continue
             try:
                 given = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
                 teacher[asked] = given.probabilities
-                tiers += (self._name, *given.tiers)
+                tiers += (*(names if len(names) == 1 else ()), *given.tiers)
             except EdgestillError as error:
                 failures.append(error.code)
-                tiers.append(self._name)
+                tiers += names
         answer = alone if np.isnan(teacher[:, 0]).all() else self._fused(alone, teacher)
-        return replace(answer, tiers=tuple(dict.fromkeys(filter(None, tiers)))), tuple(failures)
+        return replace(answer, tiers=tuple(dict.fromkeys(tiers))), tuple(failures)
 
-    def _questions(self) -> list[tuple[Predict, tuple[Decision, ...]]]:
+    def _questions(self) -> list[tuple[Predict, tuple[Decision, ...], tuple[str, ...]]]:
+        """Who is asked, about which inputs, and the names of who may have been turned to."""
         assert self._teacher is not None
         if self._auditor is None:
-            return [(self._teacher, ("escalate", "audit"))]
-        return [(self._teacher, ("escalate",)), (self._auditor, ("audit",))]
+            return [(self._teacher, ("escalate", "audit"), self._names)]
+        return [
+            (self._teacher, ("escalate",), self._names),
+            (self._auditor, ("audit",), self._names[-1:]),
+        ]
 
     def _ask(
         self, model: Predict, batch: NDArray[np.generic], classes: int, deadline: float | None

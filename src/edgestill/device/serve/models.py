@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, final
 
 from edgestill.core.errors import MessageError, NotFoundError, within
 from edgestill.core.jsonio import Fields
 from edgestill.core.manifest import MODEL, POLICY
 from edgestill.device.client import LocalClient
+from edgestill.device.neighbours import INPUT, Neighbours
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
-from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.policy import MAX_LABELS, Policy
 from edgestill.infer.remembering import Remembering
 from edgestill.infer.serving.served import FEATURES, of_predict
 from edgestill.infer.student import Student
 from edgestill.infer.tiers import Bounded
-from edgestill.link.breaker import Breaker, Guard
-from edgestill.link.http import HttpTransport
-from edgestill.link.inference import LONGEST_PAUSE, RemoteModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +27,10 @@ if TYPE_CHECKING:
 
     from edgestill.core.answer import Answer
     from edgestill.core.bundle import Bundle
-    from edgestill.core.protocols import Clock, Predict, Transport
+    from edgestill.core.protocols import Clock, Predict
+    from edgestill.device.neighbours import Upstream
     from edgestill.infer.serving.served import Served
 
-INPUT: Final = "input"
 CURRENT: Final = "current"
 """The version of what an agent serves, whichever bundle that is."""
 
@@ -44,57 +40,6 @@ _VERSION_DIGITS: Final = 12
 _MAX_RANK: Final = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
-    """A larger model on another server.
-
-    Attributes:
-        url: of the server.
-        model: its name there.
-        output: `logits` or `probabilities`.
-        input: name of its input; empty for the student's.
-        timeout: seconds for an answer.
-        token: shown to it; None shows nothing.
-        plain_http: whether it may be reached without TLS.
-        transport: carries the questions; real sockets where None.
-    """
-
-    url: str
-    model: str = "teacher"
-    output: str = "logits"
-    input: str = ""
-    timeout: float = 5.0
-    token: str | None = field(default=None, repr=False)
-    plain_http: bool = False
-    transport: Transport | None = None
-
-    def connect(
-        self, policy: Policy, taken: str, *, clock: Clock, random: Callable[[], float]
-    ) -> RemoteModel:
-        """The model, calibrated as the policy says.
-
-        Args:
-            policy: of the bundle before it.
-            taken: name of the student's input.
-            clock: for deadlines.
-            random: for the breaker.
-        """
-        return RemoteModel(
-            self.transport or HttpTransport(clock=clock, plain_http=self.plain_http),
-            self.url,
-            model=self.model,
-            clock=clock,
-            timeout=self.timeout,
-            credential=self.token,
-            input=self.input or taken,
-            output=self.output,
-            temperature=policy.teacher_temperature,
-            classes=len(policy.labels),
-            breaker=Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random),
-            coder=Coder(allowed_by(policy), clock=clock),
-        )
-
-
 def of_bundle(
     bundle: Bundle,
     *,
@@ -102,6 +47,7 @@ def of_bundle(
     engine: str = "",
     threads: int = 1,
     upstream: Upstream | None = None,
+    neighbours: Neighbours | None = None,
     clock: Clock,
     random: Callable[[], float],
 ) -> Served:
@@ -113,6 +59,7 @@ def of_bundle(
         engine: that runs it; empty for that of its hardware class.
         threads: that share one operator.
         upstream: is asked where the bundle's policy says so.
+        neighbours: are asked before it; of no use without one.
         clock: for latencies and deadlines.
         random: for audits.
 
@@ -127,15 +74,17 @@ def of_bundle(
     predict: Predict = student
     if upstream is not None:
         teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
-        bounded = Bounded(teacher, at_once=QUESTIONS)
+        near = neighbours or Neighbours()
+        escalation, meters = near.before(teacher, policy, student.input[0], clock=clock, random=random)
         predict = Cascade(
             student,
-            Remembering(bounded, clock=clock),
+            Remembering(Bounded(escalation, at_once=QUESTIONS), clock=clock),
             policy,
             clock=clock,
             random=random,
-            auditor=bounded,
-            meters=(teacher,),
+            auditor=Bounded(teacher, at_once=QUESTIONS),
+            names=near.names,
+            meters=(*meters, teacher),
         )
     return of_predict(
         predict,
