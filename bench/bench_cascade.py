@@ -17,31 +17,20 @@ from peers import enter
 if __name__ == "__main__":
     enter(__file__)
 
-import argparse
-import json
-import os
-import platform
-import tempfile
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from bench_quality import data_folder
 from cascading.plots import draw
 from cascading.sets import NAMES, SHARE
-
-from edgestill.core.hardware import HardwareClass
+from parted import Parted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
-RESULTS: Final = Path(__file__).resolve().parent / "results" / "cascade.json"
 PARTS: Final = (*NAMES, "risk", "payload", "faults", "speed")
 LIBRARIES: Final = ("edgestill", "torch", "onnxruntime", "numpy")
 
 
-def measure(part: str, data: Path, folder: Path, *, quick: bool) -> Any:
+def measure(part: str, data: Path, folder: Path, quick: bool) -> Any:  # noqa: FBT001  # as `Parted` calls it
     """One part."""
     if part == "risk":
         from cascading.risk import measured as risk
@@ -102,52 +91,20 @@ def _fused(accuracy: dict[str, float]) -> float:
     return 100 * (accuracy["fused"] - max(accuracy["student"], accuracy["teacher"]))
 
 
-def machine() -> dict[str, Any]:
-    """What a part was measured on; parts may come from different machines."""
-    return {
-        "cores": os.cpu_count(),
-        "hardware_class": HardwareClass.here().name,
-        "python": platform.python_version(),
-        "load": round(os.getloadavg()[2], 1),
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
-
-
-def keep(parts: dict[str, Any]) -> dict[str, float]:
-    """Writes these parts over those of the last results; the figures of all."""
-    last = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"parts": {}, "machines": {}}
-    whole = last["parts"] | parts
-    machines = last["machines"] | dict.fromkeys(parts, machine())
-    report = {"figures": figures(whole), "machines": machines, "parts": whole}
-    RESULTS.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
-    return figures(whole)
-
-
-def main() -> None:
-    """Measures part after part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print the last line only")
-    parser.add_argument("--quick", action="store_true", help="only to see that it runs; nothing is kept")
-    parser.add_argument("--keep", type=Path, help="folder for weights and answers")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    say: Callable[[str], None] = (lambda _: None) if asked.json else (lambda text: print(text, flush=True))
-    parts: dict[str, Any] = {}
-    found: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for part in asked.only:
-            folder = asked.keep or Path(temporary)
-            parts[part] = measure(part, data_folder(), folder, quick=asked.quick)
-            found = figures(parts) if asked.quick else keep(parts)
-            if part in NAMES and not asked.quick:
-                draw(part, parts[part])
-            say(json.dumps({part: parts[part]}, indent=1))
-    print(json.dumps({"bench": "cascade", "figures": found}))
+def plot(part: str, found: Any) -> None:
+    """Of a part that has one."""
+    if part in NAMES:
+        draw(part, found)
 
 
 if __name__ == "__main__":
-    main()
+    Parted(
+        name="cascade",
+        says=__doc__,
+        parts=PARTS,
+        libraries=LIBRARIES,
+        measure=measure,
+        figures=figures,
+        draw=plot,
+    ).main()
     sys.exit(0)

@@ -1,8 +1,9 @@
-"""Random budgets on what a search has found: are they kept when measured again, and is the student better than the uniform one?
+"""Random budgets: are they kept when measured again, and is the student better than the uniform one?
 
-A budget draws a latency, evenly in its logarithm, between the fastest and the slowest student of the front; every other one bounds the
-size as well, between the smallest and the largest. What is picked is packed as its user would, and its file is measured again, in turns with
-the others. It is compared with the uniform student within the same size that is as fast as it is measured; both are trained anew from
+A budget draws a latency, evenly in its logarithm, between those of a narrow and a wide uniform student; every other one bounds the size as
+well, drawn likewise. All are searched for in one search, which takes up for one budget what was best for another. What is picked is
+packed as its user would, and its file is measured again, in turns with the others. It is compared with the uniform student
+within the same size that is as fast as it is measured, trained by the recipe that the search was given; both are trained anew from
 other seeds beside the search's own, and told by the data that no choice has seen.
 """
 
@@ -18,8 +19,11 @@ from edgestill.core.errors import SettingError
 from edgestill.core.manifest import MODEL
 from edgestill.lab.fits import as_source
 from edgestill.lab.score import scores
+from edgestill.lab.searching.draft import PRECISIONS, Shape
+from edgestill.lab.searching.halves import halves
 from edgestill.lab.searching.search import search
 from edgestill.lab.searching.settings import Search
+from edgestill.lab.searching.shape import UNIFORM
 from edgestill.lab.searching.workshop import workshop
 from edgestill.lab.teacher.asking import Asking
 from edgestill.lab.training.train import Lesson, train_
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.lab.recipe import Recipe
-    from edgestill.lab.searching.draft import Shape
     from edgestill.lab.searching.found import Found, Point
     from edgestill.lab.searching.workshop import Workshop
     from searching.teachers import World
@@ -48,18 +51,18 @@ class Effort:
 
     Attributes:
         budgets: random ones, for each teacher.
-        bands: latencies and sizes that are searched for.
         trials: students that are tried for each.
     """
 
     budgets: int = 10
-    bands: int = 7
-    trials: int = 16
+    trials: int = 10
 
 
-EFFORTS: Final = {"reference": Effort(), "resnet20": Effort(bands=4, trials=8)}
+EFFORTS: Final = {"reference": Effort(), "resnet20": Effort(trials=8)}
 """A student of the second teacher takes five times as long to train."""
-QUICK: Final = Effort(budgets=2, bands=1, trials=2)
+QUICK: Final = Effort(budgets=2, trials=2)
+_NARROW, _WIDE = 0.12, 0.7
+"""Scales of the uniform students that budgets lie between."""
 
 
 def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, Any]:
@@ -67,21 +70,31 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
     effort, one = QUICK if quick else EFFORTS[name], world(name, data, quick=quick)
     if quick:
         one = replace(one, recipe=replace(one.recipe, epochs=1, views=1))
-    settings = Search(trials=effort.trials, budgets=effort.bands, judged=0.3)
+    settings = Search(trials=effort.trials, judged=0.3, recipe=one.tried)
+    shop = workshop(
+        one.teacher,
+        one.train,
+        halves(one.heldout, settings.judged, one.recipe.seed)[0],
+        budgets=(),
+        recipe=one.recipe,
+        folder=folder,
+    )
+    budgets = _drawn(shop, effort.budgets)
     found = search(
         one.teacher,
         one.train,
         validation=one.heldout,
         folder=folder,
+        budgets=budgets,
         recipe=one.recipe,
         settings=settings,
         augment=one.augment,
     )
     packed = _Packed(found)
-    answers = _answered(found, effort.budgets)
+    answers = [(budget, found.pick(budget)) for budget in budgets]
     picked = {point.name: point for _, point in answers}
     times = p95_of({name: packed.model(point) for name, point in picked.items()}, one.heldout.inputs[:32])
-    gains = _Gains(one, found, folder)
+    gains = _Gains(one, found, shop, folder)
     return {
         "title": one.title,
         "effort": asdict(effort),
@@ -124,23 +137,30 @@ class _Packed:
         return int(self._of(point).manifest.size)
 
 
-def _answered(found: Found, count: int) -> list[tuple[Budget, Point]]:
-    """Random budgets with what was picked; one that is refused for want of a student is drawn again."""
+def _drawn(shop: Workshop, count: int) -> list[Budget]:
+    """Random budgets that some uniform student keeps."""
     draw = np.random.default_rng(2026)
-    latencies = [point.footprint.latency for point in found.front if point.footprint.latency is not None]
-    sizes = [point.footprint.size for point in found.front]
-    answers: list[tuple[Budget, Point]] = []
-    for _ in range(50 * count):
-        latency = float(np.exp(draw.uniform(np.log(min(latencies)), np.log(1.2 * max(latencies)))))
-        size = int(np.exp(draw.uniform(np.log(min(sizes)), np.log(1.2 * max(sizes)))))
-        budget = Budget(latency=latency, size=size if len(answers) % 2 else None)
+    assert shop.profile is not None
+    ends = [
+        [
+            shop.drafts.of(Shape(direction=UNIFORM, scale=scale, precision=precision))
+            for precision in PRECISIONS
+        ]
+        for scale in (_NARROW, _WIDE)
+    ]
+    latencies = [min(map(shop.profile.seconds, drafts)) for drafts in ends]
+    sizes = [min(draft.size for draft in drafts) for drafts in ends]
+    found: list[Budget] = []
+    while len(found) < count:
+        latency = float(np.exp(draw.uniform(*np.log(latencies))))
+        size = int(np.exp(draw.uniform(*np.log(sizes))))
+        budget = Budget(latency=latency, size=size if len(found) % 2 else None)
         try:
-            answers.append((budget, found.pick(budget)))
+            shop.fitting(budget).precision([UNIFORM])
         except SettingError:
             continue
-        if len(answers) == count:
-            break
-    return answers
+        found.append(budget)
+    return found
 
 
 def _kept(budget: Budget, size: int, latency: float) -> bool:
@@ -151,12 +171,9 @@ def _kept(budget: Budget, size: int, latency: float) -> bool:
 class _Gains:
     """What is picked against the uniform student that is as fast, and no larger than allowed."""
 
-    def __init__(self, one: World, found: Found, folder: Path) -> None:
-        self._world, self._found, self._folder = one, found, folder
+    def __init__(self, one: World, found: Found, shop: Workshop, folder: Path) -> None:
+        self._world, self._found, self._shop, self._folder = one, found, shop, folder
         self._unseen = as_source(found.unseen, "unseen")
-        self._shop: Workshop = workshop(
-            one.teacher, one.train, found.judge, budgets=(), recipe=one.recipe, folder=folder
-        )
         self._known: dict[str, list[NDArray[np.float64]]] = {}
 
     def of(self, budget: Budget, point: Point, latency: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Two teachers on CIFAR-10 (as JPEG), whose students are searched for: the reference network and a published ResNet-20.
 
-Both take uint8 images. Some training images, every fifth or tenth of the data set, are what teacher (where it is trained here) and students
+Both take uint8 images. Some training images, every second or tenth of the data set, are what teacher (where it is trained here) and students
 learn from; the 10,000 test images are held out, of which a share chooses students and the rest tells.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.augment import Augment
 
 FILE: Final = "cifar10_jpeg_q75.npz"
-EVERY: Final = {"reference": 5, "resnet20": 10}
+EVERY: Final = {"reference": 2, "resnet20": 10}
 NAMES: Final = ("reference", "resnet20")
 
 
@@ -47,6 +47,7 @@ class World:
         heldout: what chooses and tells.
         augment: makes views.
         recipe: of the students.
+        tried: key of the recipe -> values that the search tries.
     """
 
     title: str
@@ -55,6 +56,7 @@ class World:
     heldout: Samples
     augment: Augment
     recipe: Recipe
+    tried: dict[str, list[float]]
 
 
 def images(folder: Path, part: str, every: int) -> Samples:
@@ -84,14 +86,22 @@ def world(name: str, folder: Path, *, quick: bool) -> World:
             Lesson.of(train, augment),
             Recipe(epochs=1 if quick else 12, batch=64, lr=1e-3),
         )
-        recipe = Recipe(epochs=9, batch=64, lr=2e-3, soft_weight=0.7, tau=2.0, views=3, inherit="magnitude")
+        recipe = Recipe(epochs=9, batch=64, lr=3e-3, soft_weight=0.7, tau=2.0, views=3, inherit="magnitude")
         title = "LargeModel (24 x 24)"
     else:
         augment = ImageShift(4, mirror=True)
         teacher = _resnet20(folder)
         recipe = Recipe(epochs=9, batch=64, lr=4e-3, soft_weight=0.7, tau=4.0, views=3, inherit="magnitude")
         title = "ResNet-20 (published)"
-    return World(title=title, teacher=teacher, train=train, heldout=heldout, augment=augment, recipe=recipe)
+    return World(
+        title=title,
+        teacher=teacher,
+        train=train,
+        heldout=heldout,
+        augment=augment,
+        recipe=recipe,
+        tried={"lr": [recipe.lr, 2 * recipe.lr, 4 * recipe.lr], "soft_weight": [recipe.soft_weight, 0.9]},
+    )
 
 
 def _middle(samples: Samples) -> Samples:
