@@ -15,10 +15,11 @@ from device_bundles import batches, logits_of, model, policy_of, tiny_bundle
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import AccessError, PathError, SettingError
 from edgestill.core.protocols import Request
+from edgestill.device.memory import Memory
 from edgestill.device.neighbours import Upstream
 from edgestill.device.serve.app import Outermost
 from edgestill.device.serve.listening import Listening, Tls, tls_of
-from edgestill.device.serve.models import of_bundle
+from edgestill.device.serve.models import KEEP_EVERY, of_bundle
 from edgestill.device.serve.running import endpoint_of
 from edgestill.device.serve.server import app_of
 from edgestill.device.serve.tokens import Bearers, Token, digest_of, read_tokens
@@ -277,3 +278,46 @@ def test_files_for_tls_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for one in (rubbish, tmp_path / "none.pem"):
         with pytest.raises(SettingError, match="the files for TLS cannot be used"):
             tls_of(one, one, None)
+
+
+def decided(tmp_path: Path, teacher: AsgiTransport, clock: FakeClock, state: Path | None, seed: int) -> Any:
+    """Who decides about one input of a gateway that begins now, and may send some hundred bytes a day."""
+    asks = bundle(
+        tmp_path, threshold=2.0, escalation_share=1.0, audit_share=0.0, alpha=1.0, bytes_per_day=900
+    )
+    memory = None if state is None else Memory(state, asks.manifest.digest)
+    upstream = Upstream(url=URL, transport=teacher)
+    served = of_bundle(asks, upstream=upstream, memory=memory, clock=clock, random=lambda: 0.5)
+    found: list[Any] = []
+    for number in range(4):
+        clock.advance(KEEP_EVERY)
+        found += served.run(batches(1, 10 * seed + number), None).told["decided_by"]
+    return found
+
+
+def test_a_gateways_day_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """Where there is a folder for it: what was sent today stays sent. Without one, a new start has a new day's bytes."""
+    clock = FakeClock(1_790_000_000.0)
+    engine = of_engine(OnnxEngine(model(2)), name="teacher", version="1")
+    upstairs = Endpoint([engine], about=About(name="up", version="0"), clock=clock)
+    app = app_of(upstairs, Listening(), rate=Rate(100, 100), clock=clock, max_body=10**6)
+    with AsgiTransport(app) as teacher:
+        kept = [decided(tmp_path, teacher, clock, tmp_path / "state", start) for start in range(3)]
+        fresh = [decided(tmp_path, teacher, clock, None, start) for start in range(3, 6)]
+    assert [one.count("teacher") for one in fresh] == [3, 3, 3]
+    # a question is charged as it went lately, and the first of a start as its numbers: one more may be asked than fit
+    assert [one.count("teacher") for one in kept] == [3, 1, 0]
+
+
+def test_a_gateway_whose_state_cannot_be_written_answers_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk is told to the log."""
+    clock, folder = FakeClock(), tmp_path / "state"
+    folder.write_text("in the way")
+    asks = bundle(tmp_path, threshold=2.0, escalation_share=1.0, audit_share=0.0)
+    upstream, memory = Upstream(url="http://127.0.0.1:1", timeout=0.5), Memory(folder, asks.manifest.digest)
+    served = of_bundle(asks, upstream=upstream, memory=memory, clock=clock, random=lambda: 0.5)
+    clock.advance(KEEP_EVERY)
+    assert len(served.run(batches(2, 2), None).outputs["probabilities"]) == 2
+    assert str(folder) in caplog.text

@@ -53,12 +53,14 @@ def serve(
     neighbours: Annotated[
         File, typer.Option(help="neighbours.json: who is asked before the teacher.")
     ] = None,
+    state: Annotated[File, typer.Option(help="Folder that keeps how a gateway's budget stands.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object once it listens.")] = False,
 ) -> None:
     """Serve a bundle by the Open Inference Protocol v2, until SIGTERM or Ctrl-C."""
     require("onnxruntime", extra="device", purpose="to run a model")
     require("uvicorn", extra="serve", purpose="to serve a model")
     from edgestill.core import logs
+    from edgestill.device.memory import Memory
     from edgestill.device.serve.listening import Listening, tls_of
     from edgestill.device.serve.models import of_bundle
     from edgestill.device.serve.running import run
@@ -96,6 +98,7 @@ def serve(
         threads=threads,
         upstream=upstream,
         neighbours=_near(neighbours, upstream),
+        memory=None if state is None else Memory(state, opened.manifest.digest),
         clock=clock,
         random=random.random,  # noqa: S311  # it chooses audits; nothing is guarded by it
     )

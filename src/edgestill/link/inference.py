@@ -76,6 +76,7 @@ CODING: Final = "payload"
 MARGIN: Final = 0.9
 """Of the time that is left, for the server; the rest is for the way."""
 MAX_TIERS: Final = 16
+"""Beside our own: an answer has a device's neighbours and what each of them asked (`device.arrays.MAX_TIERS` bounds all)."""
 MAX_TOLD: Final = 1024
 LONGEST_PAUSE: Final = 30.0
 """Seconds that a model which failed should be left alone, at most: a device is back soon after its cloud is."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Final, final
 
-from edgestill.core.errors import MessageError, NotFoundError, within
+from edgestill.core.errors import EdgestillError, MessageError, NotFoundError, within
 from edgestill.core.jsonio import Fields
 from edgestill.core.manifest import MODEL, POLICY
 from edgestill.device.client import LocalClient
@@ -28,14 +29,19 @@ if TYPE_CHECKING:
     from edgestill.core.answer import Answer
     from edgestill.core.bundle import Bundle
     from edgestill.core.protocols import Clock, Predict
+    from edgestill.device.memory import Memory
     from edgestill.device.neighbours import Upstream
     from edgestill.infer.serving.served import Served
+
+log = logging.getLogger(__name__)
 
 CURRENT: Final = "current"
 """The version of what an agent serves, whichever bundle that is."""
 
 QUESTIONS: Final = 32
 """Under way at once to the larger model."""
+KEEP_EVERY: Final = 10.0
+"""Seconds between two states of a gateway's policy on disk."""
 _VERSION_DIGITS: Final = 12
 _MAX_RANK: Final = 8
 
@@ -48,6 +54,7 @@ def of_bundle(
     threads: int = 1,
     upstream: Upstream | None = None,
     neighbours: Neighbours | None = None,
+    memory: Memory | None = None,
     clock: Clock,
     random: Callable[[], float],
 ) -> Served:
@@ -60,6 +67,7 @@ def of_bundle(
         threads: that share one operator.
         upstream: is asked where the bundle's policy says so.
         neighbours: are asked before it; of no use without one.
+        memory: keeps over restarts how the policy stands; None begins anew.
         clock: for latencies and deadlines.
         random: for audits.
 
@@ -76,16 +84,19 @@ def of_bundle(
         teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
         near = neighbours or Neighbours()
         escalation, meters = near.before(teacher, policy, student.input[0], clock=clock, random=random)
-        predict = Cascade(
+        predict = cascade = Cascade(
             student,
             Remembering(Bounded(escalation, at_once=QUESTIONS), clock=clock),
             policy,
+            state=None if memory is None else memory.policy_state(policy),
             clock=clock,
             random=random,
             auditor=Bounded(teacher, at_once=QUESTIONS),
             names=near.names,
             meters=(*meters, teacher),
         )
+        if memory is not None:
+            predict = Kept(cascade, memory, clock=clock)
     return of_predict(
         predict,
         name=name or bundle.manifest.name,
@@ -94,6 +105,39 @@ def of_bundle(
         labels=policy.labels,
         features=_width(runs.outputs.get(FEATURES)),
     )
+
+
+@final
+class Kept:
+    """A cascade whose policy goes on after a restart: how it stands is written down now and then, as it answers.
+
+    A gateway that is killed forgets what it asked within the last `KEEP_EVERY` seconds.
+
+    Args:
+        cascade: answers.
+        memory: where it is written; where that fails, answers go on.
+        clock: monotonic.
+    """
+
+    def __init__(self, cascade: Cascade, memory: Memory, *, clock: Clock) -> None:
+        self._cascade, self._memory, self._clock = cascade, memory, clock
+        self._due = clock.monotonic() + KEEP_EVERY
+        self._lock = threading.Lock()
+
+    def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
+        """As the cascade does."""
+        answer = self._cascade.predict(batch, deadline=deadline)
+        with self._lock:
+            if self._clock.monotonic() >= self._due:
+                self._due = self._clock.monotonic() + KEEP_EVERY
+                self._keep()
+        return answer
+
+    def _keep(self) -> None:
+        try:
+            self._memory.keep_policy_state(self._cascade.state)
+        except (EdgestillError, OSError) as error:
+            log.warning("%s", error)
 
 
 def of_agent(home: Path, *, name: str, clock: Clock) -> Served:
