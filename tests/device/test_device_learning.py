@@ -61,6 +61,7 @@ def escalation(
     right: bool = False,
     decision: Decision = "escalate",
     confidence: float = 0.4,
+    deputised: bool = False,
 ) -> Escalation:
     """A batch about which the teacher was asked, on which the student was right, or wrong."""
     teacher = teacher_of(features)
@@ -81,6 +82,7 @@ def escalation(
         answer=answer,
         decisions=(decision,) * n,
         confidence=np.full(n, confidence, np.float32),
+        deputised=np.full(n, deputised),
     )
 
 
@@ -89,6 +91,15 @@ def learner(clock: FakeClock | None = None, lessons: Lessons | None = None) -> L
     return Learner(
         bundle=BUNDLE, reference=reference(), policy=POLICY, clock=clock or FakeClock(), lessons=lessons
     )
+
+
+def test_what_a_gateways_student_said_teaches_nothing() -> None:
+    """Without its teacher a gateway is only another student."""
+    one = learner(lessons=Lessons())
+    one.observe(escalation(samples(40, 2), deputised=True), threshold=0.6)
+    assert one.statistics() is None
+    one.observe(escalation(samples(40, 3), deputised=False), threshold=0.6)
+    assert one.statistics() is not None
 
 
 def test_the_teachers_answers_are_the_targets_never_the_fused_ones() -> None:

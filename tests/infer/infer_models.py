@@ -79,7 +79,14 @@ def expected_logits(batch: NDArray[np.floating], seed: int = 0) -> NDArray[np.fl
 class Told:
     """A `Predict` that answers row i of `probabilities` for an input whose first number is i, or fails."""
 
-    def __init__(self, probabilities: Sequence[Sequence[float]], error: EdgestillError | None = None) -> None:
+    def __init__(
+        self,
+        probabilities: Sequence[Sequence[float]],
+        error: EdgestillError | None = None,
+        *,
+        deputised: bool = False,
+    ) -> None:
+        self.deputised = deputised
         self.probabilities = np.array(probabilities, dtype=np.float32)
         self.error = error
         self.asked: list[list[int]] = []
@@ -97,6 +104,7 @@ class Told:
             probabilities=given,
             confidence=given.max(axis=1),
             decided_by=("student",) * len(rows),
+            teacher=np.full_like(given, np.nan) if self.deputised else None,
             features=given,
         )
 

@@ -26,6 +26,7 @@ from edgestill.infer.cascade import Cascade, Escalation
 from edgestill.infer.decision import PolicyState
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.policy import ALWAYS, Band, Policy
+from edgestill.infer.remembering import Remembering
 from edgestill.infer.student import Student
 from edgestill.infer.tiers import Tier, Tiers
 from edgestill.testing.clock import FakeClock
@@ -106,6 +107,18 @@ def test_a_sure_batch_asks_nobody() -> None:
     assert (answer.decided_by, answer.teacher, answer.student) == (("student", "student"), None, None)
     assert told[0].decisions == ("alone", "alone")
     assert not told[0].heard.any()
+
+
+@pytest.mark.parametrize("deputised", [False, True])
+def test_what_a_gateways_student_said_is_heard_and_is_no_label(deputised: bool) -> None:
+    """It is fused like any answer; who learns from answers is told that the teacher did not speak."""
+    model, told = cascade(teacher=Remembering(Told(TEACHER, deputised=deputised), clock=FakeClock()))
+    for _ in range(2):  # the second time it is remembered
+        answer = model.predict(rows(0, 1, 2, 3))
+        assert answer.decided_by == ("student", "fused", "fused", "student")
+    for one in told:
+        assert one.heard.tolist() == [False, True, True, False]
+        assert one.taught.tolist() == [False, not deputised, not deputised, False]
 
 
 @pytest.mark.parametrize(("alpha", "name"), [(0.0, "student"), (0.5, "fused"), (1.0, "teacher")])

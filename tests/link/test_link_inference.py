@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.requests import Request as WebRequest
 
+    from edgestill.core.jsonio import Json
     from edgestill.core.protocols import Transport
 
 URL = "http://teacher.test"
@@ -114,6 +115,31 @@ def test_an_answer_is_the_softmax_of_the_servers_logits(transport: AsgiTransport
     assert answer.alpha is not None
     np.testing.assert_array_equal(answer.teacher, answer.probabilities)
     np.testing.assert_array_equal(answer.alpha, np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("told", "heard"),
+    [
+        (["student", "teacher", "fused"], ("student", "teacher", "fused")),
+        (["student", "teacher"], ("teacher",) * 3),
+        (["student", "teacher", "the king"], ("teacher",) * 3),
+        (["student", ["teacher"], None], ("teacher",) * 3),
+        ("student", ("teacher",) * 3),
+        (None, ("teacher",) * 3),
+    ],
+)
+def test_who_decided_is_told_by_a_server_of_ours(
+    server: _Server, transport: AsgiTransport, told: Json, heard: tuple[str, ...]
+) -> None:
+    """A gateway that answered without its teacher says so; what makes no sense is passed over."""
+    tensor = Tensor("logits", "FP32", (3, 2), np.zeros((3, 2), np.float32).tobytes())
+    said = InferResponse(model="teacher", outputs=(tensor,), parameters={"decided_by": told})
+    body, length = said.encode()
+    server.answer = Response(body, headers={HEADER: str(length)})
+    answer = _model(transport).predict(BATCH)
+    assert answer.decided_by == heard
+    assert answer.teacher is not None
+    assert np.isnan(answer.teacher[:, 0]).tolist() == [one == "student" for one in heard]
 
 
 def test_the_question_carries_what_was_given(server: _Server, transport: AsgiTransport) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+VOICES: Final = ("student", "teacher", "fused")
+"""Who may decide about an input: either, or both together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -17,7 +20,7 @@ class Answer:
     Attributes:
         probabilities: float32 `[N, C]`; calibrated, or fused from calibrated ones.
         confidence: float32 `[N]`, in [0, 1].
-        decided_by: per input `"student"`, `"teacher"` or `"fused"`.
+        decided_by: per input one of `VOICES`.
         features: float32 `[N, D]`, the layer before the head; None where the model gives none.
         alpha: float32 `[N]`, the teacher's weight in each answer; 0 where the student answered alone.
         student: the student's own calibrated probabilities where another voice was heard too, else None.

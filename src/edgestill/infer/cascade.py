@@ -68,6 +68,7 @@ class Escalation:
         answer: as the caller got it; `answer.teacher` has NaN rows where the teacher was not heard.
         decisions: of the policy, per input. An audit or escalation without an answer has a NaN row.
         confidence: float32 `[N]`, of the student alone; `answer.confidence` is that of the fused answer.
+        deputised: `[N]`, where a gateway's student answered in the teacher's place; None: nowhere.
         failures: codes of the errors that kept the teacher from answering, at most one per question.
     """
 
@@ -75,6 +76,7 @@ class Escalation:
     answer: Answer
     decisions: tuple[Decision, ...]
     confidence: NDArray[np.float32]
+    deputised: NDArray[np.bool_] | None = None
     failures: tuple[str, ...] = ()
 
     @property
@@ -83,6 +85,11 @@ class Escalation:
         if self.answer.teacher is None:
             return np.zeros(len(self.decisions), dtype=np.bool_)
         return np.isfinite(self.answer.teacher[:, 0])
+
+    @property
+    def taught(self) -> NDArray[np.bool_]:
+        """`[N]`: where it was the teacher who answered, alone or with a gateway's student; another student's answer is no label."""
+        return self.heard if self.deputised is None else self.heard & ~self.deputised
 
     @property
     def audited(self) -> NDArray[np.bool_]:
@@ -163,13 +170,14 @@ class Cascade:
         alone = self._ask_student(batch, deadline)
         decisions, lost, charged = self._decide(alone.confidence, coins, batch)
         if lost or any(decision != "alone" for decision in decisions):
-            answer, failures = self._with_teacher(batch, alone, decisions, deadline)
+            answer, deputised, failures = self._with_teacher(batch, alone, decisions, deadline)
             answer = replace(answer, latency=self._clock.monotonic() - start)
             told = Escalation(
                 batch=batch,
                 answer=answer,
                 decisions=decisions,
                 confidence=alone.confidence,
+                deputised=deputised,
                 failures=failures,
             )
             self._count(told, lost=lost, charged=charged)
@@ -227,9 +235,10 @@ class Cascade:
         alone: Answer,
         decisions: tuple[Decision, ...],
         deadline: float | None,
-    ) -> tuple[Answer, tuple[str, ...]]:
-        """The fused answer, and the codes of what failed."""
+    ) -> tuple[Answer, NDArray[np.bool_], tuple[str, ...]]:
+        """The fused answer, where a student stood in for the teacher, and the codes of what failed."""
         teacher = np.full_like(alone.probabilities, np.nan)
+        deputised = np.zeros(len(batch), dtype=np.bool_)
         failures: list[str] = []
         tiers: list[str] = []
         for model, wanted, names in self._questions():
@@ -239,12 +248,13 @@ class Cascade:
             try:
                 given = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
                 teacher[asked] = given.probabilities
+                deputised[asked] = False if given.teacher is None else np.isnan(given.teacher[:, 0])
                 tiers += (*(names if len(names) == 1 else ()), *given.tiers)
             except EdgestillError as error:
                 failures.append(error.code)
                 tiers += names
         answer = alone if np.isnan(teacher[:, 0]).all() else self._fused(alone, teacher)
-        return replace(answer, tiers=tuple(dict.fromkeys(tiers))), tuple(failures)
+        return replace(answer, tiers=tuple(dict.fromkeys(tiers))), deputised, tuple(failures)
 
     def _questions(self) -> list[tuple[Predict, tuple[Decision, ...], tuple[str, ...]]]:
         """Who is asked, about which inputs, and the names of who may have been turned to."""

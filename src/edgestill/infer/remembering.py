@@ -35,10 +35,14 @@ class _Known:
 
     Attributes:
         probabilities: `[C]`.
+        decided_by: as in the answer.
+        taught: whether it is the teacher's.
         until: monotonic time at which it is forgotten.
     """
 
     probabilities: NDArray[np.float32]
+    decided_by: str
+    taught: bool
     until: float
 
 
@@ -87,20 +91,19 @@ class Remembering:
             places = sorted(missing.values())
             answer = self._model.predict(batch[places], deadline=deadline)
             require_probabilities(answer.probabilities, len(places))
-            fresh = dict(zip((keys[place] for place in places), answer.probabilities, strict=True))
-            self._remember(fresh)
+            fresh = self._remember([keys[place] for place in places], answer)
             rows, tiers = rows | fresh, answer.tiers
-        probabilities = np.stack([rows[key] for key in keys])
+        probabilities = np.stack([rows[key].probabilities for key in keys])
         return Answer(
             probabilities=probabilities,
             confidence=probabilities.max(axis=1),
-            decided_by=("teacher",) * len(keys),
+            decided_by=tuple(rows[key].decided_by for key in keys),
             alpha=np.ones(len(keys), dtype=np.float32),
-            teacher=probabilities,
+            teacher=np.where([[rows[key].taught] for key in keys], probabilities, np.float32(np.nan)),
             tiers=tiers,
         )
 
-    def _recalled(self, keys: list[bytes]) -> dict[bytes, NDArray[np.float32]]:
+    def _recalled(self, keys: list[bytes]) -> dict[bytes, _Known]:
         now = self._clock.monotonic()
         with self._lock:
             found = {key: self._known[key] for key in keys if key in self._known}
@@ -109,16 +112,23 @@ class Remembering:
                     del self._known[key]
                 else:
                     self._known.move_to_end(key)
-        return {key: known.probabilities for key, known in found.items() if known.until > now}
+        return {key: known for key, known in found.items() if known.until > now}
 
-    def _remember(self, fresh: dict[bytes, NDArray[np.float32]]) -> None:
+    def _remember(self, keys: list[bytes], answer: Answer) -> dict[bytes, _Known]:
+        taught = np.ones(len(keys), bool) if answer.teacher is None else np.isfinite(answer.teacher[:, 0])
         until = self._clock.monotonic() + self._seconds
+        each = zip(answer.probabilities, answer.decided_by, taught.tolist(), strict=True)
+        fresh = {
+            key: _Known(row.copy(), voice, own, until)
+            for key, (row, voice, own) in zip(keys, each, strict=True)
+        }
         with self._lock:
-            for key, row in fresh.items():
-                self._known[key] = _Known(row.copy(), until)
+            for key, known in fresh.items():
+                self._known[key] = known
                 self._known.move_to_end(key)
             while len(self._known) > self._most:
                 self._known.popitem(last=False)
+        return fresh
 
 
 def _digest(sample: NDArray[np.generic]) -> bytes:

@@ -8,6 +8,7 @@
 - Where the caller brings a coder and the server's metadata offer codecs, inputs travel as few bytes. The offer is asked for
   once, or again after a while where the server was not able to say. A payload that is refused is followed by the numbers
   themselves; where those are taken, the server gets no more payloads.
+- A server of ours tells who decided. Where a gateway's student did, without its teacher, the answer's `teacher` has NaN rows.
 - The deadline of the caller, the timeout of the model, the breaker and the data budget each can keep the question from
   being asked, and end it.
 - The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage. That
@@ -27,7 +28,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from edgestill.core.answer import Answer
+from edgestill.core.answer import VOICES, Answer
 from edgestill.core.errors import (
     DeadlineError,
     DtypeError,
@@ -191,7 +192,8 @@ class RemoteModel:
         start = self._clock.monotonic()
         until = start + self._timeout if deadline is None else min(deadline, start + self._timeout)
         tensor = _tensor(self._input, batch)
-        given, tiers = self._guarded(batch, tensor, until)
+        given, told = self._guarded(batch, tensor, until)
+        voices = _voices(told, len(batch))
         if self._output == PROBABILITIES:
             probabilities = given.astype(np.float32)
         else:
@@ -199,10 +201,10 @@ class RemoteModel:
         return Answer(
             probabilities=probabilities,
             confidence=probabilities.max(axis=1),
-            decided_by=("teacher",) * len(batch),
+            decided_by=voices,
             alpha=np.ones(len(batch), dtype=np.float32),
-            teacher=probabilities,
-            tiers=tiers,
+            teacher=np.where(np.array(voices)[:, None] == "student", np.float32(np.nan), probabilities),
+            tiers=_tiers(told),
             latency=self._clock.monotonic() - start,
         )
 
@@ -218,8 +220,8 @@ class RemoteModel:
 
     def _guarded(
         self, batch: NDArray[np.generic], tensor: Tensor, until: float
-    ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-        """The rows and whom the server asked, unless the breaker is open; tells it how the peer did."""
+    ) -> tuple[NDArray[np.float64], JsonObject]:
+        """The rows and what the server tells beside them, unless the breaker is open; tells it how the peer did."""
         self._left(until)  # a deadline that has passed already does not speak against the peer
         if self._coder is None:  # what a payload takes is known once it is made
             self._refuse_if_it_does_not_fit(tensor)
@@ -330,7 +332,7 @@ class RemoteModel:
         self._charge(len(reply.body))
         return reply
 
-    def _rows(self, reply: Reply, count: int) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    def _rows(self, reply: Reply, count: int) -> tuple[NDArray[np.float64], JsonObject]:
         accepted(reply, Request("POST", self._url), documented=ABSENT)
         try:
             length = _length(reply.headers.get(HEADER))
@@ -344,7 +346,7 @@ class RemoteModel:
                 expected=self._output,
                 got=[one.name for one in answer.outputs],
             )
-        return self._checked(found, count), _tiers(answer.parameters)
+        return self._checked(found, count), answer.parameters
 
     def _checked(self, found: Tensor, count: int) -> NDArray[np.float64]:
         wanted = (count, self._classes or "C")
@@ -458,6 +460,14 @@ def _codecs(metadata: bytes, name: str) -> tuple[str, ...]:
         return tuple(map(str, ours.inner("parameters").items(CODECS, at_most=MAX_CODECS)))
     except MessageError:
         return ()
+
+
+def _voices(parameters: JsonObject, count: int) -> tuple[str, ...]:
+    """Who decided each answer, as one of ours tells it; a server that does not tell is taken for the teacher."""
+    told = parameters.get("decided_by")
+    if isinstance(told, list) and len(told) == count and all(one in VOICES for one in told):
+        return tuple(map(str, told))
+    return ("teacher",) * count
 
 
 def _tiers(parameters: JsonObject) -> tuple[str, ...]:
