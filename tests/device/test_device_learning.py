@@ -75,14 +75,13 @@ def escalation(
         features=features,
         alpha=np.full(n, 0.5, np.float32),
         student=student,
-        teacher=teacher,
+        teacher=np.full_like(teacher, np.nan) if deputised else teacher,
     )
     return Escalation(
         batch=features,
         answer=answer,
         decisions=(decision,) * n,
         confidence=np.full(n, confidence, np.float32),
-        deputised=np.full(n, deputised),
     )
 
 

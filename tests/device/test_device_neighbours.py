@@ -12,15 +12,27 @@ from device_bundles import HERE, HttpHub, TinyHub, batches, logits_of, policy_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgestill.core.bundle import Bundle
 from edgestill.core.errors import ConflictError, EdgestillError, MessageError, NotFoundError, SettingError
+from edgestill.core.manifest import MODEL
 from edgestill.device.arrays import answer_from_frame, to_tensor
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.main import main
 from edgestill.device.model import Serving
-from edgestill.device.neighbours import MOST, Neighbours, Upstream
+from edgestill.device.neighbours import INPUT, MOST, Neighbours, Upstream
+from edgestill.device.serve.listening import Listening
+from edgestill.device.serve.models import of_bundle
+from edgestill.device.serve.running import endpoint_of
+from edgestill.device.serve.server import app_of
+from edgestill.infer.cascade import Cascade, Escalation
 from edgestill.infer.confidence import softmax
+from edgestill.infer.engine import OnnxEngine
+from edgestill.infer.serving.limits import Rate
+from edgestill.infer.serving.waiting import Capacity
+from edgestill.infer.student import Student
 from edgestill.testing.clock import FakeClock
+from edgestill.testing.transport import AsgiTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +83,14 @@ def test_a_file_is_read_as_it_was_written(each: list[Upstream], hedge: float | N
         ({"plain_http": "yes"}, "plain_http"),
         ({"model": "a\x1b[2J"}, "model"),
         ({"token": 7}, "token"),
+        ({"plain_htpp": True}, "neighbours[0]"),
+        ({"url": "https://user:secret@x.example"}, "x.example"),
+        ({"url": "https://x.example:99999"}, "x.example"),
+        ({"url": "http://10.0.0.2:8000"}, "10.0.0.2"),
+        ({"url": "https://\u00e4.example"}, "example"),
+        ({"model": ""}, "model"),
+        ({"token": ""}, "credential"),
+        ({"token": f"{TOKEN} 2027-01-31T00:00:00Z\nanother"}, "credential"),
     ],
 )
 def test_attack_a_file_with_a_strange_neighbour_is_refused(wrong: dict[str, object], said: str) -> None:
@@ -81,6 +101,15 @@ def test_attack_a_file_with_a_strange_neighbour_is_refused(wrong: dict[str, obje
     assert isinstance(raised.value, MessageError | SettingError)
     assert said in str(raised.value.where)
     assert TOKEN not in str(raised.value)
+
+
+def test_attack_no_error_repeats_a_token() -> None:
+    """Whatever stands where the list should be."""
+    one: dict[str, object] = {"name": "gateway", "url": "https://gateway.example", "token": TOKEN}
+    for wrong in (one, [one] * (MOST + 1), [[one]], TOKEN, [TOKEN], [one | {"token": f"{TOKEN}\u00e4"}]):
+        with pytest.raises(EdgestillError) as raised:
+            Neighbours.from_bytes(json.dumps({"neighbours": wrong}).encode())
+        assert TOKEN not in str(raised.value)
 
 
 def test_attack_too_many_or_the_same_twice_are_refused() -> None:
@@ -160,6 +189,54 @@ def test_where_the_neighbour_is_gone_the_hub_answers(tmp_path: Path, hub: HttpHu
     assert answer.tiers == ("gateway", "teacher")
 
 
+def test_a_damaged_file_stops_no_bundle_from_serving(tmp_path: Path, hub: HttpHub) -> None:
+    """It would be taken for the bundle's fault: the hub is asked alone, and the status tells why."""
+    home = home_at(tmp_path / "h", hub.url)
+    home.neighbours.write_text('{"neighbours": "all of them"}')
+    serving = opened(home)
+    assert predicted(serving).tiers == ("teacher",)
+    status = serving.status()
+    assert (status["asks"], status["neighbours_failure"]) == (["teacher"], "message-invalid")
+
+
+def test_a_gateways_student_behind_a_device_teaches_nothing(tmp_path: Path) -> None:
+    """A real gateway whose teacher is gone: its answer helps, and is not taken for the teacher's."""
+    asks = tmp_path / "gateway.esb"
+    asks.write_bytes(tiny_bundle(seed=2))
+    served = of_bundle(
+        Bundle.open(asks), upstream=Upstream(url=NOBODY), clock=FakeClock(), random=lambda: 0.9
+    )
+    endpoint = endpoint_of(served, Listening(), capacity=Capacity(), clock=FakeClock())
+    app = app_of(endpoint, Listening(), rate=Rate(100, 100), clock=FakeClock(), max_body=10**6)
+    with AsgiTransport(app) as there:
+        near = Upstream(
+            name="gateway", url="http://near.test", model="tiny", output="probabilities", transport=there
+        )
+        told: list[Escalation] = []
+        student = OnnxEngine(Bundle.open(asks).read(MODEL))
+        policy = policy_of(alpha=0.5)
+        teachers, _ = Neighbours(each=(near,)).before(
+            Upstream(url=NOBODY).connect(policy, INPUT, clock=FakeClock(), random=lambda: 0.9),
+            policy,
+            INPUT,
+            clock=FakeClock(),
+            random=lambda: 0.9,
+        )
+        cascade = Cascade(
+            Student(student, policy, clock=FakeClock()),
+            teachers,
+            policy,
+            clock=FakeClock(),
+            random=lambda: 0.9,
+            names=("gateway", "teacher"),
+            observe=told.append,
+        )
+        answer = cascade.predict(batches(3, 1))
+    assert answer.decided_by == ("student",) * 3
+    assert answer.tiers[0] == "gateway"
+    assert not told[0].heard.any()
+
+
 def test_where_nobody_answers_all_are_named_and_the_student_stands(tmp_path: Path) -> None:
     """Neither the neighbour's failure nor the hub's reaches the asker."""
     home = home_at(tmp_path / "h")
@@ -220,6 +297,12 @@ def test_the_command_line_adds_removes_and_lists(tmp_path: Path, capsys: pytest.
         (["--add", "teacher=https://x.example"], "setting-invalid"),
         (["--add", "gateway=ftp://x.example"], "message-invalid"),
         (["--add", "gateway=https://x.example", "--timeout", "0s"], "message-invalid"),
+        (["--add", "gateway=http://10.0.0.2:8000"], "setting-invalid"),
+        (["--add", "gateway=https://x.example", "--token-file", "EMPTY"], "setting-invalid"),
+        (["--add", "gateway=https://x.example", "--token-file", "ENDS"], "setting-invalid"),
+        (["--add", "gateway=https://x.example", "--token-file", "TWO"], "setting-invalid"),
+        (["--model", "watch"], "setting-invalid"),
+        (["--plain-http"], "setting-invalid"),
         (["--hedge-after", "2h"], "setting-invalid"),
         (["--add", "gateway=https://x.example", "--token-file", "/nowhere"], "path-unusable"),
     ],
@@ -229,6 +312,13 @@ def test_the_command_line_refuses_what_the_file_would(
 ) -> None:
     """One line says what is wrong, and nothing is written: the agent must be able to read it."""
     home = home_at(tmp_path / "h")
+    for name, text in (
+        ("EMPTY", ""),
+        ("ENDS", f"{TOKEN} 2027-01-31T00:00:00Z"),
+        ("TWO", f"{TOKEN}\n{TOKEN}"),
+    ):
+        (tmp_path / name).write_text(text)
+    arguments = [str(tmp_path / one) if one in {"EMPTY", "ENDS", "TWO"} else one for one in arguments]
     assert main(["neighbours", "--home", str(home.path), *arguments]) == 1
     assert code in capsys.readouterr().err
     assert not home.neighbours.exists()

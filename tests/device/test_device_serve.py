@@ -16,7 +16,7 @@ from edgestill.core.bundle import Bundle
 from edgestill.core.errors import AccessError, PathError, SettingError
 from edgestill.core.protocols import Request
 from edgestill.device.memory import Memory
-from edgestill.device.neighbours import Upstream
+from edgestill.device.neighbours import Neighbours, Upstream
 from edgestill.device.serve.app import Outermost
 from edgestill.device.serve.listening import Listening, Tls, tls_of
 from edgestill.device.serve.models import KEEP_EVERY, of_bundle
@@ -35,6 +35,7 @@ from edgestill.testing.transport import AsgiTransport
 if TYPE_CHECKING:
     from edgestill.infer.serving.served import Served
 
+POLICY = policy_of()
 SECRET = "s" * 32
 URL = "http://device.test"
 
@@ -307,6 +308,53 @@ def test_a_gateways_day_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert [one.count("teacher") for one in fresh] == [3, 3, 3]
     # a question is charged as it went lately, and the first of a start as its numbers: one more may be asked than fit
     assert [one.count("teacher") for one in kept] == [3, 1, 0]
+
+
+def test_a_gateways_state_is_written_at_once_then_now_and_then_and_at_the_end(tmp_path: Path) -> None:
+    """A kill forgets what was asked in the seconds after the last write; an orderly end forgets nothing."""
+    clock, asks = FakeClock(), bundle(tmp_path, threshold=2.0, escalation_share=1.0, audit_share=0.0)
+    upstream, memory = Upstream(url="http://127.0.0.1:1"), Memory(tmp_path / "state", asks.manifest.digest)
+    served = of_bundle(asks, upstream=upstream, memory=memory, clock=clock, random=lambda: 0.5)
+
+    def written() -> int:
+        return Memory(tmp_path / "state", asks.manifest.digest).policy_state(POLICY).seen
+
+    def ask() -> int:
+        served.run(batches(1, int(clock.monotonic())), None)
+        return written()
+
+    assert ask() == 1
+    clock.advance(KEEP_EVERY / 2)
+    assert (ask(), ask()) == (1, 1)
+    clock.advance(KEEP_EVERY / 2)
+    assert ask() == 4
+    assert ask() == 4
+    served.close()
+    assert written() == 5
+
+
+def test_a_gateway_asks_its_neighbours_before_its_teacher(tmp_path: Path) -> None:
+    """And the teacher where they are gone; both are told."""
+    batch, clock = batches(2, 2), FakeClock()
+    engine = of_engine(OnnxEngine(model(2)), name="teacher", version="1")
+    upstairs = Endpoint([engine], about=About(name="up", version="0"), clock=clock)
+    app = app_of(upstairs, Listening(), rate=Rate(100, 100), clock=clock, max_body=10**6)
+    asks = bundle(tmp_path, threshold=2.0, escalation_share=1.0, audit_share=0.0, alpha=1.0)
+    with AsgiTransport(app) as there:
+        for near, tiers, voice in (
+            (Upstream(url=URL, name="near", transport=there), "near", "student"),
+            (Upstream(url="http://127.0.0.1:1", name="near"), "near,teacher", "teacher"),
+        ):
+            served = of_bundle(
+                asks,
+                upstream=Upstream(url=URL, transport=there),
+                neighbours=Neighbours(each=(near,)),
+                clock=clock,
+                random=lambda: 0.5,
+            )
+            told = served.run(batch, None).told
+            assert told["tiers"] == (tiers,) * 2
+            assert told["decided_by"] == (voice,) * 2, "a neighbour that does not tell is another student"
 
 
 def test_a_gateway_whose_state_cannot_be_written_answers_on(

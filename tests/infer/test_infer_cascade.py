@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from infer_models import Told, rows, tiny_model
 
+from edgestill.core.answer import Answer
 from edgestill.core.errors import (
     DeadlineError,
     EdgestillError,
@@ -34,7 +35,8 @@ from edgestill.testing.clock import FakeClock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgestill.core.answer import Answer
+    from numpy.typing import NDArray
+
     from edgestill.core.protocols import Predict
 
 LABELS = ("a", "b")
@@ -109,16 +111,58 @@ def test_a_sure_batch_asks_nobody() -> None:
     assert not told[0].heard.any()
 
 
-@pytest.mark.parametrize("deputised", [False, True])
-def test_what_a_gateways_student_said_is_heard_and_is_no_label(deputised: bool) -> None:
-    """It is fused like any answer; who learns from answers is told that the teacher did not speak."""
-    model, told = cascade(teacher=Remembering(Told(TEACHER, deputised=deputised), clock=FakeClock()))
-    for _ in range(2):  # the second time it is remembered
-        answer = model.predict(rows(0, 1, 2, 3))
-        assert answer.decided_by == ("student", "fused", "fused", "student")
-    for one in told:
-        assert one.heard.tolist() == [False, True, True, False]
-        assert one.taught.tolist() == [False, not deputised, not deputised, False]
+def test_what_a_gateways_student_said_is_fused_and_is_no_word_of_the_teacher() -> None:
+    """The answer's author is a student, the teacher was not heard, and the question counts as unanswered."""
+    model, told = cascade(teacher=Remembering(Told(TEACHER, deputised=True), clock=FakeClock()))
+    answer = model.predict(rows(0, 1, 2, 3))
+    np.testing.assert_allclose(answer.probabilities[2], [0.1875, 0.8125], atol=1e-6)
+    assert answer.decided_by == ("student",) * 4
+    assert answer.teacher is not None
+    assert np.isnan(answer.teacher).all()
+    assert not told[0].heard.any()
+    assert model.state.asked < model.state.needed
+
+
+def test_a_deputy_of_a_deputy_is_none_of_the_teacher_either() -> None:
+    """Device, gateway and a student beyond it: whatever is between, nobody takes a student's word for the teacher's."""
+    gateway, _ = cascade(teacher=Told(TEACHER, deputised=True))
+    model, told = cascade(teacher=gateway)
+    answer = model.predict(rows(1, 2))
+    assert answer.decided_by == ("student", "student")
+    assert not told[0].heard.any()
+    assert cascade(teacher=cascade()[0])[0].predict(rows(1)).decided_by == ("fused",)
+
+
+def test_a_nested_cascades_teacher_is_heard_for_itself() -> None:
+    """What was fused on the way is fused again; a label is what the teacher said alone."""
+    gateway, _ = cascade()
+    model, told = cascade(teacher=gateway)
+    answer = model.predict(rows(2))
+    assert told[0].heard.all()
+    assert answer.teacher is not None
+    np.testing.assert_allclose(answer.teacher, [TEACHER[2]], atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows_of_it", "voices"), [(1, 2), (2, 1), (3, 2)])
+def test_attack_an_answer_that_tells_of_other_inputs_is_none(rows_of_it: int, voices: int) -> None:
+    """Its authors and its teacher's words must be as many as its inputs; otherwise the student's answer stands."""
+
+    class Strange:
+        def predict(
+            self, batch: NDArray[np.generic], *, deadline: float | None = None
+        ) -> Answer:  # a `Predict`
+            said = np.array([TEACHER[2]] * len(batch), np.float32)
+            return Answer(
+                probabilities=said,
+                confidence=said.max(axis=1),
+                decided_by=("teacher",) * voices,
+                teacher=np.array([TEACHER[2]] * rows_of_it, np.float32),
+            )
+
+    for teacher in (Strange(), Remembering(Strange(), clock=FakeClock())):
+        model, told = cascade(teacher=teacher)
+        assert model.predict(rows(1, 2)).decided_by == ("student", "student")
+        assert told[0].failures == ("message-invalid",)
 
 
 @pytest.mark.parametrize(("alpha", "name"), [(0.0, "student"), (0.5, "fused"), (1.0, "teacher")])

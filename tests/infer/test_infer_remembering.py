@@ -38,6 +38,20 @@ def test_an_input_is_asked_about_once() -> None:
     assert second.tiers == (MEMORY,)
 
 
+def test_a_deputys_answer_is_not_remembered() -> None:
+    """The teacher may be back the next moment."""
+    teacher = Told(TABLE, deputised=True)
+    model = remembering(teacher)
+    for _ in range(2):
+        answer = model.predict(rows(1))
+        assert answer.teacher is not None
+        assert np.isnan(answer.teacher).all()
+    teacher.deputised = False
+    assert model.predict(rows(1)).teacher is not None
+    assert model.predict(rows(1)).tiers == (MEMORY,)
+    assert teacher.asked == [[1]] * 3
+
+
 def test_of_a_batch_each_different_input_is_sent_once() -> None:
     """And every place gets its own answer, in the order of the batch."""
     teacher = Told(TABLE)

@@ -139,7 +139,15 @@ def test_who_decided_is_told_by_a_server_of_ours(
     answer = _model(transport).predict(BATCH)
     assert answer.decided_by == heard
     assert answer.teacher is not None
-    assert np.isnan(answer.teacher[:, 0]).tolist() == [one == "student" for one in heard]
+    assert np.isfinite(answer.teacher[:, 0]).tolist() == [one == "teacher" for one in heard]
+
+
+def test_who_does_not_tell_is_the_teacher_only_where_we_say_so(transport: AsgiTransport) -> None:
+    """A neighbour's server of any make is another student until it says otherwise."""
+    answer = _model(transport, is_teacher=False).predict(BATCH)
+    assert answer.decided_by == ("student",) * 3
+    assert answer.teacher is not None
+    assert np.isnan(answer.teacher).all()
 
 
 def test_the_question_carries_what_was_given(server: _Server, transport: AsgiTransport) -> None:

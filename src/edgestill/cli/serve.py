@@ -17,6 +17,8 @@ from edgestill.core.extras import require
 from edgestill.core.units import parse_duration
 
 if TYPE_CHECKING:
+    from edgestill.core.digest import Digest
+    from edgestill.device.memory import Memory
     from edgestill.device.neighbours import Neighbours, Upstream
 
 File = Path | None
@@ -60,7 +62,6 @@ def serve(
     require("onnxruntime", extra="device", purpose="to run a model")
     require("uvicorn", extra="serve", purpose="to serve a model")
     from edgestill.core import logs
-    from edgestill.device.memory import Memory
     from edgestill.device.serve.listening import Listening, tls_of
     from edgestill.device.serve.models import of_bundle
     from edgestill.device.serve.running import run
@@ -98,7 +99,7 @@ def serve(
         threads=threads,
         upstream=upstream,
         neighbours=_near(neighbours, upstream),
-        memory=None if state is None else Memory(state, opened.manifest.digest),
+        memory=_memory(state, upstream, opened.manifest.digest),
         clock=clock,
         random=random.random,  # noqa: S311  # it chooses audits; nothing is guarded by it
     )
@@ -136,6 +137,27 @@ def _upstream(
     )
 
 
+def _memory(folder: Path | None, upstream: Upstream | None, bundle: Digest) -> Memory | None:
+    """What keeps a gateway's budget."""
+    if folder is None:
+        return None
+    from edgestill.device.memory import Memory
+
+    _require_teacher(upstream, "--state")
+    return Memory(folder, bundle)
+
+
+def _require_teacher(upstream: Upstream | None, option: str) -> None:
+    if upstream is None:
+        raise SettingError(
+            "this is for a gateway",
+            where=option,
+            expected="--teacher URL as well",
+            got="none",
+            fix="name the server that is asked last as --teacher",
+        )
+
+
 def _near(path: Path | None, upstream: Upstream | None) -> Neighbours | None:
     """Who is asked before the teacher, off a file that must be there."""
     if path is None:
@@ -143,12 +165,5 @@ def _near(path: Path | None, upstream: Upstream | None) -> Neighbours | None:
     from edgestill.core.files import read_plain
     from edgestill.device.neighbours import MAX_BYTES, Neighbours
 
-    if upstream is None:
-        raise SettingError(
-            "neighbours are asked before a teacher",
-            where="--neighbours",
-            expected="--teacher URL as well",
-            got="none",
-            fix="name the last one as --teacher",
-        )
+    _require_teacher(upstream, "--neighbours")
     return Neighbours.from_bytes(read_plain(path, what="the neighbours", at_most=MAX_BYTES), str(path))

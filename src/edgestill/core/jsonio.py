@@ -205,10 +205,14 @@ class Fields:
             ) from error
 
     def items(self, name: str, *, at_most: int) -> list[Json]:
-        """A list of bounded length."""
+        """A list of bounded length. An error tells what was found, and not what was in it."""
         value = self._value.get(name)
-        if not isinstance(value, list) or len(value) > at_most:
-            self._refuse(name, f"a list of at most {at_most} items", value)
+        if not isinstance(value, list):
+            self._refuse(
+                name, f"a list of at most {at_most} items", value if value is None else _Untold(value)
+            )
+        if len(value) > at_most:
+            self._refuse(name, f"a list of at most {at_most} items", len(value))
         return value
 
     def objects(self, name: str, *, at_most: int) -> list[Fields]:

@@ -67,7 +67,7 @@ def answer_to_frame(answer: Answer) -> Frame:
     parts = [(name, getattr(answer, name)) for name in _PARTS]
     names: list[Json] = list(answer.decided_by)
     return Frame(
-        {"decided_by": names, "tiers": list(answer.tiers), "latency": answer.latency},
+        {"decided_by": names, "tiers": list(answer.tiers[:MAX_TIERS]), "latency": answer.latency},
         tuple(to_tensor(name, value) for name, value in parts if value is not None),
     )
 

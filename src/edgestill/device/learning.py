@@ -163,7 +163,7 @@ class Learner:
         if features is None:
             return
         self._check(features)
-        heard = np.flatnonzero(told.taught) if teacher is not None and student is not None else ()
+        heard = np.flatnonzero(told.heard) if teacher is not None and student is not None else ()
         with self._lock:
             samples, probability = [], []
             for index in heard:

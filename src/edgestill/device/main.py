@@ -142,24 +142,26 @@ def _neighbours(options: argparse.Namespace) -> None:
     from edgestill.device.home import Home
     from edgestill.device.neighbours import TEACHER, Neighbours, Upstream, read_token
 
+    told = {name: getattr(options, name) for name in _OF_ONE if getattr(options, name)}
+    if told and options.add is None:
+        raise SettingError(
+            "these options are of a neighbour that is added",
+            where=", ".join(f"--{name.replace('_', '-')}" for name in told),
+            expected="--add NAME=URL as well",
+            got="none",
+            fix="remove the neighbour, and add it anew",
+        )
     home = Home.open(options.home)
     found = Neighbours.of(home.neighbours)
     if options.remove is not None:
         found = found.without(options.remove)
     if options.add is not None:
         ((name, url),) = _labels([options.add], where="--add").items()
-        found = found.with_one(
-            Upstream(
-                name=name,
-                url=url,
-                model=options.model,
-                output=options.output,
-                input=options.input,
-                timeout=parse_duration(options.timeout),
-                token=None if options.token_file is None else read_token(options.token_file),
-                plain_http=options.plain_http,
-            )
-        )
+        if "timeout" in told:
+            told["timeout"] = parse_duration(told["timeout"])
+        if "token_file" in told:
+            told["token"] = read_token(told.pop("token_file"))
+        found = found.with_one(Upstream(name=name, url=url, **told))
     if options.hedge_after is not None:
         found = found.hedged(None if options.hedge_after == "never" else parse_duration(options.hedge_after))
     if found != Neighbours.of(home.neighbours):
@@ -234,14 +236,10 @@ def _add_neighbours(four: argparse.ArgumentParser) -> None:
     four.add_argument(
         "--add", metavar="NAME=URL", help="a server of the Open Inference Protocol; asked last of them"
     )
-    four.add_argument("--model", default="teacher", help="its name there (default: %(default)s)")
-    four.add_argument(
-        "--output", choices=("logits", "probabilities"), default="logits", help="(default: %(default)s)"
-    )
-    four.add_argument("--input", default="", help="name of its input (default: input)")
-    four.add_argument(
-        "--timeout", default="5s", metavar="DURATION", help="for its answer (default %(default)s)"
-    )
+    four.add_argument("--model", help="its name there (default: teacher)")
+    four.add_argument("--output", choices=("logits", "probabilities"), help="(default: logits)")
+    four.add_argument("--input", help="name of its input (default: input)")
+    four.add_argument("--timeout", metavar="DURATION", help="for its answer (default 5s)")
     four.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that it wants")
     four.add_argument("--plain-http", action="store_true", help="it may be elsewhere and without TLS")
     four.add_argument("--remove", metavar="NAME", help="asks this one no more")
@@ -265,6 +263,8 @@ def _add_serve(four: argparse.ArgumentParser) -> None:
     )
 
 
+_OF_ONE: Final = ("model", "output", "input", "timeout", "token_file", "plain_http")
+"""Options of `neighbours --add`."""
 _VERBS: Final = {
     "join": _join,
     "run": _run,

@@ -77,12 +77,14 @@ class Teachers:
         audit: about a fair sample.
         meters: of what is sent to any of them.
         names: of those who are asked about escalations, in their order.
+        failure: what is wrong with the file of neighbours; empty where nothing is.
     """
 
     escalation: Predict
     audit: Predict
     meters: tuple[Metered, ...] = ()
     names: tuple[str, ...] = (TEACHER,)
+    failure: str = ""
 
 
 @final
@@ -115,6 +117,7 @@ class Serving:
         self._memory = memory
         self._permissions = permissions
         self._asks = () if teachers is None else teachers.names
+        self._failure = "" if teachers is None else teachers.failure
         student = Student(self._engine, policy, clock=clock)
         self._takes = student.input[1:]
         self._current = Current(student)
@@ -150,9 +153,7 @@ class Serving:
             permissions=permissions,
             clock=clock,
             random=random,
-            teachers=_teachers(
-                home, policy, permissions, Neighbours.of(home.neighbours), clock=clock, random=random
-            )
+            teachers=_teachers(home, policy, permissions, clock=clock, random=random)
             if permissions.escalate
             else None,
         )
@@ -188,6 +189,7 @@ class Serving:
             "labels": list(self._policy.labels),
             "escalates": self._permissions.escalate,
             "asks": list(self._asks),
+            "neighbours_failure": self._failure,
             "threshold": self._cascade.state.threshold,
             # what was promised of the bundle's own head says nothing of a learned one
             "promise_is_void": self._cascade.promise_is_void or overlay is not None,
@@ -333,15 +335,19 @@ def _teachers(
     home: Home,
     policy: Policy,
     permissions: Permissions,
-    neighbours: Neighbours,
     *,
     clock: Clock,
     random: Callable[[], float],
 ) -> Teachers:
     """The hub's teacher, asked for an escalation and for an audit; both share a connection and a breaker.
 
-    Neighbours are asked before it, about escalations.
+    Neighbours are asked before it, about escalations. Where their file cannot be read, none are: a bundle must not fail for it.
     """
+    try:
+        neighbours, failure = Neighbours.of(home.neighbours), ""
+    except EdgestillError as error:
+        log.warning("%s", error)
+        neighbours, failure = Neighbours(), error.code
     transport = HttpTransport(clock=clock)
     breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
     escalation, audit = (
@@ -367,4 +373,5 @@ def _teachers(
         Bounded(audit, at_once=QUESTIONS),
         (*meters, escalation, audit),
         neighbours.names,
+        failure,
     )

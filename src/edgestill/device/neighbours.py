@@ -14,7 +14,8 @@
 
 They are asked in this order (`infer.tiers`), about escalations only: an audit wants to know what the teacher says. All of them see
 what the teacher would see, so nothing is asked where the policy keeps inputs on the device. Their answers take the teacher's
-place in the fused one, with the teacher's weight and temperature: a neighbour should run the teacher, or a student of it.
+place in the fused one, with the teacher's weight and temperature: a neighbour should run the teacher, or a student of it. What
+a student said there is no label: only an answer that the neighbour calls its teacher's own is learned from.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.remembering import MEMORY
 from edgestill.infer.tiers import Tier, Tiers
 from edgestill.link.breaker import Breaker, Guard
-from edgestill.link.http import HttpTransport
+from edgestill.link.control import bearer
+from edgestill.link.http import HttpTransport, check_url
 from edgestill.link.inference import LONGEST_PAUSE, PROBABILITIES, RemoteModel
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ MOST: Final = 8
 MAX_BYTES: Final = 65_536
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,31}"
 _URL: Final = r"https?://[^\s]{1,500}"
+_FIELDS: Final = ("name", "url", "model", "output", "input", "timeout", "token", "plain_http")
 _OUTPUT: Final = f"logits|{PROBABILITIES}"
 _LEAST: Final = 0.001
 _LONGEST: Final = 60.0
@@ -65,7 +68,7 @@ class Upstream:
         name: in answers, such as `gateway`; the teacher has its own.
         model: its name there.
         output: `logits` or `probabilities`.
-        input: name of its input; empty for the student's.
+        input: name of its input; empty for the student's, which is `input` in bundles of `edgestill distill`.
         timeout: seconds for an answer.
         token: shown to it; None shows nothing.
         plain_http: whether it may be reached without TLS.
@@ -89,7 +92,7 @@ class Upstream:
         *,
         clock: Clock,
         random: Callable[[], float],
-        parameters: JsonObject | None = None,
+        is_teacher: bool = True,
     ) -> RemoteModel:
         """The model, calibrated as the policy says.
 
@@ -98,7 +101,7 @@ class Upstream:
             taken: name of the student's input.
             clock: for deadlines.
             random: for the breaker.
-            parameters: of every question.
+            is_teacher: whether it is the teacher, where it does not tell who decided.
         """
         return RemoteModel(
             self.transport or HttpTransport(clock=clock, plain_http=self.plain_http),
@@ -113,7 +116,7 @@ class Upstream:
             classes=len(policy.labels),
             breaker=Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random),
             coder=Coder(allowed_by(policy), clock=clock),
-            parameters=parameters,
+            is_teacher=is_teacher,
         )
 
 
@@ -134,9 +137,11 @@ class Neighbours:
         """Reads the file.
 
         Raises:
-            MessageError: not the format, or a value out of its range. SettingError: a name twice, or one that is taken.
+            MessageError: not the format, or a value out of its range. ConflictError: a name twice.
+            SettingError: a name that is taken, an address that cannot be asked, a token that no header can carry.
         """
         fields = Fields(parse_object(data, where=where, max_bytes=MAX_BYTES), where)
+        fields.only(("neighbours", "hedge_after"))
         hedge = fields.number("hedge_after", least=0, most=_LONGEST) if fields.has("hedge_after") else None
         found = cls(hedge_after=hedge)
         for one in fields.objects("neighbours", at_most=MOST):
@@ -241,7 +246,9 @@ class Neighbours:
         """
         if not self.each:
             return teacher, ()
-        models = tuple(one.connect(policy, taken, clock=clock, random=random) for one in self.each)
+        models = tuple(
+            one.connect(policy, taken, clock=clock, random=random, is_teacher=False) for one in self.each
+        )
         tiers = map(Tier, self.names, (*models, teacher))
         return Tiers(tuple(tiers), clock=clock, hedge_after=self.hedge_after), models
 
@@ -257,11 +264,14 @@ def read_token(path: Path) -> str:
 
 def _read(fields: Fields) -> Upstream:
     """One neighbour."""
+    fields.only(_FIELDS)
     usual = Upstream(url="")
-    return Upstream(
+    found = Upstream(
         name=fields.text("name", pattern=_NAME),
         url=fields.text("url", pattern=_URL, plain=True),
-        model=fields.text("model", at_most=200, plain=True) if fields.has("model") else usual.model,
+        model=fields.text("model", at_most=200, pattern=".+", plain=True)
+        if fields.has("model")
+        else usual.model,
         input=fields.text("input", at_most=200, plain=True) if fields.has("input") else usual.input,
         output=fields.text("output", pattern=_OUTPUT) if fields.has("output") else usual.output,
         timeout=fields.number("timeout", least=_LEAST, most=_LONGEST)
@@ -270,6 +280,10 @@ def _read(fields: Fields) -> Upstream:
         token=fields.secret("token", at_most=1000) if fields.has("token") else usual.token,
         plain_http=fields.boolean("plain_http") if fields.has("plain_http") else usual.plain_http,
     )
+    check_url(found.url, plain_http=found.plain_http)
+    if found.token is not None:
+        bearer(found.token)
+    return found
 
 
 def _told(one: Upstream) -> JsonObject:

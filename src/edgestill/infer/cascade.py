@@ -29,7 +29,7 @@ import numpy as np
 
 from edgestill.core.answer import Answer
 from edgestill.core.errors import DeadlineError, EdgestillError, EngineError
-from edgestill.infer.confidence import confidence_of, require_probabilities
+from edgestill.infer.confidence import confidence_of, require_probabilities, require_voices
 from edgestill.infer.decision import Decision, PolicyState, decide, promise_is_void, settled, unanswered
 from edgestill.infer.fusion import fuse, weights
 from edgestill.infer.health import Counts, HealthCounter
@@ -65,10 +65,9 @@ class Escalation:
 
     Attributes:
         batch: `[N, ...]`, as the sensor gave it.
-        answer: as the caller got it; `answer.teacher` has NaN rows where the teacher was not heard.
+        answer: as the caller got it; `answer.teacher` has NaN rows where the teacher itself was not heard.
         decisions: of the policy, per input. An audit or escalation without an answer has a NaN row.
         confidence: float32 `[N]`, of the student alone; `answer.confidence` is that of the fused answer.
-        deputised: `[N]`, where a gateway's student answered in the teacher's place; None: nowhere.
         failures: codes of the errors that kept the teacher from answering, at most one per question.
     """
 
@@ -76,20 +75,14 @@ class Escalation:
     answer: Answer
     decisions: tuple[Decision, ...]
     confidence: NDArray[np.float32]
-    deputised: NDArray[np.bool_] | None = None
     failures: tuple[str, ...] = ()
 
     @property
     def heard(self) -> NDArray[np.bool_]:
-        """`[N]`: where the teacher answered."""
+        """`[N]`: where the teacher itself answered. Another student's answer is fused, and is no label."""
         if self.answer.teacher is None:
             return np.zeros(len(self.decisions), dtype=np.bool_)
         return np.isfinite(self.answer.teacher[:, 0])
-
-    @property
-    def taught(self) -> NDArray[np.bool_]:
-        """`[N]`: where it was the teacher who answered, alone or with a gateway's student; another student's answer is no label."""
-        return self.heard if self.deputised is None else self.heard & ~self.deputised
 
     @property
     def audited(self) -> NDArray[np.bool_]:
@@ -170,14 +163,13 @@ class Cascade:
         alone = self._ask_student(batch, deadline)
         decisions, lost, charged = self._decide(alone.confidence, coins, batch)
         if lost or any(decision != "alone" for decision in decisions):
-            answer, deputised, failures = self._with_teacher(batch, alone, decisions, deadline)
+            answer, failures = self._with_teacher(batch, alone, decisions, deadline)
             answer = replace(answer, latency=self._clock.monotonic() - start)
             told = Escalation(
                 batch=batch,
                 answer=answer,
                 decisions=decisions,
                 confidence=alone.confidence,
-                deputised=deputised,
                 failures=failures,
             )
             self._count(told, lost=lost, charged=charged)
@@ -210,7 +202,8 @@ class Cascade:
             none: Decision = "alone"
             return (none,) * len(confidence), 0, 0
         now, most = self._clock.now(), batch[0].nbytes
-        cost = self._meters[0].bytes_each(batch) if self._meters else most
+        # who was never asked says what the numbers take
+        cost = min((meter.bytes_each(batch) for meter in self._meters), default=most)
         decisions: list[Decision] = []
         with self._lock:
             state = before = self._state
@@ -235,10 +228,9 @@ class Cascade:
         alone: Answer,
         decisions: tuple[Decision, ...],
         deadline: float | None,
-    ) -> tuple[Answer, NDArray[np.bool_], tuple[str, ...]]:
-        """The fused answer, where a student stood in for the teacher, and the codes of what failed."""
-        teacher = np.full_like(alone.probabilities, np.nan)
-        deputised = np.zeros(len(batch), dtype=np.bool_)
+    ) -> tuple[Answer, tuple[str, ...]]:
+        """The fused answer, and the codes of what failed."""
+        heard = _Heard(alone.probabilities)
         failures: list[str] = []
         tiers: list[str] = []
         for model, wanted, names in self._questions():
@@ -247,14 +239,13 @@ class Cascade:
                 continue
             try:
                 given = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
-                teacher[asked] = given.probabilities
-                deputised[asked] = False if given.teacher is None else np.isnan(given.teacher[:, 0])
+                heard.add(asked, given)
                 tiers += (*(names if len(names) == 1 else ()), *given.tiers)
             except EdgestillError as error:
                 failures.append(error.code)
                 tiers += names
-        answer = alone if np.isnan(teacher[:, 0]).all() else self._fused(alone, teacher)
-        return replace(answer, tiers=tuple(dict.fromkeys(tiers))), deputised, tuple(failures)
+        answer = self._fused(alone, heard) if heard.any else alone
+        return replace(answer, tiers=tuple(dict.fromkeys(tiers))), tuple(failures)
 
     def _questions(self) -> list[tuple[Predict, tuple[Decision, ...], tuple[str, ...]]]:
         """Who is asked, about which inputs, and the names of who may have been turned to."""
@@ -279,25 +270,28 @@ class Cascade:
             )
         answer = model.predict(batch, deadline=deadline)
         require_probabilities(answer.probabilities, len(batch), classes)
+        require_voices(answer)
         return answer
 
-    def _fused(self, alone: Answer, teacher: NDArray[np.float32]) -> Answer:
-        heard = np.isfinite(teacher[:, 0])
+    def _fused(self, alone: Answer, others: _Heard) -> Answer:
+        given, heard = others.given, np.isfinite(others.given[:, 0])
         alpha = np.where(heard, weights(self.policy, alone.confidence), np.float32(0))
         probabilities, confidence = alone.probabilities.copy(), alone.confidence.copy()
-        probabilities[heard] = fuse(teacher[heard], alone.probabilities[heard], alpha[heard])
+        probabilities[heard] = fuse(given[heard], alone.probabilities[heard], alpha[heard])
         confidence[heard] = confidence_of(probabilities[heard], self.policy.measure)
         return Answer(
             probabilities=probabilities,
             confidence=confidence,
             decided_by=tuple(
-                _NAMES.get(weight, "fused") if by_both else own
-                for by_both, weight, own in zip(heard, alpha.tolist(), alone.decided_by, strict=True)
+                voice or (_NAMES.get(weight, "fused") if by_both else own)
+                for by_both, weight, own, voice in zip(
+                    heard, alpha.tolist(), alone.decided_by, others.deputies, strict=True
+                )
             ),
             features=alone.features,
             alpha=alpha,
             student=alone.probabilities,
-            teacher=teacher,
+            teacher=others.teacher,
         )
 
     def _count(self, told: Escalation, *, lost: int, charged: int) -> None:
@@ -324,6 +318,33 @@ class Cascade:
             for decision in deaf:
                 self._state = unanswered(self._state, decision)
             self._health.add(counts, latency=None if asked else told.answer.latency)
+
+
+class _Heard:
+    """What was said about a batch of N inputs.
+
+    Attributes:
+        given: `[N, C]`, to be fused; NaN where nobody answered.
+        teacher: likewise, NaN also where another student answered in the teacher's place.
+        deputies: who decided such an answer, per input; empty for the teacher's own.
+    """
+
+    def __init__(self, like: NDArray[np.float32]) -> None:
+        self.given = np.full_like(like, np.nan)
+        self.teacher = np.full_like(like, np.nan)
+        self.deputies = [""] * len(like)
+
+    @property
+    def any(self) -> bool:
+        return bool(np.isfinite(self.given[:, 0]).any())
+
+    def add(self, asked: list[int], answer: Answer) -> None:
+        self.given[asked] = answer.probabilities
+        # what is no cascade tells of no teacher: it is one
+        self.teacher[asked] = answer.probabilities if answer.teacher is None else answer.teacher
+        for place, voice in zip(asked, answer.decided_by, strict=True):
+            if np.isnan(self.teacher[place, 0]):
+                self.deputies[place] = voice
 
 
 def _agreed(answer: Answer, where: NDArray[np.bool_]) -> int:

@@ -22,6 +22,7 @@ from edgestill.core.errors import MessageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgestill.core.answer import Answer
     from edgestill.infer.policy import Measure
 
 
@@ -77,6 +78,23 @@ def require_probabilities(given: NDArray[np.floating], count: int, classes: int 
             expected="rows of probabilities",
             fix="look at the teacher: its rows must sum to 1",
             got="other numbers",
+        )
+
+
+def require_voices(answer: Answer) -> None:
+    """Looks whether an answer tells who decided about each of its inputs.
+
+    Raises:
+        MessageError: it tells of more or fewer inputs than it has.
+    """
+    teacher = answer.probabilities if answer.teacher is None else answer.teacher
+    if len(answer.decided_by) != len(teacher) or teacher.shape != answer.probabilities.shape:
+        raise MessageError(
+            "the teacher answered another question",
+            where="teacher",
+            expected=list(answer.probabilities.shape),
+            got=[len(answer.decided_by), *teacher.shape],
+            fix="compare the versions of both sides",
         )
 
 

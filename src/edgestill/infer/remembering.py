@@ -1,7 +1,7 @@
 """The same input is asked about once: a camera that sees an empty room sends it to the cloud a single time.
 
 Inputs are known by a digest of their bytes, together with type and shape. Of a batch each different one is asked about
-once; what was answered lately is not asked about again. Answers are forgotten after some time, since the model behind may
+once; what was answered lately is not asked about again, unless another student answered in the teacher's place. Answers are forgotten after some time, since the model behind may
 have changed, and the oldest when there are too many. Audits should not be remembered: they ask what the world is like
 now.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from edgestill.core.answer import Answer
 from edgestill.core.errors import SettingError
-from edgestill.infer.confidence import require_probabilities
+from edgestill.infer.confidence import require_probabilities, require_voices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,14 +35,14 @@ class _Known:
 
     Attributes:
         probabilities: `[C]`.
+        teacher: `[C]`, of the teacher itself; NaN where another student answered in its place.
         decided_by: as in the answer.
-        taught: whether it is the teacher's.
         until: monotonic time at which it is forgotten.
     """
 
     probabilities: NDArray[np.float32]
+    teacher: NDArray[np.float32]
     decided_by: str
-    taught: bool
     until: float
 
 
@@ -91,15 +91,15 @@ class Remembering:
             places = sorted(missing.values())
             answer = self._model.predict(batch[places], deadline=deadline)
             require_probabilities(answer.probabilities, len(places))
-            fresh = self._remember([keys[place] for place in places], answer)
-            rows, tiers = rows | fresh, answer.tiers
+            require_voices(answer)
+            rows, tiers = rows | self._remember([keys[place] for place in places], answer), answer.tiers
         probabilities = np.stack([rows[key].probabilities for key in keys])
         return Answer(
             probabilities=probabilities,
             confidence=probabilities.max(axis=1),
             decided_by=tuple(rows[key].decided_by for key in keys),
             alpha=np.ones(len(keys), dtype=np.float32),
-            teacher=np.where([[rows[key].taught] for key in keys], probabilities, np.float32(np.nan)),
+            teacher=np.stack([rows[key].teacher for key in keys]),
             tiers=tiers,
         )
 
@@ -115,15 +115,15 @@ class Remembering:
         return {key: known for key, known in found.items() if known.until > now}
 
     def _remember(self, keys: list[bytes], answer: Answer) -> dict[bytes, _Known]:
-        taught = np.ones(len(keys), bool) if answer.teacher is None else np.isfinite(answer.teacher[:, 0])
+        """What an answer says; what the teacher itself said of it stays known."""
+        own = answer.probabilities if answer.teacher is None else answer.teacher
         until = self._clock.monotonic() + self._seconds
-        each = zip(answer.probabilities, answer.decided_by, taught.tolist(), strict=True)
-        fresh = {
-            key: _Known(row.copy(), voice, own, until)
-            for key, (row, voice, own) in zip(keys, each, strict=True)
-        }
+        each = zip(keys, answer.probabilities, own, answer.decided_by, strict=True)
+        fresh = {key: _Known(row.copy(), word.copy(), voice, until) for key, row, word, voice in each}
         with self._lock:
             for key, known in fresh.items():
+                if np.isnan(known.teacher[0]):  # the teacher may be back any moment
+                    continue
                 self._known[key] = known
                 self._known.move_to_end(key)
             while len(self._known) > self._most:

@@ -8,7 +8,7 @@
 - Where the caller brings a coder and the server's metadata offer codecs, inputs travel as few bytes. The offer is asked for
   once, or again after a while where the server was not able to say. A payload that is refused is followed by the numbers
   themselves; where those are taken, the server gets no more payloads.
-- A server of ours tells who decided. Where a gateway's student did, without its teacher, the answer's `teacher` has NaN rows.
+- A server of ours tells who decided. What its teacher did not say alone is an answer, and no word of the teacher: NaN rows in `teacher`.
 - The deadline of the caller, the timeout of the model, the breaker and the data budget each can keep the question from
   being asked, and end it.
 - The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage. That
@@ -77,7 +77,6 @@ CODING: Final = "payload"
 MARGIN: Final = 0.9
 """Of the time that is left, for the server; the rest is for the way."""
 MAX_TIERS: Final = 16
-"""Beside our own: an answer has a device's neighbours and what each of them asked (`device.arrays.MAX_TIERS` bounds all)."""
 MAX_TOLD: Final = 1024
 LONGEST_PAUSE: Final = 30.0
 """Seconds that a model which failed should be left alone, at most: a device is back soon after its cloud is."""
@@ -119,6 +118,7 @@ class RemoteModel:
         allowance: counts the bodies of questions and answers; a question that does not fit is not asked.
         breaker: guards the server; share one among the models of a server.
         coder: makes few bytes of a batch, in one of the codecs that the server offers, or None; None sends the numbers.
+        is_teacher: whether a server that does not tell who decided is taken for the teacher, rather than for another student.
         parameters: of every request, such as `{"purpose": "escalation", "retain": True}`.
 
     Raises:
@@ -141,6 +141,7 @@ class RemoteModel:
         allowance: Meter | None = None,
         breaker: Guard | None = None,
         coder: Coder | None = None,
+        is_teacher: bool = True,
         parameters: JsonObject | None = None,
     ) -> None:
         if not 0 < temperature < float("inf"):
@@ -165,6 +166,7 @@ class RemoteModel:
         self._breaker = breaker
         self._parameters = dict(parameters or {})
         self._coder = coder
+        self._voice = "teacher" if is_teacher else "student"
         self._offered: tuple[str, ...] | None = (
             () if coder is None else None
         )  # None until the server has said it
@@ -193,7 +195,7 @@ class RemoteModel:
         until = start + self._timeout if deadline is None else min(deadline, start + self._timeout)
         tensor = _tensor(self._input, batch)
         given, told = self._guarded(batch, tensor, until)
-        voices = _voices(told, len(batch))
+        voices = _voices(told, len(batch), self._voice)
         if self._output == PROBABILITIES:
             probabilities = given.astype(np.float32)
         else:
@@ -203,7 +205,7 @@ class RemoteModel:
             confidence=probabilities.max(axis=1),
             decided_by=voices,
             alpha=np.ones(len(batch), dtype=np.float32),
-            teacher=np.where(np.array(voices)[:, None] == "student", np.float32(np.nan), probabilities),
+            teacher=np.where(np.array(voices)[:, None] == "teacher", probabilities, np.float32(np.nan)),
             tiers=_tiers(told),
             latency=self._clock.monotonic() - start,
         )
@@ -462,12 +464,12 @@ def _codecs(metadata: bytes, name: str) -> tuple[str, ...]:
         return ()
 
 
-def _voices(parameters: JsonObject, count: int) -> tuple[str, ...]:
-    """Who decided each answer, as one of ours tells it; a server that does not tell is taken for the teacher."""
+def _voices(parameters: JsonObject, count: int, otherwise: str) -> tuple[str, ...]:
+    """Who decided each answer, as a server of ours tells it."""
     told = parameters.get("decided_by")
     if isinstance(told, list) and len(told) == count and all(one in VOICES for one in told):
         return tuple(map(str, told))
-    return ("teacher",) * count
+    return (otherwise,) * count
 
 
 def _tiers(parameters: JsonObject) -> tuple[str, ...]:

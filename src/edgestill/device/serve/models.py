@@ -80,23 +80,25 @@ def of_bundle(
     runs = engine_of(bundle.read(MODEL), engine or bundle.manifest.hardware_class, threads=threads)
     student = Student(runs, policy, clock=clock)
     predict: Predict = student
+    close: Callable[[], None] = _nothing
     if upstream is not None:
         teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
-        near = neighbours or Neighbours()
-        escalation, meters = near.before(teacher, policy, student.input[0], clock=clock, random=random)
+        near, bounded = neighbours or Neighbours(), Bounded(teacher, at_once=QUESTIONS)
+        escalation, meters = near.before(bounded, policy, student.input[0], clock=clock, random=random)
         predict = cascade = Cascade(
             student,
-            Remembering(Bounded(escalation, at_once=QUESTIONS), clock=clock),
+            Remembering(Bounded(escalation, at_once=QUESTIONS) if meters else bounded, clock=clock),
             policy,
             state=None if memory is None else memory.policy_state(policy),
             clock=clock,
             random=random,
-            auditor=Bounded(teacher, at_once=QUESTIONS),
+            auditor=bounded,
             names=near.names,
             meters=(*meters, teacher),
         )
         if memory is not None:
-            predict = Kept(cascade, memory, clock=clock)
+            predict = kept = Kept(cascade, memory, clock=clock)
+            close = kept.keep
     return of_predict(
         predict,
         name=name or bundle.manifest.name,
@@ -104,14 +106,20 @@ def of_bundle(
         takes=student.input,
         labels=policy.labels,
         features=_width(runs.outputs.get(FEATURES)),
+        close=close,
     )
+
+
+def _nothing() -> None:
+    """There is nothing to be kept."""
 
 
 @final
 class Kept:
-    """A cascade whose policy goes on after a restart: how it stands is written down now and then, as it answers.
+    """A cascade whose policy goes on after a restart: how it stands is written down as it answers, and when it is told to.
 
-    A gateway that is killed forgets what it asked within the last `KEEP_EVERY` seconds.
+    After a pause the first answer writes, then one every `KEEP_EVERY` seconds: a gateway that is killed forgets at most what it
+    asked in the `KEEP_EVERY` seconds after the last write.
 
     Args:
         cascade: answers.
@@ -121,23 +129,25 @@ class Kept:
 
     def __init__(self, cascade: Cascade, memory: Memory, *, clock: Clock) -> None:
         self._cascade, self._memory, self._clock = cascade, memory, clock
-        self._due = clock.monotonic() + KEEP_EVERY
-        self._lock = threading.Lock()
+        self._due = clock.monotonic()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
 
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
         """As the cascade does."""
-        answer = self._cascade.predict(batch, deadline=deadline)
+        answer, now = self._cascade.predict(batch, deadline=deadline), self._clock.monotonic()
         with self._lock:
-            if self._clock.monotonic() >= self._due:
-                self._due = self._clock.monotonic() + KEEP_EVERY
-                self._keep()
+            due, self._due = now >= self._due, now + KEEP_EVERY if now >= self._due else self._due
+        if due:  # others need not wait for the disk
+            self.keep()
         return answer
 
-    def _keep(self) -> None:
-        try:
-            self._memory.keep_policy_state(self._cascade.state)
-        except (EdgestillError, OSError) as error:
-            log.warning("%s", error)
+    def keep(self) -> None:
+        """Writes down how the policy stands."""
+        with self._writing:
+            try:
+                self._memory.keep_policy_state(self._cascade.state)
+            except (EdgestillError, OSError) as error:
+                log.warning("%s", error)
 
 
 def of_agent(home: Path, *, name: str, clock: Clock) -> Served:
