@@ -63,7 +63,8 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
         found["budgets_tried"] = len(budgets)
         found["budget_violations"] = sum(not one["kept"] for one in budgets)
         found["gain_over_uniform_median"] = round(median(one for one in gains if one is not None), 2)
-        found["budgets_no_uniform_keeps"] = gains.count(None)
+        found["budgets_refused"] = sum(one["picked"] is None for one in budgets)
+        found["budgets_no_uniform_keeps"] = gains.count(None) - found["budgets_refused"]
     if "int8" in parts:
         found["int8_drop_max"] = round(max(one["drop"] for one in parts["int8"].values()), 3)
     if "latency" in parts:

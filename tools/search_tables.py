@@ -36,6 +36,8 @@ def budgets_table() -> str:
     ]
     for part in _fronts():
         for one in sorted(part["budgets"], key=lambda each: each["latency"]):
+            if one["picked"] is None:
+                continue
             gain = one["gain"]
             allowed = "" if one["size"] is None else format_size(one["size"])
             lines.append(

@@ -91,8 +91,8 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
         augment=one.augment,
     )
     packed = _Packed(found)
-    answers = [(budget, found.pick(budget)) for budget in budgets]
-    picked = {point.name: point for _, point in answers}
+    answers = [(budget, _picked(found, budget)) for budget in budgets]
+    picked = {point.name: point for _, point in answers if point is not None}
     times = p95_of({name: packed.model(point) for name, point in picked.items()}, one.heldout.inputs[:32])
     gains = _Gains(one, found, shop, folder)
     return {
@@ -103,15 +103,18 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
         "front": [point.as_json() for point in found.front],
         "points": {point.name: point.as_json() for point in found.points},
         "budgets": [
-            {
-                "size": budget.size,
-                "latency": budget.latency,
-                "picked": point.name,
-                "size_found": packed.size(point),
-                "latency_found": times[point.name],
-                "kept": _kept(budget, packed.size(point), times[point.name]),
-            }
-            | gains.of(budget, point, times[point.name])
+            {"size": budget.size, "latency": budget.latency}
+            | (
+                {"picked": None, "kept": True, "gain": None}
+                if point is None
+                else {
+                    "picked": point.name,
+                    "size_found": packed.size(point),
+                    "latency_found": times[point.name],
+                    "kept": _kept(budget, packed.size(point), times[point.name]),
+                }
+                | gains.of(budget, point, times[point.name])
+            )
             for budget, point in answers
         ],
     }
@@ -161,6 +164,14 @@ def _drawn(shop: Workshop, count: int) -> list[Budget]:
             continue
         found.append(budget)
     return found
+
+
+def _picked(found: Found, budget: Budget) -> Point | None:
+    """None where every student of a budget was measured to take more than it allows: its user is told so, and gets none."""
+    try:
+        return found.pick(budget)
+    except SettingError:
+        return None
 
 
 def _kept(budget: Budget, size: int, latency: float) -> bool:

@@ -114,7 +114,7 @@ def there() -> Iterator[World]:
 def cloud() -> Iterator[AsgiTransport]:
     """The larger model, served."""
     takes = ("input", "UINT8", (None, 64))
-    served = of_predict(Sure(1), name="large", version="1", takes=takes, labels=LABELS)
+    served = of_predict(Sure(1), name="large", version="1", takes=takes, labels=LABELS, alone=True)
     endpoint = Endpoint([served], about=About(name="cloud", version="1"), clock=FakeClock())
     with AsgiTransport(Outermost(App(endpoint, gate=Anybody()))) as transport:
         yield transport

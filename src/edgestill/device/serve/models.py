@@ -106,6 +106,7 @@ def of_bundle(
         takes=student.input,
         labels=policy.labels,
         features=_width(runs.outputs.get(FEATURES)),
+        alone=upstream is None,
         close=close,
     )
 

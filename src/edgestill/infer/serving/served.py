@@ -168,6 +168,7 @@ def of_predict(
     labels: tuple[str, ...],
     features: int | None = None,
     platform: str = "edgestill",
+    alone: bool = False,
     close: Callable[[], None] = lambda: None,
 ) -> Served:
     """A student, a cascade or a gateway.
@@ -180,6 +181,7 @@ def of_predict(
         labels: of the C classes.
         features: D, where the model gives features; None where it gives none, or nobody shall have them.
         platform: what runs it.
+        alone: whether it is one model that asks nobody: its answers do not tell who decided. It may be somebody's teacher.
         close: lets go of what `predict` holds.
 
     Raises:
@@ -194,6 +196,8 @@ def of_predict(
         }
         if features is not None and answer.features is not None:
             outputs[FEATURES] = _checked(answer.features, n, of=name, what=FEATURES, rank=2)
+        if alone:
+            return Rows(outputs)
         told: dict[str, tuple[str | float, ...]] = {"decided_by": answer.decided_by}
         if answer.alpha is not None:
             told["alpha"] = tuple(answer.alpha.tolist())
