@@ -1,7 +1,6 @@
 """Random budgets: are they kept when measured again, and is the student better than the uniform one?
 
-A budget draws a latency, evenly in its logarithm, between those of a narrow and a wide uniform student; every other one bounds the size as
-well, drawn likewise. All are searched for in one search, which takes up for one budget what was best for another. What is picked is
+A budget draws a latency and a size, each evenly in its logarithm, between those of a narrow and a wide uniform student. All are searched for in one search, which takes up for one budget what was best for another. What is picked is
 packed as its user would, and its file is measured again, in turns with the others. It is compared with the uniform student
 within the same size that is as fast as it is measured, trained by the recipe that the search was given; both are trained anew from
 other seeds beside the search's own, and told by the data that no choice has seen.
@@ -154,15 +153,17 @@ def _drawn(shop: Workshop, count: int) -> list[Budget]:
     latencies = [min(map(shop.profile.seconds, drafts)) for drafts in ends]
     sizes = [min(draft.size for draft in drafts) for drafts in ends]
     found: list[Budget] = []
-    while len(found) < count:
+    for _ in range(50 * count):
         latency = float(np.exp(draw.uniform(*np.log(latencies))))
         size = int(np.exp(draw.uniform(*np.log(sizes))))
-        budget = Budget(latency=latency, size=size if len(found) % 2 else None)
+        budget = Budget(latency=latency, size=size)
         try:
             shop.fitting(budget).precision([UNIFORM])
         except SettingError:
             continue
         found.append(budget)
+        if len(found) == count:
+            break
     return found
 
 

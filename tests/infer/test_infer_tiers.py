@@ -11,7 +11,14 @@ import pytest
 
 from edgestill.core.answer import Answer
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import DeadlineError, EdgestillError, RefusedError, SettingError, UnreachableError
+from edgestill.core.errors import (
+    AccessError,
+    DeadlineError,
+    EdgestillError,
+    RefusedError,
+    SettingError,
+    UnreachableError,
+)
 from edgestill.infer.tiers import UNDER_WAY, Bounded, Tier, Tiers
 from edgestill.testing.clock import FakeClock
 
@@ -93,6 +100,18 @@ def test_who_fails_is_passed_over_and_named(failures: int) -> None:
     answer = tiers(*(failing() for _ in range(failures)), Far(2)).predict(BATCH)
     assert answer.probabilities.argmax(1).tolist() == [2, 2]
     assert answer.tiers == tuple("abcd"[: failures + 1])
+
+
+def test_why_a_tier_fails_is_logged_when_that_changes(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong token would go unnoticed, and a line for every question would fill the log."""
+    errors: list[EdgestillError | None] = [GONE, GONE, AccessError("who are you"), None, GONE]
+    near = Far(1)
+    model = tiers(near, Far(2))
+    for error in errors:
+        near.first = failing(error).first if error else lambda: None
+        model.predict(BATCH)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["a is passed over"] * 3
+    assert [one in caplog.text for one in ("nobody there", "who are you")] == [True, True]
 
 
 def test_tiers_behind_a_tier_are_named_too() -> None:

@@ -2,6 +2,7 @@
 
 - A tier that fails in any of our ways is passed over, and the next is asked with the time that is left. While a deadline
   is near, no tier but the last may use more than half of what is left: a frozen neighbour must not cost the cloud's answer.
+- Why a tier failed is logged when it begins to, and when it fails otherwise: a wrong token or address would go unnoticed.
 - Hedging, off unless asked for: where a tier has not answered within `hedge_after` seconds, the next is asked as well,
   and whichever answers first is taken. It buys time with bytes. The slower one is not waited for; what it says is dropped,
   and as long as `UNDER_WAY` such questions run on, nobody else is asked.
@@ -13,6 +14,7 @@ All are `Predict`s, and a tier may itself be a cascade behind a server. An answe
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from dataclasses import dataclass, replace
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from edgestill.core.answer import Answer
     from edgestill.core.protocols import Clock, Predict
 
+
+log = logging.getLogger(__name__)
 
 UNDER_WAY: Final = 32
 """Threads of hedged questions, late ones included."""
@@ -74,6 +78,7 @@ class Tiers:
         self._clock = clock
         self._hedge_after = hedge_after
         self._free = threading.BoundedSemaphore(UNDER_WAY)
+        self._failing: dict[str, str] = {}
 
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
         """The answer of the first tier that gives one.
@@ -86,11 +91,20 @@ class Tiers:
         for place, tier in enumerate(self._tiers):
             last = place == len(self._tiers) - 1
             try:
-                return _asked(tier, batch, self._share(deadline, last=last), self._tiers[:place])
-            except EdgestillError:
+                answer = _asked(tier, batch, self._share(deadline, last=last), self._tiers[:place])
+            except EdgestillError as error:
                 if last:
                     raise
+                self._note(tier, error)
+            else:
+                self._failing.pop(tier.name, None)
+                return answer
         raise AssertionError("there is a last tier")
+
+    def _note(self, tier: Tier, error: EdgestillError) -> None:
+        if self._failing.get(tier.name) != error.code:
+            self._failing[tier.name] = error.code
+            log.warning("%s is passed over: %s", tier.name, error)
 
     def _share(self, deadline: float | None, *, last: bool) -> float | None:
         """The deadline of one tier."""
