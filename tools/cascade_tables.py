@@ -85,6 +85,21 @@ def payload_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def splits_table() -> str:
+    """Promises on halves of real answers, held against the other halves."""
+    lines = [
+        "| data | samples in a half | splits | promised | mean loss of the other half above 5% |",
+        "|---|---|---|---|---|",
+    ]
+    for title, part in _sets():
+        one = part.get("splits")
+        if one is not None:
+            lines.append(
+                f"| {title} | {one['n']} | {one['draws']} | {one['promised']:.1%} | {one['above_epsilon']:.1%} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def faults_table() -> str:
     """What a caller notices of a cloud in trouble."""
     lines = [
@@ -125,6 +140,7 @@ CASCADE_TABLES: Final = {
     "cascade_quality": quality_table,
     "cascade_budget": budget_table,
     "cascade_risk": risk_table,
+    "cascade_splits": splits_table,
     "cascade_payload": payload_table,
     "cascade_faults": faults_table,
     "cascade_speed": speed_table,

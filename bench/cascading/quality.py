@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from cascading.payload import coded
+from cascading.risk import splits
 from cascading.sets import SHARE, described, parts
 from cascading.stream import alone, walk
 from edgestill.infer.escalation import gained, gains, oracle
@@ -54,12 +55,26 @@ def measured(name: str, data: Path, kept: Path, *, quick: bool) -> dict[str, Any
         "curve": _curve(found, said),
         "budget": [_shifted(part, seed, quick=quick) for seed, part in enumerate(found)],
         "fitted": [described(part) for part in found],
+        "splits": _splits(found, said, quick=quick),
     }
 
 
 def oracle_of(_sure: NDArray[np.float32], gain: NDArray[np.int64]) -> float:
     """At `SHARE`."""
     return oracle(gain, SHARE)
+
+
+def _splits(found: list[Part], said: list[Alone], *, quick: bool) -> dict[str, float] | None:
+    """Promises made on one half of the samples and looked up on the other; None where samples are not independent."""
+    if any(len(np.unique(part.groups)) < len(part.groups) for part in found):
+        return None
+    labels = np.concatenate([part.labels for part in found])
+    student, teacher, fused = (
+        np.concatenate([getattr(one, voice).argmax(1) for one in said]) == labels
+        for voice in ("student", "teacher", "fused")
+    )
+    confidence = np.concatenate([one.confidence for one in said])
+    return splits(confidence, teacher & ~student, teacher & ~fused, quick=quick)
 
 
 def _gain(one: Alone, part: Part) -> NDArray[np.int64]:
