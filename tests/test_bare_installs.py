@@ -34,6 +34,7 @@ AGENT_ROOMS = ("core", "trust", "delta", "store", "link", "device")
 NEEDS_NUMPY = {
     "edgestill.link.inference",
     "edgestill.device.arrays",
+    "edgestill.device.neighbours",
     "edgestill.device.client",
     "edgestill.device.engine_work",
     "edgestill.device.learning",
