@@ -70,6 +70,7 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
     if quick:
         one = replace(one, recipe=replace(one.recipe, epochs=1, views=1))
     settings = Search(trials=effort.trials, judged=0.3, recipe=one.tried)
+    folder.mkdir(parents=True, exist_ok=True)
     shop = workshop(
         one.teacher,
         one.train,
