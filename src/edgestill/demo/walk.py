@@ -110,13 +110,17 @@ def _rehearsals(folds: list[int], seed: int) -> Iterator[Callable[[], list[Outco
     # What the process keeps for a while lies in a folder of this one, who cleans up where it is ended in the middle.
     with tempfile.TemporaryDirectory(prefix="folds-") as folder:
         pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_settle, initargs=(folder,))
+        futures: list[Future[Outcome]] = []
         try:
             with _no_interrupts():
-                futures: list[Future[Outcome]] = [pool.submit(_fold, fold, seed) for fold in folds]
+                futures += [pool.submit(_fold, fold, seed) for fold in folds]
             yield lambda: [_result(future) for future in futures]
         finally:
-            for process in list((pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public way to stop now
-                process.terminate()
+            if not all(
+                future.done() for future in futures
+            ):  # one that has nothing to do ends by itself, in order
+                for process in list((pool._processes or {}).values()):  # noqa: SLF001  # the pool has no public way to stop now
+                    process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
