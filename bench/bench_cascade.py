@@ -91,12 +91,6 @@ def _fused(accuracy: dict[str, float]) -> float:
     return 100 * (accuracy["fused"] - max(accuracy["student"], accuracy["teacher"]))
 
 
-def plot(part: str, found: Any) -> None:
-    """Of a part that has one."""
-    if part in NAMES:
-        draw(part, found)
-
-
 if __name__ == "__main__":
     Parted(
         name="cascade",
@@ -105,6 +99,7 @@ if __name__ == "__main__":
         libraries=LIBRARIES,
         measure=measure,
         figures=figures,
-        draw=plot,
+        plotted=NAMES,
+        draw=draw,
     ).main()
     sys.exit(0)

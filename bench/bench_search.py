@@ -79,12 +79,6 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def plot(part: str, found: Any) -> None:
-    """Of a part that has one."""
-    if part in TEACHERS:
-        draw(part, found)
-
-
 if __name__ == "__main__":
     Parted(
         name="search",
@@ -93,6 +87,7 @@ if __name__ == "__main__":
         libraries=LIBRARIES,
         measure=measure,
         figures=figures,
-        draw=plot,
+        plotted=TEACHERS,
+        draw=draw,
     ).main()
     sys.exit(0)

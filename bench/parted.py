@@ -34,7 +34,8 @@ class Parted:
         libraries: whose versions are written down.
         measure: (part, data, folder for what is kept, quick) -> what was found, as JSON.
         figures: of the parts that there are.
-        draw: a part with a plot, and what was found; others it leaves alone.
+        plotted: those of the parts that have a plot.
+        draw: the plot of a part, of what was found.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Parted:
     libraries: tuple[str, ...]
     measure: Callable[[str, Path, Path, bool], Any]
     figures: Callable[[dict[str, Any]], dict[str, float]]
+    plotted: tuple[str, ...]
     draw: Callable[[str, Any], None]
 
     def main(self) -> None:
@@ -55,7 +57,7 @@ class Parted:
             for part in asked.only:
                 parts[part] = self.measure(part, data_folder(), asked.keep or Path(temporary), asked.quick)
                 found = self.figures(parts) if asked.quick else self._keep({part: parts[part]})
-                if not asked.quick:
+                if part in self.plotted and not asked.quick:
                     self.draw(part, parts[part])
                 if not asked.json:
                     print(json.dumps({part: parts[part]}, indent=1), flush=True)

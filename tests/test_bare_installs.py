@@ -34,12 +34,12 @@ AGENT_ROOMS = ("core", "trust", "delta", "store", "link", "device")
 NEEDS_NUMPY = {
     "edgestill.link.inference",
     "edgestill.device.arrays",
-    "edgestill.device.neighbours",
     "edgestill.device.client",
     "edgestill.device.engine_work",
     "edgestill.device.learning",
     "edgestill.device.memory",
     "edgestill.device.model",
+    "edgestill.device.neighbours",
     "edgestill.device.serve.models",
     "edgestill.device.sums",
     "edgestill.device.trial",

@@ -149,6 +149,13 @@ def test_clients_show_a_certificate_where_that_is_asked_for(bundle: Path, tmp_pa
         (["--rate", "0"], "setting-invalid", "a rate is out of range"),
         (["--name", "a/b"], "setting-invalid", "a name that no path can hold"),
         (["--engine", "abacus"], "setting-invalid", "no such engine"),
+        (["--state", "kept"], "setting-invalid", "this is for a gateway"),
+        (["--neighbours", "near.json"], "setting-invalid", "this is for a gateway"),
+        (
+            ["--teacher", "https://x.example", "--neighbours", "near.json"],
+            "path-unusable",
+            "cannot read the neighbours",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_before_a_port_is_bound(

@@ -17,9 +17,12 @@ from edgestill.core.extras import require
 from edgestill.core.units import parse_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgestill.core.digest import Digest
     from edgestill.device.memory import Memory
     from edgestill.device.neighbours import Neighbours, Upstream
+    from edgestill.infer.serving.served import Served
 
 File = Path | None
 
@@ -103,12 +106,18 @@ def serve(
         clock=clock,
         random=random.random,  # noqa: S311  # it chooses audits; nothing is guarded by it
     )
+    often, ready = Rate(rate, max(1, int(2 * rate))), _teller(served, as_json=as_json)
+    run(served, listening, capacity=capacity, rate=often, clock=clock, ready=ready)
+
+
+def _teller(served: Served, *, as_json: bool) -> Callable[[str], None]:
+    """Says where it listens."""
 
     def tell(url: str) -> None:
         told = {"url": url, "model": served.name, "version": served.version}
         typer.echo(json.dumps(told) if as_json else f"serves {served.name} at {url}/v2/models/{served.name}")
 
-    run(served, listening, capacity=capacity, rate=Rate(rate, max(1, int(2 * rate))), clock=clock, ready=tell)
+    return tell
 
 
 def _upstream(

@@ -22,7 +22,7 @@ class Answer:
         confidence: float32 `[N]`, in [0, 1].
         decided_by: per input one of `VOICES`.
         features: float32 `[N, D]`, the layer before the head; None where the model gives none.
-        alpha: float32 `[N]`, the teacher's weight in each answer; 0 where the student answered alone.
+        alpha: float32 `[N]`, the weight in each answer of whoever was asked; 0 where nobody was heard.
         student: the student's own calibrated probabilities where another voice was heard too, else None.
         teacher: the teacher's calibrated probabilities `[N, C]`, NaN rows where it was not heard; None if it never was.
         tiers: names of the larger models that were turned to for this answer, in order, whether or not they answered.

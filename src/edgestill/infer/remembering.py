@@ -1,9 +1,9 @@
 """The same input is asked about once: a camera that sees an empty room sends it to the cloud a single time.
 
 Inputs are known by a digest of their bytes, together with type and shape. Of a batch each different one is asked about
-once; what was answered lately is not asked about again, unless another student answered in the teacher's place. Answers are forgotten after some time, since the model behind may
-have changed, and the oldest when there are too many. Audits should not be remembered: they ask what the world is like
-now.
+once; what was answered lately is not asked about again, unless another student answered in the teacher's place. Answers
+are forgotten after some time, since the model behind may have changed, and the oldest when there are too many. Audits should
+not be remembered: they ask what the world is like now.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 - A tier that fails in any of our ways is passed over, and the next is asked with the time that is left. While a deadline
   is near, no tier but the last may use more than half of what is left: a frozen neighbour must not cost the cloud's answer.
-- Why a tier failed is logged when it begins to, and when it fails otherwise: a wrong token or address would go unnoticed.
+- Why a tier failed is logged when it begins to, and when it fails otherwise: a wrong token or address would go unnoticed. Of
+  hedged questions it is not.
 - Hedging, off unless asked for: where a tier has not answered within `hedge_after` seconds, the next is asked as well,
   and whichever answers first is taken. It buys time with bytes. The slower one is not waited for; what it says is dropped,
   and as long as `UNDER_WAY` such questions run on, nobody else is asked.
