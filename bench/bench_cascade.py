@@ -4,8 +4,8 @@
 
 Prints what was found and, as the last line, `{"bench": "cascade", "figures": {...}}`; `--json` leaves the rest out. The whole goes
 into `bench/results/cascade.json`; `python tools/tables.py` writes the tables of docs/cascade.md. `--only` runs some of the parts and
-takes the others from the last results. `intents`, `cifar` and `watch` train a student each, which takes an hour together on one core;
-`--keep` keeps weights and the teachers' answers. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
+takes the others from the last results. `intents`, `cifar` and `watch` train a student each, which takes an hour together on one core, and so
+do the same with `-features`, where an adapter is asked in the teacher's place; `--keep` keeps weights and the teachers' answers. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from parted import Parted
 if TYPE_CHECKING:
     from pathlib import Path
 
-PARTS: Final = (*NAMES, "risk", "payload", "faults", "speed")
+BY_FEATURES: Final = {f"{name}-features": name for name in NAMES}
+PARTS: Final = (*NAMES, *BY_FEATURES, "risk", "payload", "faults", "speed")
 LIBRARIES: Final = ("edgestill", "torch", "onnxruntime", "numpy")
 
 
@@ -48,6 +49,10 @@ def measure(part: str, data: Path, folder: Path, quick: bool) -> Any:  # noqa: F
         from cascading.payload import measured as payload
 
         return payload(data)
+    if part in BY_FEATURES:
+        from cascading.features import measured as by_features
+
+        return by_features(BY_FEATURES[part], data, folder / BY_FEATURES[part], quick=quick)
     from cascading.quality import measured
 
     return measured(part, data, folder / part, quick=quick)

@@ -42,6 +42,7 @@ NEEDS_NUMPY = {
     "edgestill.device.neighbours",
     "edgestill.device.serve.models",
     "edgestill.device.sums",
+    "edgestill.device.teachers",
     "edgestill.device.trial",
 }
 NEEDS_A_WEB_SERVER = {"edgestill.device.serve.running", "edgestill.device.serve.server"}

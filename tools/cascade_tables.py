@@ -136,8 +136,26 @@ def speed_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def features_table() -> str:
+    """What an adapter brings back, asked with features."""
+    lines = [
+        "| data | bundles with an adapter | student | teacher | both, a fifth asked | of the gap | bytes of a question | with the input |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, title in SETS.items():
+        part = _parts().get(f"{name}-features")
+        if part is not None:
+            right, at, sent = part["accuracy"], part["at_share"], part["bytes_each"]
+            lines.append(
+                f"| {title} | {part['adapters']} of {part['bundles']} | {right['student']:.1%} | {right['teacher']:.1%} "
+                f"| {at['accuracy']:.1%} | {at['recovered']:.0%} | {sent['features']:.0f} | {sent['inputs']:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 CASCADE_TABLES: Final = {
     "cascade_quality": quality_table,
+    "cascade_features": features_table,
     "cascade_budget": budget_table,
     "cascade_risk": risk_table,
     "cascade_splits": splits_table,

@@ -36,7 +36,7 @@ def measured(name: str, data: Path, kept: Path, *, quick: bool) -> dict[str, Any
     }
     gap = float(right["teacher"].mean() - right["student"].mean())
     sizes = [np.array([coded(sample) for sample in part.inputs]) for part in found]
-    streams = [_streamed(found, sizes, seed) for seed in range(1 if quick else ORDERS)]
+    streams = [streamed(found, sizes, seed) for seed in range(1 if quick else ORDERS)]
     accuracy = float(np.mean([one["right"] for one in streams]))
     return {
         "n": len(labels),
@@ -90,7 +90,7 @@ def _of_all(said: list[Alone], found: list[Part], told: Any) -> float:
     return float(sum(each) / sum(len(part.labels) for part in found))
 
 
-def _streamed(found: list[Part], sizes: list[NDArray[np.int64]], seed: int) -> dict[str, float]:
+def streamed(found: list[Part], sizes: list[NDArray[np.int64]], seed: int) -> dict[str, float]:
     """All parts through the cascade, in a random order; bytes over those of asking about everything."""
     right, asked, count, sent = 0, 0, 0, 0
     for number, part in enumerate(found):

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from edgestill.infer.policy import Leaves
     from edgestill.lab.data.augment import Augment
 
 NAMES: Final = ("intents", "cifar", "watch")
@@ -71,6 +72,7 @@ class Part:
         teacher: its logits `[N, C]`.
         shifted: `[M, ...]`, from a world that neither was made for.
         shifted_teacher: logits `[M, C]`.
+        adapter: what is asked in the teacher's place where the bundle lets features leave only; None where it lets inputs.
     """
 
     model: bytes
@@ -81,12 +83,14 @@ class Part:
     teacher: NDArray[np.float32]
     shifted: NDArray[np.generic]
     shifted_teacher: NDArray[np.float32]
+    adapter: bytes | None = None
 
 
-def parts(name: str, data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:
+def parts(name: str, data: Path, kept: Path, *, quick: bool, leaves: Leaves = "raw") -> Iterator[Part]:
     """The parts of one of `NAMES`; weights and answers that take long are kept in `kept`."""
     kept.mkdir(parents=True, exist_ok=True)
-    yield from {"intents": _intents, "cifar": _cifar, "watch": _watch}[name](data, kept, quick=quick)
+    made = {"intents": _intents, "cifar": _cifar, "watch": _watch}[name]
+    yield from made(data, kept, quick=quick, leaves=leaves)
 
 
 def _distilled(
@@ -131,11 +135,11 @@ def _said(teacher: nn.Module, inputs: NDArray[np.generic]) -> NDArray[np.float32
     return found
 
 
-def _wanted(labels: Sequence[str]) -> Policy:
-    return Policy(labels=tuple(labels), escalation_share=SHARE)
+def _wanted(labels: Sequence[str], leaves: Leaves) -> Policy:
+    return Policy(labels=tuple(labels), escalation_share=SHARE, leaves=leaves)
 
 
-def _intents(data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:
+def _intents(data: Path, kept: Path, *, quick: bool, leaves: Leaves) -> Iterator[Part]:
     from clinc150 import BagStudent, Encoder, PieceDropout, read, taught
 
     torch.manual_seed(0)
@@ -157,7 +161,7 @@ def _intents(data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:
         ),
         augment=PieceDropout(),
     )
-    packed = run.pack(_wanted(names))
+    packed = run.pack(_wanted(names, leaves))
     test, strange = splits["test"], _out_of_scope(data)
     yield Part(
         model=packed.blobs[MODEL],
@@ -168,6 +172,7 @@ def _intents(data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:
         teacher=_said(teacher, test.inputs),
         shifted=strange,
         shifted_teacher=_said(teacher, strange),
+        adapter=packed.adapter,
     )
 
 
@@ -183,7 +188,7 @@ def _out_of_scope(data: Path) -> NDArray[np.generic]:
     return np.array(ids)
 
 
-def _cifar(data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:
+def _cifar(data: Path, kept: Path, *, quick: bool, leaves: Leaves) -> Iterator[Part]:
     from cifar_resnet import CLASSES, Camera, CifarResNet, images, teacher
 
     os.environ["EDGESTILL_DATA"] = str(data)
@@ -215,7 +220,7 @@ def _cifar(data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:
     part_of = np.random.default_rng(0).permutation(len(clean)) % PARTS
     for number in range(PARTS):
         told = part_of == number
-        packed = replace(run, validation=clean.where(~told)).pack(_wanted(CLASSES))
+        packed = replace(run, validation=clean.where(~told)).pack(_wanted(CLASSES, leaves))
         yield Part(
             model=packed.blobs[MODEL],
             policy=packed.policy,
@@ -225,6 +230,7 @@ def _cifar(data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:
             teacher=own[told],
             shifted=shifted.inputs,
             shifted_teacher=strange,
+            adapter=packed.adapter,
         )
 
 
@@ -251,12 +257,12 @@ _TWIN: Final = 14.0
 """Grey levels, root mean square."""
 
 
-def _watch(data: Path, kept: Path, *, quick: bool) -> Iterator[Part]:  # noqa: ARG001  # the data come in a package, and nothing takes long
+def _watch(data: Path, kept: Path, *, quick: bool, leaves: Leaves) -> Iterator[Part]:  # noqa: ARG001  # the data come in a package, and nothing takes long
     order = np.random.default_rng(0).permutation(10) + 1
     for number in range(PARTS):
         turned = np.roll(order, 2 * number)
         told, fitting, teaching = turned[:2], turned[2:4], turned[4:]
-        yield _of_people(told, fitting, teaching, seed=number, quick=quick)
+        yield _of_people(told, fitting, teaching, seed=number, quick=quick, leaves=leaves)
 
 
 def _of_people(
@@ -266,6 +272,7 @@ def _of_people(
     *,
     seed: int,
     quick: bool,
+    leaves: Leaves,
 ) -> Part:
     torch.manual_seed(seed)
     everything, right = _people(teaching, (RIGHT, LEFT)), _people(teaching, (RIGHT,))
@@ -293,7 +300,7 @@ def _of_people(
         augment=MotionJitter(),
         budget=Budget(),
     )
-    packed = run.pack(_wanted(LABELS))
+    packed = run.pack(_wanted(LABELS, leaves))
     own, strange = _people(told, (RIGHT,)), _people(told, (LEFT,))
     return Part(
         model=packed.blobs[MODEL],
@@ -304,6 +311,7 @@ def _of_people(
         teacher=_said(teacher, own.inputs),
         shifted=strange.inputs,
         shifted_teacher=_said(teacher, strange.inputs),
+        adapter=packed.adapter,
     )
 
 

@@ -70,6 +70,22 @@ def model(seed: int) -> bytes:
     return data
 
 
+def adapter(seed: int) -> bytes:
+    """Answers from the features of `model`, sent as halves: logits = 8 * features @ second, with the second layer of this seed."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["features"], ["single"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["single", "second"], ["logits"]),
+        ],
+        "adapter",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", FEATURES])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", CLASSES])],
+        [numpy_helper.from_array(8 * weights(seed)[1], "second")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(made.SerializeToString())
+
+
 def features_of(seed: int, batch: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the model's features are."""
     features: NDArray[np.float32] = np.maximum(batch @ weights(seed)[0], 0)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import (
     ConflictError,
     MessageError,
@@ -26,6 +27,7 @@ from edgestill.device import home as homes
 from edgestill.device.home import Home, Identity, Settings, choose_socket, drop_socket, find_socket
 from edgestill.device.privacy import LEVELS, Permissions
 from edgestill.device.slots import Slots
+from edgestill.infer.policy import Leaves, Policy
 
 IDENTITY = Identity(
     device="d1",
@@ -193,18 +195,22 @@ def test_without_a_record_there_is_no_socket(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", LEVELS)
 @pytest.mark.parametrize("policy", LEVELS)
-def test_the_stricter_level_holds(device: str, policy: str) -> None:
-    """Neither the device nor the bundle can loosen the other."""
+@pytest.mark.parametrize("adapter", [None, Digest.of(b"adapter")])
+def test_the_stricter_level_holds(device: str, policy: Leaves, adapter: Digest | None) -> None:
+    """Neither can loosen the other; features are asked with only where the bundle's own policy was fitted for that."""
     level = min(LEVELS.index(device), LEVELS.index(policy))
-    permissions = Permissions.of(device, policy)
-    assert permissions.escalate == permissions.retain == (level == 2)
+    named = None if policy == "raw" else adapter
+    permissions = Permissions.of(device, Policy(labels=("any",), leaves=policy, adapter=named))
+    by_features = level == 1 and policy == "features" and named is not None
+    assert permissions.asks == ("raw" if level == 2 else "features" if by_features else "nothing")
+    assert permissions.retain == (level == 2)
     assert permissions.statistics == (level >= 1)
 
 
 def test_an_unknown_level_is_refused() -> None:
     """A typing error must not open a door."""
     with pytest.raises(SettingError, match=r"unknown privacy level.*nothing < features < raw"):
-        Permissions.of("all", "raw")
+        Permissions.of("all", Policy(labels=("any",)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\0\0", b"/tmp/\0/app.sock", b"/" + b"x" * 5000, b"relative"])

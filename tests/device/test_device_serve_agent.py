@@ -22,6 +22,7 @@ from edgestill.device.serve.models import CURRENT, of_agent
 from edgestill.device.serving import Server
 from edgestill.device.slots import Slots
 from edgestill.device.state import State
+from edgestill.infer.policy import Policy
 from edgestill.infer.serving.batching import Batcher
 from edgestill.infer.serving.waiting import Capacity
 from edgestill.testing.clock import FakeClock
@@ -48,7 +49,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     serving = Serving(
         bundle,
         memory=Memory(made.learned, bundle.manifest.digest),
-        permissions=Permissions.of("nothing", "raw"),
+        permissions=Permissions.of("nothing", Policy(labels=("any",))),
         clock=SystemClock(),
         random=lambda: 0.5,
         teachers=None,

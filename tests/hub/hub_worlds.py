@@ -33,7 +33,7 @@ from edgestill.trust.repository import sign_targets
 from edgestill.trust.root import create_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -115,7 +115,14 @@ class Device:
 class World:
     """The hub and everybody around it."""
 
-    def __init__(self, folder: Path, clock: FakeClock, settings: Settings, teacher: bytes | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: FakeClock,
+        settings: Settings,
+        teacher: bytes | None,
+        adapters: Sequence[bytes] = (),
+    ) -> None:
         self.folder = folder
         self.clock = clock
         home = Home.init(folder)
@@ -131,6 +138,7 @@ class World:
             secret=lambda: secrets.randbytes(24).hex(),
             settings=settings,
             teacher=teacher,
+            adapters={f"adapter {number}": one for number, one in enumerate(adapters)},
         )
         self.transport = AsgiTransport(create_app(self.hub))
         self.transport.open()
@@ -254,9 +262,10 @@ def world(
     clock: FakeClock | None = None,
     settings: Settings | None = None,
     teacher: bytes | None = None,
+    adapters: Sequence[bytes] = (),
 ) -> Iterator[World]:
     """An open world; nothing may have crashed in it when it ends."""
-    made = World(folder, clock or FakeClock(), settings or Settings(longest_poll=5), teacher)
+    made = World(folder, clock or FakeClock(), settings or Settings(longest_poll=5), teacher, adapters)
     try:
         yield made
     finally:
@@ -290,6 +299,25 @@ def teacher_model(*, outputs: tuple[str, ...] = ("logits",)) -> bytes:
         "teacher",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", INPUTS])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", CLASSES]) for name in outputs],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def adapter_model(
+    kind: int = TensorProto.FLOAT16, name: str = "features", *, output: str = "logits"
+) -> bytes:
+    """An adapter: `logits = features @ W`, W `[4, 3]` of ones times (1, 2, 3), features in half precision."""
+    weight = np.outer(np.ones(INPUTS), np.arange(1, CLASSES + 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", [name], ["single"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["single", "w"], [output]),
+        ],
+        "adapter",
+        [helper.make_tensor_value_info(name, kind, ["N", INPUTS])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", CLASSES])],
         [numpy_helper.from_array(weight, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

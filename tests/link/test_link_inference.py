@@ -493,15 +493,27 @@ def test_attack_what_is_no_set_of_probabilities_is_no_answer(
         _model(transport, FakeClock(), output="probabilities").predict(BATCH)
 
 
-@pytest.mark.parametrize("status", [401, 404, 409, 429])
+@pytest.mark.parametrize("status", [401, 409, 429])
 def test_what_speaks_against_the_question_does_not(transport: AsgiTransport, status: int) -> None:
     """The peer answered."""
     clock = FakeClock()
     guard = Guard(Breaker(threshold=1), clock=clock, random=lambda: 0.5)
     faulty = FaultyTransport(transport, [Fault(status=status)], clock=clock)
-    with pytest.raises((RefusedError, AccessError, NotFoundError)):
+    with pytest.raises((RefusedError, AccessError)):
         _model(faulty, clock, breaker=guard).predict(BATCH)
     assert guard.state == "closed"
+
+
+def test_a_server_without_the_model_is_left_alone_for_a_while(transport: AsgiTransport) -> None:
+    """The next question would miss it as well, and would cost its bytes."""
+    clock = FakeClock()
+    guard = Guard(Breaker(threshold=1), clock=clock, random=lambda: 0.5)
+    with pytest.raises(NotFoundError):
+        _model(FaultyTransport(transport, [Fault(status=404)], clock=clock), clock, breaker=guard).predict(
+            BATCH
+        )
+    with pytest.raises(UnreachableError, match="left alone"):
+        _model(transport, clock, breaker=guard).predict(BATCH)
 
 
 def test_models_of_one_server_share_a_breaker(transport: AsgiTransport) -> None:

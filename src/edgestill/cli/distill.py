@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgestill.cli.terminal import plain
+from edgestill.cli.terminal import bundle_line, plain
 from edgestill.cli.watching import watched
 from edgestill.core.extras import require
 
@@ -64,11 +64,7 @@ def _told(report: JsonObject, folder: Path) -> Iterator[str]:
     if isinstance(comparison, dict):
         yield str(comparison["sentence"])
     if isinstance(bundle, dict):
-        yield (
-            f"bundle: {bundle['file']}, {bundle['bytes']:,} bytes"
-            if bundle["file"]
-            else f"no bundle: {bundle['why']}"
-        )
+        yield bundle_line(bundle) if bundle["file"] else f"no bundle: {bundle['why']}"
     yield f"{report['seconds']} s; everything is in {folder}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from edgestill.cli.terminal import plain
+from edgestill.cli.terminal import bundle_line, plain
 from edgestill.cli.watching import watched
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
@@ -128,7 +128,7 @@ def _told(report: JsonObject, folder: Path) -> Iterator[str]:
         yield f"  {_line(points[name])}{mark}"
     bundle: Any = report.get("bundle")
     if bundle:
-        yield f"bundle: {bundle['file']}, {bundle['bytes']:,} bytes"
+        yield bundle_line(bundle)
     yield f"{report['seconds']} s; everything is in {folder}"
 
 

@@ -49,9 +49,13 @@ def serve(
     client_ca: Annotated[File, typer.Option(help="PEM authorities of clients' certificates.")] = None,
     behind_proxy: Annotated[bool, typer.Option(help="A proxy before this port speaks TLS.")] = False,
     teacher: Annotated[str, typer.Option(metavar="URL", help="Server of a larger model to ask.")] = "",
-    teacher_model: Annotated[str, typer.Option(help="Its name there.")] = "teacher",
+    teacher_model: Annotated[
+        str, typer.Option(help="Its name there; default teacher, or the policy's adapter.")
+    ] = "",
     teacher_output: Annotated[str, typer.Option(help="logits or probabilities.")] = "logits",
-    teacher_input: Annotated[str, typer.Option(help="Name of its input; default the student's.")] = "",
+    teacher_input: Annotated[
+        str, typer.Option(help="Name of its input; default the student's, or features.")
+    ] = "",
     teacher_token_file: Annotated[File, typer.Option(help="Holds the token that it wants.")] = None,
     teacher_timeout: Annotated[str, typer.Option(help="For its answer.")] = "5 s",
     teacher_plain_http: Annotated[bool, typer.Option(help="It may be elsewhere and without TLS.")] = False,

@@ -1,6 +1,11 @@
-"""Texts of strangers, made safe for a terminal: a card or a label must not move the cursor or change a title."""
+"""Lines for a terminal; texts of strangers are made safe for it: a card or a label must not move the cursor or change a title."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgestill.core.jsonio import JsonObject
 
 
 def plain(text: str) -> str:
@@ -8,3 +13,9 @@ def plain(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
+
+
+def bundle_line(told: JsonObject) -> str:
+    """What a job wrote: the bundle, and the adapter beside it."""
+    line = f"bundle: {told['file']}, {told['bytes']:,} bytes"
+    return f"{line}; {told['adapter']} goes to the hub (--adapter)" if "adapter" in told else line

@@ -146,7 +146,7 @@ class Health:
 
     Attributes:
         answers: inputs answered.
-        escalated: of these, asked of the teacher (audits included).
+        escalated: of these, asked of a larger model (audits included).
         audits: escalated at random, and answered by the teacher.
         agreed: audits on which student and teacher named the same class.
         audits_lost: tossed, but the teacher did not answer.

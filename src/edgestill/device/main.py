@@ -167,7 +167,7 @@ def _neighbours(options: argparse.Namespace) -> None:
     if found != Neighbours.of(home.neighbours):
         found.write(home.neighbours)
     for one in found.each:
-        sys.stdout.write(f"{one.name:15} {one.url} {one.model}\n")
+        sys.stdout.write(f"{one.name:15} {one.url} {one.model or TEACHER}\n")
     sys.stdout.write(f"{TEACHER:15} {home.identity.hub}\n")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final, Self, final
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Self, final
 
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError
@@ -17,19 +17,14 @@ from edgestill.device.arrays import answer_to_frame, as_labels, to_array
 from edgestill.device.frames import Frame
 from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
-from edgestill.device.neighbours import INPUT, TEACHER, Neighbours
+from edgestill.device.neighbours import TEACHER
 from edgestill.device.privacy import Permissions
+from edgestill.device.teachers import teachers_of
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
-from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.policy import Policy
-from edgestill.infer.remembering import Remembering
 from edgestill.infer.student import Student
-from edgestill.infer.tiers import Bounded
 from edgestill.learn.statistics import Statistics
-from edgestill.link.breaker import Breaker, Guard
-from edgestill.link.http import HttpTransport
-from edgestill.link.inference import LONGEST_PAUSE, RemoteModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,16 +35,13 @@ if TYPE_CHECKING:
 
     from edgestill.core.answer import Answer
     from edgestill.core.jsonio import JsonObject
-    from edgestill.core.protocols import Clock, Predict
+    from edgestill.core.protocols import Clock
     from edgestill.device.home import Home
-    from edgestill.infer.cascade import Escalation, Metered
+    from edgestill.device.teachers import Teachers
+    from edgestill.infer.cascade import Escalation
     from edgestill.learn.overlay import Overlay
 
 log = logging.getLogger(__name__)
-
-TEACHER_SECONDS: Final = 5.0
-QUESTIONS: Final = 8
-"""Under way at once."""
 
 
 @final
@@ -66,25 +58,6 @@ class Current:
     def predict(self, batch: NDArray[np.generic], *, deadline: float | None = None) -> Answer:
         """As `infer.student.Student.predict`."""
         return self.student.predict(batch, deadline=deadline)
-
-
-@dataclass(frozen=True, slots=True)
-class Teachers:
-    """Who is asked.
-
-    Attributes:
-        escalation: about inputs that the student is unsure of.
-        audit: about a fair sample.
-        meters: of what is sent to any of them.
-        names: of those who are asked about escalations, in their order.
-        failure: what is wrong with the file of neighbours; empty where nothing is.
-    """
-
-    escalation: Predict
-    audit: Predict
-    meters: tuple[Metered, ...] = ()
-    names: tuple[str, ...] = (TEACHER,)
-    failure: str = ""
 
 
 @final
@@ -126,7 +99,7 @@ class Serving:
         self._cascade = Cascade(
             self._current,
             None if teachers is None else teachers.escalation,
-            policy if permissions.escalate else policy.limited_to("nothing"),
+            policy.limited_to(permissions.asks),
             state=memory.policy_state(policy),
             clock=clock,
             random=random,
@@ -146,16 +119,14 @@ class Serving:
         """
         bundle = Bundle.open(archive)
         policy = Policy.from_bytes(bundle.read(POLICY))
-        permissions = Permissions.of(home.settings.leaves, policy.leaves)
+        permissions = Permissions.of(home.settings.leaves, policy)
         return cls(
             bundle,
             memory=Memory(home.learned, bundle.manifest.digest),
             permissions=permissions,
             clock=clock,
             random=random,
-            teachers=_teachers(home, policy, permissions, clock=clock, random=random)
-            if permissions.escalate
-            else None,
+            teachers=teachers_of(home, policy, permissions, clock=clock, random=random),
         )
 
     def answer(self, frame: Frame) -> Frame:
@@ -187,7 +158,8 @@ class Serving:
             "pid": os.getpid(),
             "takes": {"datatype": datatype, "shape": [-1 if dim is None else dim for dim in shape]},
             "labels": list(self._policy.labels),
-            "escalates": self._permissions.escalate,
+            "escalates": self._permissions.asks != "nothing",
+            "sends": self._permissions.asks,
             "asks": list(self._asks),
             "neighbours_failure": self._failure,
             "threshold": self._cascade.state.threshold,
@@ -329,49 +301,3 @@ def learner_of(bundle: Bundle, policy: Policy, clock: Clock) -> Learner | None:
         return None
     reference = Statistics.from_bytes(bundle.read(REFERENCE))
     return Learner(bundle=bundle.manifest.digest, reference=reference, policy=policy, clock=clock)
-
-
-def _teachers(
-    home: Home,
-    policy: Policy,
-    permissions: Permissions,
-    *,
-    clock: Clock,
-    random: Callable[[], float],
-) -> Teachers:
-    """The hub's teacher, asked for an escalation and for an audit; both share a connection and a breaker.
-
-    Neighbours are asked before it, about escalations. Where their file cannot be read, none are: a bundle must not fail for it.
-    """
-    try:
-        neighbours, failure = Neighbours.of(home.neighbours), ""
-    except EdgestillError as error:
-        log.warning("%s", error)
-        neighbours, failure = Neighbours(), error.code
-    transport = HttpTransport(clock=clock)
-    breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
-    escalation, audit = (
-        RemoteModel(
-            transport,
-            home.identity.hub,
-            model=TEACHER,
-            clock=clock,
-            timeout=TEACHER_SECONDS,
-            credential=home.identity.credential,
-            breaker=breaker,
-            parameters={"purpose": purpose, "retain": permissions.retain},
-            temperature=policy.teacher_temperature,
-            classes=len(policy.labels),
-            coder=Coder(allowed_by(policy), clock=clock),
-        )
-        for purpose in ("escalation", "audit")
-    )
-    asked, meters = neighbours.before(escalation, policy, INPUT, clock=clock, random=random)
-    asked_once = Remembering(Bounded(asked, at_once=QUESTIONS), clock=clock)
-    return Teachers(
-        asked_once,
-        Bounded(audit, at_once=QUESTIONS),
-        (*meters, escalation, audit),
-        neighbours.names,
-        failure,
-    )

@@ -28,6 +28,7 @@ from edgestill.core.errors import ConflictError, NotFoundError, SettingError
 from edgestill.core.files import read_plain
 from edgestill.core.jsonio import Fields, JsonObject, canonical, parse_object
 from edgestill.device.home import NEIGHBOURS
+from edgestill.infer.adapter import ADAPTER, FEATURES, model_name
 from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.remembering import MEMORY
 from edgestill.infer.tiers import Tier, Tiers
@@ -55,7 +56,7 @@ _FIELDS: Final = ("name", "url", "model", "output", "input", "timeout", "token",
 _OUTPUT: Final = f"logits|{PROBABILITIES}"
 _LEAST: Final = 0.001
 _LONGEST: Final = 60.0
-TAKEN: Final = frozenset({"student", TEACHER, MEMORY})
+TAKEN: Final = frozenset({"student", TEACHER, MEMORY, ADAPTER})
 """Names that mean something else in an answer."""
 
 
@@ -66,9 +67,9 @@ class Upstream:
     Attributes:
         url: of the server.
         name: in answers, such as `gateway`; the teacher has its own.
-        model: its name there.
+        model: its name there; empty for `teacher`, or where the policy asks with features for the adapter's.
         output: `logits` or `probabilities`.
-        input: name of its input; empty for the student's, which is `input` in bundles of `edgestill distill`.
+        input: name of its input; empty for the student's, which is `input` in bundles of `edgestill distill`, or the adapter's.
         timeout: seconds for an answer.
         token: shown to it; None shows nothing.
         plain_http: whether it may be reached without TLS.
@@ -77,7 +78,7 @@ class Upstream:
 
     url: str
     name: str = TEACHER
-    model: str = TEACHER
+    model: str = ""
     output: str = "logits"
     input: str = ""
     timeout: float = 5.0
@@ -103,20 +104,21 @@ class Upstream:
             random: for the breaker.
             is_teacher: whether it is the teacher, where it does not tell who decided.
         """
+        adapter = policy.adapter if policy.asks == "features" else None
         return RemoteModel(
             self.transport or HttpTransport(clock=clock, plain_http=self.plain_http),
             self.url,
-            model=self.model,
+            model=self.model or (TEACHER if adapter is None else model_name(adapter)),
             clock=clock,
             timeout=self.timeout,
             credential=self.token,
-            input=self.input or taken,
+            input=self.input or (taken if adapter is None else FEATURES),
             output=self.output,
             temperature=policy.teacher_temperature,
             classes=len(policy.labels),
             breaker=Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random),
             coder=Coder(allowed_by(policy), clock=clock),
-            is_teacher=is_teacher,
+            is_teacher=is_teacher and adapter is None,
         )
 
 
@@ -288,7 +290,7 @@ def _read(fields: Fields) -> Upstream:
 
 def _told(one: Upstream) -> JsonObject:
     """One neighbour; what is usual is left out."""
-    told: JsonObject = {"name": one.name, "url": one.url, "model": one.model}
+    told: JsonObject = {"name": one.name, "url": one.url, "model": one.model or TEACHER}
     usual = Upstream(url="")
     for name in ("output", "input", "timeout", "token", "plain_http"):
         if getattr(one, name) != getattr(usual, name):

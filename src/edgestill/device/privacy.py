@@ -2,7 +2,8 @@
 
 - There are three levels, `nothing` < `features` < `raw`. The device has one and the bundle's policy has one; the
   stricter holds. Neither can loosen the other.
-- Below `raw` no input leaves the device: nothing is escalated, the student answers alone.
+- Below `raw` no input leaves the device. At `features` the student's features are sent with a question where the bundle's own
+  policy is of that level and names an adapter that was fitted for it; otherwise the student answers alone.
 - Below `features` no statistics leave it either.
 - Counts (answers, errors, latencies) always leave: without them nobody could see that a bundle is bad.
 """
@@ -10,47 +11,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Final, Self, cast, get_args
 
 from edgestill.core.errors import SettingError
+from edgestill.infer.policy import Leaves
 
-Leaves = Literal["nothing", "features", "raw"]
+if TYPE_CHECKING:
+    from edgestill.infer.policy import Policy
+
 LEVELS: Final[tuple[str, ...]] = get_args(Leaves)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
-    """What follows from a level.
+    """What follows from both levels.
 
     Attributes:
-        escalate: inputs may be sent to the teacher.
-        retain: the teacher's side may keep them as evidence.
+        asks: what of an input may be sent with a question; `nothing` asks nobody.
+        retain: the teacher's side may keep inputs as evidence.
         statistics: sums over features may be sent.
     """
 
-    escalate: bool
+    asks: Leaves
     retain: bool
     statistics: bool
 
     @classmethod
-    def of(cls, device: str, policy: str) -> Self:
-        """What the stricter of both levels permits.
+    def of(cls, device: str, policy: Policy) -> Self:
+        """What the stricter of both permits.
+
+        Args:
+            device: its level.
+            policy: the bundle's.
 
         Raises:
             SettingError: a level that there is not.
         """
-        level = min(_rank(device), _rank(policy))
-        raw, features = LEVELS.index("raw"), LEVELS.index("features")
-        return cls(escalate=level >= raw, retain=level >= raw, statistics=level >= features)
-
-
-def _rank(level: str) -> int:
-    if level not in LEVELS:
-        raise SettingError(
-            "unknown privacy level",
-            where="leaves",
-            expected=" < ".join(LEVELS),
-            got=level,
-            fix="name one of these",
-        )
-    return LEVELS.index(level)
+        if device not in LEVELS:
+            raise SettingError(
+                "unknown privacy level",
+                where="leaves",
+                expected=" < ".join(LEVELS),
+                got=device,
+                fix="name one of these",
+            )
+        both = policy.limited_to(cast("Leaves", device))
+        return cls(asks=both.asks, retain=both.asks == "raw", statistics=both.leaves != "nothing")

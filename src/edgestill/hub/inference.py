@@ -17,6 +17,7 @@ from starlette.requests import Request
 from edgestill.core.errors import MessageError
 from edgestill.hub import evidence, registry
 from edgestill.hub.access import bearer, calling_device, is_operator
+from edgestill.hub.teacher import NAME
 from edgestill.infer.serving.app import App
 from edgestill.infer.serving.limits import Rate, RateLimit
 from edgestill.infer.serving.served import LOGITS
@@ -103,11 +104,14 @@ class Asker:
     async def answered(self, question: Question, rows: Rows) -> JsonObject:
         """Keeps inputs and logits as evidence where the device says so; how many were kept."""
         kept = 0
-        if self.device is not None and question.request.parameters.get("retain") is True:
+        # what an adapter is asked with is no input, and what it says no word of the teacher
+        asked = question.served.name == NAME and question.request.parameters.get("retain") is True
+        if self.device is not None and asked:
             logits = cast("NDArray[np.float32]", rows.outputs[LOGITS])
             kept = await _retain(self.hub, _asked(self.device, question, logits))
         log.debug(
-            "the teacher answers %d inputs of %s, %s; %d are kept",
+            "%s answers %d inputs of %s, %s; %d are kept",
+            question.served.name,
             len(question.batch),
             self.device or "the operator",
             _purpose(question.request),

@@ -61,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--port", type=int, default=8080, help="0 takes a free one (default: %(default)s)")
     up.add_argument("--ready", type=Path, metavar="FILE", help="gets the address once the hub listens")
     up.add_argument("--teacher", type=Path, metavar="FILE", help="ONNX model that answers escalations")
+    up.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="answers from features; may be repeated",
+    )
     up.add_argument("--poll-interval", type=float, metavar="SECONDS", help="between two polls of a device")
     up.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM chain; needs --tls-key")
     up.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM key of the certificate")
@@ -102,7 +110,8 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
         chance=random.random,  # noqa: S311  # it spreads polls; nothing is guarded by it
         secret=lambda: secrets.token_urlsafe(32),
         settings=settings,
-        teacher=None if options.teacher is None else _read(options.teacher),
+        teacher=None if options.teacher is None else _read(options.teacher, "the teacher"),
+        adapters={str(path): _read(path, "an adapter") for path in options.adapter},
     )
     with bound(options.host, options.port) as listener:
         config = uvicorn.Config(
@@ -154,8 +163,8 @@ def _check_writable(path: Path) -> None:
         ) from error
 
 
-def _read(path: Path) -> bytes:
-    return read_plain(path, what="the teacher", at_most=MAX_TEACHER_BYTES)
+def _read(path: Path, what: str) -> bytes:
+    return read_plain(path, what=what, at_most=MAX_TEACHER_BYTES)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from edgestill.hub.teacher import endpoint_of
 from edgestill.store.files import FileBlobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from edgestill.core.protocols import Clock
@@ -51,7 +51,7 @@ class Hub:
         secret: fresh URL-safe secrets of 256 bits.
         database: the registry.
         artefacts: what devices download.
-        endpoint: the teacher, which answers escalations; without a model where none was given.
+        endpoint: the teacher and adapters, which answer escalations; without a model where none was given.
         bell: wakes the polls that wait.
         draining: whether the hub is about to end.
         trouble: what keeps the hub from doing its work, for the operator; empty if nothing does.
@@ -96,6 +96,7 @@ class Hub:
         secret: Callable[[], str],
         settings: Settings | None = None,
         teacher: bytes | None = None,
+        adapters: Mapping[str, bytes] | None = None,
     ) -> Self:
         """Opens the folder that `Home.init` has made, and brings its database forward.
 
@@ -106,10 +107,11 @@ class Hub:
             secret: URL-safe text of 256 random bits, new each time.
             settings: the defaults where None.
             teacher: an ONNX model with an output `logits`.
+            adapters: path, or what else names it in errors -> ONNX, of bundles whose policy lets nothing but features leave (`infer.adapter`).
 
         Raises:
             PathError, StoreError: the folder or the database is not usable.
-            ModelError, EngineError: the teacher is not.
+            ModelError, EngineError: the teacher or an adapter is not.
         """
         settings = settings or Settings()
         home = Home.open(folder)
@@ -120,7 +122,7 @@ class Hub:
             chance=chance,
             secret=secret,
             database=Database.open(home.database),
-            endpoint=endpoint_of(teacher, settings, clock=clock),
+            endpoint=endpoint_of(teacher, settings, clock=clock, adapters=adapters or {}),
         )
         hub.artefacts.load()
         return hub

@@ -6,7 +6,8 @@ For one batch, in this order:
 2. The student answers all inputs.
 3. The policy decides for each: alone, escalate or audit.
 4. What is asked goes to the teacher as one batch, with the caller's deadline; audits go apart where an `auditor`
-   is given, so that the far end can tell them.
+   is given, so that the far end can tell them. Where the policy lets nothing but features leave, the student's features go
+   in the place of the inputs, to an adapter (`infer.adapter`) in the place of the teacher.
 5. Where the teacher answered, the answer is `alpha * p_teacher + (1 - alpha) * p_student`. Where it failed in any of
    our ways, or answered something that is no set of probabilities, the student's answer stands, marked as its own.
    A device keeps answering.
@@ -29,6 +30,7 @@ import numpy as np
 
 from edgestill.core.answer import Answer
 from edgestill.core.errors import DeadlineError, EdgestillError, EngineError
+from edgestill.infer.adapter import as_sent
 from edgestill.infer.confidence import confidence_of, require_probabilities, require_voices
 from edgestill.infer.decision import Decision, PolicyState, decide, promise_is_void, settled, unanswered
 from edgestill.infer.fusion import fuse, weights
@@ -96,7 +98,7 @@ class Cascade:
 
     Args:
         student: answers everything first; gives calibrated probabilities.
-        teacher: is asked where the policy says so, and gives calibrated probabilities; None asks nobody.
+        teacher: is asked where the policy says so, about what it lets go, and gives calibrated probabilities; None asks nobody.
         policy: decides, and holds `alpha`.
         state: of the policy, from before a restart; a fresh one where None.
         clock: for the deadline, the latency and the day of the byte budget.
@@ -161,9 +163,10 @@ class Cascade:
         n = batch.shape[0] if is_array(batch, "batch").ndim and self._teacher is not None else 0
         coins = [self._random() for _ in range(n)]
         alone = self._ask_student(batch, deadline)
-        decisions, lost, charged = self._decide(alone.confidence, coins, batch)
-        if lost or any(decision != "alone" for decision in decisions):
-            answer, failures = self._with_teacher(batch, alone, decisions, deadline)
+        question = None if self._teacher is None else self._question(batch, alone)
+        decisions, lost, charged = self._decide(alone.confidence, coins, question)
+        if question is not None and (lost or any(decision != "alone" for decision in decisions)):
+            answer, failures = self._with_teacher(question, alone, decisions, deadline)
             answer = replace(answer, latency=self._clock.monotonic() - start)
             told = Escalation(
                 batch=batch,
@@ -194,16 +197,24 @@ class Cascade:
                 self._health.add(Counts(errors=len(batch)))
             raise
 
+    def _question(self, batch: NDArray[np.generic], alone: Answer) -> NDArray[np.generic] | None:
+        """What may be sent of each input, `[N, ...]`; None where that is nothing."""
+        if self.policy.asks == "raw":
+            return batch
+        if self.policy.asks == "features" and alone.features is not None:
+            return as_sent(alone.features)
+        return None
+
     def _decide(
-        self, confidence: NDArray[np.float32], coins: Sequence[float], batch: NDArray[np.generic]
+        self, confidence: NDArray[np.float32], coins: Sequence[float], question: NDArray[np.generic] | None
     ) -> tuple[tuple[Decision, ...], int, int]:
         """A decision per input, how many audits the byte budget forbade, and the bytes that were charged."""
-        if self._teacher is None:
+        if question is None:
             none: Decision = "alone"
             return (none,) * len(confidence), 0, 0
-        now, most = self._clock.now(), batch[0].nbytes
+        now, most = self._clock.now(), question[0].nbytes
         # who was never asked says what the numbers take
-        cost = min((meter.bytes_each(batch) for meter in self._meters), default=most)
+        cost = min((meter.bytes_each(question) for meter in self._meters), default=most)
         decisions: list[Decision] = []
         with self._lock:
             state = before = self._state
@@ -224,13 +235,13 @@ class Cascade:
 
     def _with_teacher(
         self,
-        batch: NDArray[np.generic],
+        question: NDArray[np.generic],
         alone: Answer,
         decisions: tuple[Decision, ...],
         deadline: float | None,
     ) -> tuple[Answer, tuple[str, ...]]:
         """The fused answer, and the codes of what failed."""
-        heard = _Heard(alone.probabilities)
+        heard = _Heard(alone.probabilities, by_teacher=self.policy.asks == "raw")
         failures: list[str] = []
         tiers: list[str] = []
         for model, wanted, names in self._questions():
@@ -238,7 +249,7 @@ class Cascade:
             if not asked:
                 continue
             try:
-                given = self._ask(model, batch[asked], alone.probabilities.shape[1], deadline)
+                given = self._ask(model, question[asked], alone.probabilities.shape[1], deadline)
                 heard.add(asked, given)
                 tiers += (*(names if len(names) == 1 else ()), *given.tiers)
             except EdgestillError as error:
@@ -283,7 +294,7 @@ class Cascade:
             probabilities=probabilities,
             confidence=confidence,
             decided_by=tuple(
-                voice or (_NAMES.get(weight, "fused") if by_both else own)
+                voice or (self._name(weight) if by_both else own)
                 for by_both, weight, own, voice in zip(
                     heard, alpha.tolist(), alone.decided_by, others.deputies, strict=True
                 )
@@ -293,6 +304,10 @@ class Cascade:
             student=alone.probabilities,
             teacher=others.teacher,
         )
+
+    def _name(self, weight: float) -> str:
+        """Who decided an answer with this weight of the other voice; an adapter's is never the teacher's."""
+        return _NAMES.get(weight, "fused") if self.policy.asks == "raw" or not weight else "fused"
 
     def _count(self, told: Escalation, *, lost: int, charged: int) -> None:
         sent = sum(meter.take_sent() for meter in self._meters) if self._meters else charged
@@ -307,7 +322,10 @@ class Cascade:
         deaf: list[Decision] = []
         if asked:
             heard, audited = told.heard, told.audited
-            deaf = [told.decisions[index] for index in asked if not heard[index]]
+            # an adapter is asked about all in one question: it has answered each or none
+            by_teacher = self.policy.asks == "raw"
+            unheard = ~heard if by_teacher else np.full(len(heard), bool(told.failures))
+            deaf = [told.decisions[index] for index in asked if unheard[index]]
             counts += Counts(
                 audits=int((audited & heard).sum()),
                 agreed=_agreed(told.answer, audited & heard),
@@ -325,11 +343,12 @@ class _Heard:
 
     Attributes:
         given: `[N, C]`, to be fused; NaN where nobody answered.
-        teacher: likewise, NaN also where another student answered in the teacher's place.
-        deputies: who decided such an answer, per input; empty for the teacher's own.
+        teacher: likewise, NaN also where another student answered in the teacher's place, or an adapter.
+        deputies: who decided the answer of another student, per input; empty for the teacher's own, and an adapter's.
     """
 
-    def __init__(self, like: NDArray[np.float32]) -> None:
+    def __init__(self, like: NDArray[np.float32], *, by_teacher: bool) -> None:
+        self._by_teacher = by_teacher
         self.given = np.full_like(like, np.nan)
         self.teacher = np.full_like(like, np.nan)
         self.deputies = [""] * len(like)
@@ -340,6 +359,8 @@ class _Heard:
 
     def add(self, asked: list[int], answer: Answer) -> None:
         self.given[asked] = answer.probabilities
+        if not self._by_teacher:  # whatever it says of itself
+            return
         # what is no cascade tells of no teacher: it is one
         self.teacher[asked] = answer.probabilities if answer.teacher is None else answer.teacher
         for place, voice in zip(asked, answer.decided_by, strict=True):

@@ -11,7 +11,7 @@ Standard library only; confidence, coin, time and cost come in as arguments, so 
   the hardest of the whole day are asked about, and not all of a morning's.
 - The promise made for the bundle's threshold holds only while at least that much is asked. Moving averages of what
   the promise needs and of what was asked and answered are kept, and `promise_is_void` says when they part.
-- Where the policy lets no raw input leave the device, nothing is ever asked.
+- Where the policy lets nothing leave the device, or features and names no adapter, nothing is ever asked.
 """
 
 from __future__ import annotations
@@ -140,10 +140,10 @@ def decide(
         most: bytes that asking about this one may send, charged until `settled` knows better; None for `cost`.
     """
     charged = cost if most is None else most
-    if policy.leaves != "raw":
+    if policy.asks == "nothing":
         return "alone", state
     state = _at(policy, state, now)
-    if coin < policy.audit_share:
+    if coin < policy.audits:
         return _audit(policy, state, charged)
     target, kept = _target(policy, state, now, cost), _kept(policy, state, now, cost)
     return _escalate(policy, state, confidence, target=target, charged=charged, kept=kept)
@@ -169,7 +169,7 @@ def promise_is_void(policy: Policy, state: PolicyState) -> bool:
     It does not where none was made, where nothing may be asked, and where over the last 500 inputs or so the share
     asked and answered fell more than 0.02 below the share that the bundle's threshold needs.
     """
-    return not policy.promised or policy.leaves != "raw" or state.asked < state.needed - SLACK
+    return not policy.promised or policy.asks == "nothing" or state.asked < state.needed - SLACK
 
 
 def _audit(policy: Policy, state: PolicyState, cost: int) -> tuple[Decision, PolicyState]:
@@ -211,19 +211,19 @@ def _target(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
     if policy.bytes_per_day is not None and cost and state.pace.hour:
         left = policy.bytes_per_day - state.spent
         share = min(share, left / (cost * state.pace.ahead(now)))
-    if policy.audit_share >= 1:
+    if policy.audits >= 1:
         return 0.0
-    return max(0.0, (share - policy.audit_share) / (1 - policy.audit_share))
+    return max(0.0, (share - policy.audits) / (1 - policy.audits))
 
 
 def _kept(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
     """Bytes that escalations leave for the audits of the rest of the day; their whole part where the time is not known."""
     if policy.bytes_per_day is None or policy.escalation_share == 0:
         return 0.0
-    part = policy.bytes_per_day * policy.audit_share / policy.escalation_share
+    part = policy.bytes_per_day * policy.audits / policy.escalation_share
     if not state.pace.hour:
         return part
-    return min(part, policy.audit_share * cost * state.pace.ahead(now))
+    return min(part, policy.audits * cost * state.pace.ahead(now))
 
 
 def _at(policy: Policy, state: PolicyState, now: float) -> PolicyState:

@@ -52,10 +52,12 @@ class Policy:
         threshold: inputs with a confidence below it are escalated; in [0, 2], above 1 (`ALWAYS`) means all.
         measure: of confidence (see `infer.confidence`).
         escalation_share: of inputs asked of the teacher, audits included, in [0, 1].
-        bytes_per_day: of raw input sent, at most; None leaves it open.
+        bytes_per_day: of questions sent, at most; None leaves it open.
         audit_share: of inputs asked whatever the confidence, in [0, escalation_share].
-        leaves: what may leave the device; anything but `raw` means that nothing is asked.
+        leaves: what may leave the device; see `asks`.
         lossy: whether inputs may lose something on their way to the teacher, to be fewer bytes (JPEG).
+        adapter: digest of the model that answers from features (`infer.adapter`), for which temperatures, alpha and threshold
+            were fitted; None where there is none. Of no use where inputs themselves may leave.
         evidence: what the values were fitted on: n, epsilon, delta, promised, and whatever the lab adds.
         unknown: fields a newer writer added.
     """
@@ -72,6 +74,7 @@ class Policy:
     audit_share: float = 0.01
     leaves: Leaves = "raw"
     lossy: bool = False
+    adapter: Digest | None = None
     evidence: JsonObject = field(default_factory=dict)
     unknown: JsonObject = field(default_factory=dict)
 
@@ -91,6 +94,8 @@ class Policy:
             raise _wrong("measure", ", ".join(get_args(Measure)), self.measure)
         if self.leaves not in get_args(Leaves):
             raise _wrong("leaves", ", ".join(get_args(Leaves)), self.leaves)
+        if self.adapter is not None and self.leaves == "raw":
+            raise _wrong("adapter", "none, where inputs themselves may leave", self.adapter)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -119,6 +124,7 @@ class Policy:
             bytes_per_day=fields.integer("bytes_per_day") if fields.has("bytes_per_day") else None,
             leaves=cast("Leaves", fields.text("leaves")) if fields.has("leaves") else "raw",
             lossy=fields.boolean("lossy") if fields.has("lossy") else False,
+            adapter=fields.digest("adapter") if fields.has("adapter") else None,
             evidence=fields.inner("evidence").unknown(()) if fields.has("evidence") else {},
             unknown=fields.unknown(_KNOWN),
         )
@@ -129,6 +135,8 @@ class Policy:
         rare: JsonObject = {"labels": list(self.labels)}
         if self.lossy:
             rare["lossy"] = True
+        if self.adapter is not None:
+            rare["adapter"] = str(self.adapter)
         if self.bands:
             rare["bands"] = [{"below": band.below, "alpha": band.alpha} for band in self.bands]
         return canonical(self.unknown | own | rare | {"schema": SCHEMA})
@@ -142,6 +150,18 @@ class Policy:
     def promised(self) -> bool:
         """Whether a risk promise was made for the threshold when it was chosen."""
         return self.evidence.get("promised") is True
+
+    @property
+    def asks(self) -> Leaves:
+        """What of an input a question holds: the input, or its features where an adapter knows them; `nothing` asks nobody."""
+        if self.leaves == "features" and self.adapter is None:
+            return "nothing"
+        return self.leaves
+
+    @property
+    def audits(self) -> float:
+        """The share of inputs that is audited: none where the teacher itself cannot be asked."""
+        return self.audit_share if self.leaves == "raw" else 0.0
 
     def alpha_at(self, confidence: float) -> float:
         """The teacher's weight where the student is so sure."""
@@ -161,8 +181,8 @@ _NUMBERS: Final = (
     "escalation_share",
     "audit_share",
 )
-_RARE: Final = ("schema", "labels", "bands", "lossy")
-"""Written by hand, the last two only where they say something."""
+_RARE: Final = ("schema", "labels", "bands", "lossy", "adapter")
+"""Written by hand, the last three only where they say something."""
 _KNOWN: Final = (*_RARE, *_NUMBERS, "measure", "bytes_per_day", "leaves", "evidence")
 
 

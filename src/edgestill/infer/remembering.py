@@ -55,12 +55,22 @@ class Remembering:
         clock: for forgetting.
         most: answers that are remembered, 1 or more.
         seconds: for which each is, above 0.
+        deputies: whether what another than the teacher answered is remembered as well: of an adapter, behind which no
+            teacher will be back.
 
     Raises:
         SettingError: a bound out of range.
     """
 
-    def __init__(self, model: Predict, *, clock: Clock, most: int = 256, seconds: float = 3600.0) -> None:
+    def __init__(
+        self,
+        model: Predict,
+        *,
+        clock: Clock,
+        most: int = 256,
+        seconds: float = 3600.0,
+        deputies: bool = False,
+    ) -> None:
         if most < 1 or not 0 < seconds < float("inf"):
             raise SettingError(
                 "a memory is out of range",
@@ -73,6 +83,7 @@ class Remembering:
         self._clock = clock
         self._most = most
         self._seconds = seconds
+        self._deputies = deputies
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -122,7 +133,7 @@ class Remembering:
         fresh = {key: _Known(row.copy(), word.copy(), voice, until) for key, row, word, voice in each}
         with self._lock:
             for key, known in fresh.items():
-                if np.isnan(known.teacher[0]):  # the teacher may be back any moment
+                if np.isnan(known.teacher[0]) and not self._deputies:  # the teacher may be back any moment
                     continue
                 self._known[key] = known
                 self._known.move_to_end(key)

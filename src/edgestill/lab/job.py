@@ -34,8 +34,9 @@ from edgestill.lab.distil import distill
 from edgestill.lab.fits import as_source, check_data, check_model, first_inputs
 from edgestill.lab.inherit import carve
 from edgestill.lab.jobdata import DataName
-from edgestill.lab.jobreport import report_of
+from edgestill.lab.jobreport import bundle_of, report_of
 from edgestill.lab.models import ModelName, save_weights
+from edgestill.lab.packing.adapter import check_enough
 from edgestill.lab.packing.calibrate import FEWEST
 from edgestill.lab.packing.material import check_packable
 from edgestill.lab.progress import shown
@@ -112,9 +113,9 @@ class BundleWish:
 
     Attributes:
         hardware_class: where it will run, such as `aarch64-dotprod-onnxruntime`; empty for this machine's.
-        leaves: what may leave the device: `nothing`, `features` or `raw`.
+        leaves: what may leave the device: `nothing`, `features` (for an adapter, which is trained and goes to the hub) or `raw`.
         lossy: whether pictures may lose something on their way to the teacher, to be fewer bytes (JPEG).
-        bytes_per_day: of inputs that a device sends to the teacher, at most; None leaves it open.
+        bytes_per_day: of questions that a device sends, at most; None leaves it open.
     """
 
     hardware_class: str = ""
@@ -219,7 +220,7 @@ class Job:
         clock, start = SystemClock(), SystemClock().monotonic()
         teacher = self.teacher.load(self.folder, self.recipe.seed)
         data = self.data.load(self.folder, self.recipe.seed)
-        missing = _missing_for_bundle(data)
+        missing = _missing_for_bundle(data, self.bundle.leaves)
         train, heldout = as_source(data.train, "train"), as_source(data.heldout, "validation")
         check_data(train, heldout)
         check_model("teacher", teacher, train, heldout)
@@ -249,7 +250,7 @@ class Job:
             report["bundle"] = {"file": None, "why": missing}
         else:
             bundle = run.save_bundle(out / "student.esb", policy, hardware_class=self.bundle.where)
-            report["bundle"] = {"file": bundle.name, "bytes": bundle.stat().st_size}
+            report["bundle"] = bundle_of(bundle)
         report["seconds"] = round(clock.monotonic() - start, 1)
         write_report(out, report)
         return report
@@ -366,11 +367,11 @@ def _check_asks(recipe: Table, where: str) -> None:
         )
 
 
-def _missing_for_bundle(data: Data) -> str | None:
+def _missing_for_bundle(data: Data, leaves: Leaves) -> str | None:
     """Why there will be no bundle; None where there will.
 
     Raises:
-        DataError: too little held-out data to calibrate one, which would be found only after the training.
+        DataError: too little data to calibrate one, or to train its adapter, which would be found only after the training.
     """
     try:
         for one, where in ((data.train, "train"), (data.heldout, "validation")):
@@ -388,6 +389,8 @@ def _missing_for_bundle(data: Data) -> str | None:
             got=len(heldout),
             fix="bring more as x_validation and y_validation, or raise `validation`",
         )
+    if leaves == "features":
+        check_enough(len(as_source(data.train, "train")))
     return None
 
 

@@ -11,9 +11,12 @@ from edgestill.lab.data.samples import Samples
 from edgestill.lab.fits import as_source
 from edgestill.lab.measure import mean_figure, share_figure
 from edgestill.lab.notices import NothingLearnedWarning
+from edgestill.lab.packing.assemble import adapter_path
 from edgestill.lab.score import plain_batches, scores
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from edgestill.core.jsonio import JsonObject
@@ -47,6 +50,12 @@ def report_of(run: Run, *, seconds: float) -> JsonObject:
         "bundle": None,
         "seconds": round(seconds, 1),
     }
+
+
+def bundle_of(path: Path) -> JsonObject:
+    """What was written: the bundle's file and bytes, and the adapter's file where there is one."""
+    told: JsonObject = {"file": path.name, "bytes": path.stat().st_size}
+    return told | ({"adapter": adapter_path(path).name} if adapter_path(path).is_file() else {})
 
 
 def _figures(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgestill.core.bundle import PUBLIC, write_archive
+from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
@@ -18,6 +18,7 @@ from edgestill.infer.engines import runs_here
 from edgestill.infer.profiling import write_shapes
 from edgestill.lab.fits import as_source
 from edgestill.lab.job import make_folder, write_report
+from edgestill.lab.jobreport import bundle_of
 from edgestill.lab.models import ModelName, save_weights
 from edgestill.lab.progress import shown
 from edgestill.lab.searching.closer import closer
@@ -177,13 +178,12 @@ def _chosen(budget: Budget, found: Found, out: Path, policy: Policy) -> dict[str
             fix="allow a little more, or let int8 cost more",
         )
     save_weights(run.student, out / "student.safetensors")
-    bundle = out / "student.esb"
-    write_archive(bundle, packed.manifest, packed.blobs)
+    bundle = packed.save(out / "student.esb")
     here = runs_here(found.hardware_class.name)
     return {
         "picked": point.name,
         "passed_over": passed,
-        "bundle": {"file": bundle.name, "bytes": bundle.stat().st_size},
+        "bundle": bundle_of(bundle),
         "budget": {one.name: one.as_json() for one in slacks(budget, packed.footprint or point.footprint)},
         "closer": closer(run, packed, found.unseen, found.hardware_class, here=here),
     }

@@ -32,6 +32,12 @@ class NotMeasuredWarning(LabWarning):
     code = "not-measured"
 
 
+class NoGainWarning(LabWarning):
+    """An adapter that makes answers no better than the student's own, and was left out."""
+
+    code = "no-gain"
+
+
 class NothingLearnedWarning(LabWarning):
     """A model that is no better than to name the most common class."""
 

@@ -11,8 +11,8 @@
 - A server of ours tells who decided. What its teacher did not say alone is an answer, and no word of the teacher: NaN rows in `teacher`.
 - The deadline of the caller, the timeout of the model, the breaker and the data budget each can keep the question from
   being asked, and end it.
-- The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage. That
-  the question itself was refused speaks against the question.
+- The breaker counts what speaks against the peer: no connection, no answer in time, a failing server, garbage, or that it
+  does not have the model. That the question itself was refused speaks against the question.
 
 Sources: the Open Inference Protocol v2 (REST) and its binary tensor data extension; see `core.oip`.
 """
@@ -116,7 +116,7 @@ class RemoteModel:
         temperature: that the logits are divided by, above 0; of no use for probabilities.
         classes: C; None takes it from the first answer.
         allowance: counts the bodies of questions and answers; a question that does not fit is not asked.
-        breaker: guards the server; share one among the models of a server.
+        breaker: guards the model; share one among those who ask the same one.
         coder: makes few bytes of a batch, in one of the codecs that the server offers, or None; None sends the numbers.
         is_teacher: whether a server that does not tell who decided is taken for the teacher, rather than for another student.
         parameters: of every request, such as `{"purpose": "escalation", "retain": True}`.
@@ -233,7 +233,7 @@ class RemoteModel:
         answered: bool | None = False
         try:
             reply = self._asked(batch, tensor, until)
-            answered = HTTPStatus.BAD_REQUEST <= reply.status < HTTPStatus.INTERNAL_SERVER_ERROR
+            answered = _speaks_of_the_question(reply.status)
             rows = self._rows(reply, tensor.shape[0])
             answered = True
         except SpentError:
@@ -292,10 +292,10 @@ class RemoteModel:
             return None
         self._charge(len(reply.body))
         if reply.is_refusal:
-            unable = (
-                reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-                or reply.status == HTTPStatus.TOO_MANY_REQUESTS
-            )
+            unable = reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR or reply.status in {
+                HTTPStatus.TOO_MANY_REQUESTS,
+                HTTPStatus.NOT_FOUND,
+            }
             return None if unable else ()
         return _codecs(reply.body, self._input)
 
@@ -407,6 +407,13 @@ class RemoteModel:
     def _bound(self, count: int) -> int:
         numbers = count * (self._classes or MAX_CLASSES)
         return min(MAX_HEAD_BYTES + numbers * BYTES_PER_NUMBER, MAX_ANSWER_BYTES)
+
+
+def _speaks_of_the_question(status: int) -> bool:
+    """Whether a refusal is one of this question alone; a model that is not there is missed by every question."""
+    return (
+        HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_FOUND
+    )
 
 
 def _tensor(name: str, batch: NDArray[np.generic]) -> Tensor:

@@ -11,6 +11,7 @@ from edgestill.core.jsonio import Fields
 from edgestill.core.manifest import MODEL, POLICY
 from edgestill.device.client import LocalClient
 from edgestill.device.neighbours import INPUT, Neighbours
+from edgestill.infer.adapter import ADAPTER
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import MAX_LABELS, Policy
@@ -65,8 +66,8 @@ def of_bundle(
         name: under which it is served; empty for the bundle's own.
         engine: that runs it; empty for that of its hardware class.
         threads: that share one operator.
-        upstream: is asked where the bundle's policy says so.
-        neighbours: are asked before it; of no use without one.
+        upstream: is asked where the bundle's policy says so, with what that lets go.
+        neighbours: are asked before it, with inputs; of no use without one.
         memory: keeps over restarts how the policy stands; None begins anew.
         clock: for latencies and deadlines.
         random: for audits.
@@ -83,17 +84,25 @@ def of_bundle(
     close: Callable[[], None] = _nothing
     if upstream is not None:
         teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
-        near, bounded = neighbours or Neighbours(), Bounded(teacher, at_once=QUESTIONS)
+        by_features = policy.asks == "features"
+        near = Neighbours() if neighbours is None or by_features else neighbours
+        if by_features and neighbours is not None:
+            log.warning("neighbours are not asked: of this bundle nothing but features may leave")
+        bounded = Bounded(teacher, at_once=QUESTIONS)
         escalation, meters = near.before(bounded, policy, student.input[0], clock=clock, random=random)
         predict = cascade = Cascade(
             student,
-            Remembering(Bounded(escalation, at_once=QUESTIONS) if meters else bounded, clock=clock),
+            Remembering(
+                Bounded(escalation, at_once=QUESTIONS) if meters else bounded,
+                clock=clock,
+                deputies=by_features,
+            ),
             policy,
             state=None if memory is None else memory.policy_state(policy),
             clock=clock,
             random=random,
             auditor=bounded,
-            names=near.names,
+            names=(ADAPTER,) if by_features else near.names,
             meters=(*meters, teacher),
         )
         if memory is not None:

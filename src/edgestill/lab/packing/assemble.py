@@ -6,20 +6,24 @@ It asks engines, never torch: the student may have been trained here, or be a fi
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgestill import __version__
 from edgestill.core import manifest as names
-from edgestill.core.bundle import build, write_archive
-from edgestill.core.jsonio import JsonObject, canonical
+from edgestill.core.bundle import PUBLIC, build, write_archive
+from edgestill.core.bundle import replace as write_whole
+from edgestill.core.digest import Digest
+from edgestill.core.jsonio import Fields, JsonObject, canonical
 from edgestill.core.units import format_size
+from edgestill.infer.adapter import FEATURES, LOGITS, as_sent
+from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.engines import engine_of
 from edgestill.infer.golden import Golden
 from edgestill.lab.measure import Figure, accuracy, run_model
-from edgestill.lab.notices import NothingLearnedWarning
-from edgestill.lab.packing.calibrate import Heldout, calibrate, kept_budget, promise_text
+from edgestill.lab.notices import NoGainWarning, NothingLearnedWarning
+from edgestill.lab.packing.calibrate import Heldout, asking_text, calibrate, kept_budget, promise_text
 from edgestill.lab.packing.leverage import relative_leverage
 from edgestill.lab.packing.material import spread
 from edgestill.lab.packing.probabilities import shippable
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgestill.core.digest import Digest
     from edgestill.core.footprint import Footprint
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.manifest import Manifest
@@ -82,6 +85,8 @@ class Packed:
         teacher: accuracy of the teacher there; None where there was none.
         labelled: False where accuracies are but the agreement with the file in floats.
         footprint: what it takes of this machine, where there was a budget.
+        adapter: ONNX that a server answers with from features; None where inputs may leave, or nothing may.
+        adapted: accuracy of the adapter; None where there is none.
     """
 
     manifest: Manifest
@@ -94,15 +99,22 @@ class Packed:
     teacher: Figure | None
     labelled: bool = True
     footprint: Footprint | None = None
+    adapter: bytes | None = field(default=None, repr=False)
+    adapted: Figure | None = None
 
     def save(self, path: Path | str) -> Path:
-        """Writes `NAME.esb`.
+        """Writes `NAME.esb`, and beside it an adapter as `NAME.adapter.onnx`; one of an earlier bundle goes.
 
         Raises:
-            PathError: it cannot be written.
+            PathError: one of them cannot be written.
         """
-        write_archive(Path(path), self.manifest, self.blobs)
-        return Path(path)
+        path = Path(path)
+        if self.adapter is None:
+            adapter_path(path).unlink(missing_ok=True)
+        else:
+            write_whole(adapter_path(path), self.adapter, mode=PUBLIC)
+        write_archive(path, self.manifest, self.blobs)
+        return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,6 +131,7 @@ class Parts:
         hardware_class: where it will run.
         lineage: what else the lineage says: of teacher, student, backbone and data.
         labelled: False where the held-out labels are but the answers of the file in floats.
+        adapter: ONNX that answers from features in the teacher's place; None asks the teacher itself.
     """
 
     written: Written
@@ -130,6 +143,7 @@ class Parts:
     hardware_class: HardwareClass
     lineage: JsonObject
     labelled: bool = True
+    adapter: bytes | None = None
 
 
 def assembled(parts: Parts) -> Packed:
@@ -143,22 +157,26 @@ def assembled(parts: Parts) -> Packed:
     logits, features = run_model(engine, heldout.inputs)
     reference = relative_leverage(parts.reference)
     floats, _ = run_model(engine_of(written.floats, parts.hardware_class.name), heldout.inputs)
+    adapted = None if parts.adapter is None else answers_from(parts.adapter, features)
     said = Heldout(
         student=logits,
-        teacher=parts.teacher,
+        teacher=parts.teacher if adapted is None else adapted,
         labels=heldout.labels,
         groups=heldout.groups,
         leverage=reference.of(features) if _may_tell_leverage(parts, features.shape[1]) else None,
     )
+    wanted = replace(parts.policy, adapter=None if parts.adapter is None else Digest.of(parts.adapter))
     if parts.labelled:
-        policy = calibrate(said, parts.policy, seed=origin.seed)
+        policy = calibrate(said, wanted, seed=origin.seed)
     else:
-        policy = kept_budget(
-            said, parts.policy, "the data had no labels; the threshold keeps the budget only"
-        )
+        policy = kept_budget(said, wanted, "the data had no labels; the threshold keeps the budget only")
     figures = {"fp32": _accuracy(floats, heldout), "int8": _accuracy(logits, heldout)}
     if parts.teacher is not None:
         figures["teacher"] = _accuracy(parts.teacher, heldout)
+    if adapted is not None:
+        figures["adapter"] = _accuracy(adapted, heldout)
+    adapter = None if adapted is None or _is_of_no_use(policy) else parts.adapter
+    policy = policy if adapter is not None else replace(policy, adapter=None)
     if parts.labelled:
         _remark_on_order(figures, len(policy.labels))
     blobs = {
@@ -186,8 +204,20 @@ def assembled(parts: Parts) -> Packed:
         int8=figures["int8"],
         teacher=figures.get("teacher"),
         labelled=parts.labelled,
+        adapter=adapter,
+        adapted=figures.get("adapter"),
     )
     return _with(packed, {names.CARD: _card(packed).encode()})
+
+
+def adapter_path(bundle: Path) -> Path:
+    """Where the adapter of a bundle is written: `NAME.adapter.onnx` beside `NAME.esb`."""
+    return bundle.with_suffix(".adapter.onnx")
+
+
+def answers_from(adapter: bytes, features: NDArray[np.floating]) -> NDArray[np.float32]:
+    """An adapter's logits `[N, C]` for a student's features `[N, D]`, as a server would give them."""
+    return OnnxEngine(adapter).run({FEATURES: as_sent(features)})[LOGITS].astype("float32")
 
 
 def _may_tell_leverage(parts: Parts, width: int) -> bool:
@@ -227,12 +257,29 @@ def golden_count(bytes_each: int) -> int:
 def _remark_on_order(figures: dict[str, Figure], classes: int) -> None:
     """Warns where a model is surely worse than guessing: then its classes stand in another order than the labels."""
     for name, one in figures.items():
-        if one.bounded and one.high < 1 / classes and name != "int8":
+        if one.bounded and one.high < 1 / classes and name in {"fp32", "teacher"}:
             text = (
                 f"{'the teacher' if name == 'teacher' else 'the model'} is worse than guessing: {one} right of {classes} classes. "
                 "Are labels and names in the order of the model's outputs?"
             )
             warnings.warn(NothingLearnedWarning(text), stacklevel=4)
+
+
+def _is_of_no_use(policy: Policy) -> bool:
+    """Whether asking the adapter does not make answers better; warns where that is so.
+
+    Likelihoods are told by the samples that nothing was fitted on.
+    """
+    report = Fields(policy.evidence, "evidence").inner("report")
+    alone, both = (report.inner(voice).number("nll") for voice in ("student", "fused"))
+    if both < alone:
+        return False
+    text = (
+        f"an adapter does not make answers better (negative log-likelihood {both:.3f}, and {alone:.3f} of the student alone): the "
+        "bundle has none, and its device asks nobody, since features would leave it for nothing"
+    )
+    warnings.warn(NoGainWarning(text), stacklevel=5)
+    return True
 
 
 def _accuracy(logits: NDArray[np.float32], heldout: Samples) -> Figure:
@@ -266,7 +313,12 @@ def _lineage(written: Written, origin: Origin, figures: dict[str, Figure]) -> Js
 
 
 def _card(packed: Packed) -> str:
-    figures = {"fp32": packed.fp32, "int8": packed.int8, "teacher": packed.teacher}
+    figures = {
+        "fp32": packed.fp32,
+        "int8": packed.int8,
+        "teacher": packed.teacher,
+        "adapter": packed.adapted,
+    }
     told = {name: one for name, one in figures.items() if one is not None}
     policy, file, head = packed.policy, packed.tried[-1], packed.manifest
     alone = any(one.groups == 1 for one in told.values())
@@ -282,6 +334,5 @@ def _card(packed: Packed) -> str:
         f"{len(policy.labels)} classes: {', '.join(policy.labels)}. Model file: {format_size(file.size)}, {file.way}.\n\n"
         f"{of}, with 95 % intervals over groups:\n\n"
         f"| model | {'accuracy' if packed.labelled else 'agreement'} | on |\n|---|---|---|\n{rows}\n\n{caution}"
-        f"Asks the teacher for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}. "
-        f"Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
+        f"{asking_text(policy)} Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
     )

@@ -128,6 +128,14 @@ def kept_budget(heldout: Heldout, wanted: Policy, why: str) -> Policy:
     return replace(wanted, threshold=threshold, evidence=evidence)
 
 
+def asking_text(policy: Policy) -> str:
+    """Whom a device with this policy asks, and how often, for people to read."""
+    if policy.asks == "nothing":
+        return "Asks nobody."
+    who = "the teacher" if policy.asks == "raw" else "its adapter"
+    return f"Asks {who} for at most {policy.escalation_share:.0%} of its inputs; alpha = {policy.alpha:.2f}."
+
+
 def promise_text(policy: Policy) -> str:
     """What the policy promises on the risk, or why it promises nothing, for people to read.
 
@@ -144,7 +152,7 @@ def promise_text(policy: Policy) -> str:
             "are allowed"
         )
     return (
-        f"of at most {float(str(shown['epsilon'])):.0%} of inputs the answer is wrong although the teacher knows better; "
+        f"of at most {float(str(shown['epsilon'])):.0%} of inputs the answer is wrong although {'the teacher' if policy.adapter is None else 'the adapter'} knows better; "
         f"true with probability {1 - float(str(shown['delta'])):g}, shown on {shown['n']} samples"
     )
 
@@ -235,6 +243,8 @@ def _report(policy: Policy, part: Heldout) -> JsonObject:
         }
         for name, voice in voices.items()
     }
+    if policy.adapter is not None and "teacher" in figures:
+        figures["adapter"] = figures.pop("teacher")
     return figures | {"n": len(part.labels)}
 
 

@@ -11,8 +11,11 @@ from edgestill.core.errors import ClassCountError, SettingError
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engines import engine_of
+from edgestill.lab.data.samples import Samples
+from edgestill.lab.fits import as_source
 from edgestill.lab.forward import answers, weights_digest
 from edgestill.lab.measure import run_model
+from edgestill.lab.packing.adapter import check_enough, trained_adapter
 from edgestill.lab.packing.assemble import Packed, Parts, assembled
 from edgestill.lab.packing.export import export_onnx, head_of
 from edgestill.lab.packing.gate import written_down
@@ -26,9 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from edgestill.core.protocols import Engine
     from edgestill.infer.policy import Policy
-    from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import Source
     from edgestill.lab.packing.assemble import Origin
     from edgestill.lab.packing.gate import Gate
@@ -55,7 +56,8 @@ def pack(
         teacher: what it learned from.
         train: the student's training data; its inputs calibrate the quantiser and give the reference statistics.
         heldout: data that trained neither; fits the policy.
-        policy: the wanted one; temperatures, alpha and threshold are fitted.
+        policy: the wanted one; temperatures, alpha and threshold are fitted. Where it lets features leave and no more, they are
+            fitted for an adapter, which is trained (`lab.packing.adapter`), in the place of the teacher.
         origin: for the lineage.
         hardware_class: where it will run; by default this machine's.
         gate: what int8 may cost; by default half a point of accuracy.
@@ -64,9 +66,13 @@ def pack(
 
     Raises:
         SettingError: not one label name a class. ModelError: not exportable or quantisable.
-        ClassCountError: data, student and teacher disagree on the classes. DataError: too little data.
+        ClassCountError: data, student and teacher disagree on the classes. DataError: too little data. Whatever
+            `check_adaptable` raises.
     """
     _check_classes(student, heldout, policy)
+    adapted = policy.leaves == "features"
+    if adapted:
+        check_adaptable(student, train)
     where = hardware_class or HardwareClass.here()
     shown = shown_inputs(train, "train")
     files = _Files(torch.from_numpy(heldout.inputs[:2]))
@@ -87,15 +93,21 @@ def pack(
         "backbone": str(backbone),
         "data": str(train.digest),
     }
+    own, features = run_model(engine_of(written.model, where.name), shown)
+    known = answers(teacher, torch.from_numpy(shown)).numpy()
+    groups = train.groups if isinstance(train, Samples) else None
     parts = Parts(
         written=written,
         heldout=heldout,
         teacher=answers(teacher, torch.from_numpy(heldout.inputs)).numpy(),
-        reference=_reference(engine_of(written.model, where.name), backbone, teacher, shown),
+        reference=_reference(backbone, features, softmax(known)),
         policy=policy,
         origin=origin,
         hardware_class=where,
         lineage=lineage | ({} if grid is None else {"clipped": grid.clipped(written.floats, where)}),
+        adapter=trained_adapter(features, known, student=own, groups=groups, seed=origin.seed)
+        if adapted
+        else None,
     )
     return assembled(parts)
 
@@ -124,11 +136,26 @@ def backbone_id(student: nn.Module) -> Digest:
     return Digest.of_chunks([*chunks, str(head.in_features).encode()])
 
 
-def _reference(
-    engine: Engine, backbone: Digest, teacher: nn.Module, inputs: NDArray[np.generic]
-) -> Statistics:
-    features = run_model(engine, inputs)[1]
-    targets = softmax(answers(teacher, torch.from_numpy(inputs)).numpy())
+def check_adaptable(student: nn.Module, train: Samples | Source) -> None:
+    """Looks whether an adapter may be asked with this student's features.
+
+    Raises:
+        SettingError: they are the inputs themselves, or as good as these.
+        DataError: too little data to train an adapter.
+    """
+    check_enough(len(as_source(train, "train")))
+    name, _ = head_of(student)
+    if all(key.startswith(f"{name}.") for key, _ in student.named_parameters()):
+        raise SettingError(
+            "the features of this student are its inputs",
+            where="policy: leaves",
+            expected="a student that learns something before its last layer, where features may leave and inputs may not",
+            got=f"{type(student).__name__}, whose only parameters are those of {name or 'itself'}",
+            fix='let leaves be "nothing", or "raw" where inputs may leave as well',
+        )
+
+
+def _reference(backbone: Digest, features: NDArray[np.float32], targets: NDArray[np.float32]) -> Statistics:
     empty = Statistics.empty(
         backbone=backbone, window=0, classes=targets.shape[1], features=features.shape[1]
     )

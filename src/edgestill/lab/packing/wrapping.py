@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _SAMPLES: Final = 64
 _ROOM: Final = 256
 """Figures are written with more or fewer digits."""
+_ADAPTER_ROOM: Final = 512
+"""The name of an adapter, its accuracy with an interval, and its row in the card."""
 
 
 def wrapping_of(
@@ -62,13 +65,15 @@ def wrapping_of(
         teacher,
         train=Samples.of(shown, np.arange(len(shown)) % few.classes, classes=few.classes),
         heldout=few,
-        policy=policy,
+        # an adapter is no part of the bundle
+        policy=replace(policy, leaves="nothing") if policy.leaves == "features" else policy,
         origin=Origin(name="student", version="1.0.0", recipe=recipe.as_json(), seed=recipe.seed),
         hardware_class=hardware_class,
         gate=Gate(allowed=1.0),
     )
     features = Statistics.from_bytes(packed.blobs[REFERENCE]).features
     fixed = packed.manifest.size - len(packed.blobs[MODEL]) - _statistics(features, few.classes) + _ROOM
+    fixed += _ADAPTER_ROOM if policy.leaves == "features" else 0
     return lambda wanted: fixed + _statistics(wanted, few.classes)
 
 
