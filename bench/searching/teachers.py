@@ -16,9 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from edgestill.core.digest import Digest
+from edgestill.core.jsonio import canonical
 from edgestill.demo.imagedata import fit
 from edgestill.lab.data.augment import ImageShift
 from edgestill.lab.data.samples import Samples
+from edgestill.lab.models import load_weights_, save_weights
 from edgestill.lab.networks import ImageNet24
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.training.train import Lesson, train_
@@ -71,8 +74,8 @@ def images(folder: Path, part: str, every: int) -> Samples:
     return Samples.of(np.stack(pixels), labels[::every].astype(np.int64), classes=10)
 
 
-def world(name: str, folder: Path, *, quick: bool) -> World:
-    """One of `NAMES`."""
+def world(name: str, folder: Path, kept: Path | None = None, *, quick: bool) -> World:
+    """One of `NAMES`; a teacher that is trained here is kept in a folder that is given."""
     few = 20 if quick else 1
     train, heldout = images(folder, "train", EVERY[name] * few), images(folder, "test", few)
     if name == "reference":
@@ -81,17 +84,21 @@ def world(name: str, folder: Path, *, quick: bool) -> World:
         torch.manual_seed(0)
         teacher: nn.Module = ImageNet24(64, 128, 512)
         teacher.standardise.fit_(train.inputs)  # type: ignore[union-attr,operator]  # it has one
-        train_(
-            teacher,
-            Lesson.of(train, augment),
-            Recipe(epochs=1 if quick else 12, batch=64, lr=1e-3),
-        )
+        teaching = Recipe(epochs=1 if quick else 12, batch=64, lr=1e-3)
+        of = Digest.of(canonical({"recipe": teaching.as_json(), "data": str(train.digest)}))
+        file = None if kept is None else kept / f"teacher-{of.hex[:16]}.safetensors"
+        if file is not None and file.exists():
+            load_weights_(teacher, file)
+        else:
+            train_(teacher, Lesson.of(train, augment), teaching)
+        if file is not None:
+            save_weights(teacher, file)
         recipe = Recipe(epochs=9, batch=64, lr=3e-3, soft_weight=0.7, tau=2.0, views=3, inherit="magnitude")
         title = "LargeModel (24 x 24)"
     else:
         augment = ImageShift(4, mirror=True)
         teacher = _resnet20(folder)
-        recipe = Recipe(epochs=9, batch=64, lr=4e-3, soft_weight=0.7, tau=4.0, views=3, inherit="magnitude")
+        recipe = Recipe(epochs=6, batch=64, lr=4e-3, soft_weight=0.7, tau=4.0, views=3, inherit="magnitude")
         title = "ResNet-20 (published)"
     return World(
         title=title,
