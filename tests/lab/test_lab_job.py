@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +26,6 @@ from lab_worlds import HELDOUT, LABELS, TRAIN
 
 from edgestill.core.budget import Budget
 from edgestill.core.bundle import Bundle
-from edgestill.core.digest import Digest
 from edgestill.core.errors import (
     ClassCountError,
     DataError,
@@ -46,7 +44,7 @@ from edgestill.lab.forward import answers
 from edgestill.lab.inherit import carve
 from edgestill.lab.job import Job
 from edgestill.lab.jobdata import DataName
-from edgestill.lab.notices import NoGainWarning, NothingLearnedWarning
+from edgestill.lab.notices import NothingLearnedWarning
 from edgestill.lab.training import train as training
 
 if TYPE_CHECKING:
@@ -547,41 +545,6 @@ def test_data_of_another_type_than_the_teachers_is_told_as_such(tmp_path: Path) 
     path = write_job(tmp_path / "job", text, **wide)
     with pytest.raises(ModelError, match=r"the teacher does not take the training data; .*dtype"):
         Job.read(path).run(tmp_path / "out")
-
-
-def test_a_bundle_is_made_for_the_device_that_is_named(tmp_path: Path) -> None:
-    """Its class, and what may leave it; a name that is none is refused at once."""
-    more = '[bundle]\nhardware_class = "aarch64-dotprod-onnxruntime"\nleaves = "features"\nlossy = true\nbytes_per_day = 500_000\n'
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NoGainWarning)  # whether an adapter is of use differs by hardware
-        Job.read(write_job(tmp_path / "job", JOB + more)).run(tmp_path / "out")
-    bundle = Bundle.open(tmp_path / "out" / "student.esb")
-    assert bundle.manifest.hardware_class == "aarch64-dotprod-onnxruntime"
-    policy = Policy.from_bytes(bundle.read("policy.json"))
-    assert (policy.leaves, policy.lossy, policy.bytes_per_day) == ("features", True, 500_000)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    file = tmp_path / "out" / "student.adapter.onnx"
-    assert report["bundle"].get("adapter") == (file.name if file.exists() else None)
-    assert policy.adapter == (Digest.of(file.read_bytes()) if file.exists() else None)
-    with pytest.raises(SettingError, match=r"out of range; at .*leaves; expected nothing, features, raw"):
-        Job.read(write_job(tmp_path / "no", JOB + '[bundle]\nleaves = "all"\n'))
-
-
-def test_a_source_of_the_users_becomes_a_bundle_too(tmp_path: Path) -> None:
-    """Labelled tensors that a callable gives, instead of a file."""
-    nets = (
-        "import numpy as np\nimport torch\nfrom edgestill.lab.data.source import ArraySource\n"
-        "def both():\n    with np.load('data.npz') as at:\n"
-        "        return tuple(ArraySource(torch.from_numpy(at['x_' + part]), torch.from_numpy(at['y_' + part]), 'classes', 3)\n"
-        "                     for part in ('train', 'validation'))\n"
-    )
-    path = write_job(tmp_path / "job", JOB.replace('file = "data.npz"', 'source = "own.py:both"'))
-    (path.parent / "own.py").write_text(nets.replace("'data.npz'", repr(str(path.parent / "data.npz"))))
-    report = Job.read(path).run(tmp_path / "out")
-    assert report["bundle"] == {
-        "file": "student.esb",
-        "bytes": (tmp_path / "out" / "student.esb").stat().st_size,
-    }
 
 
 def test_a_model_that_knows_nothing_is_said_aloud(tmp_path: Path) -> None:

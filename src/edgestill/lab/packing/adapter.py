@@ -137,7 +137,7 @@ def _train(model: _Adapter, inputs: Tensor, wanted: Tensor, out: NDArray[np.bool
         model.train()
         for part in torch.split(rest[torch.randperm(len(rest))], _BATCH):
             optimiser.zero_grad()
-            _loss(model(inputs[part]), wanted[part]).backward()  # type: ignore[no-untyped-call]
+            _loss(model(inputs[part]), wanted[part]).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimiser.step()
             plan.step()
         loss = _of(model, inputs[kept], wanted[kept])
