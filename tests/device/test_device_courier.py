@@ -32,6 +32,7 @@ from edgestill.link.control import ControlClient
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.faults import Fault, FaultyTransport
 from edgestill.trust.client import TrustedClient
+from edgestill.trust.kept import KeptMetadata
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def courier(hub: TinyHub, clock: FakeClock, tmp_path: Path) -> Courier:
 def courier_of(hub: TinyHub, clock: FakeClock, transport: Transport, folder: Path) -> Courier:
     """A device's courier over this transport."""
     control = ControlClient(transport, URL, credential=hub.secret, timeout=5)
-    trusted = TrustedClient(folder / "tuf", root=hub.repository.root, fetch=control.artefact, clock=clock)
+    trusted = TrustedClient(
+        KeptMetadata(folder / "tuf"), root=hub.repository.root, fetch=control.artefact, clock=clock
+    )
     identity = Identity(device="d1", credential=hub.secret, hub=URL, hardware_class=HERE, interval=3.0)
     return Courier(identity, control=control, trusted=trusted, transport=transport, clock=clock)
 

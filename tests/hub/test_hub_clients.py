@@ -21,6 +21,7 @@ from edgestill.link.operator import OperatorClient
 from edgestill.testing.clock import FakeClock
 from edgestill.trust import assignment
 from edgestill.trust.client import TrustedClient
+from edgestill.trust.kept import KeptMetadata
 from edgestill.trust.keys import PublicKey
 from edgestill.trust.repository import TargetInfo, target_path
 
@@ -69,7 +70,9 @@ def test_the_whole_route_of_a_release(there: World, operator: OperatorClient, tm
     poll, tag = client.poll(etag=None, wait=0)
     assert poll is not None
     assert poll.assignment is not None
-    trusted = TrustedClient(tmp_path / "trust", root=enrolled.root, fetch=client.artefact, clock=there.clock)
+    trusted = TrustedClient(
+        KeptMetadata(tmp_path / "trust"), root=enrolled.root, fetch=client.artefact, clock=there.clock
+    )
     trusted.refresh()
     told = assignment.verify(
         poll.assignment, keys=trusted.assignment_keys, device="d0", seen=0, now=there.clock.now()

@@ -20,6 +20,7 @@ from edgestill.hub import artefacts
 from edgestill.hub.settings import Settings
 from edgestill.trust.assignment import AssignmentKeys
 from edgestill.trust.client import TrustedClient
+from edgestill.trust.kept import KeptMetadata
 from edgestill.trust.keys import SigningKey
 from edgestill.trust.metadata import ASSIGNMENT_FIELD, signed_by
 from edgestill.trust.repository import TargetInfo, countersign, sign_targets
@@ -53,7 +54,7 @@ def client(there: World, folder: Path, root: bytes | None = None) -> TrustedClie
 
     folder.mkdir(exist_ok=True)
     pinned = root or there.call("GET", "/metadata/1.root.json").body
-    return TrustedClient(folder, root=pinned, fetch=fetch, clock=there.clock)
+    return TrustedClient(KeptMetadata(folder), root=pinned, fetch=fetch, clock=there.clock)
 
 
 def test_a_published_release_is_believed_by_a_device(there: World, tmp_path: Path) -> None:

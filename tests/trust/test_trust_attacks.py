@@ -21,6 +21,7 @@ from edgestill.testing.clock import FakeClock
 from edgestill.testing.repository import DAY, RepositorySimulator
 from edgestill.trust import assignment
 from edgestill.trust.client import TrustedClient
+from edgestill.trust.kept import KeptMetadata
 from edgestill.trust.keys import SigningKey
 from edgestill.trust.metadata import MAX_BYTES
 from edgestill.trust.repository import countersign, create_root
@@ -32,6 +33,13 @@ ONE = "watch/1.0.0/x86_64-vnni-onnxruntime.esb"
 TWO = "watch/2.0.0/x86_64-vnni-onnxruntime.esb"
 EVIL = {"length": 4, "hashes": {"sha256": "66" * 32}}
 TIMESTAMP = "metadata/timestamp.json"
+
+
+def forget(device: TrustedClient, folder: Path) -> None:
+    """Lets a device keep nothing that it remembers, and begin in this folder without any metadata."""
+    device._kept = KeptMetadata(folder)
+    for kept in folder.glob("*.json"):
+        kept.unlink()
 
 
 class World:
@@ -48,7 +56,9 @@ class World:
 
     def device(self) -> TrustedClient:
         """The device, restarted."""
-        return TrustedClient(self.folder, root=self.anchor, fetch=self.repository.fetch, clock=self.clock)
+        return TrustedClient(
+            KeptMetadata(self.folder), root=self.anchor, fetch=self.repository.fetch, clock=self.clock
+        )
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -439,9 +449,7 @@ def test_any_damage_is_refused_or_harmless(fuzzed: World, data: st.DataObject) -
     )
     fuzzed.files[path] = honest[:start] + splice + honest[end:]
     device = fuzzed.device()
-    device._kept._path = fuzzed.folder.parent / "none"  # a device without a memory reads every file
-    for kept in device._kept._path.glob("*.json"):
-        kept.unlink()
+    forget(device, fuzzed.folder.parent / "none")  # a device without a memory reads every file
     try:
         device.refresh()
     except EdgestillError:
@@ -479,9 +487,7 @@ def test_any_value_in_any_field_gives_a_coded_error(fuzzed: World, data: st.Data
     with contextlib.suppress(Exception):  # what cannot be signed is served as it is
         fuzzed.files[path] = forge(fuzzed.files[path], dict, keys)
     device = fuzzed.device()
-    device._kept._path = fuzzed.folder.parent / "none"
-    for kept in device._kept._path.glob("*.json"):
-        kept.unlink()
+    forget(device, fuzzed.folder.parent / "none")
     with contextlib.suppress(EdgestillError):
         device.refresh()
     fuzzed.files[path] = honest

@@ -15,6 +15,7 @@ from edgestill.core.errors import ExpiredError, NotFoundError, PathError, TrustE
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.repository import DAY, RepositorySimulator
 from edgestill.trust.client import FLOOR_STEP, MAX_NEW_ROOTS, TrustedClient
+from edgestill.trust.kept import KeptMetadata
 from edgestill.trust.metadata import MAX_BYTES, TargetInfo, target_path
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def client(tmp_path: Path, repository: RepositorySimulator, clock: FakeClock) ->
 
 def _client(folder: Path, repository: RepositorySimulator, clock: FakeClock) -> TrustedClient:
     anchor = repository.files["metadata/1.root.json"]
-    return TrustedClient(folder / "trust", root=anchor, fetch=repository.fetch, clock=clock)
+    return TrustedClient(KeptMetadata(folder / "trust"), root=anchor, fetch=repository.fetch, clock=clock)
 
 
 def _paths(repository: RepositorySimulator) -> list[str]:
@@ -139,7 +140,7 @@ def test_construction_touches_nothing(
 def test_a_root_that_is_none_is_refused(tmp_path: Path, clock: FakeClock, root: bytes) -> None:
     """The anchor must be root metadata."""
     with pytest.raises(TrustError, match=r"root\.json"):
-        TrustedClient(tmp_path, root=root, fetch=lambda _path, _most: b"", clock=clock)
+        TrustedClient(KeptMetadata(tmp_path), root=root, fetch=lambda _path, _most: b"", clock=clock)
 
 
 # Offline
@@ -283,7 +284,7 @@ def test_a_root_that_does_not_say_who_assigns(
 ) -> None:
     """An anchor of some other TUF repository lets nobody assign."""
     plain = forge(repository.root, lambda signed: signed.pop("x-edgestill-assignment"), repository.root_keys)
-    client = TrustedClient(tmp_path, root=plain, fetch=repository.fetch, clock=clock)
+    client = TrustedClient(KeptMetadata(tmp_path), root=plain, fetch=repository.fetch, clock=clock)
     with pytest.raises(TrustError, match="x-edgestill-assignment"):
         _ = client.assignment_keys
 

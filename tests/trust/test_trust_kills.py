@@ -17,6 +17,7 @@ from edgestill.core.errors import EdgestillError, TrustError
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.repository import RepositorySimulator
 from edgestill.trust.client import TrustedClient
+from edgestill.trust.kept import KeptMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,7 @@ def test_a_kill_at_any_write(tmp_path: pathlib.Path, first: bool, after: bool) -
 
     def device(folder: pathlib.Path, *, world: dict[str, bytes] | None = None) -> TrustedClient:
         repository.files = dict(present) if world is None else dict(world)
-        return TrustedClient(folder, root=anchor, fetch=repository.fetch, clock=clock)
+        return TrustedClient(KeptMetadata(folder), root=anchor, fetch=repository.fetch, clock=clock)
 
     present = past
     clocks = clock.now()

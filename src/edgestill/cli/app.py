@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from edgestill import __version__
-from edgestill.cli import bench, bundle, demo, device, distill, predict, search, serve
+from edgestill.cli import bench, bundle, demo, device, distill, plumbing, predict, search, serve
 from edgestill.core.errors import EdgestillError
 
 INTERRUPTED: Final = 130
@@ -31,6 +31,7 @@ app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(device.app, name="device")
+app.add_typer(plumbing.app, name="plumbing")
 
 
 @app.callback(invoke_without_command=True)

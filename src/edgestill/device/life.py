@@ -25,6 +25,7 @@ from edgestill.device.slots import Slots
 from edgestill.device.supervisor import Supervisor
 from edgestill.link.control import ControlClient
 from edgestill.trust.client import TrustedClient
+from edgestill.trust.kept import KeptMetadata
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +121,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     with home.locked():
         slots, outbox = Slots.open(home.slots), Outbox.open(home.outbox)
         control = ControlClient(transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
-        trusted = TrustedClient(home.tuf, root=home.root, fetch=control.artefact, clock=clock)
+        trusted = TrustedClient(KeptMetadata(home.tuf), root=home.root, fetch=control.artefact, clock=clock)
         courier = Courier(identity, control=control, trusted=trusted, transport=transport, clock=clock)
         supervisor = Supervisor(
             home.path,

@@ -27,10 +27,10 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from edgestill.core.errors import EdgestillError, NotFoundError, TrustError
-from edgestill.trust.kept import KeptMetadata
+from edgestill.trust.delegation import Listed, find
 from edgestill.trust.metadata import (
-    MAX_BYTES,
     TargetInfo,
+    bound_of,
     check_bytes,
     check_time,
     file_of,
@@ -42,10 +42,9 @@ from edgestill.trust.metadata import (
 from edgestill.trust.root import assignment_keys
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgestill.core.protocols import Clock
     from edgestill.trust.assignment import AssignmentKeys
+    from edgestill.trust.kept import Kept
 
 __all__ = ("Fetch", "TargetInfo", "TrustedClient", "target_path")
 
@@ -67,7 +66,7 @@ class TrustedClient:
     """What the publisher lists, as far as this device can verify it.
 
     Args:
-        folder: where accepted metadata is kept; made when first written to, nothing else may live there.
+        kept: where accepted metadata is kept: on a device `KeptMetadata`, in a folder of its own.
         root: the trusted root metadata, as it came with enrolment (its digest was pinned by the join token).
         fetch: brings metadata.
         clock: says what time it is.
@@ -76,8 +75,8 @@ class TrustedClient:
         TrustError: `root` is not root metadata signed by itself.
     """
 
-    def __init__(self, folder: Path, *, root: bytes, fetch: Fetch, clock: Clock) -> None:
-        self._kept = KeptMetadata(folder)
+    def __init__(self, kept: Kept, *, root: bytes, fetch: Fetch, clock: Clock) -> None:
+        self._kept = kept
         self._anchor = root
         self._fetch = fetch
         self._clock = clock
@@ -109,7 +108,7 @@ class TrustedClient:
         self._fetch_roots(trusted)
         self._fetch_timestamp(trusted)
         self._fetch_snapshot(trusted)
-        self._fetch_targets(trusted)
+        self._targets_of(trusted, Targets.type, Root.type)
         self._view = trusted
         self._raise_floor(now)
 
@@ -140,6 +139,24 @@ class TrustedClient:
                 expected="a name that targets.json lists",
             )
         return target_info(name, entry)
+
+    def find(self, name: str) -> Listed | None:
+        """What targets.json, or a role that it delegates to, says of a target of any name; None where none lists it.
+
+        Roles are fetched and kept as the search comes to them (TUF 5.6.7).
+
+        Raises:
+            TrustError, ExpiredError: nothing is verified, or a role on the way must not be trusted.
+            NotFoundError: the repository lacks a role.
+        """
+        self._current()
+        trusted = self._view
+        assert trusted is not None
+        return find(
+            name,
+            lambda role, delegator: self._targets_of(trusted, role, delegator),
+            by_hash=bool(trusted.root.consistent_snapshot),
+        )
 
     def targets(self) -> dict[str, TargetInfo]:
         """All bundles the publisher lists, by name. Entries of a kind unknown here are left out.
@@ -222,32 +239,40 @@ class TrustedClient:
         if kept is not None and _accepts(trusted, Snapshot.type, kept):
             return
         named = trusted.timestamp.snapshot_meta
-        data = self._download(Snapshot.type, named.version, named.length)
+        data = self._download(Snapshot.type, _version(trusted, named.version), named.length)
         with refusing(f"{named.version}.snapshot.json"):
             trusted.update_snapshot(data)
         self._kept.write(Snapshot.type, data)
 
-    def _fetch_targets(self, trusted: TrustedMetadataSet) -> None:
-        kept = self._kept.read(Targets.type)
-        if kept is not None and _accepts(trusted, Targets.type, kept):
-            return
-        named = trusted.snapshot.meta.get("targets.json")
+    def _targets_of(self, trusted: TrustedMetadataSet, role: str, delegator: str) -> Targets:
+        """The metadata of a role that lists targets, off the disk or fetched; for another delegator it is verified again."""
+        if not trusted.contains(role, delegator):
+            kept = self._kept.read(role)
+            if kept is None or not _accepts(trusted, role, kept, delegator):
+                self._fetch_targets(trusted, role, delegator)
+        found = trusted[role]
+        assert isinstance(found, Targets)
+        return found
+
+    def _fetch_targets(self, trusted: TrustedMetadataSet, role: str, delegator: str) -> None:
+        file = f"{role}.json"
+        named = trusted.snapshot.meta.get(file)
         if named is None:
             raise TrustError(
-                "snapshot.json names no targets.json",
+                f"snapshot.json names no {file[:100]}",
                 where="snapshot.json",
-                expected="targets.json",
+                expected=file[:100],
                 got="none",
             )
-        data = self._download(Targets.type, named.version, named.length)
-        with refusing(f"{named.version}.targets.json"):
-            trusted.update_targets(data)
-        self._kept.write(Targets.type, data)
+        data = self._download(role, _version(trusted, named.version), named.length)
+        with refusing(f"{named.version}.{file[:100]}"):
+            trusted.update_delegated_targets(data, role, delegator)
+        self._kept.write(role, data)
 
     def _download(self, role: str, version: int | None = None, length: int | None = None) -> bytes:
         """Bytes of bounded length that are JSON of bounded depth; nothing more is known about them."""
         file = file_of(role, version)
-        at_most = MAX_BYTES[role] if length is None else min(length, MAX_BYTES[role])
+        at_most = bound_of(role) if length is None else min(length, bound_of(role))
         data = self._fetch(f"metadata/{file}", at_most)
         if len(data) > at_most:
             raise TrustError("metadata is too long", where=file, expected=f"{at_most} bytes", got=len(data))
@@ -270,7 +295,12 @@ def _trusted_set(root: bytes, now: float) -> TrustedMetadataSet:
     return trusted
 
 
-def _accepts(trusted: TrustedMetadataSet, role: str, kept: bytes) -> bool:
+def _version(trusted: TrustedMetadataSet, version: int) -> int | None:
+    """In names of files: none where the repository keeps only the newest of each (TUF 6.2)."""
+    return version if trusted.root.consistent_snapshot else None
+
+
+def _accepts(trusted: TrustedMetadataSet, role: str, kept: bytes, delegator: str = Root.type) -> bool:
     """Whether kept bytes are final. Where not, they may still serve as a lower bound for what is fetched."""
     try:
         with refusing(f"{role}.json"):
@@ -282,7 +312,7 @@ def _accepts(trusted: TrustedMetadataSet, role: str, kept: bytes) -> bool:
             elif role == Snapshot.type:
                 trusted.update_snapshot(kept, trusted=True)
             else:
-                trusted.update_targets(kept)
+                trusted.update_delegated_targets(kept, role, delegator)
     except EdgestillError:
         return False
     return True

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from securesystemslib.signer import Signature  # type: ignore[attr-defined]  # re-exported there without saying so
 from tuf.api.exceptions import ExpiredMetadataError, RepositoryError
@@ -40,6 +41,8 @@ MAX_BYTES: Final = {
     Targets.type: 5_000_000,
 }
 """Longest metadata file of each role, in bytes; 5 MB of targets list some 20,000 bundles."""
+
+MAX_ROLE_NAME: Final = 200
 
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
@@ -107,7 +110,7 @@ def refusing(where: str) -> Iterator[None]:
 
 def check_bytes(role: str, data: bytes) -> None:
     """Bounds length and depth of metadata; MessageError where it is no strict JSON object."""
-    parse_object(data, where=f"{role}.json", max_bytes=MAX_BYTES[role])
+    parse_object(data, where=f"{role[:40]}.json", max_bytes=bound_of(role))
 
 
 def read(role: type[T], data: bytes) -> Metadata[T]:
@@ -179,8 +182,25 @@ def target_info(name: str, entry: TargetFile) -> TargetInfo:
 
 
 def file_of(role: str, version: int | None) -> str:
-    """The file of a role: `3.targets.json`, or `timestamp.json` where no version is given."""
-    return f"{role}.json" if version is None else f"{version}.{role}.json"
+    """The file of a role: `3.targets.json`, or `timestamp.json` where no version is given; names of delegated roles are quoted.
+
+    Raises:
+        TrustError: a name that is too long for a file.
+    """
+    quoted = quote(role, "")
+    if len(quoted) > MAX_ROLE_NAME:
+        raise TrustError(
+            "a role's name is too long",
+            where="targets.json: delegations",
+            expected=f"at most {MAX_ROLE_NAME} letters, quoted",
+            got=role[:40],
+        )
+    return f"{quoted}.json" if version is None else f"{version}.{quoted}.json"
+
+
+def bound_of(role: str) -> int:
+    """The longest metadata file of a role, in bytes; a delegated one is as long as targets may be."""
+    return MAX_BYTES.get(role, MAX_BYTES[Targets.type])
 
 
 def signed_by(metadata: Metadata[T], keys: Sequence[SigningKey]) -> bytes:
