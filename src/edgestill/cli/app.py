@@ -10,7 +10,21 @@ from typing import Final
 import typer
 
 from edgestill import __version__
-from edgestill.cli import bench, bundle, demo, device, distill, plumbing, predict, search, serve
+from edgestill.cli import (
+    bench,
+    bundle,
+    demo,
+    device,
+    distill,
+    fleet,
+    hub,
+    plumbing,
+    predict,
+    release,
+    rollout,
+    search,
+    serve,
+)
 from edgestill.core.errors import EdgestillError
 
 INTERRUPTED: Final = 130
@@ -31,7 +45,11 @@ app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(device.app, name="device")
+app.add_typer(fleet.app, name="fleet")
+app.add_typer(hub.app, name="hub")
 app.add_typer(plumbing.app, name="plumbing")
+app.add_typer(release.app, name="release")
+app.add_typer(rollout.app, name="rollout")
 
 
 @app.callback(invoke_without_command=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -18,7 +19,34 @@ from edgestill.core.extras import require
 from edgestill.core.manifest import GOLDEN, MODEL
 from edgestill.core.units import format_duration
 
-app = typer.Typer(help="Time models on the device that they are for.", no_args_is_help=True)
+app = typer.Typer(
+    help="Join a fleet and run the agent; time models on the device that they are for.", no_args_is_help=True
+)
+AS_THEY_ARE: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=AS_THEY_ARE)
+def join(context: typer.Context) -> None:
+    """Enrol this device at a hub; as `edgestill-agent join`, see --help."""
+    _agent("join", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
+def run(context: typer.Context) -> None:
+    """Run the agent; as `edgestill-agent run`, see --help."""
+    _agent("run", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
+def status(context: typer.Context) -> None:
+    """Tell what serves and what is known of it; as `edgestill-agent status`, see --help."""
+    _agent("status", context.args)
+
+
+def _agent(verb: str, arguments: list[str]) -> None:
+    from edgestill.device.main import main
+
+    sys.exit(main([verb, *arguments]))
 
 
 @app.command()

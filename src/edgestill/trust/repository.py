@@ -151,6 +151,15 @@ def sign_targets(
     return data
 
 
+def listed_in(targets: bytes) -> dict[str, TargetInfo]:
+    """What a list names; nothing is said of whether it is to be trusted.
+
+    Raises:
+        TrustError: not targets metadata, or an entry that is no bundle's.
+    """
+    return {name: target_info(name, entry) for name, entry in read(Targets, targets).signed.targets.items()}
+
+
 def check_targets(
     *, root: bytes, previous: bytes | None, targets: bytes, now: float
 ) -> dict[str, TargetInfo]:

@@ -1,0 +1,291 @@
+"""`edgestill release`: the publisher's keys, and what may be installed at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
+from edgestill.core.bundle import Bundle
+from edgestill.core.clock import SystemClock
+from edgestill.core.digest import Digest
+from edgestill.core.errors import NotFoundError, SettingError
+from edgestill.core.extras import require
+from edgestill.core.files import read_plain
+from edgestill.core.release import target_name
+from edgestill.core.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgestill.link.operator import OperatorClient
+    from edgestill.trust.publisher import Publisher
+
+app = typer.Typer(help="Publish bundles, and retire them.", no_args_is_help=True)
+keys = typer.Typer(
+    help="The publisher's keys, in a folder that stays with the publisher.", no_args_is_help=True
+)
+app.add_typer(keys, name="keys")
+
+MAX_PASSPHRASE_BYTES: Final = 2000
+MAX_ARCHIVE_BYTES: Final = 2**31
+VARIABLE: Final = "EDGESTILL_PUBLISHER"
+
+Folder = Annotated[
+    Path, typer.Option("--publisher", envvar=VARIABLE, metavar="DIR", help="The publisher's folder.")
+]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="EDGESTILL_PASSPHRASE_FILE", help="Holds the keys' passphrase; default: it is asked for."
+    ),
+]
+Open = Annotated[bool, typer.Option("--no-passphrase", help="The keys are not locked.")]
+Archives = Annotated[
+    list[Path], typer.Argument(metavar="BUNDLE...", help="NAME.esb of one version, one for each class.")
+]
+_HERE: Final = Path("publisher")
+
+
+@keys.command("init")
+def init(
+    *,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    root_keys: Annotated[int, typer.Option(min=1, max=9, help="Most of them must sign the next root.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Make the publisher's folder and its keys. Keep it off the hub, and keep a copy."""
+    require("tuf", extra="agent", purpose="to sign what is published")
+    from edgestill.trust.publisher import Publisher
+
+    secret = None if no_passphrase else _passphrase(passphrase_file, twice=True)
+    made = Publisher.init(publisher, secret, root_keys=root_keys)
+    _tell_keys(made, as_json=as_json)
+
+
+@keys.command("list")
+def list_keys(
+    *,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the keys, and which of them count now."""
+    _tell_keys(_opened(publisher, passphrase_file, is_open=no_passphrase), as_json=as_json)
+
+
+@keys.command()
+def rotate(
+    role: Annotated[str, typer.Argument(help="root or targets.")],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replace a role's keys: the hub gets a root that says so, signed by the old ones too, and the list signed anew."""
+    client, now = operator(hub, token_file), SystemClock().now()
+    signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
+    served = client.targets()
+    client.upload_root(signer.rotate(role, now=now))
+    if served is not None:
+        client.upload_targets(signer.sign_targets(served=served, now=now))
+    _tell_keys(signer, as_json=as_json)
+
+
+@app.command()
+def root(
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a hub speak for this publisher: it gets root metadata that names its key. Devices may join from then on."""
+    signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
+    data = _rooted(signer, operator(hub, token_file))
+    told({"root": str(Digest.of(data))}, [f"the hub has root.json, {Digest.of(data)}"], as_json=as_json)
+
+
+@app.command()
+def publish(
+    bundles: Archives,
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hand bundles to the hub, and sign that they may be installed."""
+    from edgestill.trust.metadata import TargetInfo
+
+    client, now = operator(hub, token_file), SystemClock().now()
+    added, archives = {}, {}
+    for path in bundles:
+        opened = Bundle.open(path)
+        opened.verify()
+        head = opened.manifest
+        archive = read_plain(path, what="the bundle", at_most=MAX_ARCHIVE_BYTES)
+        name = target_name(head.name, head.version, head.hardware_class)
+        if name in added:
+            raise SettingError(
+                "two bundles of one name, version and hardware class",
+                where=path,
+                expected="each once",
+                got=name,
+                fix="give one of them another version",
+            )
+        added[name], archives[name] = TargetInfo(len(archive), Digest.of(archive)), archive
+    signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
+    _rooted(signer, client)
+    for archive in archives.values():
+        client.upload_bundle(archive)
+    client.upload_targets(signer.sign_targets(served=client.targets(), add=added, now=now))
+    releases = sorted({name.rpartition("/")[0] for name in added})
+    told(
+        {"published": sorted(added), "releases": releases},
+        (f"published {name}, {format_size(added[name].size)}" for name in sorted(added)),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def retire(
+    release: Annotated[
+        str, typer.Argument(metavar="NAME/VERSION", help="That no device shall install any more.")
+    ],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a release off the list: nothing installs it from then on, and no hub can make a device go back to it."""
+    from edgestill.trust.repository import listed_in
+
+    client = operator(hub, token_file)
+    signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
+    served = client.targets()
+    newest = signer.newest(served)
+    gone = [name for name in ({} if newest is None else listed_in(newest)) if name.startswith(f"{release}/")]
+    if not gone:
+        raise NotFoundError(
+            "no such release is listed",
+            where="targets.json",
+            expected="NAME/VERSION of the list",
+            got=release[:80],
+            fix="run: edgestill release list",
+        )
+    client.upload_targets(signer.sign_targets(served=served, remove=gone, now=SystemClock().now()))
+    told({"retired": gone}, (f"retired {name}" for name in gone), as_json=as_json)
+
+
+@app.command("list")
+def list_(*, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """List the releases, the newest first."""
+    said = operator(hub, token_file).releases()
+    releases: Any = said["releases"]
+    rows = (
+        (one["release"], "listed" if one["listed"] else "retired", ", ".join(sorted(one["bundles"])))
+        for one in releases
+    )
+    told(said, table(("RELEASE", "STATE", "HARDWARE CLASSES"), rows), as_json=as_json)
+
+
+@app.command()
+def show(
+    release: Annotated[str, typer.Argument(metavar="NAME/VERSION")],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a release's bundles."""
+    releases: Any = operator(hub, token_file).releases()["releases"]
+    found = next((one for one in releases if one["release"] == release), None)
+    if found is None:
+        raise NotFoundError(
+            "no such release",
+            where="releases",
+            expected="NAME/VERSION",
+            got=release[:80],
+            fix="run: edgestill release list",
+        )
+    rows = (
+        (name, format_size(one["size"]), "listed" if one["listed"] else "retired", one["digest"])
+        for name, one in sorted(found["bundles"].items())
+    )
+    told(found, table(("HARDWARE CLASS", "SIZE", "STATE", "DIGEST"), rows), as_json=as_json)
+
+
+def _rooted(signer: Publisher, client: OperatorClient) -> bytes:
+    """The hub has a root of this publisher that names its key."""
+    from edgestill.trust.keys import PublicKey
+
+    online = PublicKey.from_json(client.online_key(), where="online key")
+    data = signer.sign_root(online, now=SystemClock().now())
+    client.upload_root(data)
+    return data
+
+
+def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Publisher:
+    require("tuf", extra="agent", purpose="to sign what is published")
+    from edgestill.trust.publisher import Publisher
+
+    if not folder.is_dir():
+        raise NotFoundError(
+            "no publisher's folder",
+            where=folder,
+            expected="a folder with keys",
+            got="nothing",
+            fix="make one: edgestill release keys init, or name it with --publisher",
+        )
+    return Publisher(folder, None if is_open else _passphrase(passphrase_file, twice=False))
+
+
+def _passphrase(path: Path | None, *, twice: bool) -> bytes:
+    """Off a file, or asked for."""
+    if path is not None:
+        return read_plain(path, what="the passphrase", at_most=MAX_PASSPHRASE_BYTES).rstrip(b"\r\n")
+    if not sys.stdin.isatty():
+        raise SettingError(
+            "nobody to ask for the passphrase",
+            where="--passphrase-file",
+            expected="a file, or a terminal",
+            got="neither",
+            fix="give --passphrase-file, or --no-passphrase where the keys are not locked",
+        )
+    return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=twice)).encode()
+
+
+def _tell_keys(signer: Publisher, *, as_json: bool) -> None:
+    public, counting = signer.keys(), signer.counting()
+    now = {name for names in counting.values() for name in names}
+    said = {
+        "folder": os.fspath(signer.folder),
+        "keys": {name: {"keyid": key.keyid, "counts": name in now} for name, key in public.items()},
+    }
+    told(said, _key_lines(said), as_json=as_json)
+
+
+def _key_lines(said: Any) -> Iterator[str]:
+    yield f"{said['folder']}: keep it off the hub, and keep a copy"
+    rows = (
+        (name, "counts" if one["counts"] else "retired", one["keyid"]) for name, one in said["keys"].items()
+    )
+    yield from table(("FILE", "STATE", "KEY"), rows)

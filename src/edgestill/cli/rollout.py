@@ -1,0 +1,154 @@
+"""`edgestill rollout`: bring a release to the fleet in stages, and see where it stands and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
+from edgestill.core.errors import NotFoundError, SettingError
+from edgestill.core.release import Gates
+from edgestill.core.units import parse_duration, parse_share
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+app = typer.Typer(help="Bring a release to the fleet.", no_args_is_help=True)
+Id = Annotated[str, typer.Argument(metavar="ID", help="Of the rollout.")]
+
+
+@app.command()
+def start(
+    release: Annotated[str, typer.Argument(metavar="NAME/VERSION", help="That the publisher lists.")],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    stages: Annotated[
+        str, typer.Option(help="Shares of the devices, one after the other.")
+    ] = "5%, 25%, 100%",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="K=V", help="Only devices that carry it.")
+    ] = None,
+    max_failed: Annotated[str, typer.Option(help="Share that may fall back or be silent.")] = "0%",
+    min_agreement: Annotated[str, typer.Option(help="With the teacher, on audits; default any.")] = "",
+    min_audits: Annotated[int, typer.Option(min=1, help="Before agreement may speak.")] = 20,
+    silent_after: Annotated[str, typer.Option(help="Without a report, before it is done.")] = "1 h",
+    as_json: AsJson = False,
+) -> None:
+    """Start one."""
+    gates = Gates(
+        max_failed=parse_share(max_failed),
+        min_agreement=parse_share(min_agreement) if min_agreement else None,
+        min_audits=min_audits,
+        silent_after=parse_duration(silent_after),
+    )
+    shares = [parse_share(one) for one in stages.split(",")]
+    name = operator(hub, token_file).start_rollout(
+        release, stages=shares, gates=gates, labels=dict(_label(one) for one in label or ())
+    )
+    told({"id": int(name)}, [f"rollout {name} is started; edgestill rollout status {name}"], as_json=as_json)
+
+
+@app.command()
+def status(
+    id: Annotated[str, typer.Argument(metavar="[ID]", help="Default: the newest ones.")] = "",  # noqa: A002  # the wire's own word
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest rollouts, or one with its devices."""
+    client = operator(hub, token_file)
+    if not id:
+        said = client.rollouts()
+        rollouts: Any = said["rollouts"]
+        rows = ((one["id"], one["release"], one["state"], _stage(one), one["reason"]) for one in rollouts)
+        told(said, table(("ID", "RELEASE", "STATE", "STAGE", "WHY"), rows), as_json=as_json)
+        return
+    said = client.rollout(id)
+    told(said, _lines(said), as_json=as_json)
+
+
+@app.command()
+def pause(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:  # noqa: A002
+    """Stop one where it is."""
+    _after(operator(hub, token_file).pause(id), as_json=as_json)
+
+
+@app.command()
+def resume(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:  # noqa: A002
+    """Run a paused one on; what has failed so far is accepted."""
+    _after(operator(hub, token_file).resume(id), as_json=as_json)
+
+
+@app.command()
+def rollback(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:  # noqa: A002
+    """Send its devices back to what they had."""
+    _after(operator(hub, token_file).rollback(id), as_json=as_json)
+
+
+@app.command()
+def why(
+    device: Annotated[str, typer.Argument(help="Of the fleet.")],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell why a device runs what it runs: each rollout that has to do with it, the newest first."""
+    client = operator(hub, token_file)
+    newest: Any = client.rollouts()["rollouts"]
+    found = []
+    for one in newest:
+        devices: Any = (said := client.rollout(str(one["id"])))["devices"]
+        if device in devices:
+            told_of = {"rollout": one["id"], "of": one["release"], "is": said["state"]}
+            found.append(told_of | devices[device])
+    if not found:
+        raise NotFoundError(
+            "no rollout has to do with this device",
+            where="rollouts",
+            expected="a device that one is for",
+            got=device[:80],
+            fix="is it of the fleet, and is there a bundle for its hardware class?",
+        )
+    told({"device": device, "rollouts": found}, _reasons(device, found), as_json=as_json)
+
+
+def _after(said: Any, *, as_json: bool) -> None:
+    told(said, [f"rollout {said['id']} of {said['release']} is {said['state']}"], as_json=as_json)
+
+
+def _reasons(device: str, found: list[Any]) -> Iterator[str]:
+    yield f"{device} runs {found[0]['release'] or 'nothing yet'}"
+    for one in found:
+        reason = f": {one['reason']}" if one["reason"] else ""
+        yield f"rollout {one['rollout']} of {one['of']} is {one['is']}; here it is {one['state']}{reason}"
+
+
+def _lines(said: Any) -> Iterator[str]:
+    yield f"{said['release']}: {said['state']}, stage {_stage(said)}"
+    if said["reason"]:
+        yield f"why: {said['reason']}"
+    if said["audits"]:
+        yield f"agreement on audits: {said['agreed']} of {said['audits']}"
+    rows = (
+        (name, one["state"], one["release"], one["reason"]) for name, one in sorted(said["devices"].items())
+    )
+    yield from table(("DEVICE", "STATE", "RUNS", "WHY"), rows)
+
+
+def _stage(one: Any) -> str:
+    """`1 of 3 (5%)`."""
+    place = min(one["stage"], len(one["stages"]) - 1)
+    return f"{place + 1} of {len(one['stages'])} ({one['stages'][place]:.0%})"
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise SettingError(
+            "not a label", where="--label", expected="KEY=VALUE", got=text[:80], fix="write site=north"
+        )
+    return key, value

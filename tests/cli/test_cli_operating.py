@@ -1,0 +1,342 @@
+"""The operator's and the publisher's verbs, against a real hub on the loopback and a real device."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from edgestill.cli.app import app
+from edgestill.core.bundle import build, write_archive
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import EdgestillError
+from edgestill.core.hardware import HardwareClass
+from edgestill.infer.golden import Golden
+from edgestill.infer.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+HERE = str(HardwareClass.here())
+
+
+def until(what: Callable[[], Any], *, seconds: float = 30) -> Any:
+    """What it gives as soon as it gives something."""
+    pause, clock = threading.Event(), SystemClock()
+    end = clock.monotonic() + seconds
+    while not (found := what()):
+        assert clock.monotonic() < end, "it did not come true in time"
+        pause.wait(0.05)
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """A hub as a process, and who works with it.
+
+    Attributes:
+        url: of the hub.
+        folder: for whatever is made.
+    """
+
+    url: str
+    folder: Path
+
+    def run(self, *arguments: object, fails: bool = False) -> str:
+        """A verb with all that it asks for; what it says."""
+        told = {
+            "EDGESTILL_HUB": self.url,
+            "EDGESTILL_TOKEN_FILE": str(self.folder / "hub" / "operator.token"),
+            "EDGESTILL_PUBLISHER": str(self.folder / "publisher"),
+            "EDGESTILL_PASSPHRASE_FILE": str(self.folder / "passphrase"),
+        }
+        result = CliRunner().invoke(app, [str(one) for one in arguments], env=told)
+        if fails:
+            assert isinstance(result.exception, EdgestillError), result.output
+            return str(result.exception)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def json(self, *arguments: object) -> Any:
+        """Likewise, as JSON."""
+        return json.loads(self.run(*arguments, "--json"))
+
+    def bundle(
+        self, version: str, *, name: str = "light", hardware_class: str = HERE, scale: float = 3.0
+    ) -> Path:
+        """A bundle that runs."""
+        weight = helper.make_tensor(
+            "w", TensorProto.FLOAT, [2, 2], np.eye(2, dtype=np.float32).ravel() * scale
+        )
+        graph = helper.make_graph(
+            [
+                helper.make_node("MatMul", ["input", "w"], ["logits"]),
+                helper.make_node("Identity", ["input"], ["features"]),
+            ],
+            "light",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 2])],
+            [
+                helper.make_tensor_value_info(one, TensorProto.FLOAT, ["N", 2])
+                for one in ("logits", "features")
+            ],
+            [weight],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        inputs = np.eye(2, dtype=np.float32)
+        manifest, blobs = build(
+            name=name,
+            version=version,
+            hardware_class=hardware_class,
+            blobs={
+                "model.onnx": model.SerializeToString(),
+                "policy.json": Policy(labels=("dark", "bright"), leaves="nothing").to_bytes(),
+                "golden.npz": Golden(
+                    input=inputs, logits=inputs * np.float32(scale), tolerance=0.01
+                ).to_bytes(),
+                "lineage.json": b"{}",
+                "card.md": b"# light\n",
+            },
+        )
+        path = self.folder / f"{name}-{version}-{hardware_class}.esb"
+        write_archive(path, manifest, blobs)
+        return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A hub that has this publisher's root and one release."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "passphrase").write_text("correct horse\n")
+    ready = folder / "ready"
+    command = [
+        sys.executable,
+        "-m",
+        "edgestill.cli",
+        "hub",
+        "up",
+        "--home",
+        str(folder / "hub"),
+        "--port",
+        "0",
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--ready", str(ready), "--poll-interval", "0.1"],
+            stderr=log,
+            env=os.environ | {"EDGESTILL_LOG": "INFO"},
+        )
+    try:
+        until(ready.exists)
+        made = World(ready.read_text().strip(), folder)
+        made.run("release", "keys", "init")
+        made.run("release", "root")
+        made.run("release", "publish", made.bundle("1.0.0"))
+        yield made
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (folder / "log").read_text()
+
+
+def test_a_release_goes_from_the_publisher_to_a_device(world: World) -> None:
+    """Publish, token, join, rollout, fleet: the whole way by verbs, each with its JSON."""
+    published = world.json(
+        "release", "publish", world.bundle("2.0.0"), world.bundle("2.0.0", hardware_class="other")
+    )
+    assert published["releases"] == ["light/2.0.0"]
+    assert published["published"] == sorted([f"light/2.0.0/{HERE}.esb", "light/2.0.0/other.esb"])
+    token = world.json("hub", "token", "--uses", 1)["token"]
+    home, ready = world.folder / "device", world.folder / "device.ready"
+    world.run(
+        "device",
+        "join",
+        "--home",
+        home,
+        "--hub",
+        world.url,
+        "--token",
+        token,
+        "--name",
+        "lamp",
+        "--leaves",
+        "nothing",
+        "--label",
+        "site=north",
+    )
+    agent = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "edgestill.cli",
+            "device",
+            "run",
+            "--home",
+            str(home),
+            "--ready",
+            str(ready),
+            "--health-every",
+            "100ms",
+            "--health-window",
+            "300ms",
+        ]
+    )
+    try:
+        rollout = world.json("rollout", "start", "light/2.0.0", "--stages", "100%", "--label", "site=north")[
+            "id"
+        ]
+        until(lambda: world.json("rollout", "status", rollout)["state"] == "done")
+        assert "light/2.0.0: done, stage 1 of 1 (100%)" in world.run("rollout", "status", rollout)
+        why = world.json("rollout", "why", "lamp")
+        assert (why["rollouts"][0]["state"], why["rollouts"][0]["release"]) == ("confirmed", "light/2.0.0")
+        assert world.run("rollout", "why", "lamp").startswith("lamp runs light/2.0.0\n")
+        (device,) = world.json("fleet", "list")["devices"]
+        assert (device["device"], device["release"], device["labels"]) == (
+            "lamp",
+            "light/2.0.0",
+            {"site": "north"},
+        )
+        assert "site=north" in world.run("fleet", "list")
+        assert "assigned: light/2.0.0/" in world.run("fleet", "show", "lamp")
+        assert "may not come back" in world.run("fleet", "revoke", "lamp")
+        assert "revoked: " in world.run("fleet", "show", "lamp")
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.wait(30)
+
+
+def test_a_rollout_is_paused_resumed_and_taken_back(world: World) -> None:
+    """Each tells how it stands afterwards; the list has the newest first."""
+    world.run("release", "publish", world.bundle("1.1.0", name="quiet"))
+    rollout = world.json("rollout", "start", "quiet/1.1.0", "--stages", "10%, 100%", "--max-failed", "2%")[
+        "id"
+    ]
+    assert world.run("rollout", "pause", rollout) == f"rollout {rollout} of quiet/1.1.0 is paused\n"
+    assert world.json("rollout", "resume", rollout)["state"] == "running"
+    assert world.json("rollout", "status", rollout)["gates"]["max_failed"] == pytest.approx(0.02)
+    assert world.json("rollout", "rollback", rollout)["state"] == "rolled-back"
+    assert world.json("rollout", "status")["rollouts"][0]["id"] == rollout
+    lines = world.run("rollout", "status").splitlines()
+    assert lines[0].split() == ["ID", "RELEASE", "STATE", "STAGE", "WHY"]
+    assert lines[1].split()[:3] == [str(rollout), "quiet/1.1.0", "rolled-back"]
+
+
+def test_a_release_is_retired(world: World) -> None:
+    """It stays in the list of all there were, and no rollout takes it."""
+    world.run("release", "publish", world.bundle("3.0.0", name="gone"))
+    assert world.json("release", "retire", "gone/3.0.0") == {"retired": [f"gone/3.0.0/{HERE}.esb"]}
+    shown = {one["release"]: one["listed"] for one in world.json("release", "list")["releases"]}
+    assert shown["gone/3.0.0"] is False
+    assert shown["light/1.0.0"] is True
+    assert "retired" in world.run("release", "show", "gone/3.0.0")
+    assert "[not-found]" in world.run("rollout", "start", "gone/3.0.0", fails=True)
+    assert "no such release is listed" in world.run("release", "retire", "gone/3.0.0", fails=True)
+
+
+@pytest.mark.parametrize("role", ["targets", "root"])
+def test_keys_are_rotated_while_the_hub_serves(world: World, role: str) -> None:
+    """And the next release is published with the new ones."""
+    before = {name for name, one in world.json("release", "keys", "list")["keys"].items() if one["counts"]}
+    after = {
+        name for name, one in world.json("release", "keys", "rotate", role)["keys"].items() if one["counts"]
+    }
+    assert {name for name in before ^ after if not name.startswith(role)} == set()
+    assert before != after
+    assert "retired" in world.run("release", "keys", "list")
+    number = {"targets": 1, "root": 2}[role]
+    world.run("release", "publish", world.bundle(f"1.0.{number}"))
+    assert f"light/1.0.{number}" in world.run("release", "list")
+
+
+def test_the_same_bundle_may_be_published_again(world: World) -> None:
+    """Another content under its name may not."""
+    path = world.bundle("1.0.0")
+    world.run("release", "publish", path)
+    path = world.bundle("1.0.0", scale=4.0)
+    assert "[state-conflict] another content under a name that is listed" in world.run(
+        "release", "publish", path, fails=True
+    )
+    assert "two bundles of one name" in world.run("release", "publish", path, path, fails=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["release", "show", "none/1.0.0"], "no such release"),
+        (["release", "keys", "init"], "there is something already"),
+        (["release", "publish", "missing.esb"], "missing.esb"),
+        (["fleet", "show", "nobody"], "no such device"),
+        (["fleet", "revoke", "nobody"], "no such device"),
+        (["rollout", "why", "nobody"], "no rollout has to do with this device"),
+        (["rollout", "status", "999"], "[not-found]"),
+        (["rollout", "status", "../x"], "not the id of a rollout"),
+        (["rollout", "start", "light/1.0.0", "--label", "north"], "not a label"),
+        (["rollout", "start", "light/1.0.0", "--max-failed", "2"], "[unit-invalid]"),
+        (["rollout", "start", "light/1.0.0", "--stages", "50%, 10%"], "stages"),
+        (["release", "keys", "list", "--publisher", "nowhere"], "no publisher's folder"),
+        (["release", "keys", "list", "--no-passphrase"], "a key does not open"),
+        (["fleet", "list", "--hub", "http://elsewhere.example"], "[setting-invalid]"),
+        (["fleet", "list", "--token-file", "nowhere"], "[path-unusable]"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(world: World, arguments: list[str], text: str) -> None:
+    """With a code, and nothing is changed."""
+    said = world.run(*arguments, fails=True)
+    assert text in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("left_out", "option"), [("EDGESTILL_HUB", "--hub"), ("EDGESTILL_TOKEN_FILE", "--token-file")]
+)
+def test_which_hub_and_as_whom_must_be_said(tmp_path: Path, left_out: str, option: str) -> None:
+    """By option or by environment."""
+    told = {"EDGESTILL_HUB": "http://127.0.0.1:9", "EDGESTILL_TOKEN_FILE": str(tmp_path / "token")}
+    told[left_out] = ""
+    result = CliRunner().invoke(app, ["fleet", "list"], env=told)
+    assert isinstance(result.exception, EdgestillError)
+    assert f"not said which hub, or as whom; at {option}" in str(result.exception)
+
+
+def test_a_stranger_is_refused(world: World) -> None:
+    """A token that the hub does not know."""
+    (world.folder / "wrong").write_text("eso1." + "x" * 43)
+    assert "[access-denied]" in world.run("fleet", "list", "--token-file", world.folder / "wrong", fails=True)
+
+
+def test_without_a_terminal_nobody_is_asked_for_a_passphrase(tmp_path: Path) -> None:
+    """A script that forgot the file must not hang."""
+    arguments = ["release", "keys", "init", "--publisher", str(tmp_path / "p")]
+    result = CliRunner().invoke(app, arguments, env={"EDGESTILL_PASSPHRASE_FILE": ""})
+    assert isinstance(result.exception, EdgestillError)
+    assert "nobody to ask for the passphrase" in str(result.exception)
+    assert not (tmp_path / "p").exists()
+
+
+def test_open_keys_are_made_where_that_is_said(tmp_path: Path) -> None:
+    """For a machine that signs by itself."""
+    arguments = [
+        "release",
+        "keys",
+        "init",
+        "--publisher",
+        str(tmp_path / "p"),
+        "--no-passphrase",
+        "--root-keys",
+        "3",
+        "--json",
+    ]
+    said = json.loads(CliRunner().invoke(app, arguments).output)
+    assert sorted(said["keys"]) == ["root-1.pem", "root-2.pem", "root-3.pem", "targets-1.pem"]
+    assert b"ENCRYPTED" not in (tmp_path / "p" / "root-1.pem").read_bytes()

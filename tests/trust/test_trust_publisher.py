@@ -1,0 +1,310 @@
+"""The publisher's folder: what it signs, how keys change, and what becomes of kills, forks and stale hubs."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgestill.core.bundle import replace
+from edgestill.core.digest import Digest
+from edgestill.core.errors import (
+    ConflictError,
+    ExpiredError,
+    MessageError,
+    NotFoundError,
+    PathError,
+    SettingError,
+    TrustError,
+)
+from edgestill.testing.clock import FakeClock
+from edgestill.trust import publisher as module
+from edgestill.trust import repository
+from edgestill.trust.keys import SigningKey
+from edgestill.trust.metadata import TargetInfo
+from edgestill.trust.publisher import Lifetimes, Publisher
+from edgestill.trust.repository import check_root, check_targets, listed_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NOW = FakeClock().now()
+SECRET = b"correct horse"
+ONE, TWO = "watch/1.0.0/any.esb", "watch/2.0.0/any.esb"
+ONLINE = SigningKey.generate()
+
+
+def info(data: bytes = b"one") -> TargetInfo:
+    """Of an archive."""
+    return TargetInfo(len(data), Digest.of(data))
+
+
+@pytest.fixture
+def publisher(tmp_path: Path) -> Publisher:
+    """One whose root and first list are there."""
+    made = Publisher.init(tmp_path / "p", SECRET)
+    made.sign_root(ONLINE.public, now=NOW)
+    made.sign_targets(served=None, add={ONE: info()}, now=NOW)
+    return made
+
+
+def test_a_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    """And its keys are locked; another passphrase does not open them, and none neither."""
+    made = Publisher.init(tmp_path / "p", SECRET, root_keys=3)
+    files = sorted(one.name for one in made.folder.iterdir())
+    assert files == ["root-1.pem", "root-2.pem", "root-3.pem", "targets-1.pem"]
+    assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
+    for name in files:
+        assert stat.S_IMODE((made.folder / name).stat().st_mode) == 0o600
+        assert b"ENCRYPTED" in (made.folder / name).read_bytes()
+    assert len(set(made.keys().values())) == 4
+    for wrong in (b"other", None):
+        with pytest.raises(TrustError, match=r"a key does not open; at .*root-1.pem"):
+            Publisher(made.folder, wrong).keys()
+
+
+def test_keys_are_never_replaced_by_accident(tmp_path: Path) -> None:
+    """Not even where the folder holds something else."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConflictError, match=r"there is something already.*notes.txt"):
+        Publisher.init(tmp_path, None)
+    made = Publisher.init(tmp_path / "p", None)
+    before = made.keys()
+    with pytest.raises(ConflictError):
+        Publisher.init(tmp_path / "p", None)
+    assert made.keys() == before
+
+
+@pytest.mark.parametrize("count", [0, 10, -1])
+def test_a_number_of_root_keys_out_of_range_is_refused(tmp_path: Path, count: int) -> None:
+    """Nothing is made."""
+    with pytest.raises(SettingError, match="so many root keys"):
+        Publisher.init(tmp_path / "p", None, root_keys=count)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_folder_without_keys_or_with_other_things_is_told(tmp_path: Path) -> None:
+    """A wrong path is the most likely of mistakes."""
+    with pytest.raises(PathError, match="not a publisher's folder"):
+        Publisher(tmp_path, None).keys()
+    (tmp_path / "root-1.pem").write_bytes(b"hello")
+    with pytest.raises(MessageError, match=r"root-1.pem"):
+        Publisher(tmp_path, None).keys()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_hub_takes_root_and_list(tmp_path: Path, count: int) -> None:
+    """Most of the root keys are needed for the next one."""
+    made = Publisher.init(tmp_path / "p", None, root_keys=count)
+    root = made.sign_root(ONLINE.public, now=NOW)
+    assert check_root(root=root, previous=None, now=NOW).keys == (ONLINE.public,)
+    listed = made.sign_targets(served=None, add={ONE: info()}, now=NOW)
+    assert check_targets(root=root, previous=None, targets=listed, now=NOW) == {ONE: info()}
+    following = made.sign_root(SigningKey.generate().public, now=NOW)
+    check_root(root=following, previous=root, now=NOW)
+    other = Publisher.init(tmp_path / "other", None, root_keys=count)
+    other.sign_root(ONLINE.public, now=NOW)
+    theirs = other.sign_root(SigningKey.generate().public, now=NOW)
+    with pytest.raises(TrustError, match="not signed as it must be"):
+        check_root(root=theirs, previous=root, now=NOW)
+
+
+def test_a_root_that_still_says_so_is_not_signed_again(publisher: Publisher) -> None:
+    """Until half of its life is over, or the hub has another key."""
+    root = publisher.sign_root(ONLINE.public, now=NOW)
+    assert publisher.sign_root(ONLINE.public, now=NOW + 86_400) == root
+    renewed = publisher.sign_root(ONLINE.public, now=NOW + 200 * 86_400)
+    assert renewed != root
+    check_root(root=renewed, previous=root, now=NOW + 200 * 86_400)
+    other = publisher.sign_root(SigningKey.generate().public, now=NOW + 200 * 86_400)
+    check_root(root=other, previous=renewed, now=NOW + 200 * 86_400)
+
+
+def test_a_list_goes_on_from_the_hubs(publisher: Publisher) -> None:
+    """Bundles are added and retired; a name never gets another content."""
+    first = publisher.targets
+    second = publisher.sign_targets(served=first, add={TWO: info(b"two")}, now=NOW)
+    assert listed_in(second) == {ONE: info(), TWO: info(b"two")}
+    third = publisher.sign_targets(served=second, remove=[ONE], now=NOW)
+    assert listed_in(third) == {TWO: info(b"two")}
+    with pytest.raises(ConflictError, match="another content"):
+        publisher.sign_targets(served=third, add={TWO: info(b"other")}, now=NOW)
+    with pytest.raises(NotFoundError, match="no such target is listed"):
+        publisher.sign_targets(served=third, remove=[ONE], now=NOW)
+    assert publisher.targets == third, "what was refused is not written down"
+
+
+def test_an_upload_that_failed_is_not_lost(publisher: Publisher) -> None:
+    """The hub still has the older list, or none: the next goes on from what was signed here."""
+    old = publisher.targets
+    lost = publisher.sign_targets(served=old, add={TWO: info(b"two")}, now=NOW)
+    for served in (old, None):
+        again = publisher.sign_targets(served=served, now=NOW)
+        assert set(listed_in(again)) == {ONE, TWO}
+    root = publisher.root
+    assert root is not None
+    check_targets(root=root, previous=lost, targets=again, now=NOW)
+
+
+def test_another_machine_with_the_same_keys_goes_on(publisher: Publisher, tmp_path: Path) -> None:
+    """A copy of the folder that is behind learns of the newer list from the hub."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for one in publisher.folder.iterdir():
+        (copy / one.name).write_bytes(one.read_bytes())
+    newer = publisher.sign_targets(served=publisher.targets, add={TWO: info(b"two")}, now=NOW)
+    after = Publisher(copy, SECRET).sign_targets(served=newer, remove=[ONE], now=NOW)
+    assert set(listed_in(after)) == {TWO}
+
+
+def test_attack_a_hub_that_hands_out_a_list_of_its_own(publisher: Publisher) -> None:
+    """It would be signed on by the publisher: refused, whatever its version."""
+    forged = repository.sign_targets(
+        previous=None, add={TWO: info(b"evil")}, keys=[SigningKey.generate()], expires=NOW + 86_400
+    )
+    with pytest.raises(TrustError, match="a list of somebody else"):
+        publisher.sign_targets(served=forged, now=NOW)
+
+
+def test_attack_a_hub_that_borrows_a_signature(publisher: Publisher) -> None:
+    """The key's name is there, and the signature is of other bytes."""
+    assert publisher.targets is not None
+    forged = publisher.targets.replace(b'"version":1', b'"version":7').replace(
+        b'"version": 1', b'"version": 7'
+    )
+    assert forged != publisher.targets
+    with pytest.raises(TrustError, match="not the publisher's"):
+        publisher.sign_targets(served=forged, now=NOW)
+
+
+def test_two_lists_of_one_version_are_told(publisher: Publisher, tmp_path: Path) -> None:
+    """Two people who signed at once: going on from either would take the other's back."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for one in publisher.folder.iterdir():
+        (copy / one.name).write_bytes(one.read_bytes())
+    publisher.sign_targets(served=None, add={TWO: info(b"two")}, now=NOW)
+    theirs = Publisher(copy, SECRET).sign_targets(served=None, add={TWO: info(b"2")}, now=NOW)
+    with pytest.raises(TrustError, match=r"another list of the same version; at targets.json, version 2"):
+        publisher.sign_targets(served=theirs, now=NOW)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("role", ["root", "targets"])
+def test_keys_change_hands(tmp_path: Path, role: str, count: int) -> None:
+    """A hub takes the new root and the list signed anew; the old keys stay as files and count no more."""
+    made = Publisher.init(tmp_path / "p", SECRET, root_keys=count)
+    before = made.sign_root(ONLINE.public, now=NOW)
+    listed = made.sign_targets(served=None, add={ONE: info()}, now=NOW)
+    old = made.counting()
+    after = made.rotate(role, now=NOW)
+    check_root(root=after, previous=before, now=NOW)
+    again = made.sign_targets(served=listed, now=NOW)
+    assert check_targets(root=after, previous=listed, targets=again, now=NOW) == {ONE: info()}
+    counting = made.counting()
+    other = "targets" if role == "root" else "root"
+    assert counting[other] == old[other]
+    assert not set(counting[role]) & set(old[role])
+    assert set(made.keys()) == {*old["root"], *old["targets"], *counting[role]}
+    following = made.rotate(role, now=NOW)
+    check_root(root=following, previous=after, now=NOW)
+
+
+def test_attack_a_retired_targets_key_signs_nothing(publisher: Publisher) -> None:
+    """Whoever stole it before it was replaced."""
+    stolen = SigningKey.from_pem((publisher.folder / "targets-1.pem").read_bytes(), SECRET)
+    root = publisher.rotate("targets", now=NOW)
+    forged = repository.sign_targets(
+        previous=publisher.targets, add={TWO: info(b"evil")}, keys=[stolen], expires=NOW + 86_400
+    )
+    with pytest.raises(TrustError):
+        check_targets(root=root, previous=None, targets=forged, now=NOW)
+
+
+def test_attack_a_list_signed_by_a_retired_key_is_not_gone_on_from(publisher: Publisher) -> None:
+    """The publisher itself signs what is served next: a thief's additions would become its own."""
+    stolen = SigningKey.from_pem((publisher.folder / "targets-1.pem").read_bytes(), SECRET)
+    publisher.rotate("targets", now=NOW)
+    publisher.sign_targets(served=publisher.targets, now=NOW)
+    forged = repository.sign_targets(
+        previous=None, add={TWO: info(b"evil")}, keys=[stolen], expires=NOW + 86_400
+    )
+    for _ in range(5):  # of a higher version than ours
+        forged = repository.sign_targets(previous=forged, add={}, keys=[stolen], expires=NOW + 86_400)
+    with pytest.raises(TrustError, match="retired"):
+        publisher.sign_targets(served=forged, now=NOW)
+
+
+def test_without_a_root_no_key_changes(tmp_path: Path) -> None:
+    """There is nothing that could say so."""
+    with pytest.raises(NotFoundError, match="there is no root yet"):
+        Publisher.init(tmp_path / "p", None).rotate("root", now=NOW)
+
+
+def test_other_roles_have_no_keys_here(publisher: Publisher) -> None:
+    """Snapshot and timestamp are the hub's."""
+    with pytest.raises(SettingError, match="no such role"):
+        publisher.rotate("timestamp", now=NOW)
+    assert len(publisher.keys()) == 2
+
+
+def test_lifetimes_are_the_publishers(tmp_path: Path) -> None:
+    """A list that ends tomorrow is refused after tomorrow."""
+    made = Publisher.init(tmp_path / "p", None, lifetimes=Lifetimes(root=10 * 86_400, targets=86_400))
+    root = made.sign_root(ONLINE.public, now=NOW)
+    listed = made.sign_targets(served=None, now=NOW)
+    check_targets(root=root, previous=None, targets=listed, now=NOW + 86_000)
+    with pytest.raises(ExpiredError):
+        check_targets(root=root, previous=None, targets=listed, now=NOW + 87_000)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 6), st.sampled_from(["root", "targets"]))
+def test_a_kill_at_any_write_of_a_change_of_keys_loses_nothing(
+    tmp_path_factory: pytest.TempPathFactory, at: int, role: str
+) -> None:
+    """Begun again, it ends with a root that follows the hub's; what was half done is an unused key file at most."""
+    made = Publisher.init(tmp_path_factory.mktemp("p") / "p", None, root_keys=2)
+    before = made.sign_root(ONLINE.public, now=NOW)
+    listed = made.sign_targets(served=None, add={ONE: info()}, now=NOW)
+    real, left = replace, [at]
+
+    def write(path: Path, data: bytes, **rest: int) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        real(path, data, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_whole", write)
+        with contextlib.suppress(Killed):
+            made.rotate(role, now=NOW)
+    root = made.root
+    assert root is not None
+    if root != before:
+        check_root(root=root, previous=before, now=NOW)
+    again = made.rotate(role, now=NOW)
+    check_root(root=again, previous=root, now=NOW)
+    following = made.sign_targets(served=listed, now=NOW)
+    assert check_targets(root=again, previous=listed, targets=following, now=NOW) == {ONE: info()}
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[:-10], lambda _: b"", lambda _: b"[]"])
+def test_a_damaged_root_or_list_is_told(publisher: Publisher, harm: Callable[[bytes], bytes]) -> None:
+    """Disks rot: what was signed is asked back from the hub or a copy, not guessed."""
+    for name in ("root.json", "targets.json"):
+        path = publisher.folder / name
+        whole = path.read_bytes()
+        path.write_bytes(harm(whole))
+        with pytest.raises(TrustError):
+            publisher.sign_targets(served=None, now=NOW)
+        path.write_bytes(whole)
