@@ -29,6 +29,7 @@ from edgestill.hub.engine import (
     failure,
     merge,
 )
+from edgestill.hub.sequential import Count, too_often
 
 STEPS = ("downloaded", "verified", "staged", "serving", "confirmed", "fell-back")
 MOST_ROUNDS = 40
@@ -264,7 +265,9 @@ class Fleet(RuleBasedStateMachine):
         assert not self.members("waiting")
         assert self.members("good")
         if gates.min_agreement is not None:
-            assert sum(one.audits for one in self.counted()) >= gates.min_audits
+            audits = sum(one.audits for one in self.counted())
+            assert audits >= gates.min_audits
+            assert sum(one.agreed for one in self.counted()) >= gates.min_agreement * audits - 1e-6
         left = [
             one
             for one in self.view.devices
@@ -311,12 +314,8 @@ class Fleet(RuleBasedStateMachine):
         failed, all_ = self.members("failed"), self.counted()
         if len(failed) > gates.max_failed * len(all_) + 1e-9:
             return True
-        audits, agreed = sum(one.audits for one in all_), sum(one.agreed for one in all_)
-        return (
-            gates.min_agreement is not None
-            and audits >= gates.min_audits
-            and agreed < gates.min_agreement * audits
-        )
+        counts = [Count(one.audits - one.agreed, one.audits) for one in all_]
+        return gates.min_agreement is not None and too_often(counts, 1 - gates.min_agreement)
 
     def quota(self) -> int:
         """Devices that shall have it at this stage."""

@@ -146,7 +146,15 @@ def test_starting_a_rollout(hub: _Hub, client: OperatorClient) -> None:
     assert json.loads(body) == {
         "release": "watch/1.0.0",
         "stages": [0.2, 1],
-        "gates": {"max_failed": 0.0, "min_agreement": 0.9, "min_audits": 20, "silent_after": 3600.0},
+        "gates": {
+            "max_failed": 0.0,
+            "min_agreement": 0.9,
+            "min_audits": 20,
+            "silent_after": 3600.0,
+            "max_errors": None,
+            "max_escalated": None,
+            "max_latency": None,
+        },
         "labels": {"site": "north"},
     }
     for status, kind in ((404, NotFoundError), (409, ConflictError)):

@@ -33,6 +33,11 @@ def start(
     max_failed: Annotated[str, typer.Option(help="Share that may fall back or be silent.")] = "0%",
     min_agreement: Annotated[str, typer.Option(help="With the teacher, on audits; default any.")] = "",
     min_audits: Annotated[int, typer.Option(min=1, help="Before agreement may speak.")] = 20,
+    max_errors: Annotated[
+        str, typer.Option(help="Of inputs, on which the engine may fail; default any.")
+    ] = "",
+    max_escalated: Annotated[str, typer.Option(help="Of answers, with a larger model; default any.")] = "",
+    max_latency: Annotated[str, typer.Option(help="Of 95 of 100 answers; default any.")] = "",
     silent_after: Annotated[str, typer.Option(help="Without a report, before it is done.")] = "1 h",
     as_json: AsJson = False,
 ) -> None:
@@ -42,6 +47,9 @@ def start(
         min_agreement=parse_share(min_agreement) if min_agreement else None,
         min_audits=min_audits,
         silent_after=parse_duration(silent_after),
+        max_errors=parse_share(max_errors) if max_errors else None,
+        max_escalated=parse_share(max_escalated) if max_escalated else None,
+        max_latency=parse_duration(max_latency) if max_latency else None,
     )
     shares = [parse_share(one) for one in stages.split(",")]
     name = operator(hub, token_file).start_rollout(

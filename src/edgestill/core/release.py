@@ -103,16 +103,23 @@ class Gates:
     """What must hold before the next stage begins; what breaks it pauses the rollout.
 
     Attributes:
-        max_failed: share of the stage's devices that may fall back.
+        max_failed: share of the release's devices that may fall back, be silent or be slow.
         min_agreement: lower bound for the agreement with the teacher on audit samples; None asks for none.
-        min_audits: audit samples over the stage before agreement may speak, at least 1.
-        silent_after: seconds after which a device of the stage that reports nothing counts as failed.
+        min_audits: audit samples before a stage is complete where agreement is asked for, at least 1.
+        silent_after: seconds after which a device that reports nothing before it has confirmed counts as failed.
+        max_errors: share of inputs on which the engine may fail; None asks for none.
+        max_escalated: share of answers for which a larger model may be asked, audits included; None asks for none.
+        max_latency: seconds within which 95 of 100 answers must come, as a device last told it; one that is slower counts
+            as failed. None asks for none.
     """
 
     max_failed: float = 0.0
     min_agreement: float | None = None
     min_audits: int = 20
     silent_after: float = 3600.0
+    max_errors: float | None = None
+    max_escalated: float | None = None
+    max_latency: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_failed < 1 or self.min_audits < 1 or not self.silent_after > 0:
@@ -123,14 +130,16 @@ class Gates:
                 where="gates",
                 fix="correct the value, or leave it out for the default",
             )
-        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
-            raise SettingError(
-                "a gate is out of range",
-                expected="min_agreement in [0, 1]",
-                got=self.min_agreement,
-                where="gates",
-                fix="correct the value, or leave it out for the default",
-            )
+        for name in ("min_agreement", "max_errors", "max_escalated", "max_latency"):
+            value, most = getattr(self, name), 1e6 if name == "max_latency" else 1
+            if value is not None and not 0 <= value <= most:
+                raise SettingError(
+                    "a gate is out of range",
+                    expected=f"{name} in [0, {most:g}]",
+                    got=value,
+                    where="gates",
+                    fix="correct the value, or leave it out for the default",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,8 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import fields as fields_of
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
 
@@ -304,13 +305,11 @@ def _rollout(fields: Fields) -> Rollout:
 
 def _gates(fields: Fields) -> Gates:
     fields.only(tuple(one.name for one in fields_of(Gates)))
-    default = Gates()
-    return Gates(
-        max_failed=fields.number("max_failed") if fields.has("max_failed") else default.max_failed,
-        min_agreement=fields.number("min_agreement") if fields.has("min_agreement") else None,
-        min_audits=fields.integer("min_audits") if fields.has("min_audits") else default.min_audits,
-        silent_after=fields.number("silent_after") if fields.has("silent_after") else default.silent_after,
-    )
+    shares = ("max_failed", "min_agreement", "silent_after", "max_errors", "max_escalated", "max_latency")
+    told: dict[str, Any] = {name: fields.number(name) for name in shares if fields.has(name)}
+    if fields.has("min_audits"):
+        told["min_audits"] = fields.integer("min_audits")
+    return replace(Gates(), **told)
 
 
 def _number(request: Request, name: str, *, default: int, least: int, most: int) -> int:

@@ -10,6 +10,10 @@ answer is empty. The rules:
   A device not seen for `silent_after` is not taken: it could only be silent. It is welcomed when it comes back.
 - A device is done when it has confirmed. One that fell back is never done, whatever it reported before or later.
   One that was assigned and then reports nothing for `silent_after` is silent, and counts as failed until it confirms.
+  One whose answers last took longer than `max_latency` is slow, and counts as failed until it tells otherwise.
+- Gates on how the model serves (agreement, errors, escalations) are tests that may be looked at after every report
+  (`hub.sequential`): one is broken once that is sure, with a chance of `ALARM` that it is not so. While it merely looks so, or
+  there are fewer audits than asked for, the stage waits.
 - Failed devices within `max_failed` are replaced by others, so that a complete stage has its share of confirmed ones.
   A silent one that comes back after it was replaced is waited for again: the stage then has more than its share.
   No stage completes without a single confirmed device.
@@ -26,14 +30,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from edgestill.hub.sequential import Count, too_often
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from edgestill.core.release import Gates, Rollout, RolloutState
     from edgestill.core.wire import DeviceState
 
 MemberState = Literal["assigned", "downloaded", "verified", "staged", "serving", "confirmed", "fell-back"]
-Failure = Literal["fell-back", "silent"]
+Failure = Literal["fell-back", "silent", "slow"]
 
 _RANK: Final = {state: rank for rank, state in enumerate(get_args(MemberState))}
 _ROUNDING: Final = 1e-9
@@ -53,6 +59,10 @@ class Member:
         returned: whether it was already sent back.
         audits: answers checked at random on this release, since it was assigned or excused.
         agreed: of these, the teacher named the same class.
+        answers: inputs answered on this release, since then.
+        escalated: of these, asked of a larger model.
+        errors: inputs on which the engine failed, since then.
+        latency: seconds within which 95 of 100 answers last came; 0 where it did not tell.
     """
 
     state: MemberState
@@ -63,6 +73,10 @@ class Member:
     returned: bool = False
     audits: int = 0
     agreed: int = 0
+    answers: int = 0
+    escalated: int = 0
+    errors: int = 0
+    latency: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +184,7 @@ def explain(view: View, now: float) -> str:
         return f"waiting for {_names(tally.pending)} to confirm"
     if not tally.confirmed:
         return "waiting for a device that can be assigned"
-    if not tally.has_enough_audits():
-        return f"waiting for audits: {tally.audits} of {view.rollout.gates.min_audits} that the agreement gate asks"
-    return ""
+    return tally.doubt()
 
 
 def merge(known: MemberState, reported: DeviceState) -> MemberState:
@@ -190,6 +202,9 @@ def failure(member: Member, gates: Gates, now: float) -> Failure | None:
     heard = max(member.assigned_at, member.heard_at or 0.0)
     if member.state != "confirmed" and now - heard > gates.silent_after:
         return "silent"
+    is_slow = gates.max_latency is not None and member.latency > gates.max_latency
+    if is_slow and member.state == "confirmed":  # before that its figures are of another time
+        return "slow"
     return None
 
 
@@ -204,6 +219,37 @@ def excusable(view: View, now: float) -> dict[str, Failure]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """A gate on how the model serves.
+
+    Attributes:
+        what: it is like, in words.
+        unit: of the trials.
+        bound: in words.
+        counts: of each device: events that must not be too many.
+        most: probability of an event that is allowed.
+    """
+
+    what: str
+    unit: str
+    bound: str
+    counts: list[Count]
+    most: float
+
+    @property
+    def total(self) -> Count:
+        """Of all devices."""
+        return sum(self.counts, Count(0, 0))
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        devices = sum(bool(one.trials) for one in self.counts)
+        plural = "" if devices == 1 else "s"
+        return f"{self.what} on {self.total.trials} {self.unit} of {devices} device{plural} ({self.bound})"
+
+
 class _Tally:
     """The members of a rollout, sorted by how they stand."""
 
@@ -212,7 +258,7 @@ class _Tally:
         self.confirmed: list[str] = []
         self.pending: list[str] = []
         self.failed: list[str] = []
-        self.audits = self.agreed = 0
+        self.told: list[Member] = []
         for device in view.devices:
             if device.member is not None:
                 self._count(device.id, device.member, now)
@@ -221,8 +267,7 @@ class _Tally:
         how = failure(member, self.gates, now)
         if how is not None and how == member.excused:
             return
-        self.audits += member.audits
-        self.agreed += member.agreed
+        self.told.append(member)
         if how is not None:
             self.failed.append(device)
         elif member.state == "confirmed":
@@ -234,14 +279,37 @@ class _Tally:
         members = len(self.confirmed) + len(self.pending) + len(self.failed)
         if len(self.failed) > self.gates.max_failed * members + _ROUNDING:
             return f"{_names(self.failed)} failed, of {members} that have the release (allowed: {self.gates.max_failed:.0%})"
-        least = self.gates.min_agreement
-        if least is not None and self.audits >= self.gates.min_audits and self.agreed < least * self.audits:
-            share = self.agreed / self.audits
-            return f"agreement with the teacher is {share:.1%} on {self.audits} audits (least: {least:.1%})"
+        for gate in self._health():
+            if too_often(gate.counts, gate.most):
+                return gate.text
         return None
 
-    def has_enough_audits(self) -> bool:
-        return self.gates.min_agreement is None or self.audits >= self.gates.min_audits
+    def doubt(self) -> str:
+        """What keeps the stage from being complete although no gate is broken; empty where nothing does."""
+        audits = sum(one.audits for one in self.told)
+        if self.gates.min_agreement is not None and audits < self.gates.min_audits:
+            return f"waiting for audits: {audits} of {self.gates.min_audits} that the agreement gate asks"
+        for gate in self._health():
+            if gate.total.share > gate.most + _ROUNDING:
+                return f"waiting for more reports: {gate.text}, which may be chance"
+        return ""
+
+    def _health(self) -> Iterator[_Gate]:
+        """The gates on how the model serves, each as events that must not be too many."""
+        gates = self.gates
+        if gates.min_agreement is not None:
+            counts = [Count(one.audits - one.agreed, one.audits) for one in self.told]
+            share = 1 - sum(counts, Count(0, 0)).share
+            what = f"agreement with the teacher is {share:.1%}"
+            yield _Gate(what, "audits", f"least: {gates.min_agreement:.1%}", counts, 1 - gates.min_agreement)
+        if gates.max_errors is not None:
+            counts = [Count(one.errors, one.answers + one.errors) for one in self.told]
+            what = f"the engine fails on {sum(counts, Count(0, 0)).share:.2%}"
+            yield _Gate(what, "inputs", f"most: {gates.max_errors:.2%}", counts, gates.max_errors)
+        if gates.max_escalated is not None:
+            counts = [Count(one.escalated, one.answers) for one in self.told]
+            what = f"a larger model is asked about {sum(counts, Count(0, 0)).share:.1%}"
+            yield _Gate(what, "answers", f"most: {gates.max_escalated:.1%}", counts, gates.max_escalated)
 
 
 def _guide(view: View, now: float) -> list[Action]:
@@ -253,7 +321,7 @@ def _guide(view: View, now: float) -> list[Action]:
     chosen = _candidates(view, now)[: max(0, wanted)]
     if chosen:
         return chosen
-    if tally.pending or not tally.confirmed or not tally.has_enough_audits():
+    if tally.pending or not tally.confirmed or tally.doubt():
         return []
     is_last = view.stage + 1 == len(view.rollout.stages)
     return [Finish() if is_last else Advance(view.stage + 1)]

@@ -61,8 +61,12 @@ async def accept(
 
 
 def is_decisive(report: Report) -> bool:
-    """Whether a rollout may have something to do after this report: steps on the way change no decision."""
-    return report.state in _DECISIVE or (report.health is not None and report.health.audits > 0)
+    """Whether a rollout may have something to do after this report: steps on the way change no decision.
+
+    Gates on escalations and latencies are looked at from tick to tick: every report has figures of these.
+    """
+    figures = report.health
+    return report.state in _DECISIVE or (figures is not None and (figures.audits > 0 or figures.errors > 0))
 
 
 async def _take_in(connection: AsyncConnection, device: str, report: Report, now: float) -> None:

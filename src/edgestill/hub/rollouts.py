@@ -35,6 +35,11 @@ OPEN: Final = ("running", "paused")
 STANDING: Final = 10
 """Finished rollouts that still welcome devices: the newest ones."""
 
+SUMS: Final = ("audits", "agreed", "answers", "escalated", "errors")
+"""Of `health`, that gates look at."""
+NOTHING: Final = {f"{name}_before": 0 for name in SUMS}
+"""Of a device that has told nothing yet."""
+
 _BY_OPERATOR: Final = "by the operator"
 _MAX_ID: Final = 2**53
 _SHOWN: Final = 5
@@ -156,14 +161,13 @@ async def resume(connection: AsyncConnection, rollout: int, now: float) -> None:
     _require(record, "paused")
     seen = await view(connection, record)
     failures = engine.excusable(seen, now)
-    before = await _audits(connection, record.rollout.release)
+    before = await _sums(connection, record.rollout.release)
     for device in seen.devices:
         if device.member is not None:
-            audits, agreed = before.get(device.id, (0, 0))
             await connection.execute(
                 update(members)
                 .where(members.c.rollout_id == rollout, members.c.device_id == device.id)
-                .values(excused=failures.get(device.id, ""), audits_before=audits, agreed_before=agreed)
+                .values(excused=failures.get(device.id, ""), **before.get(device.id, NOTHING))
             )
     await _set(connection, rollout, now, state="running", reason="")
 
@@ -211,8 +215,8 @@ async def view(connection: AsyncConnection, record: Record) -> engine.View:
             devices.c.last_seen,
             devices.c.enrolled_at,
             members,
-            health.c.audits,
-            health.c.agreed,
+            *(health.c[name] for name in SUMS),
+            health.c.latency_p95,
         )
         .select_from(devices.outerjoin(members, mine).outerjoin(health, sums))
         .where(devices.c.revoked_at.is_(None))
@@ -377,7 +381,7 @@ async def _join(connection: AsyncConnection, record: Record, chosen: Mapping[str
     """Makes members of these devices (device -> target) and assigns the release to them."""
     if not chosen:
         return
-    before = await _audits(connection, record.rollout.release)
+    before = await _sums(connection, record.rollout.release)
     await registry.assign(connection, chosen, now)
     await connection.execute(
         insert(members),
@@ -388,20 +392,19 @@ async def _join(connection: AsyncConnection, record: Record, chosen: Mapping[str
                 "target": target,
                 "state": "assigned",
                 "assigned_at": now,
-                "audits_before": before.get(device, (0, 0))[0],
-                "agreed_before": before.get(device, (0, 0))[1],
             }
+            | before.get(device, NOTHING)
             for device, target in chosen.items()
         ],
     )
 
 
-async def _audits(connection: AsyncConnection, release: str) -> dict[str, tuple[int, int]]:
-    """All audits and agreements ever counted for this release, by device."""
+async def _sums(connection: AsyncConnection, release: str) -> dict[str, dict[str, int]]:
+    """All that was ever counted for this release, by device, under the names of `members`."""
     rows = await connection.execute(
-        select(health.c.device_id, health.c.audits, health.c.agreed).where(health.c.release == release)
+        select(health.c.device_id, *(health.c[name] for name in SUMS)).where(health.c.release == release)
     )
-    return {row.device_id: (row.audits, row.agreed) for row in rows}
+    return {row["device_id"]: {f"{name}_before": row[name] for name in SUMS} for row in rows.mappings()}
 
 
 async def _held(connection: AsyncConnection, rollout: int) -> frozenset[str]:
@@ -481,8 +484,6 @@ def _member(row: Row[tuple[object, ...]]) -> engine.Member:
     )
     if row.audits is None:
         return found
-    return replace(
-        found,
-        audits=max(0, row.audits - row.audits_before),
-        agreed=max(0, row.agreed - row.agreed_before),
-    )
+    told = row._mapping  # noqa: SLF001  # public in spite of its name
+    since = {name: max(0, told[name] - told[f"{name}_before"]) for name in SUMS}
+    return replace(found, **since, latency=row.latency_p95)

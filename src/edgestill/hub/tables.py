@@ -117,9 +117,12 @@ members: Final = Table(
     Column("assigned_at", Float, nullable=False),
     Column("heard_at", Float),
     Column("excused", String(20), nullable=False, default=""),
-    # Audits that were counted before the rollout was resumed, or before it began on this device.
+    # Sums of `health` before the rollout was resumed, or before it began on this device.
     Column("audits_before", BigInteger, nullable=False, default=0),
     Column("agreed_before", BigInteger, nullable=False, default=0),
+    Column("answers_before", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("escalated_before", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("errors_before", BigInteger, nullable=False, default=0, server_default="0"),
     Column("returned", Boolean, nullable=False, default=False),
 )
 

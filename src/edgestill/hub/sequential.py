@@ -1,0 +1,95 @@
+"""Tests that may be looked at after every report: how sure it is that something happens too often.
+
+The evidence is an e-process (Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference", 2023): while
+every trial is an event with probability at most q, whatever came before it, its expectation is at most 1 at every time. By Ville's
+inequality it then ever reaches 1 / alarm with probability at most `alarm`, however often and whenever somebody looks. With k events
+among n trials it is the mean over rates p above q of
+
+    (p / q)^k * ((1 - p) / (1 - q))^(n - k),
+
+Wald's likelihood ratios (1945), whose rates lie a twentieth to eight apart from q in log odds. Nothing is approximated: any such mean is one.
+
+Trials of one device hang together, and one device may talk more than all others. So what is sure must stay sure without the device that
+speaks most against it, where there are several.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ALARM: Final = 0.01
+"""Probability that a gate which holds is ever said to be broken."""
+_RATES: Final = 48
+_NEAREST, _FURTHEST = 0.05, 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one device has told.
+
+    Attributes:
+        events: of the trials; at most as many.
+        trials: in all.
+    """
+
+    events: int
+    trials: int
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.events + other.events, self.trials + other.trials)
+
+    def __sub__(self, other: Count) -> Count:
+        return Count(self.events - other.events, self.trials - other.trials)
+
+    @property
+    def share(self) -> float:
+        """Of events; 0 without trials."""
+        return self.events / self.trials if self.trials else 0.0
+
+
+def too_often(counts: Iterable[Count], most: float, *, alarm: float = ALARM) -> bool:
+    """Whether it is sure that events happen more often than allowed.
+
+    Args:
+        counts: of each device.
+        most: the probability of an event that is allowed, in [0, 1].
+        alarm: of being sure although it is not so, ever.
+    """
+    told = [one for one in counts if one.trials]
+    bound = -math.log(alarm)
+    total = sum(told, Count(0, 0))
+    if log_evidence(total, most) < bound:
+        return False
+    if len(told) == 1:
+        return True
+    loudest = max(told, key=lambda one: one.events - most * one.trials)
+    return log_evidence(total - loudest, most) >= bound
+
+
+def log_evidence(count: Count, most: float) -> float:
+    """The logarithm of the evidence against "an event has probability at most `most`"; 0 for none, infinite for certainty."""
+    if most >= 1:
+        return 0.0
+    if most <= 0:
+        return math.inf if count.events else 0.0
+    events, others = count.events, count.trials - count.events
+    odds = math.log(most) - math.log1p(-most)
+    terms = []
+    for rate in range(_RATES):
+        shift = _NEAREST * (_FURTHEST / _NEAREST) ** (rate / (_RATES - 1))
+        # ln p = -ln(1 + e^-x), ln(1 - p) = -ln(1 + e^x)
+        up = _log1pexp(-odds) - _log1pexp(-(odds + shift))
+        down = _log1pexp(odds) - _log1pexp(odds + shift)
+        terms.append(events * up + others * down)
+    top = max(terms)
+    return top + math.log(sum(math.exp(term - top) for term in terms) / _RATES)
+
+
+def _log1pexp(x: float) -> float:
+    """ln(1 + e^x) without overflow."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

@@ -1,0 +1,119 @@
+"""Evidence that may be looked at after every report: false alarms are as rare as promised, and what is bad is found."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgestill.hub.sequential import ALARM, Count, log_evidence, too_often
+
+
+def mean_evidence(most: float, really: float, trials: int) -> float:
+    """The exact expectation of the evidence after so many trials of a probability."""
+    return sum(
+        math.comb(trials, events)
+        * really**events
+        * (1 - really) ** (trials - events)
+        * math.exp(log_evidence(Count(events, trials), most))
+        for events in range(trials + 1)
+    )
+
+
+@pytest.mark.parametrize("most", [0.001, 0.02, 0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("trials", [1, 7, 60])
+def test_its_expectation_is_one_at_the_bound_and_less_below(most: float, trials: int) -> None:
+    """Exactly: that is what the promise rests on."""
+    assert mean_evidence(most, most, trials) == pytest.approx(1, rel=1e-9)
+    assert mean_evidence(most, most / 2, trials) < 1
+    assert mean_evidence(most, min(1.0, most * 1.1 + 0.01), trials) > 1
+
+
+@pytest.mark.parametrize("most", [0.02, 0.1, 0.4])
+def test_false_alarms_are_rare_though_somebody_looks_after_every_trial(most: float) -> None:
+    """Of 1,000 streams of 1,000 trials at the very bound: within the binomial 99 % interval of the promise."""
+    draw, alarms, streams = random.Random(1), 0, 1_000
+    needed = [_needed(most, trials) for trials in range(1_001)]
+    for _ in range(streams):
+        events = accumulate(draw.random() < most for _ in range(1_000))
+        alarms += any(count >= needed[trials] for trials, count in enumerate(events, 1))
+    deviation = math.sqrt(ALARM * (1 - ALARM) * streams)
+    assert alarms <= ALARM * streams + 2.58 * deviation
+    assert alarms > 0, "a test that never fires finds nothing"
+
+
+def _needed(most: float, trials: int) -> int:
+    """The fewest events among so many trials that are sure; evidence grows with them."""
+    low, high = 0, trials + 1
+    while low < high:
+        middle = (low + high) // 2
+        if middle <= trials and log_evidence(Count(middle, trials), most) < -math.log(ALARM):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@pytest.mark.parametrize(
+    ("most", "really", "within"), [(0.1, 0.3, 120), (0.02, 0.1, 400), (0.001, 0.01, 4_000)]
+)
+def test_what_is_bad_is_found(most: float, really: float, within: int) -> None:
+    """In nine of ten streams, within so many trials."""
+    draw, found = random.Random(2), 0
+    for _ in range(200):
+        events = 0
+        for trials in range(1, within + 1):
+            events += draw.random() < really
+            if trials % 10 == 0 and too_often([Count(events, trials)], most):
+                found += 1
+                break
+    assert found >= 180
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.floats(0.001, 0.999))
+def test_more_events_are_more_evidence(events: int, others: int, most: float) -> None:
+    """And more trials without one are less."""
+    one = log_evidence(Count(events, events + others), most)
+    assert log_evidence(Count(events + 1, events + 1 + others), most) > one
+    assert log_evidence(Count(events, events + others + 1), most) < one
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6), st.randoms(use_true_random=False)
+)
+def test_the_order_of_devices_does_not_matter(told: list[tuple[int, int]], luck: random.Random) -> None:
+    """Reports come in any order."""
+    counts = [Count(events, events + others) for events, others in told]
+    shuffled = luck.sample(counts, len(counts))
+    assert too_often(counts, 0.3) == too_often(shuffled, 0.3)
+
+
+def test_one_loud_device_does_not_speak_for_a_fleet() -> None:
+    """However much it says; a second one that says the same does, and one that is alone is all there is."""
+    loud, quiet = Count(900, 1_000), Count(1, 20)
+    assert too_often([loud], 0.1)
+    assert not too_often([loud, quiet, quiet], 0.1)
+    assert too_often([loud, loud, quiet], 0.1)
+    assert too_often([loud, Count(0, 0)], 0.1), "who has told nothing is not there"
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "sure"),
+    [
+        (Count(0, 0), 0.1, False),
+        (Count(1, 1), 0.0, True),
+        (Count(0, 10**9), 0.0, False),
+        (Count(10**9, 10**9), 1.0, False),
+        (Count(2**53 - 1, 2**53 - 1), 0.5, True),
+        (Count(0, 2**53 - 1), 0.5, False),
+        (Count(2**52, 2**53), 0.5, False),
+    ],
+)
+def test_the_ends_are_safe(count: Count, most: float, *, sure: bool) -> None:
+    """Nothing overflows: sums of a fleet stop at 2^53."""
+    assert too_often([count], most) == sure
+    assert too_often([], most) is False
