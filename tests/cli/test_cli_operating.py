@@ -309,6 +309,27 @@ def test_which_hub_and_as_whom_must_be_said(tmp_path: Path, left_out: str, optio
     assert f"not said which hub, or as whom; at {option}" in str(result.exception)
 
 
+def test_operators_are_made_and_ended_and_the_log_tells_it(world: World) -> None:
+    """A viewer may look and not order; the log is whole, and an earlier seal is found in it."""
+    seal = world.run("hub", "log").splitlines()[-1].rpartition(" ")[2]
+    token = world.json("hub", "operators", "add", "ann", "viewer", "--expires", "30 d")["token"]
+    (world.folder / "ann.token").write_text(token)
+    mine = ["--token-file", world.folder / "ann.token"]
+    assert "releases" in world.json("release", "list", *mine)
+    assert "[access-denied] this role may not do that" in world.run("hub", "token", *mine, fails=True)
+    assert ["ann", "viewer", "may", "call"] in [
+        line.split() for line in world.run("hub", "operators", "list").splitlines()
+    ]
+    assert world.run("hub", "operators", "revoke", "ann") == "ann may not call any more\n"
+    assert "[access-denied]" in world.run("release", "list", *mine, fails=True)
+    lines = world.run("hub", "log", "--seal", seal).splitlines()
+    assert "owner  operator.revoke  " in lines[-2]
+    assert ", none changed; seal " in lines[-1]
+    assert "the audit log was changed" in world.run("hub", "log", "--seal", "0" * 63 + "1", fails=True)
+    entries = [json.loads(line) for line in world.run("hub", "log", "--json").splitlines()]
+    assert [one["id"] for one in entries] == list(range(1, len(entries) + 1))
+
+
 def test_a_stranger_is_refused(world: World) -> None:
     """A token that the hub does not know."""
     (world.folder / "wrong").write_text("eso1." + "x" * 43)

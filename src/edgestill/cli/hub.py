@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, told
+from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import MessageError
 from edgestill.core.extras import require
 from edgestill.core.units import parse_duration
 
-app = typer.Typer(help="Run a hub, and let devices join it.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from edgestill.core.auditing import Entry
+
+app = typer.Typer(help="Run a hub, let devices join it, and say who may do what.", no_args_is_help=True)
+people = typer.Typer(help="Who may do what at the hub.", no_args_is_help=True)
+app.add_typer(people, name="operators")
 AS_THEY_ARE: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -39,6 +47,88 @@ def token(
     """Make a token by which devices may join."""
     found = operator(hub, token_file).join_token(uses=uses, expires_in=parse_duration(expires))
     told({"token": found, "uses": uses}, [found], as_json=as_json)
+
+
+@people.command("add")
+def add_operator(
+    name: Annotated[str, typer.Argument(help="Given once: the audit log means one person by it.")],
+    role: Annotated[str, typer.Argument(help="viewer, operator, publisher or admin.")],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    expires: Annotated[str, typer.Option(help="For how long; default without an end.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an operator; the token is shown this once."""
+    lifetime = parse_duration(expires) if expires else None
+    found = operator(hub, token_file).add_operator(name, role, expires_in=lifetime)
+    told({"name": name, "role": role, "token": found}, [found], as_json=as_json)
+
+
+@people.command("list")
+def list_operators(*, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """List the operators there are and were."""
+    said = operator(hub, token_file).operators()
+    found: Any = said["operators"]
+    now = SystemClock().now()
+    rows = ((one["name"], one["role"], _standing(one, now)) for one in found)
+    told(said, table(("NAME", "ROLE", "STATE"), rows), as_json=as_json)
+
+
+@people.command("revoke")
+def revoke_operator(
+    name: Annotated[str, typer.Argument()],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """End an operator's token, for ever."""
+    said = operator(hub, token_file).revoke_operator(name)
+    told(said, [f"{said['name']} may not call any more"], as_json=as_json)
+
+
+@app.command()
+def log(
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    seal: Annotated[str, typer.Option(help="Of an earlier look: is everything before it as it was?")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the audit log, and look whether it was changed."""
+    from edgestill.core.auditing import BEGIN, check_chain
+
+    client, last, found = operator(hub, token_file), BEGIN, 0
+    seals = {BEGIN}
+    while some := client.audit_log(after=found):
+        last = check_chain(some, last, first=found + 1)
+        found += len(some)
+        seals.update(one.seal for one in some)
+        for one in some:
+            told(one.as_json(), [_line(one)], as_json=as_json)
+    if seal and seal not in seals:
+        raise MessageError(
+            "the audit log was changed",
+            where="--seal",
+            expected="a seal of this log",
+            got=seal[:64],
+            fix="compare it with a copy; somebody had the database in hand",
+        )
+    if not as_json:
+        typer.echo(f"{found} entries, none changed; seal {last}")
+
+
+def _line(entry: Entry) -> str:
+    when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    about = " ".join(f"{name}={value}" for name, value in entry.about.items())
+    return f"{entry.id}  {when}  {entry.who}  {entry.what}  {about}".rstrip()
+
+
+def _standing(one: Any, now: float) -> str:
+    if one["revoked_at"]:
+        return "revoked"
+    return "ended" if one["expires_at"] and now >= one["expires_at"] else "may call"
 
 
 def _run(verb: str, arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Who calls: a device by its credential, or the operator by a token; both are compared by their digests."""
+"""Who calls: a device by its credential, or an operator by a token; both are compared by their digests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import AccessError
-from edgestill.hub import registry
+from edgestill.hub import operators, registry
+from edgestill.hub.operators import Operator
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -50,26 +51,44 @@ async def calling_device(request: Request) -> Device:
     return registry.standing(device)
 
 
-def require_operator(request: Request) -> None:
-    """Refuses everybody but the operator.
+async def require(request: Request, right: str) -> Operator:
+    """The operator who calls, if the role allows it.
+
+    Args:
+        request: with the token.
+        right: a key of `hub.operators.RIGHTS`.
 
     Raises:
-        AccessError: no token, or another one.
+        AccessError: no token, one that is nobody's, has ended or was revoked, or a role without the right.
     """
-    if not is_operator(request, bearer(request)):
+    found = await operator_of(request, bearer(request))
+    if found is None:
         raise AccessError(
-            "not the operator's token",
-            expected="the content of operator.token",
+            "not an operator's token",
+            expected="the content of operator.token, or a token that an admin has made",
             where="authorization",
-            got="another",
-            fix="read it from the folder of the hub",
+            got="another, or one that has ended",
+            fix="read it from the folder of the hub, or ask an admin",
         )
-    request.state.caller = "the operator"
+    request.state.caller = f"operator {found.name}"
+    if not found.may(right):
+        raise AccessError(
+            "this role may not do that",
+            expected=" or ".join(sorted(operators.RIGHTS[right])),
+            where=f"operator {found.name}",
+            got=found.role,
+            fix="ask somebody who may, or an admin for another role",
+        )
+    return found
 
 
-def is_operator(request: Request, secret: str) -> bool:
-    """Whether this is the operator's token."""
-    return hmac.compare_digest(digest_of(secret), hub_of(request).home.operator)
+async def operator_of(request: Request, secret: str) -> Operator | None:
+    """Whose token it is; None where it is nobody's."""
+    hub, digest = hub_of(request), digest_of(secret)
+    if hmac.compare_digest(digest, hub.home.operator):
+        return Operator(operators.OWNER, "admin")
+    async with hub.database.read() as connection:
+        return await operators.by_token(connection, digest, hub.clock.now())
 
 
 def basic_password(request: Request) -> str:

@@ -1,4 +1,6 @@
-"""The operator's API: publishing, join tokens, rollouts, and what the fleet looks like.
+"""The operators' API: publishing, join tokens, rollouts, and what the fleet looks like.
+
+Who may call what stands beside the paths in `hub.app`; orders, and the reading of samples, are written into the audit log.
 
 | exchange | what it does |
 |---|---|
@@ -17,35 +19,38 @@
 | `GET /v1/admin/evidence` | counts |
 | `GET /v1/admin/evidence/samples?after=ID&limit=N` | samples in the Open Inference Protocol's response form |
 | `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message; `&classes=C&features=D` for another kind |
+| `POST /v1/admin/operators` | `{"name", "role", "expires_in"}` -> `{"token"}`; `GET` lists them |
+| `POST /v1/admin/operators/NAME/revoke` | `{"name", "revoked_at"}`; the token is refused from now on |
+| `GET /v1/admin/audit-log?after=ID&limit=N` | `{"entries": [...]}`, in their order |
 
-Every call asks for the operator's token as a Bearer token.
+Every call asks for an operator's token as a Bearer token.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
 from dataclasses import fields as fields_of
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import ConflictError, MessageError, NotFoundError
+from edgestill.core.errors import ConflictError, EdgestillError, MessageError, NotFoundError
 from edgestill.core.oip import HEADER
 from edgestill.core.release import Gates, Rollout, Stage
-from edgestill.hub import bodies, enrolment, evidence, registry, rollouts, sums
-from edgestill.hub.access import hub_of, require_operator
+from edgestill.hub import auditing, bodies, enrolment, evidence, operators, registry, rollouts, sums
+from edgestill.hub.access import digest_of, hub_of, require
 from edgestill.learn.statistics import MAX_CLASSES, MAX_FEATURES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from sqlalchemy.ext.asyncio import AsyncConnection
     from starlette.requests import Request
 
     from edgestill.core.jsonio import Fields, Json, JsonObject
+    from edgestill.hub.service import Hub
     from edgestill.learn.statistics import Statistics
 
 log: Final = logging.getLogger(__name__)
@@ -60,24 +65,62 @@ _WEEK: Final = 7 * 86_400.0
 _MAX_ROW: Final = 2**53 - 1
 
 
+Handler = Callable[["Request"], Awaitable[Response]]
+
+
+def viewed(handler: Handler, right: str = "view") -> Handler:
+    """The endpoint, for operators whose role has this right."""
+
+    async def run(request: Request) -> Response:
+        await require(request, right)
+        return await handler(request)
+
+    return run
+
+
+def ordered(handler: Handler, right: str, what: str) -> Handler:
+    """Likewise, written into the audit log: before it is tried, and what came of it."""
+
+    async def run(request: Request) -> Response:
+        hub, operator = hub_of(request), await require(request, right)
+        asked: JsonObject = {name: str(value) for name, value in request.path_params.items()}
+        order = await _note(hub, operator.name, what, asked)
+        outcome = "failed"
+        try:
+            response = await handler(request)
+            outcome = "done"
+        except EdgestillError as error:
+            outcome = error.code
+            raise
+        finally:
+            came: JsonObject = {"order": order, "outcome": outcome, **getattr(request.state, "about", {})}
+            await _note(hub, operator.name, what, came)
+        return response
+
+    return run
+
+
+async def _note(hub: Hub, who: str, what: str, about: JsonObject) -> int:
+    async with hub.database.write() as connection:
+        return await auditing.note(connection, who=who, what=what, about=about, now=hub.clock.now())
+
+
 async def online_key(request: Request) -> Response:
     """`GET /v1/admin/online-key`."""
-    require_operator(request)
     return bodies.answer(hub_of(request).home.key.public.as_json())
 
 
 async def set_root(request: Request) -> Response:
     """`POST /v1/admin/root`."""
-    require_operator(request)
     root = await bodies.read(request, at_most=MAX_ROOT_BYTES)
     await hub_of(request).set_root(root)
+    request.state.about = {"digest": str(Digest.of(root))}
     log.info("root.json %s is accepted", Digest.of(root))
     return bodies.answer({"digest": str(Digest.of(root))})
 
 
 async def make_join_token(request: Request) -> Response:
     """`POST /v1/admin/join-tokens`."""
-    require_operator(request)
     hub = hub_of(request)
     fields = await bodies.read_object(request, where="join token")
     fields.only(("uses", "expires_in"))
@@ -101,24 +144,24 @@ async def make_join_token(request: Request) -> Response:
             expires_in=expires_in,
             now=hub.clock.now(),
         )
+    request.state.about = {"uses": uses, "expires_in": expires_in}
     log.info("a join token is made: uses %d, lifetime %g s", uses, expires_in)
     return bodies.answer({"token": token}, status=201)
 
 
 async def add_archive(request: Request) -> Response:
     """`PUT /v1/admin/blobs`."""
-    require_operator(request)
     hub = hub_of(request)
     with hub.artefacts.incoming() as coming:
         await bodies.save(request, coming.write, at_most=hub.settings.max_bundle, in_thread=hub.in_thread)
         info = await hub.in_thread(lambda: hub.artefacts.add_archive(coming))
+    request.state.about = {"digest": str(info.digest), "size": info.size}
     log.info("archive %s of %d bytes is accepted", info.digest, info.size)
     return bodies.answer({"digest": str(info.digest), "size": info.size}, status=201)
 
 
 async def targets(request: Request) -> Response:
     """`GET /v1/admin/metadata/targets`."""
-    require_operator(request)
     served = hub_of(request).artefacts.publication.targets
     if served is None:
         raise NotFoundError(
@@ -133,12 +176,13 @@ async def targets(request: Request) -> Response:
 
 async def publish(request: Request) -> Response:
     """`POST /v1/admin/targets`."""
-    require_operator(request)
     hub = hub_of(request)
     before = hub.artefacts.publication.listed.keys()
     await hub.publish(await bodies.read(request, at_most=MAX_TARGETS_BYTES))
     now = hub.artefacts.publication.listed.keys()
-    for verb, paths in (("released", now - before), ("retired", before - now)):
+    changed = {"released": now - before, "retired": before - now}
+    request.state.about = {verb: ", ".join(sorted(paths)) for verb, paths in changed.items() if paths}
+    for verb, paths in changed.items():
         for path in sorted(paths):
             log.info("%s %s", verb, path)
     listed: list[Json] = [*sorted(now)]
@@ -147,7 +191,6 @@ async def publish(request: Request) -> Response:
 
 async def releases(request: Request) -> Response:
     """`GET /v1/admin/releases`."""
-    require_operator(request)
     async with hub_of(request).database.read() as connection:
         found: list[Json] = [*await registry.releases(connection)]
     return bodies.answer({"releases": found})
@@ -155,7 +198,6 @@ async def releases(request: Request) -> Response:
 
 async def start_rollout(request: Request) -> Response:
     """`POST /v1/admin/rollouts`."""
-    require_operator(request)
     hub = hub_of(request)
     fields = await bodies.read_object(request, where="rollout")
     fields.only(("release", "stages", "gates", "labels"))
@@ -164,6 +206,13 @@ async def start_rollout(request: Request) -> Response:
         wanted = _rollout(fields)
         rollout = await rollouts.start(connection, wanted, labels=labels, now=hub.clock.now())
     shares = ", ".join(f"{stage.share:g}" for stage in wanted.stages)
+    gates: JsonObject = {name: value for name, value in asdict(wanted.gates).items() if value is not None}
+    request.state.about = {
+        "rollout": rollout,
+        "release": wanted.release,
+        "stages": shares,
+        "gates": gates,
+    } | ({"labels": dict(labels)} if labels else {})
     log.info("rollout %d of %s is started, in stages of %s", rollout, wanted.release, shares)
     await hub.step()
     return bodies.answer({"id": rollout}, status=201)
@@ -171,7 +220,6 @@ async def start_rollout(request: Request) -> Response:
 
 async def list_rollouts(request: Request) -> Response:
     """`GET /v1/admin/rollouts`."""
-    require_operator(request)
     async with hub_of(request).database.read() as connection:
         found = await rollouts.newest(connection, LISTED_ROLLOUTS)
     return bodies.answer({"rollouts": [rollouts.summary(record) for record in found]})
@@ -179,7 +227,6 @@ async def list_rollouts(request: Request) -> Response:
 
 async def show_rollout(request: Request) -> Response:
     """`GET /v1/admin/rollouts/ID`."""
-    require_operator(request)
     return await _shown(request)
 
 
@@ -200,7 +247,6 @@ async def roll_back(request: Request) -> Response:
 
 async def fleet(request: Request) -> Response:
     """`GET /v1/admin/fleet`."""
-    require_operator(request)
     async with hub_of(request).database.read() as connection:
         found: list[Json] = [*await registry.fleet(connection)]
     return bodies.answer({"devices": found})
@@ -208,19 +254,63 @@ async def fleet(request: Request) -> Response:
 
 async def revoke(request: Request) -> Response:
     """`POST /v1/admin/devices/NAME/revoke`."""
-    require_operator(request)
     hub = hub_of(request)
     async with hub.database.write() as connection:
         device = await registry.revoke(connection, request.path_params["device"], hub.clock.now())
-    log.warning("device %s is revoked by the operator", device.id)
+    log.warning("device %s is revoked, by an operator", device.id)
     hub.bell.ring([device.id])
     await hub.step()
     return bodies.answer({"device": device.id, "revoked_at": device.revoked_at})
 
 
+async def add_operator(request: Request) -> Response:
+    """`POST /v1/admin/operators`."""
+    hub = hub_of(request)
+    fields = await bodies.read_object(request, where="operator")
+    fields.only(("name", "role", "expires_in"))
+    name, role = fields.text("name", at_most=64, plain=True), fields.text("role", at_most=20, plain=True)
+    token = f"eso1.{hub.secret()}"
+    async with hub.database.write() as connection:
+        await operators.add(
+            connection,
+            name=name,
+            role=role,
+            digest=digest_of(token),
+            expires_in=fields.number("expires_in") if fields.has("expires_in") else None,
+            now=hub.clock.now(),
+        )
+    request.state.about = {"name": name, "role": role}
+    log.warning("operator %s is made, as %s", name, role)
+    return bodies.answer({"name": name, "role": role, "token": token}, status=201)
+
+
+async def list_operators(request: Request) -> Response:
+    """`GET /v1/admin/operators`."""
+    async with hub_of(request).database.read() as connection:
+        found: list[Json] = [*await operators.listed(connection)]
+    return bodies.answer({"operators": found})
+
+
+async def revoke_operator(request: Request) -> Response:
+    """`POST /v1/admin/operators/NAME/revoke`."""
+    hub, name = hub_of(request), request.path_params["operator"]
+    async with hub.database.write() as connection:
+        revoked_at = await operators.revoke(connection, name, hub.clock.now())
+    log.warning("operator %s is revoked", name)
+    return bodies.answer({"name": name, "revoked_at": revoked_at})
+
+
+async def audit_log(request: Request) -> Response:
+    """`GET /v1/admin/audit-log`."""
+    after = _number(request, "after", default=0, least=0, most=_MAX_ROW)
+    limit = _number(request, "limit", default=auditing.MOST_ENTRIES, least=1, most=auditing.MOST_ENTRIES)
+    async with hub_of(request).database.read() as connection:
+        found = await auditing.entries(connection, after=after, limit=limit)
+    return bodies.answer({"entries": [one.as_json() for one in found]})
+
+
 async def evidence_counts(request: Request) -> Response:
     """`GET /v1/admin/evidence`."""
-    require_operator(request)
     async with hub_of(request).database.read() as connection:
         found: JsonObject = {
             "samples": await evidence.counts(connection),
@@ -231,7 +321,6 @@ async def evidence_counts(request: Request) -> Response:
 
 async def samples(request: Request) -> Response:
     """`GET /v1/admin/evidence/samples`."""
-    require_operator(request)
     after = _number(request, "after", default=0, least=0, most=_MAX_ROW)
     limit = _number(request, "limit", default=evidence.MAX_SAMPLES, least=1, most=evidence.MAX_SAMPLES)
     async with hub_of(request).database.read() as connection:
@@ -243,7 +332,6 @@ async def samples(request: Request) -> Response:
 
 async def statistics(request: Request) -> Response:
     """`GET /v1/admin/evidence/statistics`."""
-    require_operator(request)
     hub = hub_of(request)
     backbone = Digest.parse(request.query_params.get("backbone", ""))
     asked = _kind(request)
@@ -259,13 +347,10 @@ async def statistics(request: Request) -> Response:
 async def _order(
     request: Request, order: Callable[[AsyncConnection, int, float], Awaitable[None]]
 ) -> Response:
-    require_operator(request)
     hub = hub_of(request)
     async with hub.database.write() as connection:
         await order(connection, request.path_params["id"], hub.clock.now())
-    log.info(
-        "rollout %d: %s, by the operator", request.path_params["id"], request.url.path.rpartition("/")[2]
-    )
+    log.info("rollout %d: %s, by an operator", request.path_params["id"], request.url.path.rpartition("/")[2])
     await hub.step()
     return await _shown(request)
 

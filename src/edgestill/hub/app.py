@@ -76,24 +76,40 @@ def _inference(hub: Hub) -> list[Route]:
 
 
 def _admin() -> list[Route]:
-    one = "/v1/admin/rollouts/{id:int}"
+    """Who may look at what; below it who may order what, and the name of that in the audit log."""
+    looks = [
+        ("online-key", admin.online_key, "view"),
+        ("metadata/targets", admin.targets, "view"),
+        ("releases", admin.releases, "view"),
+        ("rollouts", admin.list_rollouts, "view"),
+        ("rollouts/{id:int}", admin.show_rollout, "view"),
+        ("fleet", admin.fleet, "view"),
+        ("evidence", admin.evidence_counts, "view"),
+        ("evidence/statistics", admin.statistics, "operate"),
+        ("operators", admin.list_operators, "administer"),
+        ("audit-log", admin.audit_log, "administer"),
+    ]
+    orders = [
+        ("POST", "root", admin.set_root, "publish", "root.set"),
+        ("PUT", "blobs", admin.add_archive, "publish", "bundle.upload"),
+        ("POST", "targets", admin.publish, "publish", "release.publish"),
+        ("POST", "join-tokens", admin.make_join_token, "operate", "token.make"),
+        ("POST", "rollouts", admin.start_rollout, "operate", "rollout.start"),
+        ("POST", "rollouts/{id:int}/pause", admin.pause, "operate", "rollout.pause"),
+        ("POST", "rollouts/{id:int}/resume", admin.resume, "operate", "rollout.resume"),
+        ("POST", "rollouts/{id:int}/rollback", admin.roll_back, "operate", "rollout.rollback"),
+        ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
+        ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),
+        ("POST", "operators", admin.add_operator, "administer", "operator.add"),
+        ("POST", "operators/{operator}/revoke", admin.revoke_operator, "administer", "operator.revoke"),
+    ]
     return [
-        Route("/v1/admin/online-key", admin.online_key),
-        Route("/v1/admin/root", admin.set_root, methods=["POST"]),
-        Route("/v1/admin/join-tokens", admin.make_join_token, methods=["POST"]),
-        Route("/v1/admin/blobs", admin.add_archive, methods=["PUT"]),
-        Route("/v1/admin/metadata/targets", admin.targets),
-        Route("/v1/admin/targets", admin.publish, methods=["POST"]),
-        Route("/v1/admin/releases", admin.releases),
-        Route("/v1/admin/rollouts", admin.list_rollouts, methods=["GET"]),
-        Route("/v1/admin/rollouts", admin.start_rollout, methods=["POST"]),
-        Route(one, admin.show_rollout),
-        Route(f"{one}/pause", admin.pause, methods=["POST"]),
-        Route(f"{one}/resume", admin.resume, methods=["POST"]),
-        Route(f"{one}/rollback", admin.roll_back, methods=["POST"]),
-        Route("/v1/admin/fleet", admin.fleet),
-        Route("/v1/admin/devices/{device}/revoke", admin.revoke, methods=["POST"]),
-        Route("/v1/admin/evidence", admin.evidence_counts),
-        Route("/v1/admin/evidence/samples", admin.samples),
-        Route("/v1/admin/evidence/statistics", admin.statistics),
+        *(
+            Route(f"/v1/admin/{path}", admin.viewed(handler, right), methods=["GET"])
+            for path, handler, right in looks
+        ),
+        *(
+            Route(f"/v1/admin/{path}", admin.ordered(handler, right, what), methods=[method])
+            for method, path, handler, right, what in orders
+        ),
     ]

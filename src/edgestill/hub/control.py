@@ -33,7 +33,7 @@ from edgestill.core.wire import (
     Poll,
     reports_from_bytes,
 )
-from edgestill.hub import assignments, bodies, enrolment, registry, reports, sums
+from edgestill.hub import assignments, auditing, bodies, enrolment, registry, reports, sums
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 
@@ -67,7 +67,12 @@ async def enrol(request: Request) -> Response:
         )
     credential = f"esd1.{hub.secret()}"
     async with hub.database.write() as connection:
-        await enrolment.enrol(connection, message, credential=credential, now=hub.clock.now())
+        now = hub.clock.now()
+        await enrolment.enrol(connection, message, credential=credential, now=now)
+        about: JsonObject = {"class": message.hardware_class, "labels": dict(message.labels)}
+        await auditing.note(
+            connection, who=f"device {message.device}", what="device.enrol", about=about, now=now
+        )
     log.info("device %s has enrolled, as %s", message.device, message.hardware_class)
     await hub.step()
     enrolled = Enrolled(device=message.device, credential=credential, root=root, interval=_interval(hub))

@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from edgestill.core.errors import MessageError
 from edgestill.hub import evidence, registry
-from edgestill.hub.access import bearer, calling_device, is_operator
+from edgestill.hub.access import bearer, calling_device, operator_of
 from edgestill.hub.teacher import NAME
 from edgestill.infer.serving.app import App
 from edgestill.infer.serving.limits import Rate, RateLimit
@@ -57,14 +57,15 @@ class Entrance:
     hub: Hub
 
     async def admit(self, scope: Scope) -> Asker:
-        """The device or the operator who asks.
+        """The device or the operator who asks, if the operator's role allows it.
 
         Raises:
             AccessError: neither.
         """
         request = Request(scope)
-        if is_operator(request, bearer(request)):
-            return Asker(self.hub, None)
+        operator = await operator_of(request, bearer(request))
+        if operator is not None and operator.may("operate"):
+            return Asker(self.hub, None, operator.name)
         return Asker(self.hub, (await calling_device(request)).id)
 
 
@@ -75,16 +76,18 @@ class Asker:
 
     Attributes:
         hub: that is asked.
-        device: its id; None for the operator, who leaves no evidence.
+        device: its id; None for an operator, who leaves no evidence.
+        operator: the operator's name.
     """
 
     hub: Hub
     device: str | None
+    operator: str = ""
 
     @property
     def caller(self) -> str:
         """Whom the rate is counted against."""
-        return "the operator" if self.device is None else f"device {self.device}"
+        return f"operator {self.operator}" if self.device is None else f"device {self.device}"
 
     def check(self, request: InferRequest) -> None:
         """Refuses a purpose that nobody has.
@@ -113,7 +116,7 @@ class Asker:
             "%s answers %d inputs of %s, %s; %d are kept",
             question.served.name,
             len(question.batch),
-            self.device or "the operator",
+            self.caller,
             _purpose(question.request),
             kept,
         )

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from edgestill.core.errors import AccessError
 from edgestill.hub import registry, rollouts, sums
-from edgestill.hub.access import basic_password, bearer, hub_of, is_operator
+from edgestill.hub.access import basic_password, bearer, hub_of, operator_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,9 +47,9 @@ _HEADERS: Final = {
 
 async def status(request: Request) -> Response:
     """`GET /`."""
-    if not _is_operator(request):
+    if not await _may_look(request):
         return PlainTextResponse(
-            "The operator's token is the password.\n",
+            "An operator's token is the password.\n",
             401,
             headers={"www-authenticate": 'Basic realm="edgestill hub", charset="UTF-8"'},
         )
@@ -101,12 +101,13 @@ _DEVICE: Final = (
 _BACKBONE: Final = ("backbone", "classes", "features", "devices", "messages", "n", "apart")
 
 
-def _is_operator(request: Request) -> bool:
+async def _may_look(request: Request) -> bool:
     try:
         secret = basic_password(request) or bearer(request)
     except AccessError:
         return False
-    return is_operator(request, secret)
+    operator = await operator_of(request, secret)
+    return operator is not None and operator.may("view")
 
 
 def _flattened(device: JsonObject) -> JsonObject:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import registry, rollouts, sums
+from edgestill.hub import auditing, registry, rollouts, sums
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock
     from edgestill.infer.serving.endpoint import Endpoint
 
@@ -162,7 +163,11 @@ class Hub:
                 return
             covered = self._asked
             async with self.database.write() as connection:
-                moved = await rollouts.advance(connection, self.clock.now())
+                now = self.clock.now()
+                moved = await rollouts.advance(connection, now)
+                for line in moved.told:
+                    about: JsonObject = {"did": line}
+                    await auditing.note(connection, who=auditing.HUB, what="rollout", about=about, now=now)
             self._done = covered
         for line in moved.told:
             log.info("%s", line)

@@ -161,6 +161,30 @@ health: Final = Table(
     Column("leverage", Float, nullable=False),
 )
 
+operators: Final = Table(
+    "operators",
+    METADATA,
+    Column("name", _ID, primary_key=True),
+    Column("role", String(20), nullable=False),
+    # SHA-256 of the token.
+    Column("token", _ID, nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+)
+
+# Triggers refuse every change and removal; see the migration that makes it.
+audit_log: Final = Table(
+    "audit_log",
+    METADATA,
+    Column("id", _SERIAL, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("what", String(100), nullable=False),
+    Column("about", JSON, nullable=False),
+    Column("seal", _ID, nullable=False),
+)
+
 samples: Final = Table(
     "samples",
     METADATA,

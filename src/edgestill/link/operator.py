@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, final
 from urllib.parse import quote
 
+from edgestill.core.auditing import Entry
 from edgestill.core.digest import Digest
 from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import Fields, canonical, parse_object
@@ -166,6 +167,37 @@ class OperatorClient:
     def rollback(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
         """Sends the rollout's devices back to what they had; the rollout afterwards. Errors as `pause`."""
         return self._order(id, "rollback")
+
+    # Operators and what they did
+
+    def add_operator(self, name: str, role: str, *, expires_in: float | None = None) -> str:
+        """A token for a new operator: `viewer`, `operator`, `publisher` or `admin`; it is shown this once.
+
+        Raises:
+            ConflictError: the name was given before.
+        """
+        wanted: JsonObject = {"name": name, "role": role}
+        body = canonical(wanted if expires_in is None else wanted | {"expires_in": expires_in})
+        answer = self._object("POST", "operators", body, documented=CONFLICTING)
+        return Fields(answer, "operator").text("token", pattern=_PRINTABLE)
+
+    def operators(self) -> JsonObject:
+        """`{"operators": [...]}`."""
+        return self._object("GET", "operators")
+
+    def revoke_operator(self, name: str) -> JsonObject:
+        """Ends an operator's token for ever: `{"name", "revoked_at"}`.
+
+        Raises:
+            NotFoundError: no such operator.
+        """
+        return self._object("POST", f"operators/{quote(name, safe='')}/revoke", documented=ABSENT)
+
+    def audit_log(self, *, after: int = 0, limit: int = 1_000) -> list[Entry]:
+        """The entries after an id; `core.auditing.check_chain` tells whether they are as they were written."""
+        answer = self._object("GET", f"audit-log?after={after:d}&limit={limit:d}")
+        found = Fields(answer, "audit log").objects("entries", at_most=limit)
+        return [Entry.from_fields(one) for one in found]
 
     # The fleet and its evidence
 
