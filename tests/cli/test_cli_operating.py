@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from edgestill.core.errors import EdgestillError
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.golden import Golden
 from edgestill.infer.policy import Policy
+from edgestill.trust.keys import SigningKey
+from edgestill.trust.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -257,6 +260,43 @@ def test_keys_are_rotated_while_the_hub_serves(world: World, role: str) -> None:
     number = {"targets": 1, "root": 2}[role]
     world.run("release", "publish", world.bundle(f"1.0.{number}"))
     assert f"light/1.0.{number}" in world.run("release", "list")
+
+
+def test_what_was_signed_and_not_delivered_is_delivered_next(world: World) -> None:
+    """The hub was out of reach while keys were changed twice: it gets every root in order, and nothing is lost."""
+    publisher = Publisher(world.folder / "publisher", b"correct horse")
+    now, before = SystemClock().now(), publisher.version
+    publisher.rotate("targets", served=None, now=now)
+    publisher.rotate("root", served=None, now=now)
+    assert world.json("release", "root")["version"] == before + 2
+    world.run("release", "publish", world.bundle("5.0.0"))
+    told = world.json("release", "renew")
+    assert told["expires"]["targets.json"] > now + 89 * 86_400
+    assert "root.json holds for another 365 days" in world.run("release", "keys", "list")
+
+
+def test_another_hub_is_not_vouched_for_unasked(world: World, tmp_path: Path) -> None:
+    """One publish with the wrong address would cut the right hub off: it is refused, and nothing is signed."""
+    publisher = Publisher(world.folder / "publisher", b"correct horse")
+    now, version = SystemClock().now(), publisher.version
+    copy = tmp_path / "copy"
+    shutil.copytree(publisher.folder, copy)
+    other = Publisher(copy, b"correct horse")
+    other.sign_root(SigningKey.generate().public, now=now)
+    said = world.run("release", "publish", world.bundle("6.0.0"), "--publisher", copy, fails=True)
+    assert "this hub has another key than the one that is vouched for" in said
+    assert publisher.version == version
+    assert "6.0.0" not in world.run("release", "list")
+
+
+def test_a_folder_that_is_behind_is_told(world: World, tmp_path: Path) -> None:
+    """Another machine has signed newer roots: going on from here would part the two."""
+    copy = tmp_path / "copy"
+    shutil.copytree(world.folder / "publisher", copy)
+    world.run("release", "renew")
+    assert "the hub has newer roots than this folder" in world.run(
+        "release", "root", "--publisher", copy, fails=True
+    )
 
 
 def test_the_same_bundle_may_be_published_again(world: World) -> None:

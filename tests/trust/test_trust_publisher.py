@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import stat
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,7 @@ def test_a_hub_takes_root_and_list(tmp_path: Path, count: int) -> None:
     assert check_targets(root=root, previous=None, targets=listed, now=NOW) == {ONE: info()}
     following = made.sign_root(SigningKey.generate().public, now=NOW)
     check_root(root=following, previous=root, now=NOW)
+    assert made.version == 2
     other = Publisher.init(tmp_path / "other", None, root_keys=count)
     other.sign_root(ONLINE.public, now=NOW)
     theirs = other.sign_root(SigningKey.generate().public, now=NOW)
@@ -114,15 +116,36 @@ def test_a_hub_takes_root_and_list(tmp_path: Path, count: int) -> None:
         check_root(root=theirs, previous=root, now=NOW)
 
 
-def test_a_root_that_still_says_so_is_not_signed_again(publisher: Publisher) -> None:
-    """Until half of its life is over, or the hub has another key."""
-    root = publisher.sign_root(ONLINE.public, now=NOW)
-    assert publisher.sign_root(ONLINE.public, now=NOW + 86_400) == root
-    renewed = publisher.sign_root(ONLINE.public, now=NOW + 200 * 86_400)
-    assert renewed != root
-    check_root(root=renewed, previous=root, now=NOW + 200 * 86_400)
-    other = publisher.sign_root(SigningKey.generate().public, now=NOW + 200 * 86_400)
-    check_root(root=other, previous=renewed, now=NOW + 200 * 86_400)
+def test_every_root_is_kept(publisher: Publisher) -> None:
+    """Hubs and devices follow them one by one: none may be lost, whatever became of its delivery."""
+    for number in (2, 3):
+        publisher.sign_root(ONLINE.public, now=NOW)
+        assert publisher.version == number
+    for number in (2, 3):
+        check_root(root=publisher.root_of(number), previous=publisher.root_of(number - 1), now=NOW)
+    assert publisher.root == publisher.root_of(3)
+    assert publisher.online == ONLINE.public
+
+
+def test_a_key_in_a_safe_still_counts(tmp_path: Path) -> None:
+    """Two of three sign the next root; it names all three as before. One alone signs none, and nothing is written."""
+    made = Publisher.init(tmp_path / "p", SECRET, root_keys=3)
+    first = made.sign_root(ONLINE.public, now=NOW)
+    safe = tmp_path / "root-3.pem"
+    (made.folder / "root-3.pem").rename(safe)
+    second = made.sign_root(ONLINE.public, now=NOW)
+    check_root(root=second, previous=first, now=NOW)
+    safe.rename(made.folder / "root-3.pem")
+    assert len(made.counting()["root"]) == 3
+    for name in ("root-1.pem", "root-2.pem"):
+        (made.folder / name).rename(tmp_path / name)
+    with pytest.raises(TrustError, match="not signed as it must be"):
+        made.sign_root(ONLINE.public, now=NOW)
+    assert made.root == second
+    assert made.sign_targets(served=None, add={ONE: info()}, now=NOW), "the list needs no root key"
+    (made.folder / "targets-1.pem").rename(tmp_path / "targets-1.pem")
+    with pytest.raises(TrustError, match="no key that may sign the list is here"):
+        made.sign_targets(served=None, now=NOW)
 
 
 def test_a_list_goes_on_from_the_hubs(publisher: Publisher) -> None:
@@ -194,31 +217,45 @@ def test_two_lists_of_one_version_are_told(publisher: Publisher, tmp_path: Path)
         publisher.sign_targets(served=theirs, now=NOW)
 
 
+@pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("role", ["root", "targets"])
-def test_keys_change_hands(tmp_path: Path, role: str, count: int) -> None:
-    """A hub takes the new root and the list signed anew; the old keys stay as files and count no more."""
+def test_keys_change_hands(tmp_path: Path, role: str, count: int, *, behind: bool) -> None:
+    """A hub takes the list, signed by old and new, under its old root, then the root, under which the list still says what it says.
+
+    Also where it has not got the newest list yet; the old keys stay as files and count no more.
+    """
     made = Publisher.init(tmp_path / "p", SECRET, root_keys=count)
     before = made.sign_root(ONLINE.public, now=NOW)
-    listed = made.sign_targets(served=None, add={ONE: info()}, now=NOW)
+    served = listed = made.sign_targets(served=None, add={ONE: info()}, now=NOW)
+    if behind:
+        listed = made.sign_targets(served=served, add={TWO: info(b"two")}, now=NOW)
     old = made.counting()
-    after = made.rotate(role, now=NOW)
+    made.rotate(role, served=served, now=NOW)
+    after, both = made.root, made.targets
+    assert after is not None
+    assert both is not None
     check_root(root=after, previous=before, now=NOW)
-    again = made.sign_targets(served=listed, now=NOW)
-    assert check_targets(root=after, previous=listed, targets=again, now=NOW) == {ONE: info()}
+    if role == "targets":
+        assert check_targets(root=before, previous=listed, targets=both, now=NOW) == listed_in(listed)
+    assert check_targets(root=after, previous=None, targets=both, now=NOW) == listed_in(listed)
+    again = made.sign_targets(served=served, now=NOW)
+    assert check_targets(root=after, previous=both, targets=again, now=NOW) == listed_in(listed)
     counting = made.counting()
     other = "targets" if role == "root" else "root"
     assert counting[other] == old[other]
     assert not set(counting[role]) & set(old[role])
     assert set(made.keys()) == {*old["root"], *old["targets"], *counting[role]}
-    following = made.rotate(role, now=NOW)
-    check_root(root=following, previous=after, now=NOW)
+    made.rotate(role, served=again, now=NOW)
+    check_root(root=made.root_of(3), previous=after, now=NOW)
 
 
 def test_attack_a_retired_targets_key_signs_nothing(publisher: Publisher) -> None:
     """Whoever stole it before it was replaced."""
     stolen = SigningKey.from_pem((publisher.folder / "targets-1.pem").read_bytes(), SECRET)
-    root = publisher.rotate("targets", now=NOW)
+    publisher.rotate("targets", served=None, now=NOW)
+    root = publisher.root
+    assert root is not None
     forged = repository.sign_targets(
         previous=publisher.targets, add={TWO: info(b"evil")}, keys=[stolen], expires=NOW + 86_400
     )
@@ -229,7 +266,7 @@ def test_attack_a_retired_targets_key_signs_nothing(publisher: Publisher) -> Non
 def test_attack_a_list_signed_by_a_retired_key_is_not_gone_on_from(publisher: Publisher) -> None:
     """The publisher itself signs what is served next: a thief's additions would become its own."""
     stolen = SigningKey.from_pem((publisher.folder / "targets-1.pem").read_bytes(), SECRET)
-    publisher.rotate("targets", now=NOW)
+    publisher.rotate("targets", served=None, now=NOW)
     publisher.sign_targets(served=publisher.targets, now=NOW)
     forged = repository.sign_targets(
         previous=None, add={TWO: info(b"evil")}, keys=[stolen], expires=NOW + 86_400
@@ -243,13 +280,13 @@ def test_attack_a_list_signed_by_a_retired_key_is_not_gone_on_from(publisher: Pu
 def test_without_a_root_no_key_changes(tmp_path: Path) -> None:
     """There is nothing that could say so."""
     with pytest.raises(NotFoundError, match="there is no root yet"):
-        Publisher.init(tmp_path / "p", None).rotate("root", now=NOW)
+        Publisher.init(tmp_path / "p", None).rotate("root", served=None, now=NOW)
 
 
 def test_other_roles_have_no_keys_here(publisher: Publisher) -> None:
     """Snapshot and timestamp are the hub's."""
     with pytest.raises(SettingError, match="no such role"):
-        publisher.rotate("timestamp", now=NOW)
+        publisher.rotate("timestamp", served=None, now=NOW)
     assert len(publisher.keys()) == 2
 
 
@@ -276,32 +313,53 @@ def test_a_kill_at_any_write_of_a_change_of_keys_loses_nothing(
     made = Publisher.init(tmp_path_factory.mktemp("p") / "p", None, root_keys=2)
     before = made.sign_root(ONLINE.public, now=NOW)
     listed = made.sign_targets(served=None, add={ONE: info()}, now=NOW)
-    real, left = replace, [at]
+    left = [at]
 
     def write(path: Path, data: bytes, **rest: int) -> None:
         if not left[0]:
             raise Killed
         left[0] -= 1
-        real(path, data, **rest)
+        replace(path, data, **rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "write_whole", write)
         with contextlib.suppress(Killed):
-            made.rotate(role, now=NOW)
-    root = made.root
-    assert root is not None
-    if root != before:
-        check_root(root=root, previous=before, now=NOW)
-    again = made.rotate(role, now=NOW)
-    check_root(root=again, previous=root, now=NOW)
+            made.rotate(role, served=listed, now=NOW)
+    made.rotate(role, served=listed, now=NOW)
+    roots = [made.root_of(number) for number in range(1, made.version + 1)]
+    assert roots[0] == before
+    for earlier, later in itertools.pairwise(roots):
+        check_root(root=later, previous=earlier, now=NOW)
     following = made.sign_targets(served=listed, now=NOW)
-    assert check_targets(root=again, previous=listed, targets=following, now=NOW) == {ONE: info()}
+    assert check_targets(root=roots[-1], previous=listed, targets=following, now=NOW) == {ONE: info()}
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_kill_while_a_folder_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Begun again, it is made."""
+    left = [at]
+
+    def write(path: Path, data: bytes, **rest: int) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        replace(path, data, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_whole", write)
+        with pytest.raises(Killed):
+            Publisher.init(tmp_path / "p", SECRET, root_keys=3)
+    assert not (tmp_path / "p").exists()
+    assert len(Publisher.init(tmp_path / "p", SECRET, root_keys=3).keys()) == 4
+    assert [one.name for one in tmp_path.iterdir()] == ["p"]
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[:-10], lambda _: b"", lambda _: b"[]"])
 def test_a_damaged_root_or_list_is_told(publisher: Publisher, harm: Callable[[bytes], bytes]) -> None:
     """Disks rot: what was signed is asked back from the hub or a copy, not guessed."""
-    for name in ("root.json", "targets.json"):
+    for name in ("1.root.json", "targets.json"):
         path = publisher.folder / name
         whole = path.read_bytes()
         path.write_bytes(harm(whole))

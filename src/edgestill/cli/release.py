@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,7 +14,7 @@ from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, tol
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
-from edgestill.core.errors import NotFoundError, SettingError
+from edgestill.core.errors import NotFoundError, RefusedError, SettingError, TrustError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
 from edgestill.core.release import target_name
@@ -49,6 +50,7 @@ Archives = Annotated[
     list[Path], typer.Argument(metavar="BUNDLE...", help="NAME.esb of one version, one for each class.")
 ]
 _HERE: Final = Path("publisher")
+_DAY: Final = 86_400.0
 
 
 @keys.command("init")
@@ -92,13 +94,12 @@ def rotate(
     no_passphrase: Open = False,
     as_json: AsJson = False,
 ) -> None:
-    """Replace a role's keys: the hub gets a root that says so, signed by the old ones too, and the list signed anew."""
-    client, now = operator(hub, token_file), SystemClock().now()
+    """Replace a role's keys: the hub gets a root that says so, signed by the old ones too, and a list that both have signed."""
+    client = operator(hub, token_file)
     signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
-    served = client.targets()
-    client.upload_root(signer.rotate(role, now=now))
-    if served is not None:
-        client.upload_targets(signer.sign_targets(served=served, now=now))
+    _deliver(signer, client)  # what is pending would be another step of the same
+    signer.rotate(role, served=client.targets(), now=SystemClock().now())
+    _deliver(signer, client)
     _tell_keys(signer, as_json=as_json)
 
 
@@ -110,12 +111,38 @@ def root(
     publisher: Folder = _HERE,
     passphrase_file: PassphraseFile = None,
     no_passphrase: Open = False,
+    new_hub_key: Annotated[
+        bool, typer.Option("--new-hub-key", help="The hub's key is another than before, and that is right.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a hub speak for this publisher: it gets root metadata that names its key. Devices may join from then on."""
-    signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
-    data = _rooted(signer, operator(hub, token_file))
-    told({"root": str(Digest.of(data))}, [f"the hub has root.json, {Digest.of(data)}"], as_json=as_json)
+    signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
+    _rooted(signer, client, may_change=new_hub_key)
+    version = signer.version
+    told({"version": version}, [f"the hub has {version}.root.json"], as_json=as_json)
+
+
+@app.command()
+def renew(
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sign root and list again as they are, for as long again: devices install nothing once they have passed."""
+    signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
+    _rooted(signer, client)
+    online, now = signer.online, SystemClock().now()
+    assert online is not None
+    signer.sign_root(online, now=now)
+    if signer.targets is not None or client.targets() is not None:
+        signer.sign_targets(served=client.targets(), now=now)
+    _deliver(signer, client)
+    _tell_keys(signer, as_json=as_json)
 
 
 @app.command()
@@ -130,11 +157,20 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Hand bundles to the hub, and sign that they may be installed."""
+    require("tuf", extra="agent", purpose="to sign what is published")
     from edgestill.trust.metadata import TargetInfo
 
     client, now = operator(hub, token_file), SystemClock().now()
     added, archives = {}, {}
     for path in bundles:
+        if path.is_dir():
+            raise SettingError(
+                "an archive is published, not a folder",
+                where=path,
+                expected="NAME.esb",
+                got="a folder",
+                fix="publish the archive that it was made with",
+            )
         opened = Bundle.open(path)
         opened.verify()
         head = opened.manifest
@@ -153,7 +189,8 @@ def publish(
     _rooted(signer, client)
     for archive in archives.values():
         client.upload_bundle(archive)
-    client.upload_targets(signer.sign_targets(served=client.targets(), add=added, now=now))
+    signer.sign_targets(served=client.targets(), add=added, now=now)
+    _deliver(signer, client)
     releases = sorted({name.rpartition("/")[0] for name in added})
     told(
         {"published": sorted(added), "releases": releases},
@@ -176,6 +213,7 @@ def retire(
     as_json: AsJson = False,
 ) -> None:
     """Take a release off the list: nothing installs it from then on, and no hub can make a device go back to it."""
+    require("tuf", extra="agent", purpose="to sign what is published")
     from edgestill.trust.repository import listed_in
 
     client = operator(hub, token_file)
@@ -191,7 +229,8 @@ def retire(
             got=release[:80],
             fix="run: edgestill release list",
         )
-    client.upload_targets(signer.sign_targets(served=served, remove=gone, now=SystemClock().now()))
+    signer.sign_targets(served=served, remove=gone, now=SystemClock().now())
+    _deliver(signer, client)
     told({"retired": gone}, (f"retired {name}" for name in gone), as_json=as_json)
 
 
@@ -233,14 +272,55 @@ def show(
     told(found, table(("HARDWARE CLASS", "SIZE", "STATE", "DIGEST"), rows), as_json=as_json)
 
 
-def _rooted(signer: Publisher, client: OperatorClient) -> bytes:
-    """The hub has a root of this publisher that names its key."""
+def _rooted(signer: Publisher, client: OperatorClient, *, may_change: bool = False) -> None:
+    """The hub has every root of this publisher, the newest of which names its key; the first is signed here."""
     from edgestill.trust.keys import PublicKey
 
-    online = PublicKey.from_json(client.online_key(), where="online key")
-    data = signer.sign_root(online, now=SystemClock().now())
-    client.upload_root(data)
-    return data
+    online, known = PublicKey.from_json(client.online_key(), where="online key"), signer.online
+    if known is not None and known != online and not may_change:
+        raise TrustError(
+            "this hub has another key than the one that is vouched for",
+            where="online key",
+            expected=known.keyid[:16],
+            got=online.keyid[:16],
+            fix="is it the right hub? If its key has changed: edgestill release root --new-hub-key",
+        )
+    if known != online:
+        signer.sign_root(online, now=SystemClock().now())
+    _deliver(signer, client)
+
+
+def _deliver(signer: Publisher, client: OperatorClient) -> None:
+    """Hands over what the hub lacks of roots and list; what was signed and not delivered, too."""
+    version, own = signer.version, signer.targets
+    if client.root_of(version + 1) is not None:
+        raise _apart(
+            "the hub has newer roots than this folder", f"{version}.root.json at most", f"{version + 1}"
+        )
+    known = next((one for one in range(version, 0, -1) if client.root_of(one) is not None), 0)
+    if known and client.root_of(known) != signer.root_of(known):
+        raise _apart(
+            "the hub has roots of somebody else", "those of this folder", f"another {known}.root.json"
+        )
+    if own is not None and known < version and known:
+        with suppress(
+            RefusedError
+        ):  # signed by new keys too, it may be taken before they count: then there is no gap
+            client.upload_targets(own)
+    for one in range(known + 1, version + 1):
+        client.upload_root(signer.root_of(one))
+    if own is not None and client.targets() != own:
+        client.upload_targets(own)
+
+
+def _apart(what: str, expected: str, got: str) -> TrustError:
+    return TrustError(
+        what,
+        where="root.json",
+        expected=expected,
+        got=got,
+        fix="is it the right hub? Another machine may have the newer folder of this publisher: go on from there",
+    )
 
 
 def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Publisher:
@@ -279,6 +359,7 @@ def _tell_keys(signer: Publisher, *, as_json: bool) -> None:
     said = {
         "folder": os.fspath(signer.folder),
         "keys": {name: {"keyid": key.keyid, "counts": name in now} for name, key in public.items()},
+        "expires": signer.expires(),
     }
     told(said, _key_lines(said), as_json=as_json)
 
@@ -289,3 +370,6 @@ def _key_lines(said: Any) -> Iterator[str]:
         (name, "counts" if one["counts"] else "retired", one["keyid"]) for name, one in said["keys"].items()
     )
     yield from table(("FILE", "STATE", "KEY"), rows)
+    left = {name: at - SystemClock().now() for name, at in said["expires"].items()}
+    for name, seconds in left.items():
+        yield f"{name} holds for another {seconds / _DAY:.0f} days"

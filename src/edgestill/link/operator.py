@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_JSON_BYTES: Final = 16_000_000
 MAX_TARGETS_BYTES: Final = 5_000_000
+MAX_ROOT_BYTES: Final = 128_000
 MAX_SAMPLES_BYTES: Final = 64_000_000
 MAX_STATISTICS_BYTES: Final = 64_000_000
 UPLOAD_SPEED: Final = 16_384  # bytes per second
@@ -61,7 +62,8 @@ class OperatorClient:
 
     def __init__(self, transport: Transport, hub_url: str, *, token: str, timeout: float = 30.0) -> None:
         self._transport = transport
-        self._api = f"{hub_url.rstrip('/')}/v1/admin/"
+        self._hub = hub_url.rstrip("/")
+        self._api = f"{self._hub}/v1/admin/"
         self._headers = bearer(token)
         self._timeout = timeout
 
@@ -74,6 +76,12 @@ class OperatorClient:
     def upload_root(self, root: bytes) -> None:
         """Hands over the publisher's root metadata, the first or the next."""
         self._call("POST", "root", root)
+
+    def root_of(self, version: int) -> bytes | None:
+        """The publisher's root of a version, as the hub serves it to devices; None where it has none."""
+        request = Request("GET", f"{self._hub}/metadata/{version:d}.root.json")
+        reply = exchange(self._transport, request, timeout=self._timeout, max_bytes=MAX_ROOT_BYTES)
+        return None if reply.status == HTTPStatus.NOT_FOUND else accepted(reply, request).body
 
     def upload_bundle(self, archive: bytes) -> BlobRef:
         """Hands over an `.esb` archive; digest and size as the hub keeps it.

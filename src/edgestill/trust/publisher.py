@@ -1,14 +1,15 @@
-"""The publisher's folder: keys that never leave it, and the newest root and list that they have signed.
+"""The publisher's folder: keys that never leave it, and every root and the newest list that they have signed.
 
-    root-1.pem      may sign root.json; of several keys one each      readable by its owner alone,
-    targets-1.pem   signs targets.json                               and locked with the passphrase
-    root.json       the newest that was signed here
-    targets.json    likewise: what may be installed at all
+    root-1.pem      may sign the next root; of several keys one each    readable by its owner alone,
+    targets-1.pem   signs targets.json                                 and locked with the passphrase
+    1.root.json     every root, since hubs and devices follow them one by one
+    targets.json    the newest list: what may be installed at all
 
-- A key file keeps its number for ever. Whose key counts now, `root.json` says.
-- What is signed is written here before anybody sees it, whole or not at all: a kill, or a hub that cannot be reached, costs
-  another upload. A hub that hands out an older list than was signed here is told what is newest; one that hands out a list
-  that was not signed by these keys, or another one of the same version, is refused.
+- A key file keeps its number for ever. Whose key counts, and how many must sign, the newest root says; keys that are not in the folder
+  (root keys belong into a safe) count all the same.
+- What is signed is checked, and written here, before anybody sees it, whole or not at all. A kill, or a hub that cannot be reached, costs
+  another delivery, never a version: what a hub lacks is handed over in order.
+- Nothing is built on a list that these keys did not sign, and no key of another hub is vouched for unasked.
 
 Bytes in, bytes out: who hands them to a hub is the caller's business (`edgestill release`). One process at a time.
 """
@@ -16,6 +17,7 @@ Bytes in, bytes out: who hands them to a hub is the caller's business (`edgestil
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, final
 
@@ -27,11 +29,11 @@ from edgestill.core.errors import ConflictError, NotFoundError, PathError, Setti
 from edgestill.core.files import read_plain
 from edgestill.trust.keys import MAX_PEM_BYTES, PublicKey, SigningKey
 from edgestill.trust.metadata import bound_of, read
-from edgestill.trust.repository import countersign, sign_targets
-from edgestill.trust.root import assignment_keys, create_root
+from edgestill.trust.repository import sign_targets
+from edgestill.trust.root import assignment_keys, check_root, create_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from edgestill.trust.metadata import TargetInfo
@@ -40,6 +42,7 @@ ROLES: Final = ("root", "targets")
 MOST_KEYS: Final = 9
 _OWNER_ONLY: Final = 0o700
 _NAME: Final = re.compile(r"(root|targets)-([0-9]{1,4})\.pem")
+_ROOT: Final = re.compile(r"([0-9]{1,9})\.root\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Lifetimes:
     """Seconds for which what is signed holds; devices install nothing once it has passed, so sign again in time.
 
     Attributes:
-        root: of root.json.
+        root: of a root.
         targets: of the list.
     """
 
@@ -79,10 +82,10 @@ class Publisher:
         root_keys: int = 1,
         lifetimes: Lifetimes | None = None,
     ) -> Self:
-        """Makes the folder and its keys.
+        """Makes the folder and its keys, at once or not at all.
 
         Args:
-            folder: there is none of that name yet, or an empty one.
+            folder: there is nothing of that name yet, or an empty folder.
             passphrase: locks the keys; None leaves them open.
             root_keys: how many there are, 1 to 9; most of them must sign the next root.
             lifetimes: of what is signed.
@@ -97,22 +100,27 @@ class Publisher:
                 where="root keys",
                 expected=f"1 to {MOST_KEYS}",
                 got=root_keys,
-                fix="1 for one person; 3 where two of three must agree",
+                fix="1 for one person; 3 where any two of three may sign the next root",
             )
         made = {f"root-{number}.pem": SigningKey.generate() for number in range(1, root_keys + 1)}
         made["targets-1.pem"] = SigningKey.generate()
         locked = {name: key.to_pem(passphrase) for name, key in made.items()}
+        begun = folder.with_name(f".{folder.name}.begun")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise ConflictError(
                     "there is something already",
                     where=folder,
                     expected="no folder, or an empty one",
-                    got=next(folder.iterdir()).name,
+                    got=next(folder.iterdir()).name if folder.is_dir() else "a file",
                     fix="choose another folder, or go on with the keys that are there",
                 )
-            folder.chmod(_OWNER_ONLY)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(begun, ignore_errors=True)  # of a kill
+            begun.mkdir(mode=_OWNER_ONLY)
+            for name, pem in locked.items():
+                write_whole(begun / name, pem)
+            begun.rename(folder)
         except OSError as error:
             raise PathError(
                 "cannot make the publisher's folder",
@@ -121,19 +129,48 @@ class Publisher:
                 got=error.strerror,
                 fix="choose another one",
             ) from error
-        for name, pem in locked.items():
-            write_whole(folder / name, pem)
         return cls(folder, passphrase, lifetimes)
+
+    # What was signed here
+
+    @property
+    def version(self) -> int:
+        """Of the newest root; 0 before the first."""
+        return max((int(match[1]) for name in self._listed() if (match := _ROOT.fullmatch(name))), default=0)
 
     @property
     def root(self) -> bytes | None:
-        """The newest root.json that was signed here."""
-        return self._read("root.json", bound_of("root"))
+        """The newest root."""
+        return None if self.version == 0 else self.root_of(self.version)
+
+    def root_of(self, version: int) -> bytes:
+        """A root that was signed here.
+
+        Raises:
+            PathError: it is not there, or cannot be read.
+        """
+        path = self.folder / f"{version}.root.json"
+        return read_plain(path, what="the root", at_most=bound_of("root"))
 
     @property
     def targets(self) -> bytes | None:
-        """The newest targets.json that was signed here."""
-        return self._read("targets.json", bound_of("targets"))
+        """The newest list that was signed here."""
+        path = self.folder / "targets.json"
+        return read_plain(path, what="the list", at_most=bound_of("targets")) if path.exists() else None
+
+    @property
+    def online(self) -> PublicKey | None:
+        """The hub's key that the newest root names."""
+        root = self.root
+        return None if root is None else assignment_keys(read(Root, root).signed).keys[0]
+
+    def expires(self) -> dict[str, float]:
+        """When the newest root and list end, in seconds since 1970; what is not there is left out."""
+        root, targets = self.root, self.targets
+        found = {} if root is None else {"root.json": read(Root, root).signed.expires.timestamp()}
+        if targets is not None:
+            found["targets.json"] = read(Targets, targets).signed.expires.timestamp()
+        return found
 
     def keys(self) -> dict[str, PublicKey]:
         """File -> public half, of all keys that are here.
@@ -144,113 +181,57 @@ class Publisher:
         return {name: key.public for name, key in self._all().items()}
 
     def counting(self) -> dict[str, list[str]]:
-        """Role -> files of the keys that root.json lets sign for it now; those that were retired are not there."""
-        keys = self.keys()
-        if self.root is None:
+        """Role -> files of the keys here that the newest root lets sign for it now."""
+        keys, root = self.keys(), self.root
+        if root is None:
             return {role: [name for name in keys if name.startswith(role)] for role in ROLES}
-        roles = read(Root, self.root).signed.roles
+        roles = read(Root, root).signed.roles
         return {
             role: [name for name, key in keys.items() if key.keyid in roles[role].keyids] for role in ROLES
         }
 
+    # Roots
+
     def sign_root(self, online: PublicKey, *, now: float) -> bytes:
-        """The root for a hub with this online key: the one that is there where it still says so, or the next.
+        """The next root, or the first: with the keys of the one before, and this key of a hub.
 
         Raises:
-            TrustError: the passphrase does not open the keys.
+            TrustError: too few of the keys that must sign it are here, or the passphrase does not open them.
         """
         before = self.root
-        if before is not None:
-            signed = read(Root, before).signed
-            same = assignment_keys(signed).keys == (online,)
-            if same and signed.expires.timestamp() > now + self._lifetimes.root / 2:
-                return before
-        return self._new_root(online, now=now)
-
-    def sign_targets(
-        self,
-        *,
-        served: bytes | None,
-        add: Mapping[str, TargetInfo] | None = None,
-        remove: Iterable[str] = (),
-        now: float,
-    ) -> bytes:
-        """The next list.
-
-        Args:
-            served: the list as the hub hands it out; None where it has none.
-            add: target name -> size and digest.
-            remove: names to retire.
-            now: seconds since 1970.
-
-        Raises:
-            TrustError: what the hub hands out is not this publisher's, or the passphrase does not open the key.
-            ConflictError: another content under a name that is listed. NotFoundError: a name to remove is not listed.
-        """
-        data = sign_targets(
-            previous=self.newest(served),
-            add=add or {},
-            remove=remove,
-            keys=[self._all()[name] for name in self.counting()["targets"]],
-            expires=now + self._lifetimes.targets,
-            trusted=self._trusted(served),
+        if before is None:
+            files = self.counting()
+            return self._new_root(
+                root=[self._all()[name].public for name in files["root"]],
+                targets=[self._all()[name].public for name in files["targets"]],
+                online=online,
+                now=now,
+            )
+        return self._new_root(
+            root=_keys_of(before, "root"), targets=_keys_of(before, "targets"), online=online, now=now
         )
-        write_whole(self.folder / "targets.json", data, mode=PUBLIC)
-        return data
 
-    def newest(self, served: bytes | None) -> bytes | None:
-        """The list to go on from: the hub's, or the one that was signed here where that is newer.
+    def rotate(self, role: str, *, served: bytes | None, now: float) -> None:
+        """New keys for a role, all of whose keys are replaced, and the root that says so.
 
-        Raises:
-            TrustError: the hub's was not signed by this publisher, or is another one of the same version.
-        """
-        own = self.targets
-        if served is None or served == own:
-            return own
-        theirs, keys = read(Targets, served), self.keys()
-        if not {keys[name].keyid for name in self.counting()["targets"]} & set(theirs.signatures):
-            retired = {key.keyid for key in keys.values()} & set(theirs.signatures)
-            raise TrustError(
-                "the hub serves a list signed by a retired key"
-                if retired
-                else "the hub serves a list of somebody else",
-                where="targets.json",
-                expected=f"a signature by a key of {self.folder} that counts, or the list that was signed here last",
-                got=", ".join(keyid[:16] for keyid in theirs.signatures) or "none",
-                fix="is it the right hub, and the right publisher's folder? Nothing is signed on top of it",
-            )
-        if own is None:
-            return served
-        version = read(Targets, own).signed.version
-        if theirs.signed.version == version and own != served:
-            raise TrustError(
-                "the hub serves another list of the same version",
-                where=f"targets.json, version {version}",
-                expected="the one that was signed here",
-                got="another one",
-                fix="two people have signed at once: bring both machines to one folder, and publish again from there",
-            )
-        return served if theirs.signed.version > version else own
-
-    def rotate(self, role: str, *, now: float) -> bytes:
-        """A new key for a role, and the root that says so, signed by the old root keys and the new; the root.
-
-        A hub must get it before anything else is signed. With a new targets key the list is signed anew: hand over
-        `sign_targets` at once.
+        With a new targets key the list is signed by the old keys and the new one: hand it over before the root, and there is no time
+        in which a hub has a root under which its list says nothing.
 
         Args:
-            role: `root`, all of whose keys are replaced, or `targets`.
+            role: `root` or `targets`.
+            served: the list as the hub hands it out; None where it has none.
             now: seconds since 1970.
 
         Raises:
             NotFoundError: there is no root yet whose keys could change. SettingError: no such role.
+            TrustError: as `sign_root` and `newest`.
         """
-        before = self.root
-        if before is None:
+        before, online = self.root, self.online
+        if before is None or online is None:
             raise NotFoundError(
                 "there is no root yet",
                 where=self.folder,
-                expected="root.json",
+                expected="1.root.json",
                 got="none",
                 fix="sign the first one: edgestill release root",
             )
@@ -262,44 +243,139 @@ class Publisher:
                 got=role[:40],
                 fix="name one of these",
             )
-        counting = self.counting()
-        fresh = [self._add_key(role) for _ in counting[role]]
-        (online,) = assignment_keys(read(Root, before).signed).keys
-        return self._new_root(online, now=now, counting=counting | {role: fresh})
+        newest, counted = self.newest(served), {one: _keys_of(before, one) for one in ROLES}
+        old = self.counting()["targets"]
+        fresh = [self._add_key(role) for _ in counted[role]]
+        keys = self._all()
+        if role == "targets" and newest is not None:
+            both = [keys[name] for name in (*old, *fresh)]
+            self._keep_list(newest, both, trusted=[keys[name].public for name in old], now=now)
+        counted[role] = [keys[name].public for name in fresh]
+        self._new_root(root=counted["root"], targets=counted["targets"], online=online, now=now)
 
-    def _new_root(
-        self, online: PublicKey, *, now: float, counting: dict[str, list[str]] | None = None
+    # The list
+
+    def sign_targets(
+        self,
+        *,
+        served: bytes | None,
+        add: Mapping[str, TargetInfo] | None = None,
+        remove: Iterable[str] = (),
+        now: float,
     ) -> bytes:
-        before, keys, last = self.root, self._all(), self.counting()
-        names = counting or last
-        held = [keys[name] for name in names["root"]]
-        data = create_root(
-            root=held,
-            targets=[keys[name].public for name in names["targets"]],
-            online=online,
-            expires=now + self._lifetimes.root,
-            version=1 if before is None else read(Root, before).signed.version + 1,
-            threshold=len(held) // 2 + 1,
+        """The next list; the same content for longer, where nothing is added or removed.
+
+        Args:
+            served: the list as the hub hands it out; None where it has none.
+            add: target name -> size and digest.
+            remove: names to retire.
+            now: seconds since 1970.
+
+        Raises:
+            TrustError: what the hub hands out is not this publisher's, or no key that counts is here.
+            ConflictError: another content under a name that is listed. NotFoundError: a name to remove is not listed.
+        """
+        keys = [self._all()[name] for name in self.counting()["targets"]]
+        if not keys:
+            raise TrustError(
+                "no key that may sign the list is here",
+                where=self.folder,
+                expected="a targets key that the newest root names",
+                got="none",
+                fix="bring its file, or publish from where it is",
+            )
+        newest = self.newest(served)
+        trusted = [] if newest is None else self._signers(newest)
+        return self._keep_list(newest, keys, trusted=trusted, now=now, add=add or {}, remove=remove)
+
+    def newest(self, served: bytes | None) -> bytes | None:
+        """The list to go on from: the hub's, or the one that was signed here where that is newer.
+
+        Raises:
+            TrustError: the hub's is newer and was not signed by a key that counts, or is another one of the same version.
+        """
+        own = self.targets
+        if served is None or served == own:
+            return own
+        theirs, mine = read(Targets, served), 0 if own is None else read(Targets, own).signed.version
+        if theirs.signed.version < mine:
+            return own  # it is not built upon, whoever has signed it
+        keys = self.keys()
+        if not {keys[name].keyid for name in self.counting()["targets"]} & set(theirs.signatures):
+            retired = {key.keyid for key in keys.values()} & set(theirs.signatures)
+            raise TrustError(
+                "the hub serves a list signed by a retired key"
+                if retired
+                else "the hub serves a list of somebody else",
+                where="targets.json",
+                expected=f"a signature by a key of {self.folder} that counts",
+                got=", ".join(keyid[:16] for keyid in theirs.signatures) or "none",
+                fix="is it the right hub, and the right publisher's folder? Nothing is signed on top of it",
+            )
+        if theirs.signed.version == mine:
+            raise TrustError(
+                "the hub serves another list of the same version",
+                where=f"targets.json, version {mine}",
+                expected="the one that was signed here",
+                got="another one",
+                fix=f"two people have signed at once: if the hub's shall count, remove {self.folder / 'targets.json'} and publish again",
+            )
+        return served
+
+    def _keep_list(
+        self,
+        before: bytes | None,
+        keys: Sequence[SigningKey],
+        *,
+        trusted: Sequence[PublicKey],
+        now: float,
+        add: Mapping[str, TargetInfo] | None = None,
+        remove: Iterable[str] = (),
+    ) -> bytes:
+        data = sign_targets(
+            previous=before,
+            add=add or {},
+            remove=remove,
+            keys=keys,
+            expires=now + self._lifetimes.targets,
+            trusted=trusted,
         )
-        if before is not None:
-            data = countersign(data, keys=[keys[name] for name in last["root"]])
-        write_whole(self.folder / "root.json", data, mode=PUBLIC)
+        write_whole(self.folder / "targets.json", data, mode=PUBLIC)
         return data
 
-    def _trusted(self, served: bytes | None) -> list[PublicKey]:
-        """The keys that the list to go on from was signed with: after a change they are the old ones."""
-        before = self.newest(served)
-        if before is None:
-            return []
-        signed = set(read(Targets, before).signatures)
+    def _new_root(
+        self, *, root: Sequence[PublicKey], targets: Sequence[PublicKey], online: PublicKey, now: float
+    ) -> bytes:
+        """Signs the next root with all keys here that may, those of the root before among them, and keeps it if that is enough."""
+        before, version = self.root, self.version + 1
+        may = {key.keyid for key in (*root, *([] if before is None else _keys_of(before, "root")))}
+        signers = [key for key in self._all().values() if key.public.keyid in may]
+        data = create_root(
+            root=root,
+            signers=signers,
+            targets=targets,
+            online=online,
+            expires=now + self._lifetimes.root,
+            version=version,
+            threshold=len(root) // 2 + 1,
+        )
+        check_root(root=data, previous=before, now=now)
+        write_whole(self.folder / f"{version}.root.json", data, mode=PUBLIC)
+        return data
+
+    def _signers(self, targets: bytes) -> list[PublicKey]:
+        """The keys of this folder that have signed a list: after a change of keys they are others than those that sign the next."""
+        signed = set(read(Targets, targets).signatures)
         return [
             key for name, key in self.keys().items() if name.startswith("targets") and key.keyid in signed
         ]
 
+    # Keys
+
     def _add_key(self, role: str) -> str:
         """Makes a key and keeps it; its file."""
         numbers = [
-            int(match[2]) for name in self._names() if (match := _NAME.fullmatch(name)) and match[1] == role
+            int(match[2]) for name in self._listed() if (match := _NAME.fullmatch(name)) and match[1] == role
         ]
         name = f"{role}-{max(numbers, default=0) + 1}.pem"
         write_whole(self.folder / name, SigningKey.generate().to_pem(self._passphrase))
@@ -307,28 +383,29 @@ class Publisher:
 
     def _all(self) -> dict[str, SigningKey]:
         found = {}
-        for name in self._names():
-            with within(self.folder / name):
-                pem = read_plain(self.folder / name, what="the key", at_most=MAX_PEM_BYTES)
-                found[name] = SigningKey.from_pem(pem, self._passphrase)
+        matches = [match for name in self._listed() if (match := _NAME.fullmatch(name))]
+        for match in sorted(matches, key=lambda one: (one[1], int(one[2]))):
+            with within(self.folder / match[0]):
+                pem = read_plain(self.folder / match[0], what="the key", at_most=MAX_PEM_BYTES)
+                found[match[0]] = SigningKey.from_pem(pem, self._passphrase)
         if not found:
             raise PathError(
                 "not a publisher's folder",
                 where=self.folder,
-                expected="root-1.pem and targets-1.pem",
+                expected="root-1.pem or targets-1.pem",
                 got="none of these",
                 fix="make one: edgestill release keys init",
             )
         return found
 
-    def _names(self) -> list[str]:
+    def _listed(self) -> list[str]:
         try:
-            names = [one.name for one in self.folder.iterdir()]
+            return [one.name for one in self.folder.iterdir()]
         except OSError:
             return []
-        matches = [match for name in names if (match := _NAME.fullmatch(name))]
-        return [match[0] for match in sorted(matches, key=lambda one: (one[1], int(one[2])))]
 
-    def _read(self, name: str, at_most: int) -> bytes | None:
-        path = self.folder / name
-        return read_plain(path, what=name, at_most=at_most) if path.exists() else None
+
+def _keys_of(root: bytes, role: str) -> list[PublicKey]:
+    """The keys that a root names for a role."""
+    signed = read(Root, root).signed
+    return [PublicKey(signed.keys[keyid].keyval["public"]) for keyid in signed.roles[role].keyids]

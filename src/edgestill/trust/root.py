@@ -15,42 +15,45 @@ from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp 
 
 from edgestill.core.errors import SettingError, TrustError
 from edgestill.trust.assignment import AssignmentKeys
+from edgestill.trust.keys import PublicKey
 from edgestill.trust.metadata import ASSIGNMENT_FIELD, check_time, read, refusing, root_of, signed_by, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgestill.trust.keys import PublicKey, SigningKey
+    from edgestill.trust.keys import SigningKey
 
 
 def create_root(
     *,
-    root: Sequence[SigningKey],
+    root: Sequence[SigningKey | PublicKey],
     targets: Sequence[PublicKey],
     online: PublicKey,
     expires: float,
     version: int = 1,
     threshold: int = 1,
     targets_threshold: int = 1,
+    signers: Sequence[SigningKey] = (),
 ) -> bytes:
-    """Root metadata: which keys may say what. Signed by all of `root`.
+    """Root metadata: which keys may say what. Signed by all of `root` that are signing keys, and by `signers`.
 
     A later version (`version` = the last one's + 1) also needs the signatures of the version before it: see
     `countersign`, then `check_root`.
 
     Args:
-        root: the root keys; kept offline.
+        root: the root keys; kept offline. Of those whose other half is elsewhere, the public one.
         targets: the publisher's keys for targets.json.
         online: the hub's key, for snapshot, timestamp and assignments.
         expires: seconds since 1970; every device stops installing then, so renew in time.
         version: 1 for the first.
         threshold: root keys that must sign the next root.
         targets_threshold: targets keys that must sign targets.json.
+        signers: sign as well: root keys, and those of the version before.
 
     Raises:
         SettingError: a threshold that cannot be met, a key given twice, a version or time out of range.
     """
-    held = [key.public for key in root]
+    held = [key if isinstance(key, PublicKey) else key.public for key in root]
     roles = {
         Root.type: _role(held, threshold),
         Targets.type: _role(targets, targets_threshold),
@@ -73,7 +76,7 @@ def create_root(
         consistent_snapshot=True,
         unrecognized_fields={ASSIGNMENT_FIELD: AssignmentKeys((online,)).as_json()},
     )
-    return signed_by(Metadata(signed), root)
+    return signed_by(Metadata(signed), [*(key for key in root if not isinstance(key, PublicKey)), *signers])
 
 
 def check_root(*, root: bytes, previous: bytes | None, now: float) -> AssignmentKeys:
