@@ -202,7 +202,9 @@ def test_a_release_goes_from_the_publisher_to_a_device(world: World) -> None:
         until(lambda: world.json("rollout", "status", rollout)["state"] == "done")
         assert "light/2.0.0: done, stage 1 of 1 (100%)" in world.run("rollout", "status", rollout)
         why = world.json("rollout", "why", "lamp")
-        assert (why["rollouts"][0]["state"], why["rollouts"][0]["release"]) == ("confirmed", "light/2.0.0")
+        (told,) = why["rollouts"]
+        assert (told["rollout"]["release"], told["rollout"]["state"]) == ("light/2.0.0", "done")
+        assert (told["device"]["state"], told["device"]["release"]) == ("confirmed", "light/2.0.0")
         assert world.run("rollout", "why", "lamp").startswith("lamp runs light/2.0.0\n")
         (device,) = world.json("fleet", "list")["devices"]
         assert (device["device"], device["release"], device["labels"]) == (
@@ -228,6 +230,7 @@ def test_a_rollout_is_paused_resumed_and_taken_back(world: World) -> None:
     assert world.run("rollout", "pause", rollout) == f"rollout {rollout} of quiet/1.1.0 is paused\n"
     assert world.json("rollout", "resume", rollout)["state"] == "running"
     assert world.json("rollout", "status", rollout)["gates"]["max_failed"] == pytest.approx(0.02)
+    assert world.json("rollout", "advance", rollout)["state"] == "running"
     assert world.json("rollout", "rollback", rollout)["state"] == "rolled-back"
     assert world.json("rollout", "status")["rollouts"][0]["id"] == rollout
     lines = world.run("rollout", "status").splitlines()

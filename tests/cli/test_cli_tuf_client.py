@@ -155,6 +155,17 @@ def test_a_repository_without_versions_in_names_is_read_too(tmp_path: Path, cloc
     assert clock.now() == NOW.timestamp()
 
 
+def test_a_bucket_that_forbids_what_is_not_there_ends_the_chain_of_roots(
+    client: Client, repository: Repository
+) -> None:
+    """403 for the next root; for anything else it is a failure."""
+    repository.absent = 403
+    assert client.refresh() == 0
+    repository.publish("snapshot", "timestamp")
+    del repository.files["metadata/2.snapshot.json"]
+    assert client.refresh() == 1
+
+
 def test_fields_of_a_newer_writer_are_signed_over(client: Client, repository: Repository) -> None:
     """They are part of what is verified."""
     repository.root.unrecognized_fields["custom"] = {"a": [1]}
@@ -550,17 +561,56 @@ def test_of_several_targets_those_before_the_bad_one_are_there(
     assert client.files() == {"a": b"good"}
 
 
-@pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "a\\b", "..", "ü ?#"])
-def test_attack_a_target_stays_in_its_folder(client: Client, repository: Repository, name: str) -> None:
-    """Its file has the quoted name."""
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("../../escape", "..%2F..%2Fescape"),
+        ("/etc/passwd", "%2Fetc%2Fpasswd"),
+        ("a\\b", "a%5Cb"),
+        ("ü ?#", "%C3%BC%20%3F%23"),
+        ("..x", "..x"),
+    ],
+)
+def test_attack_a_target_stays_in_its_folder(
+    client: Client, repository: Repository, name: str, file: str
+) -> None:
+    """Its file has the quoted name; an address that a client would shorten is not asked for."""
     repository.add(name, b"content")
     repository.everything()
-    client.download(name)
-    assert sorted(one.name for one in client.metadata.parent.iterdir()) in (
-        ["initial.json", "metadata", "targets"],
-        ["initial.json", "metadata"],
-    )
-    assert all(one.parent == client.targets for one in client.targets.rglob("*"))
+    if client.download(name) == 0:
+        assert client.files() == {file: b"content"}
+    else:
+        assert ".." in name.split("/"), "nothing else is refused"
+    above = sorted(one.name for one in client.metadata.parent.iterdir())
+    assert above in (["initial.json", "metadata", "targets"], ["initial.json", "metadata"])
+
+
+def test_attack_one_role_of_two_delegators_is_what_each_has_vouched_for(
+    client: Client, repository: Repository
+) -> None:
+    """Under one version a mirror serves two contents: what A delegates to is what A's key has signed, to the end of the run."""
+    repository.delegate("A", paths=["a/*"])
+    repository.delegate("B", paths=["b/*"])
+    repository.delegate("C", by="A", paths=["a/*"])
+    ours = repository.signers["C"][0]
+    theirs = CryptoSigner.generate_ed25519()
+    repository.delegate("C", by="B", paths=["b/*"])
+    delegations = repository.signed["B"].delegations
+    delegations.roles["C"].keyids.clear()
+    repository.signed["B"].add_key(theirs.public_key, "C")
+    repository.add("a/one", b"1", role="C")
+    repository.everything()
+    honest = repository.files["metadata/2.C.json"]
+    repository.add("b/two", b"2", role="C")
+    repository.add("a/one", b"evil", role="C")
+    repository.signers["C"] = [theirs]
+    repository.write("C")
+    forged = repository.files["metadata/2.C.json"]
+    repository.signers["C"] = [ours]
+    repository.files["metadata/2.C.json"] = honest
+    repository.then["metadata/2.C.json"] = forged
+    assert client.download("a/one", "b/two", "a/one") == 0
+    assert client.files() == {"a%2Fone": b"1", "b%2Ftwo": b"2"}
 
 
 # The command line

@@ -37,6 +37,8 @@ class Repository:
         signers: role -> who signs it.
         files: path below the server -> bytes.
         asked: paths, in the order in which they were asked for.
+        absent: status of what is not there.
+        then: what lies there once a file was asked for.
     """
 
     def __init__(self, *, consistent: bool = True) -> None:
@@ -50,6 +52,8 @@ class Repository:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.with_hashes = False
+        self.absent = 404
+        self.then: dict[str, bytes] = {}
         for role in ROLES:
             self.new_key(role)
         self.publish(*ROLES, bump=False)
@@ -152,8 +156,10 @@ class Served:
                 path = self.path.lstrip("/")
                 repository.asked.append(path)
                 data = repository.files.get(unquote(path))
+                if unquote(path) in repository.then:
+                    repository.files[unquote(path)] = repository.then.pop(unquote(path))
                 if data is None:
-                    self.send_error(404)
+                    self.send_error(repository.absent)
                     return
                 self.send_response(200)
                 self.send_header("content-length", str(len(data)))

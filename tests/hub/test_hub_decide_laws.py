@@ -29,7 +29,7 @@ from edgestill.hub.engine import (
     failure,
     merge,
 )
-from edgestill.hub.sequential import Count, too_often
+from edgestill.hub.sequential import Count, looks_too_often, too_often
 
 STEPS = ("downloaded", "verified", "staged", "serving", "confirmed", "fell-back")
 MOST_ROUNDS = 40
@@ -267,7 +267,8 @@ class Fleet(RuleBasedStateMachine):
         if gates.min_agreement is not None:
             audits = sum(one.audits for one in self.counted())
             assert audits >= gates.min_audits
-            assert sum(one.agreed for one in self.counted()) >= gates.min_agreement * audits - 1e-6
+            counts = [Count(one.audits - one.agreed, one.audits) for one in self.counted()]
+            assert not looks_too_often(counts, 1 - gates.min_agreement)
         left = [
             one
             for one in self.view.devices

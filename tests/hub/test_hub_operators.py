@@ -28,6 +28,7 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "rollouts", {"release": R1}),
         ("POST", "rollouts/1/pause", {}),
         ("POST", "rollouts/1/resume", {}),
+        ("POST", "rollouts/1/advance", {}),
         ("POST", "rollouts/1/rollback", {}),
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),

@@ -156,7 +156,11 @@ def test_disagreement_with_the_teacher_pauses_the_rollout(there: World) -> None:
             {"answers": 500, "escalated": 200},
             "a larger model is asked about 39.6% on 505 answers of 1 device (most: 25.0%)",
         ),
-        ({"max_latency": 0.02}, {"answers": 5, "latency_p95": 0.05}, "d0 failed, of 2 that have the release"),
+        (
+            {"max_latency": 0.02},
+            {"answers": 30, "latency_p95": 0.05},
+            "d0 failed, of 2 that have the release",
+        ),
     ],
 )
 def test_a_model_that_serves_badly_pauses_the_rollout(
@@ -177,6 +181,35 @@ def test_a_model_that_serves_badly_pauses_the_rollout(
     status = there.rollout(number)
     assert status["state"] == "paused"
     assert status["reason"].startswith(text)
+
+
+def test_an_operator_lets_a_stage_go_on_that_waits(there: World) -> None:
+    """A quiet fleet has no audits to wait for; the order is of this stage, and what is sure pauses all the same."""
+    device, other = there.fleet(2)
+    number = there.roll_out(R1, 0.5, 1, gates={"min_agreement": 0.8, "min_audits": 10})
+    first = device if device.poll() else other
+    second = other if first is device else device
+    first.tells(R1, "confirmed")
+    assert there.rollout(number)["stage"] == 0
+    assert there.admin("POST", f"rollouts/{number}/advance").json["stage"] == 1
+    second.poll()
+    second.tells(R1, "confirmed")
+    assert there.rollout(number)["state"] == "running", "the last stage waits again"
+    first.audited(R1, 30, 5)
+    status = there.rollout(number)
+    assert (status["state"], status["health"]) == ("paused", [status["reason"]])
+    assert there.admin("POST", f"rollouts/{number}/advance").status == 409
+
+
+def test_who_stopped_it_for_another_reason_forgets_nothing(there: World) -> None:
+    """Pausing for maintenance is no acceptance of what was seen."""
+    device = there.enrol("d0")
+    number = there.roll_out(R1, gates={"min_agreement": 0.8, "min_audits": 30})
+    device.tells(R1, "confirmed")
+    device.audited(R1, 10, 6)
+    for order in ("pause", "resume"):
+        there.admin("POST", f"rollouts/{number}/{order}")
+    assert there.rollout(number)["audits"] == 10
 
 
 def test_resuming_counts_audits_anew(there: World) -> None:

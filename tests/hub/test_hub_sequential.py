@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.hub.sequential import ALARM, Count, log_evidence, too_often
+from edgestill.hub.sequential import ALARM, Count, log_evidence, looks_too_often, too_often
 
 
 def mean_evidence(most: float, really: float, trials: int) -> float:
@@ -99,6 +99,40 @@ def test_one_loud_device_does_not_speak_for_a_fleet() -> None:
     assert not too_often([loud, quiet, quiet], 0.1)
     assert too_often([loud, loud, quiet], 0.1)
     assert too_often([loud, Count(0, 0)], 0.1), "who has told nothing is not there"
+
+
+def test_no_single_device_decides_though_another_is_louder() -> None:
+    """One is broken and quiet, the busy one is hardly above the bound: without the broken one nothing is sure."""
+    assert log_evidence(Count(149, 1_025), 0.1) > -math.log(ALARM)
+    assert not too_often([Count(25, 25), Count(124, 1_000)], 0.1)
+    assert too_often([Count(25, 25), Count(24, 26), Count(124, 1_000)], 0.1)
+
+
+def test_what_is_hardly_above_the_bound_does_not_look_bad_for_ever() -> None:
+    """What looks bad is beyond the nearest rate, so that more trials make it sure if it is so."""
+    assert looks_too_often([Count(2, 12)], 0.1)
+    assert not looks_too_often([Count(1, 12)], 0.1)
+    assert not looks_too_often([Count(203_000, 2_000_000)], 0.1)
+    assert not looks_too_often([Count(5_000, 10_000), Count(0, 50)], 0.1), "it is one device that looks so"
+    assert not looks_too_often([], 0.1)
+
+
+@given(st.floats(0.001, 0.95))
+def test_what_looks_bad_becomes_sure_if_it_stays_so(most: float) -> None:
+    """No stage waits for ever on a fleet that reports: at any share that looks bad, enough trials are sure."""
+    trials = 1
+    while trials < 2**40:
+        share = 1 / (1 + (1 - most) / most * math.exp(-0.0505))
+        count = Count(math.ceil(share * trials), trials)
+        if too_often([count], most):
+            return
+        trials *= 2
+    pytest.fail("it never is")
+
+
+def test_where_nothing_is_allowed_one_is_enough() -> None:
+    """Whoever it was: it will not be undone by more trials."""
+    assert too_often([Count(1, 1_000), Count(0, 1_000)], 0.0)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_starting_a_rollout(hub: _Hub, client: OperatorClient) -> None:
             "max_errors": None,
             "max_escalated": None,
             "max_latency": None,
+            "min_answers": 20,
         },
         "labels": {"site": "north"},
     }

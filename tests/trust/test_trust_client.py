@@ -155,6 +155,9 @@ def test_restored_without_a_fetch(
     again = _client(tmp_path, repository, clock)
     assert again.restore()
     assert again.targets() == client.targets()
+    found = again.find(ONE)
+    assert found is not None
+    assert (found.role, found.length) == ("targets", again.target(ONE).size)
     assert repository.fetched == []
     clock.advance(DAY)
     assert not _client(tmp_path, repository, clock).restore()

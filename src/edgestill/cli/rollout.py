@@ -30,14 +30,22 @@ def start(
     label: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="Only devices that carry it.")
     ] = None,
-    max_failed: Annotated[str, typer.Option(help="Share that may fall back or be silent.")] = "0%",
+    max_failed: Annotated[str, typer.Option(help="Share that may fall back, be silent or be slow.")] = "0%",
     min_agreement: Annotated[str, typer.Option(help="With the teacher, on audits; default any.")] = "",
-    min_audits: Annotated[int, typer.Option(min=1, help="Before agreement may speak.")] = 20,
+    min_audits: Annotated[
+        int, typer.Option(min=1, help="Before a stage is complete, with --min-agreement.")
+    ] = 20,
     max_errors: Annotated[
         str, typer.Option(help="Of inputs, on which the engine may fail; default any.")
     ] = "",
     max_escalated: Annotated[str, typer.Option(help="Of answers, with a larger model; default any.")] = "",
     max_latency: Annotated[str, typer.Option(help="Of 95 of 100 answers; default any.")] = "",
+    min_answers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Before a stage is complete, with the three above; of one device for its latency."
+        ),
+    ] = 20,
     silent_after: Annotated[str, typer.Option(help="Without a report, before it is done.")] = "1 h",
     as_json: AsJson = False,
 ) -> None:
@@ -46,6 +54,7 @@ def start(
         max_failed=parse_share(max_failed),
         min_agreement=parse_share(min_agreement) if min_agreement else None,
         min_audits=min_audits,
+        min_answers=min_answers,
         silent_after=parse_duration(silent_after),
         max_errors=parse_share(max_errors) if max_errors else None,
         max_escalated=parse_share(max_escalated) if max_escalated else None,
@@ -91,6 +100,12 @@ def resume(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJs
 
 
 @app.command()
+def advance(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:  # noqa: A002
+    """Let one go on at its stage without waiting for more reports; what is surely bad still pauses it."""
+    _after(operator(hub, token_file).advance(id), as_json=as_json)
+
+
+@app.command()
 def rollback(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:  # noqa: A002
     """Send its devices back to what they had."""
     _after(operator(hub, token_file).rollback(id), as_json=as_json)
@@ -111,8 +126,8 @@ def why(
     for one in newest:
         devices: Any = (said := client.rollout(str(one["id"])))["devices"]
         if device in devices:
-            told_of = {"rollout": one["id"], "of": one["release"], "is": said["state"]}
-            found.append(told_of | devices[device])
+            rollout = {name: said[name] for name in ("id", "release", "state", "reason")}
+            found.append({"rollout": rollout, "device": devices[device]})
     if not found:
         raise NotFoundError(
             "no rollout has to do with this device",
@@ -129,18 +144,19 @@ def _after(said: Any, *, as_json: bool) -> None:
 
 
 def _reasons(device: str, found: list[Any]) -> Iterator[str]:
-    yield f"{device} runs {found[0]['release'] or 'nothing yet'}"
+    yield f"{device} runs {found[0]['device']['release'] or 'nothing yet'}"
     for one in found:
-        reason = f": {one['reason']}" if one["reason"] else ""
-        yield f"rollout {one['rollout']} of {one['of']} is {one['is']}; here it is {one['state']}{reason}"
+        rollout, here = one["rollout"], one["device"]
+        why = f" ({rollout['reason']})" if rollout["reason"] else ""
+        reason = f": {here['reason']}" if here["reason"] else ""
+        yield f"rollout {rollout['id']} of {rollout['release']} is {rollout['state']}{why}; here it is {here['state']}{reason}"
 
 
 def _lines(said: Any) -> Iterator[str]:
     yield f"{said['release']}: {said['state']}, stage {_stage(said)}"
     if said["reason"]:
         yield f"why: {said['reason']}"
-    if said["audits"]:
-        yield f"agreement on audits: {said['agreed']} of {said['audits']}"
+    yield from said["health"]
     rows = (
         (name, one["state"], one["release"], one["reason"]) for name, one in sorted(said["devices"].items())
     )

@@ -6,7 +6,7 @@
 
 It is a device's own verifying client (`trust.client`), with the newest metadata of each role kept under its bare name. `download`
 refreshes first; several targets are brought in their order, and one that is there already, with the right hashes, is not brought
-again. A target's file has its quoted name. Exit code 0, or 1 after a failure told in one line.
+again. A target's file has its quoted name. Exit code 0, 1 after a failure told in one line, 2 after wrong usage.
 
 Standard library, trust and link only: it starts without Typer.
 """
@@ -22,7 +22,14 @@ from urllib.parse import quote
 from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import EdgestillError, PathError, SettingError, TrustError
+from edgestill.core.errors import (
+    AccessError,
+    EdgestillError,
+    NotFoundError,
+    PathError,
+    SettingError,
+    TrustError,
+)
 from edgestill.core.files import read_plain
 from edgestill.core.protocols import Request
 from edgestill.link.exchange import ABSENT, accepted, exchange
@@ -85,7 +92,15 @@ def _refreshed(options: argparse.Namespace) -> TrustedClient:
     transport = HttpTransport()
 
     def fetch(path: str, at_most: int) -> bytes:
-        return _got(transport, base + path.removeprefix("metadata/"), at_most)
+        try:
+            return _got(transport, base + path.removeprefix("metadata/"), at_most)
+        except AccessError as error:
+            if not path.endswith(".root.json"):
+                raise
+            # what is not there is forbidden in many a bucket
+            raise NotFoundError(
+                error.what, where=error.where, expected=error.expected, got=error.got
+            ) from error
 
     kept = KeptNewest(options.metadata_dir)
     client = TrustedClient(kept, root=kept.root, fetch=fetch, clock=SystemClock())
@@ -110,7 +125,16 @@ def _download(client: TrustedClient, name: str, options: argparse.Namespace) -> 
         return
     data = _got(HttpTransport(), base + found.path, min(found.length, MAX_TARGET_BYTES))
     found.check(data)
-    options.target_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        options.target_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PathError(
+            "cannot keep targets here",
+            where=options.target_dir,
+            expected="a folder",
+            got=error.strerror,
+            fix="give another one",
+        ) from error
     write_whole(file, data, mode=PUBLIC)
 
 

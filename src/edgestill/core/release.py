@@ -109,6 +109,8 @@ class Gates:
         silent_after: seconds after which a device that reports nothing before it has confirmed counts as failed.
         max_errors: share of inputs on which the engine may fail; None asks for none.
         max_escalated: share of answers for which a larger model may be asked, audits included; None asks for none.
+        min_answers: answers of all devices before a stage is complete where errors, escalations or latency are bounded, and of one device
+            before its latency counts; at least 1.
         max_latency: seconds within which 95 of 100 answers must come, as a device last told it; one that is slower counts
             as failed. None asks for none.
     """
@@ -120,12 +122,14 @@ class Gates:
     max_errors: float | None = None
     max_escalated: float | None = None
     max_latency: float | None = None
+    min_answers: int = 20
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_failed < 1 or self.min_audits < 1 or not self.silent_after > 0:
+        least = min(self.min_audits, self.min_answers)
+        if not 0 <= self.max_failed < 1 or least < 1 or not self.silent_after > 0:
             raise SettingError(
                 "a gate is out of range",
-                expected="max_failed in [0, 1), min_audits >= 1, silent_after > 0 s",
+                expected="max_failed in [0, 1), min_audits and min_answers >= 1, silent_after > 0 s",
                 got=self,
                 where="gates",
                 fix="correct the value, or leave it out for the default",

@@ -13,7 +13,7 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 | `GET /v1/admin/releases` | `{"releases": [...]}` |
 | `POST /v1/admin/rollouts` | `{"release", "stages", "gates", "labels"}` -> `{"id"}`; `GET` lists the newest |
 | `GET /v1/admin/rollouts/ID` | where it is, why, and how each device stands |
-| `POST /v1/admin/rollouts/ID/pause`, `/resume`, `/rollback` | the rollout afterwards |
+| `POST /v1/admin/rollouts/ID/pause`, `/resume`, `/advance`, `/rollback` | the rollout afterwards |
 | `GET /v1/admin/fleet` | `{"devices": [...]}` |
 | `POST /v1/admin/devices/NAME/revoke` | `{"device", "revoked_at"}`; its credential is refused from now on |
 | `GET /v1/admin/evidence` | counts |
@@ -245,6 +245,11 @@ async def roll_back(request: Request) -> Response:
     return await _order(request, rollouts.roll_back)
 
 
+async def advance(request: Request) -> Response:
+    """`POST /v1/admin/rollouts/ID/advance`."""
+    return await _order(request, rollouts.accept)
+
+
 async def fleet(request: Request) -> Response:
     """`GET /v1/admin/fleet`."""
     async with hub_of(request).database.read() as connection:
@@ -392,8 +397,7 @@ def _gates(fields: Fields) -> Gates:
     fields.only(tuple(one.name for one in fields_of(Gates)))
     shares = ("max_failed", "min_agreement", "silent_after", "max_errors", "max_escalated", "max_latency")
     told: dict[str, Any] = {name: fields.number(name) for name in shares if fields.has(name)}
-    if fields.has("min_audits"):
-        told["min_audits"] = fields.integer("min_audits")
+    told |= {name: fields.integer(name) for name in ("min_audits", "min_answers") if fields.has(name)}
     return replace(Gates(), **told)
 
 

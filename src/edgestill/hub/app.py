@@ -97,6 +97,7 @@ def _admin() -> list[Route]:
         ("POST", "rollouts", admin.start_rollout, "operate", "rollout.start"),
         ("POST", "rollouts/{id:int}/pause", admin.pause, "operate", "rollout.pause"),
         ("POST", "rollouts/{id:int}/resume", admin.resume, "operate", "rollout.resume"),
+        ("POST", "rollouts/{id:int}/advance", admin.advance, "operate", "rollout.advance"),
         ("POST", "rollouts/{id:int}/rollback", admin.roll_back, "operate", "rollout.rollback"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),

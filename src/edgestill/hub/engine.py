@@ -12,8 +12,9 @@ answer is empty. The rules:
   One that was assigned and then reports nothing for `silent_after` is silent, and counts as failed until it confirms.
   One whose answers last took longer than `max_latency` is slow, and counts as failed until it tells otherwise.
 - Gates on how the model serves (agreement, errors, escalations) are tests that may be looked at after every report
-  (`hub.sequential`): one is broken once that is sure, with a chance of `ALARM` that it is not so. While it merely looks so, or
-  there are fewer audits than asked for, the stage waits.
+  (`hub.sequential`): one is broken once that is sure, with a chance of `ALARM` that it is not so. While it merely looks so, nobody
+  else gets the release; while there are fewer audits or answers than asked for, the stage is not complete. An operator may accept
+  either for a stage, which then goes on; what is sure pauses it all the same.
 - Failed devices within `max_failed` are replaced by others, so that a complete stage has its share of confirmed ones.
   A silent one that comes back after it was replaced is waited for again: the stage then has more than its share.
   No stage completes without a single confirmed device.
@@ -30,7 +31,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from edgestill.hub.sequential import Count, too_often
+from edgestill.hub.sequential import Count, looks_too_often, too_often
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -110,6 +111,7 @@ class View:
         state: running, paused, done or rolled-back.
         stage: index of the present stage.
         devices: the cohort, in any order.
+        accepted: last stage at which an operator has accepted what gates wait for; -1 for none.
     """
 
     id: int
@@ -117,6 +119,7 @@ class View:
     state: RolloutState
     stage: int
     devices: Sequence[DeviceView]
+    accepted: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +183,19 @@ def explain(view: View, now: float) -> str:
     if view.state != "running":
         return ""
     tally = _Tally(view, now)
+    doubtful = tally.looks_bad() if view.accepted < view.stage else ""
+    if doubtful:
+        return doubtful
     if tally.pending:
         return f"waiting for {_names(tally.pending)} to confirm"
     if not tally.confirmed:
         return "waiting for a device that can be assigned"
-    return tally.doubt()
+    return "" if view.accepted >= view.stage else tally.doubt()
+
+
+def figures(view: View, now: float) -> list[str]:
+    """How the model serves, in the words of each gate that looks at it."""
+    return [gate.text for gate in _Tally(view, now).health()]
 
 
 def merge(known: MemberState, reported: DeviceState) -> MemberState:
@@ -202,8 +213,10 @@ def failure(member: Member, gates: Gates, now: float) -> Failure | None:
     heard = max(member.assigned_at, member.heard_at or 0.0)
     if member.state != "confirmed" and now - heard > gates.silent_after:
         return "silent"
-    is_slow = gates.max_latency is not None and member.latency > gates.max_latency
-    if is_slow and member.state == "confirmed":  # before that its figures are of another time
+    is_told = (
+        member.state == "confirmed" and member.answers >= gates.min_answers
+    )  # of this time, and of more than a few
+    if gates.max_latency is not None and is_told and member.latency > gates.max_latency:
         return "slow"
     return None
 
@@ -265,6 +278,8 @@ class _Tally:
 
     def _count(self, device: str, member: Member, now: float) -> None:
         how = failure(member, self.gates, now)
+        if how == "slow" == member.excused:  # it serves, and that is as good as it gets
+            how = None
         if how is not None and how == member.excused:
             return
         self.told.append(member)
@@ -279,22 +294,30 @@ class _Tally:
         members = len(self.confirmed) + len(self.pending) + len(self.failed)
         if len(self.failed) > self.gates.max_failed * members + _ROUNDING:
             return f"{_names(self.failed)} failed, of {members} that have the release (allowed: {self.gates.max_failed:.0%})"
-        for gate in self._health():
+        for gate in self.health():
             if too_often(gate.counts, gate.most):
                 return gate.text
         return None
 
-    def doubt(self) -> str:
-        """What keeps the stage from being complete although no gate is broken; empty where nothing does."""
-        audits = sum(one.audits for one in self.told)
-        if self.gates.min_agreement is not None and audits < self.gates.min_audits:
-            return f"waiting for audits: {audits} of {self.gates.min_audits} that the agreement gate asks"
-        for gate in self._health():
-            if gate.total.share > gate.most + _ROUNDING:
+    def looks_bad(self) -> str:
+        """Of which gate it looks as if it were broken, in words; empty for none."""
+        for gate in self.health():
+            if looks_too_often(gate.counts, gate.most):
                 return f"waiting for more reports: {gate.text}, which may be chance"
         return ""
 
-    def _health(self) -> Iterator[_Gate]:
+    def doubt(self) -> str:
+        """What keeps the stage from being complete although no gate is broken; empty where nothing does."""
+        gates, audits = self.gates, sum(one.audits for one in self.told)
+        if gates.min_agreement is not None and audits < gates.min_audits:
+            return f"waiting for audits: {audits} of {gates.min_audits} that the agreement gate asks"
+        answers = sum(one.answers + one.errors for one in self.told)
+        bounds = (gates.max_errors, gates.max_escalated, gates.max_latency)
+        if any(bound is not None for bound in bounds) and answers < gates.min_answers:
+            return f"waiting for answers: {answers} of {gates.min_answers} that the gates ask"
+        return self.looks_bad()
+
+    def health(self) -> Iterator[_Gate]:
         """The gates on how the model serves, each as events that must not be too many."""
         gates = self.gates
         if gates.min_agreement is not None:
@@ -317,11 +340,14 @@ def _guide(view: View, now: float) -> list[Action]:
     broken = tally.broken_gate()
     if broken is not None:
         return [Pause(broken)]
+    is_accepted = view.accepted >= view.stage
+    if not is_accepted and tally.looks_bad():
+        return []
     wanted = _quota(view) - len(tally.confirmed) - len(tally.pending)
     chosen = _candidates(view, now)[: max(0, wanted)]
     if chosen:
         return chosen
-    if tally.pending or not tally.confirmed or tally.doubt():
+    if tally.pending or not tally.confirmed or (tally.doubt() and not is_accepted):
         return []
     is_last = view.stage + 1 == len(view.rollout.stages)
     return [Finish() if is_last else Advance(view.stage + 1)]

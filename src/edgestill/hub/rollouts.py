@@ -56,6 +56,7 @@ class Record:
     state: RolloutState
     stage: int
     reason: str
+    accepted: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,9 @@ async def resume(connection: AsyncConnection, rollout: int, now: float) -> None:
     if record.state == "running":
         return
     _require(record, "paused")
+    if record.reason == _BY_OPERATOR:  # who stopped it for another reason forgets nothing
+        await _set(connection, rollout, now, state="running", reason="")
+        return
     seen = await view(connection, record)
     failures = engine.excusable(seen, now)
     before = await _sums(connection, record.rollout.release)
@@ -170,6 +174,17 @@ async def resume(connection: AsyncConnection, rollout: int, now: float) -> None:
                 .values(excused=failures.get(device.id, ""), **before.get(device.id, NOTHING))
             )
     await _set(connection, rollout, now, state="running", reason="")
+
+
+async def accept(connection: AsyncConnection, rollout: int, now: float) -> None:
+    """Lets a running rollout go on at its stage without what its gates wait for; what is sure still pauses it.
+
+    Raises:
+        NotFoundError: no such rollout. ConflictError: it does not run.
+    """
+    record = await find(connection, rollout)
+    _require(record, "running")
+    await _set(connection, rollout, now, accepted=record.stage)
 
 
 async def roll_back(connection: AsyncConnection, rollout: int, now: float) -> None:
@@ -226,6 +241,7 @@ async def view(connection: AsyncConnection, record: Record) -> engine.View:
         rollout=record.rollout,
         state=record.state,
         stage=record.stage,
+        accepted=record.accepted,
         devices=[
             engine.DeviceView(
                 id=row.id,
@@ -264,6 +280,7 @@ async def status(connection: AsyncConnection, rollout: int, now: float) -> JsonO
         "reason": record.reason or engine.explain(seen, now),
         "audits": sum(device.member.audits for device in seen.devices if device.member),
         "agreed": sum(device.member.agreed for device in seen.devices if device.member),
+        "health": [*engine.figures(seen, now)],
     }
     return stages | {
         "devices": {
@@ -297,6 +314,9 @@ def _standing(device: engine.DeviceView, gates: Gates, now: float) -> JsonObject
             "state": "silent",
             "reason": f"{device.member.state}, then no report for {gates.silent_after:g} s",
         }
+    if how == "slow":
+        reason = f"95 of 100 answers within {device.member.latency:g} s (most: {gates.max_latency:g} s)"
+        return {"state": "slow", "reason": reason}
     return {"state": device.member.state, "reason": device.member.reason}
 
 
@@ -470,6 +490,7 @@ def _record(row: Row[tuple[object, ...]]) -> Record:
         state=row.state,
         stage=row.stage,
         reason=row.reason,
+        accepted=row.accepted,
     )
 
 

@@ -102,6 +102,8 @@ rollouts: Final = Table(
     Column("state", String(20), nullable=False),
     Column("stage", Integer, nullable=False),
     Column("reason", String(500), nullable=False, default=""),
+    # The last stage at which an operator has accepted what gates wait for.
+    Column("accepted", Integer, nullable=False, default=-1, server_default="-1"),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
 )

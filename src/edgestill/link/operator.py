@@ -172,6 +172,10 @@ class OperatorClient:
         """Runs a paused rollout on; the rollout afterwards. Errors as `pause`."""
         return self._order(id, "resume")
 
+    def advance(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Lets a running rollout go on at its stage without waiting for more reports; errors as `pause`."""
+        return self._order(id, "advance")
+
     def rollback(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
         """Sends the rollout's devices back to what they had; the rollout afterwards. Errors as `pause`."""
         return self._order(id, "rollback")

@@ -84,6 +84,7 @@ class TrustedClient:
         self._root = _trusted_set(root, 0).root
         self._has_chain = False
         self._view: TrustedMetadataSet | None = None
+        self._vouched: dict[tuple[str, str], Targets] = {}
 
     def now(self) -> float:
         """Seconds since 1970, and never before the floor."""
@@ -119,6 +120,7 @@ class TrustedClient:
             data = self._kept.read(role)
             if data is None or not _accepts(trusted, role, data):
                 return False
+        self._vouched[Targets.type, Root.type] = trusted.targets
         self._view = trusted
         return True
 
@@ -194,6 +196,7 @@ class TrustedClient:
 
     def _load_chain(self, now: float) -> TrustedMetadataSet:
         """The anchor, and the kept roots after it: the first that is missing or damaged is fetched again."""
+        self._vouched = {}
         trusted = _trusted_set(self._anchor, now)
         for version in count(trusted.root.version + 1):
             data = self._kept.read(Root.type, version)
@@ -245,14 +248,18 @@ class TrustedClient:
         self._kept.write(Snapshot.type, data)
 
     def _targets_of(self, trusted: TrustedMetadataSet, role: str, delegator: str) -> Targets:
-        """The metadata of a role that lists targets, off the disk or fetched; for another delegator it is verified again."""
+        """The metadata of a role that lists targets, off the disk or fetched; for another delegator it is verified again.
+
+        What each delegator vouched for is kept apart: a repository may serve two of them different bytes under one version.
+        """
         if not trusted.contains(role, delegator):
             kept = self._kept.read(role)
             if kept is None or not _accepts(trusted, role, kept, delegator):
                 self._fetch_targets(trusted, role, delegator)
-        found = trusted[role]
-        assert isinstance(found, Targets)
-        return found
+            found = trusted[role]
+            assert isinstance(found, Targets)
+            self._vouched[role, delegator] = found
+        return self._vouched[role, delegator]
 
     def _fetch_targets(self, trusted: TrustedMetadataSet, role: str, delegator: str) -> None:
         file = f"{role}.json"

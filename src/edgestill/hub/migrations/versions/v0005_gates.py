@@ -1,4 +1,4 @@
-"""What a rollout's devices had answered before it: gates on errors and escalations count from there.
+"""What a rollout's devices had answered before it, and the stage that an operator has accepted as it is.
 
 Rollouts that are under way have no such gates, so they begin at 0.
 """
@@ -20,3 +20,4 @@ def upgrade() -> None:
     """Adds the columns."""
     for name in ("answers_before", "escalated_before", "errors_before"):
         op.add_column("members", sa.Column(name, sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column("rollouts", sa.Column("accepted", sa.Integer(), server_default="-1", nullable=False))
