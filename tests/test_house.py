@@ -66,6 +66,8 @@ LIBRARIES: dict[str, set[str]] = {
         "matplotlib",
         "lightning_fabric",
         "optuna",
+        "tuf",
+        "urllib3",
     },
 }
 # ... and which module may load one that its room may not.

@@ -1,7 +1,8 @@
-"""A repository of TUF as others may make it (any keys, delegations, thresholds), served over HTTP and recorded."""
+"""A repository of TUF as others may make it (any keys, delegations, thresholds), served over HTTP and recorded; and our client."""
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +22,11 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # as above
     Timestamp,
 )
 
+from edgestill.cli.tuf_client import main
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 ROLES = ("root", "timestamp", "snapshot", "targets")
 NOW = datetime(2027, 3, 1, tzinfo=UTC)
@@ -181,3 +185,39 @@ class Served:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class Client:
+    """The client with a folder of its own."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.metadata, self.targets, self.url = folder / "metadata", folder / "targets", url
+
+    def init(self, root: bytes) -> int:
+        """Trusts a root."""
+        self.metadata.mkdir(parents=True, exist_ok=True)
+        path = self.metadata.parent / "initial.json"
+        path.write_bytes(root)
+        return main(["--metadata-dir", str(self.metadata), "init", str(path)])
+
+    def refresh(self) -> int:
+        """Updates its metadata."""
+        return main([*self._options(), "refresh"])
+
+    def download(self, *names: str) -> int:
+        """Brings targets."""
+        named = [part for name in names for part in ("--target-name", name)]
+        where = ["--target-base-url", f"{self.url}/targets/", "--target-dir", str(self.targets)]
+        return main([*self._options(), *named, *where, "download"])
+
+    def versions(self) -> dict[str, int]:
+        """Role -> version, of all that it keeps."""
+        kept = {path.stem: json.loads(path.read_bytes()) for path in self.metadata.glob("*.json")}
+        return {role: one["signed"]["version"] for role, one in sorted(kept.items())}
+
+    def files(self) -> dict[str, bytes]:
+        """Name -> bytes, of the targets it has."""
+        return {path.name: path.read_bytes() for path in sorted(self.targets.glob("*"))}
+
+    def _options(self) -> list[str]:
+        return ["--metadata-url", f"{self.url}/metadata/", "--metadata-dir", str(self.metadata)]

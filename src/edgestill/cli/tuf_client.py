@@ -99,7 +99,7 @@ def _refreshed(options: argparse.Namespace) -> TrustedClient:
                 raise
             # what is not there is forbidden in many a bucket
             raise NotFoundError(
-                error.what, where=error.where, expected=error.expected, got=error.got
+                error.what, where=error.where, expected=error.expected, got=error.got, fix=error.fix
             ) from error
 
     kept = KeptNewest(options.metadata_dir)
