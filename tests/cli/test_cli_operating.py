@@ -288,7 +288,7 @@ def test_another_hub_is_not_vouched_for_unasked(world: World, tmp_path: Path) ->
     other.sign_root(SigningKey.generate().public, now=now)
     said = world.run("release", "publish", world.bundle("6.0.0"), "--publisher", copy, fails=True)
     assert "this hub has another key than the one that is vouched for" in said
-    assert publisher.version == version
+    assert (publisher.version, other.version) == (version, version + 1)
     assert "6.0.0" not in world.run("release", "list")
 
 
@@ -297,9 +297,45 @@ def test_a_folder_that_is_behind_is_told(world: World, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(world.folder / "publisher", copy)
     world.run("release", "renew")
-    assert "the hub has newer roots than this folder" in world.run(
-        "release", "root", "--publisher", copy, fails=True
-    )
+    behind = world.run("release", "root", "--publisher", copy, fails=True)
+    assert "the hub has newer roots than this folder" in behind
+
+
+def test_a_folder_whose_list_is_behind_goes_on_from_the_hubs(world: World, tmp_path: Path) -> None:
+    """A copy on another machine, with the same roots: what was published meanwhile stays listed."""
+    copy = tmp_path / "copy"
+    shutil.copytree(world.folder / "publisher", copy)
+    world.run("release", "publish", world.bundle("7.0.0"))
+    world.run("release", "publish", world.bundle("7.1.0"), "--publisher", copy)
+    said = world.run("release", "list")
+    assert "light/7.0.0" in said
+    assert "light/7.1.0" in said
+    world.run("release", "publish", world.bundle("7.2.0"))
+
+
+def test_without_root_keys_the_list_is_renewed_all_the_same(world: World, tmp_path: Path) -> None:
+    """They lie in a safe; a change of keys is refused before anything is made."""
+    folder = world.folder / "publisher"
+    hidden = list(folder.glob("root-*.pem"))
+    for one in hidden:
+        one.rename(tmp_path / one.name)
+    before = Publisher(folder, b"correct horse").version
+    assert "too few root keys are here" in world.run("release", "renew", fails=True)
+    assert "too few root keys are here" in world.run("release", "keys", "rotate", "targets", fails=True)
+    left = Publisher(folder, b"correct horse")
+    assert left.version == before
+    assert left.expires()["targets.json"] > SystemClock().now() + 89 * 86_400
+    for one in hidden:
+        (tmp_path / one.name).rename(one)
+
+
+def test_a_new_publisher_does_not_vouch_for_somebody_elses_hub(world: World, tmp_path: Path) -> None:
+    """It looks before it signs: nothing is written down."""
+    folder = tmp_path / "fresh"
+    world.run("release", "keys", "init", "--publisher", folder)
+    said = world.run("release", "root", "--publisher", folder, fails=True)
+    assert "the hub has a root of somebody else already" in said
+    assert Publisher(folder, b"correct horse").version == 0
 
 
 def test_the_same_bundle_may_be_published_again(world: World) -> None:

@@ -292,6 +292,14 @@ def test_a_canary_that_has_answered_nothing_says_nothing(gate: dict[str, float])
     assert decide(replace(seen, devices=told), NOW) == [Advance(1)]
 
 
+def test_latency_is_told_by_a_device_that_has_answered_enough() -> None:
+    """Ten with two answers each say nothing of it, whatever they add up to."""
+    gates = Gates(max_latency=0.1)
+    few = [replace(one, member=member("confirmed", answers=2, latency=5.0)) for one in fleet(10)]
+    assert decide(view(few, 1.0, gates=gates), NOW) == []
+    assert "whose latency can be told" in explain(view(few, 1.0, gates=gates), NOW)
+
+
 def test_agreement_lets_the_rollout_advance() -> None:
     """With enough audits and enough agreement the stage is complete."""
     seen, _ = settle(view(fleet(2), 0.5, 1.0, gates=Gates(min_agreement=0.9, min_audits=20)))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hub_worlds import CLASS, World, question, teacher_model, world
 
+from edgestill.cli.hub import _line
 from edgestill.core.auditing import BEGIN, Entry, check_chain
 from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import Fields
+from edgestill.hub import bodies
 from edgestill.hub.operators import RIGHTS, ROLES
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "rollouts", {"release": R1}),
         ("POST", "rollouts/1/pause", {}),
         ("POST", "rollouts/1/resume", {}),
-        ("POST", "rollouts/1/advance", {}),
+        ("POST", "rollouts/1/advance", {"stage": 0}),
         ("POST", "rollouts/1/rollback", {}),
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),
@@ -196,7 +198,7 @@ def test_what_the_hub_does_by_itself_and_who_joins_is_there(there: World) -> Non
     device.poll()
     device.tells(R1, "fell-back", reason="probe-failed")
     told = [(one.who, one.what, one.about) for one in log_of(there, start)]
-    assert ("device d0", "device.enrol", {"class": CLASS, "labels": {}}) in told
+    assert ("device d0", "device.enrol", {"class": CLASS}) in told
     own = [about["did"] for who, what, about in told if (who, what) == ("the hub", "rollout")]
     assert own[0] == f"rollout 1: {R1} is assigned to d0"
     assert str(own[1]).startswith("rollout 1: is paused: d0 failed")
@@ -217,7 +219,13 @@ def test_entries_follow_each_other_and_pages_fit_together(there: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["UPDATE audit_log SET who = 'eve' WHERE id = 1", "DELETE FROM audit_log WHERE id = 1"]
+    "statement",
+    [
+        "UPDATE audit_log SET who = 'eve' WHERE id = 1",
+        "DELETE FROM audit_log WHERE id = 1",
+        "INSERT OR REPLACE INTO audit_log VALUES (1, 1.0, 'eve', 'nothing', '{}', '')",
+        "INSERT INTO audit_log VALUES (99, 1.0, 'eve', 'nothing', '{}', '')",
+    ],
 )
 def test_attack_the_database_refuses_to_change_the_log(there: World, statement: str) -> None:
     """Whatever code of ours might try."""
@@ -250,6 +258,41 @@ def test_reading_what_devices_sent_is_an_order(there: World) -> None:
     start = len(log_of(there))
     there.admin("GET", "evidence/samples")
     assert [one.what for one in log_of(there, start)] == ["evidence.read"] * 2
+
+
+def test_a_flood_of_words_fills_no_disk(there: World) -> None:
+    """What is too long is cut, or stands there by its digest."""
+    start = len(log_of(there))
+    words = {f"k{number}": "\N{LATIN SMALL LETTER E WITH ACUTE}" * 190 for number in range(16)}
+    call(there, there.operator, "POST", "rollouts", {"release": R1, "labels": words})
+    asked, came = log_of(there, start)[:2]
+    assert asked.about == {}
+    assert set(came.about) == {"order", "outcome", "digest"}
+
+
+def test_attack_who_was_revoked_while_a_body_came_orders_nothing(
+    there: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role is looked at before the body, and once more when all of it is there."""
+    token, real = add(there, "ann", "admin"), bodies._check_length
+
+    def revoked_meanwhile(request: Any, at_most: int) -> None:
+        real(request, at_most)
+        with sqlite3.connect(there.folder / "hub.db", timeout=10) as connection:
+            connection.execute("UPDATE operators SET revoked_at = 1.0 WHERE name = 'ann'")
+
+    monkeypatch.setattr(bodies, "_check_length", revoked_meanwhile)
+    reply = call(there, token, "POST", "operators", {"name": "eve", "role": "admin"})
+    assert reply.status == 401
+    assert [one["name"] for one in there.admin("GET", "operators").json["operators"]] == ["ann"]
+
+
+def test_attack_an_entry_cannot_break_a_line(there: World) -> None:
+    """A name with a line end would forge a second entry on the screen: it is shown as JSON."""
+    there.call("POST", "/v1/admin/devices/x%0A57%20owner/revoke", authorization=f"Bearer {there.operator}")
+    (asked,) = [one for one in log_of(there) if one.what == "device.revoke" and "device" in one.about]
+    assert "\n" in str(asked.about["device"])
+    assert "\n" not in _line(asked)
 
 
 def test_looking_is_not_written(there: World) -> None:

@@ -191,14 +191,15 @@ def test_an_operator_lets_a_stage_go_on_that_waits(there: World) -> None:
     second = other if first is device else device
     first.tells(R1, "confirmed")
     assert there.rollout(number)["stage"] == 0
-    assert there.admin("POST", f"rollouts/{number}/advance").json["stage"] == 1
+    assert there.admin("POST", f"rollouts/{number}/advance", {"stage": 1}).status == 409, "of another stage"
+    assert there.admin("POST", f"rollouts/{number}/advance", {"stage": 0}).json["stage"] == 1
     second.poll()
     second.tells(R1, "confirmed")
     assert there.rollout(number)["state"] == "running", "the last stage waits again"
     first.audited(R1, 30, 5)
     status = there.rollout(number)
     assert (status["state"], status["health"]) == ("paused", [status["reason"]])
-    assert there.admin("POST", f"rollouts/{number}/advance").status == 409
+    assert there.admin("POST", f"rollouts/{number}/advance", {"stage": 1}).status == 409
 
 
 def test_who_stopped_it_for_another_reason_forgets_nothing(there: World) -> None:

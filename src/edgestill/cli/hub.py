@@ -12,6 +12,7 @@ from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, tol
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import MessageError
 from edgestill.core.extras import require
+from edgestill.core.jsonio import canonical
 from edgestill.core.units import parse_duration
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ def log(
 
 def _line(entry: Entry) -> str:
     when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    about = " ".join(f"{name}={value}" for name, value in entry.about.items())
-    return f"{entry.id}  {when}  {entry.who}  {entry.what}  {about}".rstrip()
+    return f"{entry.id}  {when}  {entry.who}  {entry.what}  {canonical(entry.about).decode()}"
 
 
 def _standing(one: Any, now: float) -> str:

@@ -138,9 +138,11 @@ def renew(
     _rooted(signer, client)
     online, now = signer.online, SystemClock().now()
     assert online is not None
-    signer.sign_root(online, now=now)
     if signer.targets is not None or client.targets() is not None:
         signer.sign_targets(served=client.targets(), now=now)
+        _deliver(signer, client)
+    signer.check_root_keys()  # they may lie in a safe: the list is renewed all the same
+    signer.sign_root(online, now=now)
     _deliver(signer, client)
     _tell_keys(signer, as_json=as_json)
 
@@ -285,6 +287,8 @@ def _rooted(signer: Publisher, client: OperatorClient, *, may_change: bool = Fal
             got=online.keyid[:16],
             fix="is it the right hub? If its key has changed: edgestill release root --new-hub-key",
         )
+    if known is None and client.root_of(1) is not None:
+        raise _apart("the hub has a root of somebody else already", "a hub without a root", "1.root.json")
     if known != online:
         signer.sign_root(online, now=SystemClock().now())
     _deliver(signer, client)
@@ -292,7 +296,7 @@ def _rooted(signer: Publisher, client: OperatorClient, *, may_change: bool = Fal
 
 def _deliver(signer: Publisher, client: OperatorClient) -> None:
     """Hands over what the hub lacks of roots and list; what was signed and not delivered, too."""
-    version, own = signer.version, signer.targets
+    version = signer.version
     if client.root_of(version + 1) is not None:
         raise _apart(
             "the hub has newer roots than this folder", f"{version}.root.json at most", f"{version + 1}"
@@ -302,14 +306,13 @@ def _deliver(signer: Publisher, client: OperatorClient) -> None:
         raise _apart(
             "the hub has roots of somebody else", "those of this folder", f"another {known}.root.json"
         )
-    if own is not None and known < version and known:
-        with suppress(
-            RefusedError
-        ):  # signed by new keys too, it may be taken before they count: then there is no gap
+    if 0 < known < version and (own := signer.to_deliver(client.targets())) is not None:
+        # signed by new keys too, it may be taken before they count: then there is no gap
+        with suppress(RefusedError):
             client.upload_targets(own)
     for one in range(known + 1, version + 1):
         client.upload_root(signer.root_of(one))
-    if own is not None and client.targets() != own:
+    if (own := signer.to_deliver(client.targets())) is not None:
         client.upload_targets(own)
 
 

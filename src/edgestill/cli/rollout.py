@@ -102,7 +102,9 @@ def resume(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJs
 @app.command()
 def advance(id: Id, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:  # noqa: A002
     """Let one go on at its stage without waiting for more reports; what is surely bad still pauses it."""
-    _after(operator(hub, token_file).advance(id), as_json=as_json)
+    client = operator(hub, token_file)
+    stage: Any = client.rollout(id)["stage"]
+    _after(client.advance(id, stage=stage), as_json=as_json)
 
 
 @app.command()

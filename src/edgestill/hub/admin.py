@@ -85,6 +85,8 @@ def ordered(handler: Handler, right: str, what: str) -> Handler:
         hub, operator = hub_of(request), await require(request, right)
         asked: JsonObject = {name: str(value) for name, value in request.path_params.items()}
         order = await _note(hub, operator.name, what, asked)
+        # a body may come slowly: who was revoked meanwhile orders nothing any more
+        request.state.once_read = lambda: require(request, right)
         outcome = "failed"
         try:
             response = await handler(request)
@@ -94,7 +96,10 @@ def ordered(handler: Handler, right: str, what: str) -> Handler:
             raise
         finally:
             came: JsonObject = {"order": order, "outcome": outcome, **getattr(request.state, "about", {})}
-            await _note(hub, operator.name, what, came)
+            try:
+                await _note(hub, operator.name, what, came)
+            except Exception:  # what was done is done, and its answer may be seen this once
+                log.exception("what came of order %d could not be written into the audit log", order)
         return response
 
     return run
@@ -177,11 +182,13 @@ async def targets(request: Request) -> Response:
 async def publish(request: Request) -> Response:
     """`POST /v1/admin/targets`."""
     hub = hub_of(request)
+    data = await bodies.read(request, at_most=MAX_TARGETS_BYTES)
+    request.state.about = {"list": str(Digest.of(data))}
     before = hub.artefacts.publication.listed.keys()
-    await hub.publish(await bodies.read(request, at_most=MAX_TARGETS_BYTES))
+    await hub.publish(data)
     now = hub.artefacts.publication.listed.keys()
     changed = {"released": now - before, "retired": before - now}
-    request.state.about = {verb: ", ".join(sorted(paths)) for verb, paths in changed.items() if paths}
+    request.state.about |= {verb: ", ".join(sorted(paths)) for verb, paths in changed.items() if paths}
     for verb, paths in changed.items():
         for path in sorted(paths):
             log.info("%s %s", verb, path)
@@ -202,17 +209,14 @@ async def start_rollout(request: Request) -> Response:
     fields = await bodies.read_object(request, where="rollout")
     fields.only(("release", "stages", "gates", "labels"))
     labels = fields.texts("labels", at_most=16, plain=True) if fields.has("labels") else {}
-    async with hub.database.write() as connection:
-        wanted = _rollout(fields)
-        rollout = await rollouts.start(connection, wanted, labels=labels, now=hub.clock.now())
+    wanted = _rollout(fields)
     shares = ", ".join(f"{stage.share:g}" for stage in wanted.stages)
     gates: JsonObject = {name: value for name, value in asdict(wanted.gates).items() if value is not None}
-    request.state.about = {
-        "rollout": rollout,
-        "release": wanted.release,
-        "stages": shares,
-        "gates": gates,
-    } | ({"labels": dict(labels)} if labels else {})
+    about = {"release": wanted.release, "stages": shares, "gates": gates}
+    request.state.about = about | ({"labels": dict(labels)} if labels else {})
+    async with hub.database.write() as connection:
+        rollout = await rollouts.start(connection, wanted, labels=labels, now=hub.clock.now())
+    request.state.about |= {"rollout": rollout}
     log.info("rollout %d of %s is started, in stages of %s", rollout, wanted.release, shares)
     await hub.step()
     return bodies.answer({"id": rollout}, status=201)
@@ -246,8 +250,16 @@ async def roll_back(request: Request) -> Response:
 
 
 async def advance(request: Request) -> Response:
-    """`POST /v1/admin/rollouts/ID/advance`."""
-    return await _order(request, rollouts.accept)
+    """`POST /v1/admin/rollouts/ID/advance`: `{"stage"}`, of which it is."""
+    fields = await bodies.read_object(request, where="advance")
+    fields.only(("stage",))
+    stage = fields.integer("stage", most=MAX_STAGES)
+    request.state.about = {"stage": stage}
+
+    async def accept(connection: AsyncConnection, rollout: int, now: float) -> None:
+        await rollouts.accept(connection, rollout, stage, now)
+
+    return await _order(request, accept)
 
 
 async def fleet(request: Request) -> Response:
@@ -274,7 +286,8 @@ async def add_operator(request: Request) -> Response:
     fields = await bodies.read_object(request, where="operator")
     fields.only(("name", "role", "expires_in"))
     name, role = fields.text("name", at_most=64, plain=True), fields.text("role", at_most=20, plain=True)
-    token = f"eso1.{hub.secret()}"
+    request.state.about = {"name": name, "role": role}
+    token = f"{operators.TOKEN}{hub.secret()}"
     async with hub.database.write() as connection:
         await operators.add(
             connection,
@@ -284,7 +297,6 @@ async def add_operator(request: Request) -> Response:
             expires_in=fields.number("expires_in") if fields.has("expires_in") else None,
             now=hub.clock.now(),
         )
-    request.state.about = {"name": name, "role": role}
     log.warning("operator %s is made, as %s", name, role)
     return bodies.answer({"name": name, "role": role, "token": token}, status=201)
 

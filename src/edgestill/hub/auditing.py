@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import insert, select
 
 from edgestill.core.auditing import BEGIN, Entry
+from edgestill.core.digest import Digest
+from edgestill.core.jsonio import canonical
 from edgestill.hub.tables import audit_log
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MOST_ENTRIES: Final = 1_000
 HUB: Final = "the hub"
 _LONGEST: Final = 500
+_MOST: Final = 4_000
 
 
 async def note(connection: AsyncConnection, *, who: str, what: str, about: JsonObject, now: float) -> int:
@@ -37,7 +40,7 @@ async def note(connection: AsyncConnection, *, who: str, what: str, about: JsonO
         at=now,
         who=who[:200],
         what=what[:100],
-        about={name: value[:_LONGEST] if isinstance(value, str) else value for name, value in about.items()},
+        about=_bounded(about),
     )
     await connection.execute(
         insert(audit_log).values(
@@ -45,6 +48,19 @@ async def note(connection: AsyncConnection, *, who: str, what: str, about: JsonO
         )
     )
     return entry.id
+
+
+def _bounded(about: JsonObject) -> JsonObject:
+    """As it is, with long texts cut, or where it is still too long its digest: the log is never emptied."""
+    cut: JsonObject = {
+        name: f"{value[:_LONGEST]}..." if isinstance(value, str) and len(value) > _LONGEST else value
+        for name, value in about.items()
+    }
+    if len(canonical(cut)) <= _MOST:
+        return cut
+    return {name: cut[name] for name in ("order", "outcome") if name in cut} | {
+        "digest": str(Digest.of(canonical(about)))
+    }
 
 
 async def entries(connection: AsyncConnection, *, after: int, limit: int) -> list[Entry]:

@@ -105,6 +105,8 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
     try:
         async for chunk in request.stream():
             yield chunk
+        if (once_read := getattr(request.state, "once_read", None)) is not None:
+            await once_read()
     except ClientDisconnect as error:
         raise MessageError(
             "the body broke off", where="body", expected="all of it", fix="send it again", got="a part"

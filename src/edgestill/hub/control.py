@@ -68,11 +68,11 @@ async def enrol(request: Request) -> Response:
     credential = f"esd1.{hub.secret()}"
     async with hub.database.write() as connection:
         now = hub.clock.now()
-        await enrolment.enrol(connection, message, credential=credential, now=now)
-        about: JsonObject = {"class": message.hardware_class, "labels": dict(message.labels)}
-        await auditing.note(
-            connection, who=f"device {message.device}", what="device.enrol", about=about, now=now
-        )
+        if await enrolment.enrol(connection, message, credential=credential, now=now):
+            about: JsonObject = {"class": message.hardware_class}
+            await auditing.note(
+                connection, who=f"device {message.device}", what="device.enrol", about=about, now=now
+            )
     log.info("device %s has enrolled, as %s", message.device, message.hardware_class)
     await hub.step()
     enrolled = Enrolled(device=message.device, credential=credential, root=root, interval=_interval(hub))

@@ -315,6 +315,8 @@ class _Tally:
         bounds = (gates.max_errors, gates.max_escalated, gates.max_latency)
         if any(bound is not None for bound in bounds) and answers < gates.min_answers:
             return f"waiting for answers: {answers} of {gates.min_answers} that the gates ask"
+        if gates.max_latency is not None and all(one.answers < gates.min_answers for one in self.told):
+            return f"waiting for a device with {gates.min_answers} answers, whose latency can be told"
         return self.looks_bad()
 
     def health(self) -> Iterator[_Gate]:

@@ -64,8 +64,8 @@ async def make_join_token(
     return f"est1.{secret}.{root.hex}"
 
 
-async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str, now: float) -> None:
-    """Makes the device and remembers the digest of its credential.
+async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str, now: float) -> bool:
+    """Makes the device and remembers the digest of its credential; whether it is new, and not asking again.
 
     Raises:
         AccessError: the token is unknown, spent or past its time.
@@ -90,7 +90,7 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
                 got="one that is enrolled",
             )
         await connection.execute(update(devices).where(devices.c.id == message.device).values(**fresh))
-        return
+        return False
     if found.uses_left < 1:
         raise _refused()
     await connection.execute(
@@ -105,6 +105,7 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
             **fresh,
         )
     )
+    return True
 
 
 def _refused() -> AccessError:

@@ -1,6 +1,6 @@
 """The teacher's endpoints: `/v2/...` of the Open Inference Protocol (`infer.serving`), as this hub lets callers in.
 
-Health and metadata are open to anybody; to infer takes a device's credential or the operator's token. A device may say in
+Health and metadata are open to anybody; to infer takes a device's credential, or a token whose role may operate. A device may say in
 the request's parameters why it asks (`purpose`: `escalation` or `audit`) and whether the hub may keep what it sends (`retain`).
 That keeping fails never costs a device its answer.
 """
@@ -16,7 +16,8 @@ from starlette.requests import Request
 
 from edgestill.core.errors import MessageError
 from edgestill.hub import evidence, registry
-from edgestill.hub.access import bearer, calling_device, operator_of
+from edgestill.hub.access import bearer, calling_device, require
+from edgestill.hub.operators import TOKEN
 from edgestill.hub.teacher import NAME
 from edgestill.infer.serving.app import App
 from edgestill.infer.serving.limits import Rate, RateLimit
@@ -63,9 +64,8 @@ class Entrance:
             AccessError: neither.
         """
         request = Request(scope)
-        operator = await operator_of(request, bearer(request))
-        if operator is not None and operator.may("operate"):
-            return Asker(self.hub, None, operator.name)
+        if bearer(request).startswith(TOKEN):
+            return Asker(self.hub, None, (await require(request, "operate")).name)
         return Asker(self.hub, (await calling_device(request)).id)
 
 

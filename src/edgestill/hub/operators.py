@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import JsonObject
 
 OWNER: Final = "owner"
+TOKEN: Final = "eso1."  # noqa: S105  # how secrets begin, not one
+"""How an operator's token begins."""
 ROLES: Final = ("viewer", "operator", "publisher", "admin")
 RIGHTS: Final = {
     "view": frozenset(ROLES),

@@ -173,17 +173,25 @@ async def resume(connection: AsyncConnection, rollout: int, now: float) -> None:
                 .where(members.c.rollout_id == rollout, members.c.device_id == device.id)
                 .values(excused=failures.get(device.id, ""), **before.get(device.id, NOTHING))
             )
-    await _set(connection, rollout, now, state="running", reason="")
+    await _set(connection, rollout, now, state="running", reason="", accepted=-1)
 
 
-async def accept(connection: AsyncConnection, rollout: int, now: float) -> None:
-    """Lets a running rollout go on at its stage without what its gates wait for; what is sure still pauses it.
+async def accept(connection: AsyncConnection, rollout: int, stage: int, now: float) -> None:
+    """Lets a running rollout go on at this stage without what its gates wait for; what is sure still pauses it.
 
     Raises:
-        NotFoundError: no such rollout. ConflictError: it does not run.
+        NotFoundError: no such rollout. ConflictError: it does not run, or is at another stage.
     """
     record = await find(connection, rollout)
     _require(record, "running")
+    if record.stage != stage:
+        raise ConflictError(
+            "the rollout is at another stage by now",
+            where=f"rollout {rollout}",
+            expected=f"stage {stage}",
+            got=f"stage {record.stage}",
+            fix="look at it again",
+        )
     await _set(connection, rollout, now, accepted=record.stage)
 
 

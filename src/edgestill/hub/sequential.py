@@ -9,14 +9,19 @@ among n trials it is the mean over rates p above q of
 
 Wald's likelihood ratios (1945), whose rates lie a twentieth to eight apart from q in log odds. Nothing is approximated: any such mean is one.
 
-Trials of one device hang together, and one device may talk more than all others. So what is sure must stay sure without any one of the
-devices that speak against it, where there are several. (Where no event at all is allowed, one is enough.)
+Trials of one device hang together, and one device may talk more than all others. So
+
+- what a device has told counts as that of `LOUD` usual ones at most: a louder one is weighed down, for or against (a likelihood ratio to a power below 1 keeps the
+  promise);
+- what is sure must stay sure without any one of the devices that speak against it, where the others have told enough to vouch for the model: `VOUCHING / q`
+  trials. Where no event at all is allowed, one is enough.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 
 ALARM: Final = 0.01
 """Probability that a gate which holds is ever said to be broken."""
+LOUD: Final = 4
+"""Usual devices that one counts for at most."""
+VOUCHING: Final = 3
+"""Events that would be expected at the bound: who saw none among so many trials has a lower rate, with 95 % (the rule of three)."""
 _RATES: Final = 48
 _NEAREST, _FURTHEST = 0.05, 8.0
 _LOUDEST: Final = 200
@@ -38,8 +47,8 @@ class Count:
         trials: in all.
     """
 
-    events: int
-    trials: int
+    events: float
+    trials: float
 
     def __add__(self, other: Count) -> Count:
         return Count(self.events + other.events, self.trials + other.trials)
@@ -61,8 +70,7 @@ def too_often(counts: Iterable[Count], most: float, *, alarm: float = ALARM) -> 
         most: the probability of an event that is allowed, in [0, 1].
         alarm: of being sure although it is not so, ever.
     """
-    told = [one for one in counts if one.trials]
-    bound = -math.log(alarm)
+    told, bound = _weighed(counts, most), -math.log(alarm)
     return all(log_evidence(rest, most) >= bound for rest in _without_each(told, most))
 
 
@@ -72,19 +80,32 @@ def looks_too_often(counts: Iterable[Count], most: float) -> bool:
     Between that and what is allowed lies a twentieth in log odds: 89.6 % agreement where 90 % are asked for. It counts as kept, since no
     number of trials would ever make it sure.
     """
-    told = [one for one in counts if one.trials]
+    told = _weighed(counts, most)
     nearest = most if not 0 < most < 1 else 1 / (1 + (1 - most) / most * math.exp(-_NEAREST))
     return all(rest.share > nearest for rest in _without_each(told, most))
 
 
+def _weighed(counts: Iterable[Count], most: float) -> list[Count]:
+    """Those that have told something, none of them louder than some usual ones."""
+    told = [one for one in counts if one.trials]
+    if len(told) < 2 or most <= 0:  # alone, it is as loud as it is
+        return told
+    loudest = LOUD * max(median(one.trials for one in told), VOUCHING / most)
+    return [
+        one if one.trials <= loudest else Count(one.share * loudest, loudest)  # its share, with less weight
+        for one in told
+    ]
+
+
 def _without_each(told: list[Count], most: float) -> Iterator[Count]:
-    """The sum of all, and the sums without each of those that speak against; of all only, where no event is allowed."""
+    """The sum of all, and the sums without each that speaks against, where what is left can vouch; of all only, where none may happen."""
     total = sum(told, Count(0, 0))
     yield total
     if len(told) > 1 and most > 0:
         against = (one for one in told if one.events > most * one.trials)
         loudest = sorted(against, key=lambda one: one.events - most * one.trials, reverse=True)[:_LOUDEST]
-        yield from (total - one for one in loudest)
+        rests = (total - one for one in loudest)
+        yield from (rest for rest in rests if rest.trials >= VOUCHING / most)
 
 
 def log_evidence(count: Count, most: float) -> float:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
+MOST_TOLD: Final = 50
+"""Lines of one step in the audit log: a rollback has one for each device."""
 
 
 @final
@@ -165,7 +167,10 @@ class Hub:
             async with self.database.write() as connection:
                 now = self.clock.now()
                 moved = await rollouts.advance(connection, now)
-                for line in moved.told:
+                shown = moved.told[:MOST_TOLD]
+                if more := len(moved.told) - len(shown):
+                    shown.append(f"{more} more of the kind")
+                for line in shown:
                     about: JsonObject = {"did": line}
                     await auditing.note(connection, who=auditing.HUB, what="rollout", about=about, now=now)
             self._done = covered

@@ -172,9 +172,14 @@ class OperatorClient:
         """Runs a paused rollout on; the rollout afterwards. Errors as `pause`."""
         return self._order(id, "resume")
 
-    def advance(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
-        """Lets a running rollout go on at its stage without waiting for more reports; errors as `pause`."""
-        return self._order(id, "advance")
+    def advance(self, id: str, *, stage: int) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Lets a running rollout go on at this stage, from 0 on, without waiting for more reports.
+
+        Raises:
+            NotFoundError: no such rollout. ConflictError: it does not run, or is at another stage.
+        """
+        body = canonical({"stage": stage})
+        return self._object("POST", f"rollouts/{_id(id)}/advance", body, documented=CONFLICTING)
 
     def rollback(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
         """Sends the rollout's devices back to what they had; the rollout afterwards. Errors as `pause`."""

@@ -243,6 +243,7 @@ class Publisher:
                 got=role[:40],
                 fix="name one of these",
             )
+        self.check_root_keys()
         newest, counted = self.newest(served), {one: _keys_of(before, one) for one in ROLES}
         old = self.counting()["targets"]
         fresh = [self._add_key(role) for _ in counted[role]]
@@ -321,6 +322,31 @@ class Publisher:
                 fix=f"two people have signed at once: if the hub's shall count, remove {self.folder / 'targets.json'} and publish again",
             )
         return served
+
+    def to_deliver(self, served: bytes | None) -> bytes | None:
+        """The newest list that was signed here, where the hub's is older; None where there is nothing to hand over."""
+        own = self.targets
+        if own is None or served is None:
+            return own
+        return own if read(Targets, own).signed.version > read(Targets, served).signed.version else None
+
+    def check_root_keys(self) -> None:
+        """Looks whether enough keys are here to sign the next root.
+
+        Raises:
+            TrustError: they are not.
+        """
+        root = self.root
+        needed = 1 if root is None else read(Root, root).signed.roles["root"].threshold
+        here = self.counting()["root"]
+        if len(here) < needed:
+            raise TrustError(
+                "too few root keys are here",
+                where=self.folder,
+                expected=f"{needed} of those that the newest root names",
+                got=", ".join(here) or "none",
+                fix="bring their files, or do it where they are",
+            )
 
     def _keep_list(
         self,

@@ -43,8 +43,14 @@ def upgrade() -> None:
 
 
 def _triggers(dialect: str) -> list[str]:
-    if dialect == "sqlite":
+    if dialect == "sqlite":  # `INSERT OR REPLACE` would go past the other two
         return [
+            (
+                "CREATE TRIGGER audit_log_in_order BEFORE INSERT ON audit_log "
+                "WHEN NEW.id <> (SELECT COALESCE(MAX(id), 0) + 1 FROM audit_log) "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END"
+            )
+        ] + [
             f"CREATE TRIGGER audit_log_no_{verb} BEFORE {verb.upper()} ON audit_log "
             "BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END"
             for verb in ("update", "delete")
@@ -57,5 +63,9 @@ def _triggers(dialect: str) -> list[str]:
         (
             "CREATE TRIGGER audit_log_never BEFORE UPDATE OR DELETE ON audit_log "
             "FOR EACH ROW EXECUTE FUNCTION audit_log_refuse()"
+        ),
+        (
+            "CREATE TRIGGER audit_log_never_emptied BEFORE TRUNCATE ON audit_log "
+            "FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()"
         ),
     ]
