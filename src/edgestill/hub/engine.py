@@ -213,9 +213,8 @@ def failure(member: Member, gates: Gates, now: float) -> Failure | None:
     heard = max(member.assigned_at, member.heard_at or 0.0)
     if member.state != "confirmed" and now - heard > gates.silent_after:
         return "silent"
-    is_told = (
-        member.state == "confirmed" and member.answers >= gates.min_answers
-    )  # of this time, and of more than a few
+    # of this time, and of more than a few answers
+    is_told = member.state == "confirmed" and member.answers >= gates.min_answers
     if gates.max_latency is not None and is_told and member.latency > gates.max_latency:
         return "slow"
     return None

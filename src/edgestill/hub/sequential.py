@@ -11,10 +11,10 @@ Wald's likelihood ratios (1945), whose rates lie a twentieth to eight apart from
 
 Trials of one device hang together, and one device may talk more than all others. So
 
-- what a device has told counts as that of `LOUD` usual ones at most: a louder one is weighed down, for or against (a likelihood ratio to a power below 1 keeps the
-  promise);
-- what is sure must stay sure without any one of the devices that speak against it, where the others have told enough to vouch for the model: `VOUCHING / q`
-  trials. Where no event at all is allowed, one is enough.
+- what is sure, or looks so, must stay it without any one of the devices that speak against the model, where the others have told enough to vouch for it:
+  `VOUCHING / q` trials. Where no event at all is allowed, one is enough;
+- for what merely looks so, a device counts as `LOUD` usual ones at most, so that a busy one does not hide the others. (Weights that change with the
+  trials would break the promise of what is sure.)
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def too_often(counts: Iterable[Count], most: float, *, alarm: float = ALARM) -> 
         most: the probability of an event that is allowed, in [0, 1].
         alarm: of being sure although it is not so, ever.
     """
-    told, bound = _weighed(counts, most), -math.log(alarm)
+    told, bound = [one for one in counts if one.trials], -math.log(alarm)
     return all(log_evidence(rest, most) >= bound for rest in _without_each(told, most))
 
 
