@@ -68,6 +68,15 @@ def links_of(page: Path) -> list[tuple[str, str]]:
     return [(file, fragment) for file, fragment in pairs]
 
 
+@cache
+def names_of_tests() -> frozenset[str]:
+    """The names of all test functions of the repository."""
+    defined = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
+    return frozenset(
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in defined.findall(file.read_text())
+    )
+
+
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.exists() and snippets_of(page.read_text())], ids=name_of
 )
@@ -100,6 +109,22 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         ):
             broken.append(f"{file}#{fragment}".rstrip("#"))
     assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_tests_that_a_page_names_are_there(page: Path) -> None:
+    """A page that names a test in evidence names one that is run, and a file of tests that exists."""
+    text = FENCE.sub("", page.read_text())
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    assert named <= names_of_tests()
+    assert [path for path in re.findall(r"`(tests/[^`*]+)`", text) if not (ROOT / path).exists()] == []
+
+
+def test_the_names_of_tests_are_found() -> None:
+    """The list that names are looked up in is not empty, and holds tests only."""
+    names = names_of_tests()
+    assert "test_the_names_of_tests_are_found" in names
+    assert "names_of_tests" not in names
 
 
 def test_a_failing_snippet_would_be_noticed_with_its_line(tmp_path: Path) -> None:
