@@ -30,7 +30,8 @@ from edgestill.infer.adapter import as_sent, model_name
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.serving.app import App
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 from edgestill.infer.serving.served import of_engine
 from edgestill.link.http import HttpTransport
 from edgestill.link.operator import OperatorClient

@@ -19,7 +19,8 @@ from edgestill.infer.cascade import Cascade
 from edgestill.infer.payload import LOSSLESS, Coder
 from edgestill.infer.policy import ALWAYS, Policy
 from edgestill.infer.serving.app import App
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 from edgestill.infer.serving.served import of_predict
 from edgestill.infer.tiers import Bounded, Tier, Tiers
 from edgestill.link.breaker import Breaker, Guard

@@ -24,7 +24,8 @@ from edgestill.device.serve.running import endpoint_of
 from edgestill.device.serve.server import app_of
 from edgestill.device.serve.tokens import Bearers, Token, digest_of, read_tokens
 from edgestill.infer.engine import OnnxEngine
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 from edgestill.infer.serving.limits import Rate
 from edgestill.infer.serving.served import of_engine
 from edgestill.infer.serving.waiting import Capacity

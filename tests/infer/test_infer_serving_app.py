@@ -20,7 +20,8 @@ from edgestill.core.errors import AccessError, EdgestillError, MessageError
 from edgestill.core.oip import HEADER
 from edgestill.infer.serving import bodies, replies
 from edgestill.infer.serving.app import App, respond
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 from edgestill.infer.serving.limits import Rate, RateLimit
 from edgestill.testing.clock import FakeClock
 

@@ -24,7 +24,8 @@ from edgestill.core.errors import (
     ShapeError,
 )
 from edgestill.core.oip import InferRequest, InferResponse
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 from edgestill.infer.serving.places import Place, parse, paths
 from edgestill.infer.serving.served import Port, Rows, Served
 from edgestill.infer.serving.waiting import Capacity

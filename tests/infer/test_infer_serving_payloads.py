@@ -14,7 +14,8 @@ from infer_served import twice
 from edgestill.core.errors import EdgestillError, MessageError, NotFiniteError, SettingError, ShapeError
 from edgestill.core.oip import InferRequest, InferResponse, Tensor
 from edgestill.infer.payload import LOSSLESS, encode
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 from edgestill.infer.serving.places import Place
 from edgestill.infer.serving.served import Port, Rows, Served
 from edgestill.testing.clock import FakeClock

@@ -12,13 +12,14 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, AnyStr, Final, Self, final
 
 from edgestill.core.errors import DemoError
+from edgestill.demo.signals import signals_put_off
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -29,7 +30,6 @@ GRACE: Final = 8.0
 LOOK: Final = 0.05
 
 _LEASH: Final = "edgestill.demo.leash"
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @final
@@ -186,19 +186,3 @@ def _kill(process: subprocess.Popen[AnyStr]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-@contextmanager
-def signals_put_off() -> Iterator[None]:
-    """Lets Ctrl-C and its like take effect at the end: a process that was started must be known before they do."""
-    came: list[int] = []
-    before: dict[signal.Signals, object] = {}
-    try:
-        for number in _ENDING:
-            before[number] = signal.signal(number, lambda one, _: came.append(one))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what `signal.signal` gave
-        for one in came:
-            signal.raise_signal(one)

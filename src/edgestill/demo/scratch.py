@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core.errors import PathError
-from edgestill.demo.processes import signals_put_off
+from edgestill.demo.signals import signals_put_off
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,11 +21,11 @@ from edgestill import __version__
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DemoError, SettingError
 from edgestill.demo.images import images
-from edgestill.demo.processes import signals_put_off
 from edgestill.demo.rehearse import Outcome, rehearse
 from edgestill.demo.report import write_report
 from edgestill.demo.route import Route, View
 from edgestill.demo.scratch import scratch
+from edgestill.demo.signals import signals_put_off
 from edgestill.demo.watch import FOLDS, watch
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import ModelError, within
 from edgestill.infer import adapter
 from edgestill.infer.engine import OnnxEngine
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 from edgestill.infer.serving.served import of_engine
 from edgestill.infer.serving.waiting import Capacity
 

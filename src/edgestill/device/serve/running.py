@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import edgestill
 from edgestill.device.serve.server import app_of, serve
 from edgestill.infer.serving.app import MAX_BODY
-from edgestill.infer.serving.endpoint import About, Endpoint
+from edgestill.infer.serving.descriptions import About
+from edgestill.infer.serving.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

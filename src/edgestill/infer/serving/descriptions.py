@@ -1,4 +1,4 @@
-"""What a model is, as clients of the protocol ask for it.
+"""What a server and its models are, as clients of the protocol ask for it.
 
 Sources: the Open Inference Protocol v2 (REST), model metadata; Triton's model configuration, of which only what is true here
 is told.
@@ -6,6 +6,7 @@ is told.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import Json, JsonObject
     from edgestill.infer.serving.served import Port, Served
     from edgestill.infer.serving.waiting import Capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """The server itself.
+
+    Attributes:
+        name: of the program.
+        version: of it.
+        who: it is, in refusals.
+        nothing: why a model is not there, where none is at all.
+        needs_token: whether inference asks for a bearer token.
+    """
+
+    name: str
+    version: str
+    who: str = "this server"
+    nothing: str = "nothing is served here"
+    needs_token: bool = True
 
 
 def metadata(served: Served) -> JsonObject:

@@ -30,30 +30,12 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import Json, JsonObject
     from edgestill.core.protocols import Clock
+    from edgestill.infer.serving.descriptions import About
     from edgestill.infer.serving.places import Place
     from edgestill.infer.serving.served import Port, Rows, Served
 
 TIMEOUT: Final = "timeout_ms"
 EXTENSIONS: Final = ("binary_tensor_data", "model_configuration", "model_repository")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
-    """The server itself.
-
-    Attributes:
-        name: of the program.
-        version: of it.
-        who: it is, in refusals.
-        nothing: why a model is not there, where none is at all.
-        needs_token: whether inference asks for a bearer token.
-    """
-
-    name: str
-    version: str
-    who: str = "this server"
-    nothing: str = "nothing is served here"
-    needs_token: bool = True
 
 
 @final

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from edgestill.core.jsonio import Json, JsonObject
-    from edgestill.infer.serving.endpoint import About
+    from edgestill.infer.serving.descriptions import About
     from edgestill.infer.serving.places import Place
     from edgestill.infer.serving.served import Served
     from edgestill.infer.serving.waiting import Capacity
