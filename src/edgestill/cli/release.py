@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from edgestill.cli.delivering import deliver, let_speak
 from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
-from edgestill.core.errors import NotFoundError, RefusedError, SettingError, TrustError
+from edgestill.core.errors import NotFoundError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
 from edgestill.core.release import target_name
@@ -23,7 +23,6 @@ from edgestill.core.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgestill.link.operator import OperatorClient
     from edgestill.trust.publisher import Publisher
 
 app = typer.Typer(help="Publish bundles, and retire them.", no_args_is_help=True)
@@ -97,9 +96,9 @@ def rotate(
     """Replace a role's keys: the hub gets a root that says so, signed by the old ones too, and a list that both have signed."""
     client = operator(hub, token_file)
     signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
-    _deliver(signer, client)  # what is pending would be another step of the same
+    deliver(signer, client)  # what is pending would be another step of the same
     signer.rotate(role, served=client.targets(), now=SystemClock().now())
-    _deliver(signer, client)
+    deliver(signer, client)
     _tell_keys(signer, as_json=as_json)
 
 
@@ -118,7 +117,7 @@ def root(
 ) -> None:
     """Let a hub speak for this publisher: it gets root metadata that names its key. Devices may join from then on."""
     signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
-    _rooted(signer, client, may_change=new_hub_key)
+    let_speak(signer, client, may_change=new_hub_key)
     version = signer.version
     told({"version": version}, [f"the hub has {version}.root.json"], as_json=as_json)
 
@@ -135,15 +134,15 @@ def renew(
 ) -> None:
     """Sign root and list again as they are, for as long again: devices install nothing once they have passed."""
     signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
-    _rooted(signer, client)
+    let_speak(signer, client)
     online, now = signer.online, SystemClock().now()
     assert online is not None
     if signer.targets is not None or client.targets() is not None:
         signer.sign_targets(served=client.targets(), now=now)
-        _deliver(signer, client)
+        deliver(signer, client)
     signer.check_root_keys()  # they may lie in a safe: the list is renewed all the same
     signer.sign_root(online, now=now)
-    _deliver(signer, client)
+    deliver(signer, client)
     _tell_keys(signer, as_json=as_json)
 
 
@@ -163,36 +162,14 @@ def publish(
     from edgestill.trust.metadata import TargetInfo
 
     client, now = operator(hub, token_file), SystemClock().now()
-    added, archives = {}, {}
-    for path in bundles:
-        if path.is_dir():
-            raise SettingError(
-                "an archive is published, not a folder",
-                where=path,
-                expected="NAME.esb",
-                got="a folder",
-                fix="publish the archive that it was made with",
-            )
-        opened = Bundle.open(path)
-        opened.verify()
-        head = opened.manifest
-        archive = read_plain(path, what="the bundle", at_most=MAX_ARCHIVE_BYTES)
-        name = target_name(head.name, head.version, head.hardware_class)
-        if name in added:
-            raise SettingError(
-                "two bundles of one name, version and hardware class",
-                where=path,
-                expected="each once",
-                got=name,
-                fix="give one of them another version",
-            )
-        added[name], archives[name] = TargetInfo(len(archive), Digest.of(archive)), archive
+    archives = _archives(bundles)
     signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
-    _rooted(signer, client)
+    let_speak(signer, client)
     for archive in archives.values():
         client.upload_bundle(archive)
+    added = {name: TargetInfo(len(archive), Digest.of(archive)) for name, archive in archives.items()}
     signer.sign_targets(served=client.targets(), add=added, now=now)
-    _deliver(signer, client)
+    deliver(signer, client)
     releases = sorted({name.rpartition("/")[0] for name in added})
     told(
         {"published": sorted(added), "releases": releases},
@@ -232,7 +209,7 @@ def retire(
             fix="run: edgestill release list",
         )
     signer.sign_targets(served=served, remove=gone, now=SystemClock().now())
-    _deliver(signer, client)
+    deliver(signer, client)
     told({"retired": gone}, (f"retired {name}" for name in gone), as_json=as_json)
 
 
@@ -274,56 +251,32 @@ def show(
     told(found, table(("HARDWARE CLASS", "SIZE", "STATE", "DIGEST"), rows), as_json=as_json)
 
 
-def _rooted(signer: Publisher, client: OperatorClient, *, may_change: bool = False) -> None:
-    """The hub has every root of this publisher, the newest of which names its key; the first is signed here."""
-    from edgestill.trust.keys import PublicKey
-
-    online, known = PublicKey.from_json(client.online_key(), where="online key"), signer.online
-    if known is not None and known != online and not may_change:
-        raise TrustError(
-            "this hub has another key than the one that is vouched for",
-            where="online key",
-            expected=known.keyid[:16],
-            got=online.keyid[:16],
-            fix="is it the right hub? If its key has changed: edgestill release root --new-hub-key",
-        )
-    if known is None and client.root_of(1) is not None:
-        raise _apart("the hub has a root of somebody else already", "a hub without a root", "1.root.json")
-    if known != online:
-        signer.sign_root(online, now=SystemClock().now())
-    _deliver(signer, client)
-
-
-def _deliver(signer: Publisher, client: OperatorClient) -> None:
-    """Hands over what the hub lacks of roots and list; what was signed and not delivered, too."""
-    version = signer.version
-    if client.root_of(version + 1) is not None:
-        raise _apart(
-            "the hub has newer roots than this folder", f"{version}.root.json at most", f"{version + 1}"
-        )
-    known = next((one for one in range(version, 0, -1) if client.root_of(one) is not None), 0)
-    if known and client.root_of(known) != signer.root_of(known):
-        raise _apart(
-            "the hub has roots of somebody else", "those of this folder", f"another {known}.root.json"
-        )
-    if 0 < known < version and (own := signer.to_deliver(client.targets())) is not None:
-        # signed by new keys too, it may be taken before they count: then there is no gap
-        with suppress(RefusedError):
-            client.upload_targets(own)
-    for one in range(known + 1, version + 1):
-        client.upload_root(signer.root_of(one))
-    if (own := signer.to_deliver(client.targets())) is not None:
-        client.upload_targets(own)
-
-
-def _apart(what: str, expected: str, got: str) -> TrustError:
-    return TrustError(
-        what,
-        where="root.json",
-        expected=expected,
-        got=got,
-        fix="is it the right hub? Another machine may have the newer folder of this publisher: go on from there",
-    )
+def _archives(bundles: list[Path]) -> dict[str, bytes]:
+    """Each bundle's archive under its target's name; every one is sound."""
+    found: dict[str, bytes] = {}
+    for path in bundles:
+        if path.is_dir():
+            raise SettingError(
+                "an archive is published, not a folder",
+                where=path,
+                expected="NAME.esb",
+                got="a folder",
+                fix="publish the archive that it was made with",
+            )
+        opened = Bundle.open(path)
+        opened.verify()
+        head = opened.manifest
+        name = target_name(head.name, head.version, head.hardware_class)
+        if name in found:
+            raise SettingError(
+                "two bundles of one name, version and hardware class",
+                where=path,
+                expected="each once",
+                got=name,
+                fix="give one of them another version",
+            )
+        found[name] = read_plain(path, what="the bundle", at_most=MAX_ARCHIVE_BYTES)
+    return found
 
 
 def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Publisher:
