@@ -349,14 +349,14 @@ def test_the_verbs_that_are_written_about_exist() -> None:
     known: dict[str | None, set[str | None]] = {verb.name: set() for verb in app.registered_commands}
     for group in app.registered_groups:
         assert group.typer_instance is not None
-        known[group.name] = {
-            verb.callback.__name__ for verb in group.typer_instance.registered_commands if verb.callback
-        }
+        verbs, parts = group.typer_instance.registered_commands, group.typer_instance.registered_groups
+        known[group.name] = {verb.name or verb.callback.__name__ for verb in verbs if verb.callback}
+        known[group.name] |= {part.name for part in parts}
     pages = [*(root / "docs").rglob("*.md"), root / "README.md", *(root / "src").rglob("*.py")]
     named = {
         (page.name, *match.groups())
         for page in pages
-        for match in re.finditer(r"(?:`|\$ |run: )edgestill ([a-z]+)(?: ([a-z]+)\b)?", page.read_text())
+        for match in re.finditer(r"(?:`|\$ |run: )edgestill ([a-z]+)(?: ([a-z-]+)\b)?", page.read_text())
     }
     assert "bundle" in {verb for _, verb, _ in named}
     wrong = {

@@ -84,8 +84,8 @@ def test_what_goes_wrong_is_a_warning_with_its_reason(there: World, caplog: pyte
     there.admin("POST", f"rollouts/{number}/rollback")
     there.admin("POST", "devices/d6/revoke")
     told = lines(caplog)
-    assert told[0] == "I rollout 1: rollback, by the operator"
-    assert "W device d6 is revoked by the operator" in told
+    assert told[0] == "I rollout 1: rollback, by an operator"
+    assert "W device d6 is revoked, by an operator" in told
 
 
 def test_what_is_refused_is_told_with_who_what_and_why(

@@ -71,8 +71,13 @@ MAY = {
     "POST /v1/admin/rollouts/{id:int}/pause": OPERATOR,
     "POST /v1/admin/rollouts/{id:int}/resume": OPERATOR,
     "POST /v1/admin/rollouts/{id:int}/rollback": OPERATOR,
+    "POST /v1/admin/rollouts/{id:int}/advance": OPERATOR,
     "GET /v1/admin/fleet": OPERATOR,
     "POST /v1/admin/devices/{device}/revoke": OPERATOR,
+    "GET /v1/admin/operators": OPERATOR,
+    "POST /v1/admin/operators": OPERATOR,
+    "POST /v1/admin/operators/{operator}/revoke": OPERATOR,
+    "GET /v1/admin/audit-log": OPERATOR,
     "GET /v1/admin/evidence": OPERATOR,
     "GET /v1/admin/evidence/samples": OPERATOR,
     "GET /v1/admin/evidence/statistics": OPERATOR,
@@ -86,6 +91,7 @@ FILLED = {
     "{version}": "1",
     "{id:int}": "1",
     "{device}": "somebody",
+    "{operator}": "somebody",
 }
 REFUSED = {401}
 
