@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import warnings
 from typing import Final
 
 import typer
@@ -73,6 +74,8 @@ def run() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # Typer has made this of a KeyboardInterrupt
+            # An interrupt can come between opening a socket and keeping it: the collector closes that one.
+            warnings.simplefilter("ignore", ResourceWarning)
             sys.stderr.write("interrupted; every process that was started has ended\n")
         raise
 
