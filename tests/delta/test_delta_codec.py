@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import PatchError
-from edgestill.delta import codec
+from edgestill.delta import frames
 from edgestill.delta.codec import HEADER_BYTES, MAGIC, Header, apply, diff
 
 
@@ -107,7 +107,7 @@ def test_the_whole_base_stays_in_reach() -> None:
 
 def test_a_base_over_the_bound_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device could not hold it; the new file goes whole."""
-    monkeypatch.setattr(codec, "MAX_BASE_BYTES", 1_000)
+    monkeypatch.setattr(frames, "MAX_BASE_BYTES", 1_000)
     patch = diff(OLD, NEW)
     assert Header.read(io.BytesIO(patch)).codec == 0
     assert _apply(OLD, patch, NEW) == NEW
@@ -204,7 +204,7 @@ def test_attack_altered_patch(at: int, flip: int) -> None:
 @given(data=st.binary(max_size=300))
 def test_attack_anything_as_a_payload(data: bytes) -> None:
     """Any bytes behind a true header are refused, or are the new file."""
-    for number in (0, 1):
+    for number in (0, 1, 2):
         with pytest.raises(PatchError):
             _apply(OLD, _forged(OLD, NEW, data, number=number), NEW)
 
@@ -236,7 +236,7 @@ def test_attack_unknown_codec() -> None:
     """A number of a later version is named, with what to do."""
     with pytest.raises(
         PatchError,
-        match=r"unknown codec; at header: codec; expected one of \[0, 1\]; got 9; update edgestill",
+        match=r"unknown codec; at header: codec; expected one of \[0, 1, 2\]; got 9; update edgestill",
     ):
         _apply(OLD, _forged(OLD, NEW, b"", number=9), NEW)
 
@@ -274,4 +274,4 @@ def test_applying_streams_the_patch_and_the_result() -> None:
     out: BinaryIO = Out()
     apply(io.BytesIO(old), patch, out, expected=Digest.of(new), max_size=len(new))
     assert patch.longest <= 2**18
-    assert Out.longest <= codec.CHUNK
+    assert Out.longest <= frames.CHUNK

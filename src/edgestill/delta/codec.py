@@ -6,12 +6,12 @@
 - Nobody signs a patch, so nothing in it is believed. `apply` refuses another base than the one named, another result
   than the caller expects, and a result over the caller's bound, before it unpacks a byte; what it unpacks is counted
   as it comes, and its digest decides at the end.
-- Memory while applying: the base (at most `MAX_BASE_BYTES`) where the codec needs it, a window of at most
-  `MAX_WINDOW_BYTES`, and one chunk. While making: both files, and the compressor's tables.
+- Memory while applying: the base (at most `frames.MAX_BASE_BYTES`) where the codec needs it, a window of at most
+  `frames.MAX_WINDOW_BYTES`, and one chunk; the patch, with codec 2. While making: both files, and the compressor's tables.
 
 What is compared are whole files; of bundles, the `.esb` archives, which are not compressed themselves.
 
-Sources: RFC 8878 (Zstandard); the compressor's `--patch-from` is the same idea as codec 1.
+Sources: RFC 8878 (Zstandard); the compressor's `--patch-from` is the same idea as codec 1. Codec 2 is `delta.elements`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,15 @@ import zstandard
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import PatchError
+from edgestill.delta import elements
+from edgestill.delta.frames import REFETCH, base_of, chunks, compressed, opened, suits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MAGIC: Final = b"esdelta1"
-LEVEL: Final = 19
-CHUNK: Final = 65_536
-MAX_BASE_BYTES: Final = 2**26
-MAX_WINDOW_LOG: Final = 27
-MAX_WINDOW_BYTES: Final = 2**MAX_WINDOW_LOG
-
-_MIN_WINDOW_LOG: Final = 10
 _LAYOUT: Final = struct.Struct(">8s32s32sQB")
 HEADER_BYTES: Final = _LAYOUT.size
-
-_REFETCH: Final = "fetch the whole file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +65,12 @@ class Header:
                 "a patch that ends too early",
                 expected=f"a header of {HEADER_BYTES} bytes",
                 got=len(data),
-                fix=_REFETCH,
+                fix=REFETCH,
                 where="header",
             )
         magic, base, new, size, codec = _LAYOUT.unpack(data)
         if magic != MAGIC:
-            raise PatchError("not a patch", expected=MAGIC, got=magic, fix=_REFETCH, where="header")
+            raise PatchError("not a patch", expected=MAGIC, got=magic, fix=REFETCH, where="header")
         return cls(Digest(base.hex()), Digest(new.hex()), size, codec)
 
     def to_bytes(self) -> bytes:
@@ -93,17 +86,17 @@ class _Codec:
 
     Attributes:
         makes: the payload for an old and a new file, or None where it does not suit them.
-        opens: the new file as a stream, of an old file and a payload.
+        reads: the new file in pieces, of an old file, a payload and the size of what comes out.
     """
 
     makes: Callable[[bytes, bytes], bytes | None]
-    opens: Callable[[BinaryIO, BinaryIO], BinaryIO]
+    reads: Callable[[BinaryIO, BinaryIO, int], Iterator[bytes]]
 
 
 def diff(old: bytes, new: bytes) -> bytes:
     """A patch that leads from `old` to `new`.
 
-    Its time is that of compressing `new` twice at level 19: some seconds per megabyte.
+    Its time is that of compressing `new` three times at level 19: some seconds per megabyte.
     """
     best: tuple[int, bytes] | None = None
     for number, codec in _CODECS.items():
@@ -131,13 +124,13 @@ def apply(old: BinaryIO, patch: BinaryIO, out: BinaryIO, *, expected: Digest, ma
     codec = _checked(header, old, expected, max_size)
     state, size = hashlib.sha256(), 0
     try:
-        for chunk in _chunks(codec.opens(old, patch)):
+        for chunk in codec.reads(old, patch, header.size):
             size += len(chunk)
             if size > header.size:
                 raise PatchError(
                     "a patch that yields too much",
                     expected=f"{header.size} bytes",
-                    fix=_REFETCH,
+                    fix=REFETCH,
                     where="result",
                     got="more",
                 )
@@ -145,14 +138,14 @@ def apply(old: BinaryIO, patch: BinaryIO, out: BinaryIO, *, expected: Digest, ma
             out.write(chunk)
     except (zstandard.ZstdError, MemoryError) as error:
         raise PatchError(
-            "a damaged patch", got=error, fix=_REFETCH, where="payload", expected="whole zstd frames"
+            "a damaged patch", got=error, fix=REFETCH, where="payload", expected="whole zstd frames"
         ) from error
     if size != header.size or state.hexdigest() != expected.hex:
         raise PatchError(
             "a patch whose result is another file",
             expected=f"{header.size} bytes of {expected}",
             got=f"{size} bytes of sha256:{state.hexdigest()}",
-            fix=_REFETCH,
+            fix=REFETCH,
             where="result",
         )
 
@@ -160,14 +153,14 @@ def apply(old: BinaryIO, patch: BinaryIO, out: BinaryIO, *, expected: Digest, ma
 def _checked(header: Header, old: BinaryIO, expected: Digest, max_size: int) -> _Codec:
     if header.new != expected:
         raise PatchError(
-            "a patch for another file", expected=expected, got=header.new, fix=_REFETCH, where="header: new"
+            "a patch for another file", expected=expected, got=header.new, fix=REFETCH, where="header: new"
         )
     if header.size > max_size:
         raise PatchError(
             "a patch that yields too much",
             expected=f"at most {max_size} bytes",
             got=header.size,
-            fix=_REFETCH,
+            fix=REFETCH,
             where="result",
         )
     codec = _CODECS.get(header.codec)
@@ -179,74 +172,34 @@ def _checked(header: Header, old: BinaryIO, expected: Digest, max_size: int) -> 
             fix="update edgestill, or fetch the whole file",
             where="header: codec",
         )
-    base = Digest.of_chunks(_chunks(old))
+    base = Digest.of_chunks(chunks(old))
     old.seek(0)
     if base != header.base:
         raise PatchError(
-            "a patch for another base", expected=header.base, got=base, fix=_REFETCH, where="header: base"
+            "a patch for another base", expected=header.base, got=base, fix=REFETCH, where="header: base"
         )
     return codec
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    while chunk := stream.read(CHUNK):
-        yield chunk
-
-
 def _make_whole(_: bytes, new: bytes) -> bytes:
-    return _compressor(len(new)).compress(new)
+    return compressed(new)
 
 
-def _open_whole(_: BinaryIO, payload: BinaryIO) -> BinaryIO:
-    return _stream(zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES), payload)
+def _read_whole(_: BinaryIO, payload: BinaryIO, _size: int) -> Iterator[bytes]:
+    return chunks(opened(payload))
 
 
 def _make_from_base(old: bytes, new: bytes) -> bytes | None:
-    if not 0 < len(old) <= MAX_BASE_BYTES or len(old) + len(new) > MAX_WINDOW_BYTES:
-        return None
-    return _compressor(len(new), old).compress(new)
+    return compressed(new, old) if suits(old, len(new)) else None
 
 
-def _open_from_base(old: BinaryIO, payload: BinaryIO) -> BinaryIO:
-    base = old.read(MAX_BASE_BYTES + 1)
-    if not 0 < len(base) <= MAX_BASE_BYTES:
-        raise PatchError(
-            "a base out of bounds",
-            expected=f"1 to {MAX_BASE_BYTES} bytes",
-            got=len(base),
-            fix=_REFETCH,
-            where="base",
-        )
-    return _stream(
-        zstandard.ZstdDecompressor(dict_data=_raw(base), max_window_size=MAX_WINDOW_BYTES), payload
-    )
-
-
-def _compressor(size: int, base: bytes | None = None) -> zstandard.ZstdCompressor:
-    # the window spans base and new file: every byte of the base stays in reach to the end
-    reach = max(size + len(base or b"") - 1, 1).bit_length()
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL,
-        source_size=size,
-        window_log=min(max(reach, _MIN_WINDOW_LOG), MAX_WINDOW_LOG),
-        write_checksum=False,  # the digest of the result is a better one
-    )
-    return zstandard.ZstdCompressor(
-        compression_params=parameters, dict_data=None if base is None else _raw(base)
-    )
-
-
-def _raw(base: bytes) -> zstandard.ZstdCompressionDict:
-    return zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-
-
-def _stream(decompressor: zstandard.ZstdDecompressor, payload: BinaryIO) -> BinaryIO:
-    # frames beyond the first are read, so that bytes after it are damage or too much, and never pass unseen
-    return decompressor.stream_reader(payload, read_across_frames=True, closefd=False)
+def _read_from_base(old: BinaryIO, payload: BinaryIO, _size: int) -> Iterator[bytes]:
+    return chunks(opened(payload, base_of(old)))
 
 
 # Codecs to come take the next numbers; a number never changes its meaning.
 _CODECS: Final[dict[int, _Codec]] = {
-    0: _Codec(_make_whole, _open_whole),
-    1: _Codec(_make_from_base, _open_from_base),
+    0: _Codec(_make_whole, _read_whole),
+    1: _Codec(_make_from_base, _read_from_base),
+    2: _Codec(elements.make, elements.read),
 }

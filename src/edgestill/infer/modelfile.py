@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core.errors import ModelError
+from edgestill.core.protobuf import BYTES, fields_of, not_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,9 +20,7 @@ MAX_DEPTH: Final = 24
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operator sets that stock onnxruntime carries; its own one holds the fused and quantised operators."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL: Final = 1
-_MAX_VARINT: Final = 10
 
 # message -> field number -> the message inside; fields that are not named are skipped
 _INSIDE: Final[Mapping[str, Mapping[int, str]]] = {
@@ -49,8 +48,8 @@ def check_self_contained(model: bytes) -> None:
     allowed = set(DOMAINS)
     used: set[str] = set()
     view = memoryview(model)
-    if not any(number == _MODEL_GRAPH and kind == _BYTES for number, kind, _ in fields_of(view)):
-        raise _not_onnx("no graph")
+    if not any(number == _MODEL_GRAPH and kind == BYTES for number, kind, _ in fields_of(view)):
+        raise not_onnx("no graph")
     for message, number, value in _walk(view, "model", 0):
         if message == "tensor" and (
             number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_LOCATION and value == _EXTERNAL)
@@ -93,49 +92,10 @@ def _walk(view: memoryview, message: str, depth: int) -> Iterator[tuple[str, int
     for number, kind, value in fields_of(view):
         yield message, number, value
         if number in inside:
-            if kind != _BYTES or isinstance(value, int):
-                raise _not_onnx(f"field {number} of {message} is no message")
+            if kind != BYTES or isinstance(value, int):
+                raise not_onnx(f"field {number} of {message} is no message")
             yield from _walk(value, inside[number], depth + 1)
-
-
-def fields_of(view: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """(field number, wire type, value) of one message."""
-    offset, end = 0, len(view)
-    while offset < end:
-        tag, offset = varint(view, offset)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, offset = varint(view, offset)
-            yield number, kind, value
-            continue
-        size = {_FIXED64: 8, _FIXED32: 4}.get(kind)
-        if kind == _BYTES:
-            size, offset = varint(view, offset)
-        if size is None or size > end - offset:
-            raise _not_onnx(f"field {number} ends beyond the file" if size else f"wire type {kind}")
-        yield number, kind, view[offset : offset + size]
-        offset += size
-
-
-def varint(view: memoryview, offset: int) -> tuple[int, int]:
-    """The number at this offset, and the offset behind it; ModelError where it does not end."""
-    value = 0
-    for index, byte in enumerate(view[offset : offset + _MAX_VARINT]):
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:  # the continuation bit of a varint
-            return value, offset + index + 1
-    raise _not_onnx("an unfinished number")
 
 
 def _text(value: int | memoryview) -> str:
     return str(value) if isinstance(value, int) else bytes(value[:200]).decode("utf-8", "replace")
-
-
-def _not_onnx(got: str) -> ModelError:
-    return ModelError(
-        "not an ONNX model",
-        where="model.onnx",
-        expected="a serialised ModelProto",
-        got=got,
-        fix="export it again, or fetch it again",
-    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgestill.core.errors import ModelError
-from edgestill.infer.modelfile import fields_of, varint
+from edgestill.core.protobuf import fields_of, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
