@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import Fields, canonical, parse_object
-from edgestill.core.release import Assignment, Gates, Rollout, Stage, target_name
+from edgestill.core.release import MAX_COUNTER, Assignment, Gates, Rollout, Stage, target_name
 
 ASSIGNMENTS = st.builds(
     Assignment,
     device=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
-    counter=st.integers(min_value=1, max_value=2**53 - 1),
+    counter=st.integers(min_value=1, max_value=MAX_COUNTER),
     target=st.just("watch/1.0.0/any.esb"),
     expires=st.integers(min_value=0, max_value=2**53 - 1),
 )
@@ -69,7 +69,7 @@ def test_an_assignment_survives_its_json(assignment: Assignment) -> None:
         ({"device": "d" * 65}, "assignment: device"),
         ({"counter": 0}, "assignment: counter; expected a whole number from 1"),
         ({"counter": 1.0}, "assignment: counter"),
-        ({"counter": 2**53}, "assignment: counter"),
+        ({"counter": MAX_COUNTER + 1}, "assignment: counter"),
         ({"target": "../../etc/passwd"}, "assignment: target"),
         ({"target": "watch/1.0.0/any.esb/.."}, "assignment: target"),
         ({"target": "watch/1.0.0/any.zip"}, "assignment: target"),

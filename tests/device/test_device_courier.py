@@ -21,6 +21,7 @@ from edgestill.core.errors import (
     ReplayError,
     TrustError,
 )
+from edgestill.core.release import MAX_COUNTER
 from edgestill.core.wire import Report
 from edgestill.delta.codec import diff
 from edgestill.device.courier import Courier
@@ -102,6 +103,20 @@ def test_what_has_not_changed_is_not_named_again(hub: TinyHub, courier: Courier)
     assert courier.poll(seen=1)[0] == Assigned(1, listed("1.0.0", OLD))
     hub.assigned = ("1.1.0", 2)
     assert courier.poll(seen=1)[0] == Assigned(2, listed("1.1.0", NEW))
+
+
+def test_attack_a_stolen_hub_that_counted_to_the_end_is_outlived(hub: TinyHub, courier: Courier) -> None:
+    """Attack: after the largest counter a device refuses everything, until its publisher has replaced the hub's key."""
+    hub.assigned = ("1.0.0", MAX_COUNTER)
+    poisoned, _ = courier.poll(seen=0)
+    assert poisoned == Assigned(MAX_COUNTER, listed("1.0.0", OLD))
+    hub.assigned = ("1.1.0", 2)
+    with pytest.raises(ReplayError):
+        courier.poll(seen=MAX_COUNTER)
+    hub.repository.rotate(online=True)
+    hub.repository.freshen()
+    healed, _ = courier.poll(seen=MAX_COUNTER)
+    assert healed == Assigned(MAX_COUNTER + 1 + 2, listed("1.1.0", NEW))
 
 
 def test_nothing_assigned_is_no_error(hub: TinyHub, courier: Courier) -> None:

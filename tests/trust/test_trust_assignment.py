@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +19,8 @@ from edgestill.core.errors import (
     TrustError,
 )
 from edgestill.core.jsonio import canonical, parse_object
-from edgestill.core.release import Assignment
-from edgestill.trust.assignment import MAX_KEYS, PREFIX, AssignmentKeys, sign, verify
+from edgestill.core.release import MAX_COUNTER, Assignment
+from edgestill.trust.assignment import MAX_EPOCH, MAX_KEYS, PREFIX, AssignmentKeys, sign, verify
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _signed_as_is(signed: dict[str, Any]) -> JsonObject:
 
 @given(
     device=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
-    counter=st.integers(1, 2**53 - 1),
+    counter=st.integers(1, MAX_COUNTER),
     ahead=st.integers(0, 1000),
     left=st.integers(1, 10**6),
 )
@@ -232,6 +233,53 @@ def test_keys_come_back() -> None:
     assert again.threshold == 2
 
 
+@pytest.mark.parametrize("epoch", [0, 1, MAX_EPOCH])
+def test_the_epoch_comes_back(epoch: int) -> None:
+    """A root without one, as all were once, is of epoch 0, and none is written for it."""
+    keys = AssignmentKeys((KEY.public,), epoch=epoch)
+    assert AssignmentKeys.from_json(parse_object(canonical(keys.as_json()), where="root")) == keys
+    assert ("epoch" in keys.as_json()) == (epoch > 0)
+
+
+@given(
+    one=st.tuples(st.integers(0, MAX_EPOCH), st.integers(1, MAX_COUNTER)),
+    two=st.tuples(st.integers(0, MAX_EPOCH), st.integers(1, MAX_COUNTER)),
+)
+def test_a_later_epoch_comes_after_every_counter(one: tuple[int, int], two: tuple[int, int]) -> None:
+    """Places are ordered by epoch, then by counter; all are numbers that any JSON reader keeps exactly."""
+    places = [AssignmentKeys((KEY.public,), epoch=epoch).place(counter) for epoch, counter in (one, two)]
+    assert (places[0] < places[1]) == (one < two)
+    assert (places[0] == places[1]) == (one == two)
+    assert max(places) < 2**53
+
+
+def test_attack_a_stolen_key_that_counted_to_the_end() -> None:
+    """Attack: the largest counter, signed with a stolen key, is outlived: under the next key small counters count again."""
+    last = replace(ASSIGNMENT, counter=MAX_COUNTER)
+    assert _verify(sign(last, KEY)) == last
+    seen = KEYS.place(MAX_COUNTER)
+    with pytest.raises(ReplayError, match=rf"expected counter {MAX_COUNTER} or more; got 5"):
+        _verify(sign(ASSIGNMENT, KEY), seen=seen)
+    fresh = AssignmentKeys((OTHER.public,), epoch=1)
+    assert _verify(sign(ASSIGNMENT, OTHER), keys=fresh, seen=seen) == ASSIGNMENT
+    with pytest.raises(TrustError, match="not signed as it must be"):
+        _verify(sign(last, KEY), keys=fresh, seen=seen)
+
+
+def test_attack_back_to_the_keys_of_an_earlier_epoch() -> None:
+    """Attack: whoever could bring a device back to older keys could not bring it to follow them."""
+    seen = AssignmentKeys((OTHER.public,), epoch=1).place(1)
+    with pytest.raises(ReplayError, match="expected keys of epoch 1 or later; got epoch 0"):
+        _verify(sign(replace(ASSIGNMENT, counter=MAX_COUNTER), KEY), seen=seen)
+
+
+def test_attack_a_counter_beyond_the_end() -> None:
+    """Attack: a counter that would reach into the next epoch is no counter."""
+    beyond = sign(replace(ASSIGNMENT, counter=MAX_COUNTER + 1), KEY)
+    with pytest.raises(MessageError, match=f"a whole number from 1 to {MAX_COUNTER}"):
+        _verify(beyond)
+
+
 def _field(**changes: object) -> JsonObject:
     return {**KEYS.as_json(), **changes}  # type: ignore[dict-item]  # some are wrong on purpose
 
@@ -248,6 +296,9 @@ def _field(**changes: object) -> JsonObject:
         (_field(keyids=["0" * 64], keys={"0" * 64: KEY.public.as_json()}), "under an id that is not its own"),
         (_field(keyids=["k"] * (MAX_KEYS + 1)), "a list of at most 8 items"),
         (_field(more=1), "unknown field"),
+        (_field(epoch=-1), "epoch"),
+        (_field(epoch=MAX_EPOCH + 1), "epoch"),
+        (_field(epoch="1"), "epoch"),
     ],
 )
 def test_unusable_keys_are_refused(value: JsonObject | None, complaint: str) -> None:
@@ -263,3 +314,10 @@ def test_keys_that_could_never_assign_are_refused(keys: tuple[Any, ...], thresho
     """No keys, a key twice, or a threshold that cannot be met: told when made, not when needed."""
     with pytest.raises(SettingError):
         AssignmentKeys(keys, threshold)
+
+
+@pytest.mark.parametrize("epoch", [-1, MAX_EPOCH + 1])
+def test_an_epoch_out_of_range_is_refused(epoch: int) -> None:
+    """Eight thousand changes of the hub's key are enough for a day each over twenty years."""
+    with pytest.raises(SettingError, match="an epoch is out of range"):
+        AssignmentKeys((KEY.public,), epoch=epoch)

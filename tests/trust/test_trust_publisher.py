@@ -127,6 +127,46 @@ def test_every_root_is_kept(publisher: Publisher) -> None:
     assert publisher.online == ONLINE.public
 
 
+def test_a_new_key_of_the_hub_begins_an_epoch(publisher: Publisher) -> None:
+    """Whatever the old one counted to, devices begin anew under the next; a renewed root leaves it as it is."""
+
+    def epoch() -> int:
+        return check_root(root=publisher.root or b"", previous=None, now=NOW).epoch
+
+    assert epoch() == 0
+    publisher.sign_root(ONLINE.public, now=NOW)
+    assert epoch() == 0
+    other = SigningKey.generate().public
+    for _ in range(2):
+        publisher.sign_root(other, now=NOW)
+        assert epoch() == 1
+    for role in ("root", "targets"):
+        publisher.rotate(role, served=None, now=NOW)
+        assert epoch() == 1
+    publisher.sign_root(ONLINE.public, now=NOW)
+    assert epoch() == 2, "also where the key was once this one"
+
+
+def test_a_root_of_an_earlier_epoch_is_refused() -> None:
+    """A hub does not serve it: under it, devices would take no assignment any more."""
+    key, targets = SigningKey.generate(), SigningKey.generate()
+
+    def root(version: int, epoch: int) -> bytes:
+        return repository.create_root(
+            root=[key],
+            targets=[targets.public],
+            online=ONLINE.public,
+            expires=NOW + 3600,
+            version=version,
+            epoch=epoch,
+        )
+
+    first = root(1, 3)
+    assert check_root(root=root(2, 3), previous=first, now=NOW).epoch == 3
+    with pytest.raises(TrustError, match=r"goes back to an earlier epoch.*expected epoch 3 or more; got 2"):
+        check_root(root=root(2, 2), previous=first, now=NOW)
+
+
 def test_a_key_in_a_safe_still_counts(tmp_path: Path) -> None:
     """Two of three sign the next root; it names all three as before. One alone signs none, and nothing is written."""
     made = Publisher.init(tmp_path / "p", SECRET, root_keys=3)

@@ -40,13 +40,17 @@ def target_name(name: str, version: str, hardware_class: str) -> str:
     return path
 
 
+MAX_COUNTER: Final = 2**40 - 1
+"""Of an assignment, within an epoch of the keys that may sign one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """What one device shall run.
 
     Attributes:
         device: the device's id.
-        counter: grows with every change; a device refuses a smaller one than it has seen.
+        counter: grows with every change, up to `MAX_COUNTER`; a device refuses a smaller one than it has seen.
         target: the TUF target path of the bundle.
         expires: seconds since 1970; later the device keeps what it has and installs nothing.
     """
@@ -62,7 +66,7 @@ class Assignment:
         fields.only(("device", "counter", "target", "expires"))
         return cls(
             device=fields.text("device", at_most=64),
-            counter=fields.integer("counter", least=1),
+            counter=fields.integer("counter", least=1, most=MAX_COUNTER),
             target=fields.text("target", at_most=200, pattern=TARGET),
             expires=fields.integer("expires"),
         )

@@ -24,7 +24,12 @@ class Booted:
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """A verified assignment, which names a target that the publisher lists."""
+    """A verified assignment, which names a target that the publisher lists.
+
+    Attributes:
+        counter: its place among all assignments, `trust.assignment.AssignmentKeys.place`.
+        target: what it names.
+    """
 
     counter: int
     target: Target

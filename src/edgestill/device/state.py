@@ -125,7 +125,7 @@ class State:
         a: what slot A holds, whole and staged; None while it is empty or being written.
         b: what slot B holds.
         wanted: what is being installed into the other slot; None outside of an installation.
-        seen: the largest counter of an assignment that was ever accepted.
+        seen: the largest counter of an assignment that was ever accepted; counters are places, see `events.Assigned`.
         counter: of the assignment that `wanted`, or else the active slot, came from.
         failure: the last assignment that failed.
         boots: starts of the agent since the switch, while watching.

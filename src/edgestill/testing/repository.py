@@ -47,6 +47,7 @@ class RepositorySimulator:
         self.root_keys = [SigningKey.generate() for _ in range(root_keys)]
         self.targets_key = SigningKey.generate()
         self.online = SigningKey.generate()
+        self.epoch = 0
         self.files: dict[str, bytes] = {}
         self.fetched: list[tuple[str, int]] = []
         self.targets: bytes | None = None
@@ -104,6 +105,7 @@ class RepositorySimulator:
             self.root_keys = [SigningKey.generate() for _ in retiring]
         if online:
             self.online = SigningKey.generate()
+            self.epoch += 1
         if targets:
             self.targets_key = SigningKey.generate()
             self.targets = None if self.targets is None else self._renew(self.targets)
@@ -119,6 +121,7 @@ class RepositorySimulator:
             expires=self.clock.now() + 365 * DAY,
             version=version,
             threshold=self.threshold,
+            epoch=self.epoch,
         )
 
     def _renew(self, targets: bytes) -> bytes:

@@ -4,8 +4,10 @@
   the canonical JSON of `signed`: a signature made for TUF metadata can never pass for an assignment, nor the other way.
 - The keys come from the publisher's root metadata (field `x-edgestill-assignment`), so that the root's keys can take
   the power to assign away from a hub. Key ids are computed; one key counts once, however often it signs.
-- Refused are: too few good signatures, another device's assignment, a counter smaller than one already seen (a replay),
+- Refused are: too few good signatures, another device's assignment, one that comes before one already seen (a replay),
   and one past its time. The signature is judged first: nothing unsigned is believed, not even for an error text.
+- Assignments are ordered by the epoch of the keys, which root metadata tells and which grows when the keys change, and
+  then by their counters: who stole a key and signed the largest counter has lost again when the key is replaced.
 - What it names must also be listed by the publisher; that is `client.TrustedClient`'s part.
 """
 
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.errors import ExpiredError, MessageError, ReplayError, SettingError, TrustError
 from edgestill.core.jsonio import Fields, canonical
-from edgestill.core.release import Assignment
+from edgestill.core.release import MAX_COUNTER, Assignment
 from edgestill.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"edgestill-assignment-v1\n"
 MAX_KEYS: Final = 8
+MAX_EPOCH: Final = 2**13 - 1
 MAX_SIGNED_BYTES: Final = 4096
 
 _WHERE: Final = "assignment"
@@ -41,10 +44,12 @@ class AssignmentKeys:
     Attributes:
         keys: distinct, 1 to `MAX_KEYS` of them.
         threshold: how many of them must sign, from 1 to their number.
+        epoch: how often they were changed, from 0 to `MAX_EPOCH`.
     """
 
     keys: tuple[PublicKey, ...]
     threshold: int = 1
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.keys) <= MAX_KEYS or len(set(self.keys)) != len(self.keys):
@@ -63,14 +68,25 @@ class AssignmentKeys:
                 where="assignment keys: threshold",
                 fix="lower it, or name more keys",
             )
+        if not 0 <= self.epoch <= MAX_EPOCH:
+            raise SettingError(
+                "an epoch is out of range",
+                expected=f"0 to {MAX_EPOCH}",
+                got=self.epoch,
+                where="assignment keys: epoch",
+                fix="count on from the root before",
+            )
 
     def as_json(self) -> JsonObject:
         """The field of root metadata."""
-        return {
+        said: JsonObject = {
             "keyids": [key.keyid for key in self.keys],
             "threshold": self.threshold,
             "keys": {key.keyid: key.as_json() for key in self.keys},
         }
+        if self.epoch:  # a device of an earlier version refuses the field
+            said["epoch"] = self.epoch
+        return said
 
     @classmethod
     def from_json(cls, value: Json, *, where: str = "x-edgestill-assignment") -> Self:
@@ -80,7 +96,7 @@ class AssignmentKeys:
             MessageError: not such a field, or a key under an id that is not its own.
         """
         fields = Fields.of(value, where)
-        fields.only(("keyids", "threshold", "keys"))
+        fields.only(("keyids", "threshold", "keys", "epoch"))
         named = fields.inner("keys").unknown(())
         keyids = fields.items("keyids", at_most=MAX_KEYS)
         if not named or sorted(named) != sorted(map(str, keyids)):
@@ -99,7 +115,12 @@ class AssignmentKeys:
                     "a key under an id that is not its own", where=where, expected=key.keyid, got=keyid[:64]
                 )
         threshold = fields.integer("threshold", least=1, most=len(keys))
-        return cls(tuple(key for _, key in sorted(keys.items())), threshold)
+        epoch = fields.integer("epoch", most=MAX_EPOCH) if fields.has("epoch") else 0
+        return cls(tuple(key for _, key in sorted(keys.items())), threshold, epoch)
+
+    def place(self, counter: int) -> int:
+        """Where an assignment with this counter stands among all that a device ever gets; less than 2^53."""
+        return self.epoch * (MAX_COUNTER + 1) + counter
 
     def verify(self, data: bytes, signatures: Iterable[tuple[str, bytes]]) -> None:
         """Checks that enough of the keys signed `data`.
@@ -137,7 +158,7 @@ def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int
         envelope: what the hub sent.
         keys: `TrustedClient.assignment_keys`.
         device: the id of this device.
-        seen: the largest counter accepted so far, 0 before the first. The same counter again is no replay.
+        seen: the largest `keys.place(counter)` accepted so far, 0 before the first. The same again is no replay.
         now: seconds since 1970; `TrustedClient.now()` knows a floor that a flat battery cannot undo.
 
     Raises:
@@ -153,12 +174,14 @@ def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int
     found = Assignment.from_fields(Fields.of(signed, _WHERE))
     if found.device != device:
         raise ReplayError("an assignment for another device", where=_WHERE, expected=device, got=found.device)
-    if found.counter < seen:
+    if keys.place(found.counter) < seen:
+        epoch, counter = divmod(seen, MAX_COUNTER + 1)
+        same = epoch == keys.epoch
         raise ReplayError(
             "an assignment older than one already seen",
             where=_WHERE,
-            expected=f"counter {seen} or more",
-            got=found.counter,
+            expected=f"counter {counter} or more" if same else f"keys of epoch {epoch} or later",
+            got=found.counter if same else f"epoch {keys.epoch}",
         )
     if now >= found.expires:
         raise ExpiredError(

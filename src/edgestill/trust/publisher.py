@@ -384,6 +384,7 @@ class Publisher:
             expires=now + self._lifetimes.root,
             version=version,
             threshold=len(root) // 2 + 1,
+            epoch=_epoch(before, online),
         )
         check_root(root=data, previous=before, now=now)
         write_whole(self.folder / f"{version}.root.json", data, mode=PUBLIC)
@@ -429,6 +430,14 @@ class Publisher:
             return [one.name for one in self.folder.iterdir()]
         except OSError:
             return []
+
+
+def _epoch(before: bytes | None, online: PublicKey) -> int:
+    """Of the next root: with another key of the hub, devices count its assignments anew."""
+    if before is None:
+        return 0
+    known = assignment_keys(read(Root, before).signed)
+    return known.epoch + (known.keys != (online,))
 
 
 def _keys_of(root: bytes, role: str) -> list[PublicKey]:

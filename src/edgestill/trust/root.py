@@ -33,6 +33,7 @@ def create_root(
     version: int = 1,
     threshold: int = 1,
     targets_threshold: int = 1,
+    epoch: int = 0,
     signers: Sequence[SigningKey] = (),
 ) -> bytes:
     """Root metadata: which keys may say what. Signed by all of `root` that are signing keys, and by `signers`.
@@ -48,6 +49,7 @@ def create_root(
         version: 1 for the first.
         threshold: root keys that must sign the next root.
         targets_threshold: targets keys that must sign targets.json.
+        epoch: of the hub's key: one more than the last root's where that named another, else the same.
         signers: sign as well: root keys, and those of the version before.
 
     Raises:
@@ -74,7 +76,7 @@ def create_root(
         keys={key.keyid: _tuf_key(key) for key in (*held, *targets, online)},
         roles=roles,
         consistent_snapshot=True,
-        unrecognized_fields={ASSIGNMENT_FIELD: AssignmentKeys((online,)).as_json()},
+        unrecognized_fields={ASSIGNMENT_FIELD: AssignmentKeys((online,), epoch=epoch).as_json()},
     )
     return signed_by(Metadata(signed), [*(key for key in root if not isinstance(key, PublicKey)), *signers])
 
@@ -88,7 +90,8 @@ def check_root(*, root: bytes, previous: bytes | None, now: float) -> Assignment
         now: seconds since 1970.
 
     Raises:
-        TrustError: not signed by itself and by its predecessor, not the next version, or no usable assignment keys.
+        TrustError: not signed by itself and by its predecessor, not the next version, no usable assignment keys, or of
+            an earlier epoch.
         ExpiredError: past its time.
     """
     with refusing("root.json"):
@@ -106,7 +109,17 @@ def check_root(*, root: bytes, previous: bytes | None, now: float) -> Assignment
                 fix="have the missing keys countersign it",
             )
         check_time(candidate.signed, now)
-        return assignment_keys(candidate.signed)
+        found = assignment_keys(candidate.signed)
+        least = 0 if before is None else assignment_keys(before).epoch
+        if found.epoch < least:
+            raise TrustError(
+                "root.json goes back to an earlier epoch",
+                where=f"root.json: {ASSIGNMENT_FIELD}",
+                expected=f"epoch {least} or more",
+                got=found.epoch,
+                fix="sign one with the epoch of the root before: devices would take no assignment under this one",
+            )
+        return found
 
 
 def assignment_keys(root: Root) -> AssignmentKeys:
