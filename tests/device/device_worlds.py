@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,7 +59,7 @@ class FaultyDisk:
     Attributes:
         at: number of the operation that fails; None never.
         fault: `before` or `after`: the power fails there; `torn`: the file holds half of the bytes when it does (a
-            disk that lies about fsync); `refused`: the write is refused (no room, an I/O error).
+            disk that lies about fsync); `ENOSPC` or `EIO`: the write is refused.
         lasting: whether a refusal lasts for all operations to come.
     """
 
@@ -80,8 +82,8 @@ class FaultyDisk:
         hit = self.at is not None and (number == self.at or (self.lasting and number > self.at))
         if not hit:
             act()
-        elif self.fault == "refused":
-            raise PathError("cannot write", where=path, got="No space left on device")
+        elif self.fault in {"ENOSPC", "EIO"}:
+            raise PathError("cannot write", where=path, got=os.strerror(getattr(errno, self.fault)))
         else:
             if self.fault == "after":
                 act()
@@ -102,6 +104,7 @@ class World:
 
     def __init__(self, folder: Path, disk: FaultyDisk | None = None) -> None:
         self.clock = FakeClock()
+        self.folder = folder
         folder.mkdir(exist_ok=True)
         self.slots = Slots.open(folder / "slots", disk=disk or FaultyDisk())
         self.outbox = Outbox.open(folder / "outbox.db")

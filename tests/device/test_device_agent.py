@@ -69,7 +69,7 @@ def refusing_disk(world: World, *, lasting: bool = True) -> FaultyDisk:
     """Lets the world's disk refuse from now on."""
     disk = world.slots.disk
     assert isinstance(disk, FaultyDisk)
-    disk.at, disk.fault, disk.lasting = len(disk.operations), "refused", lasting
+    disk.at, disk.fault, disk.lasting = len(disk.operations), "ENOSPC", lasting
     return disk
 
 
@@ -239,7 +239,7 @@ def test_staging_writes_the_record(tmp_path: Path) -> None:
     record = slots.record("b")
     assert record is not None
     assert (record.counter, record.confirmed) == (7, False)
-    full = Slots.open(tmp_path, disk=FaultyDisk(0, "refused"))
+    full = Slots.open(tmp_path, disk=FaultyDisk(0, "ENOSPC"))
     end = installer(full).perform(Stage("b", target(2), 8))
     assert isinstance(end, Hindered)
     assert end.counts
@@ -250,7 +250,7 @@ def test_chores_that_fail_are_only_logged(tmp_path: Path, caplog: pytest.LogCapt
     slots = Slots.open(tmp_path)
     slots.archive("b", target(2)).write_bytes(archive_of(2))
     slots.stage("b", target(2), 1)
-    full = installer(Slots.open(tmp_path, disk=FaultyDisk(0, "refused", lasting=True)))
+    full = installer(Slots.open(tmp_path, disk=FaultyDisk(0, "ENOSPC", lasting=True)))
     assert full.perform(Clear("b")) is None
     assert full.perform(Confirm("b")) is None
     assert caplog.text.count("No space left on device") == 2

@@ -123,7 +123,7 @@ class Life(RuleBasedStateMachine):
         assert [one.name for one in self.folder.rglob(".*")] == []
         self.let(Booted())
 
-    @rule(after=st.integers(0, 6), fault=st.sampled_from(["before", "after", "refused"]))
+    @rule(after=st.integers(0, 6), fault=st.sampled_from(["before", "after", "ENOSPC", "EIO"]))
     def disk_will_fail(self, after: int, fault: str) -> None:
         """At some operation to come the power fails, or there is no room for once."""
         self.disk.at, self.disk.fault, self.disk.lasting = len(self.disk.operations) + after, fault, False
@@ -132,7 +132,7 @@ class Life(RuleBasedStateMachine):
     def disk_will_be_full(self, after: int) -> None:
         """And stays full until the next start."""
         self.disk.at = len(self.disk.operations) + after
-        self.disk.fault, self.disk.lasting = "refused", True
+        self.disk.fault, self.disk.lasting = "ENOSPC", True
 
     @rule(after=st.integers(0, 4), when=st.sampled_from(["before", "after"]))
     def power_will_fail(self, after: int, when: str) -> None:

@@ -6,65 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from device_bundles import HERE, batches, model, release_name, tiny_bundle
+from device_bundles import HERE, batches, model, tiny_bundle
+from device_fleet import Publisher, until
 
-from edgestill.core.clock import SystemClock
-from edgestill.core.digest import Digest
 from edgestill.device.client import LocalClient
 from edgestill.device.main import main
 from edgestill.link.http import HttpTransport
 from edgestill.link.operator import OperatorClient
-from edgestill.trust.keys import PublicKey, SigningKey
-from edgestill.trust.metadata import TargetInfo
-from edgestill.trust.repository import create_root, sign_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-DAY = 86_400.0
-
-
-class Publisher:
-    """Signs and uploads bundles."""
-
-    def __init__(self, operator: OperatorClient) -> None:
-        self.operator = operator
-        self.root_key, self.targets_key = SigningKey.generate(), SigningKey.generate()
-        online = PublicKey.from_json(operator.online_key(), where="online")
-        root = create_root(
-            root=[self.root_key],
-            targets=[self.targets_key.public],
-            online=online,
-            expires=SystemClock().now() + 30 * DAY,
-        )
-        operator.upload_root(root)
-
-    def publish(self, version: str, archive: bytes) -> None:
-        """Uploads a bundle and lists it."""
-        self.operator.upload_bundle(archive)
-        info = TargetInfo(len(archive), Digest.of(archive))
-        signed = sign_targets(
-            previous=self.operator.targets(),
-            add={release_name(version): info},
-            keys=[self.targets_key],
-            expires=SystemClock().now() + 10 * DAY,
-        )
-        self.operator.upload_targets(signed)
-
-
-def until(what: Callable[[], Any], *, seconds: float = 30) -> Any:
-    """What it gives as soon as it gives something; there is nothing to wait on but the hub's answers."""
-    pause, clock = threading.Event(), SystemClock()
-    end = clock.monotonic() + seconds
-    while not (found := what()):
-        assert clock.monotonic() < end, "it did not come true in time"
-        pause.wait(0.05)
-    return found
 
 
 def test_a_rollout_reaches_a_device_and_a_bad_one_stops_there(tmp_path: Path) -> None:
