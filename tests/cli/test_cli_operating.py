@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,12 @@ from edgestill.core.bundle import build, write_archive
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError
 from edgestill.core.hardware import HardwareClass
+from edgestill.hub.home import Home
 from edgestill.infer.golden import Golden
 from edgestill.infer.policy import Policy
 from edgestill.trust.keys import SigningKey
 from edgestill.trust.publisher import Publisher
+from edgestill.trust.repository import check_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,12 +121,12 @@ class World:
         return path
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A hub that has this publisher's root and one release."""
-    folder = tmp_path_factory.mktemp("world")
+@contextmanager
+def hub_up(folder: Path) -> Iterator[World]:
+    """A hub that serves, and ends in order."""
     (folder / "passphrase").write_text("correct horse\n")
     ready = folder / "ready"
+    ready.unlink(missing_ok=True)
     command = [
         sys.executable,
         "-m",
@@ -135,7 +138,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "--port",
         "0",
     ]
-    with (folder / "log").open("wb") as log:
+    with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [*command, "--ready", str(ready), "--poll-interval", "0.1"],
             stderr=log,
@@ -143,14 +146,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         )
     try:
         until(ready.exists)
-        made = World(ready.read_text().strip(), folder)
+        yield World(ready.read_text().strip(), folder)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, (folder / "log").read_text()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A hub that has this publisher's root and one release."""
+    with hub_up(tmp_path_factory.mktemp("world")) as made:
         made.run("release", "keys", "init")
         made.run("release", "root")
         made.run("release", "publish", made.bundle("1.0.0"))
         yield made
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, (folder / "log").read_text()
 
 
 def test_a_release_goes_from_the_publisher_to_a_device(world: World) -> None:
@@ -290,6 +299,24 @@ def test_another_hub_is_not_vouched_for_unasked(world: World, tmp_path: Path) ->
     assert "this hub has another key than the one that is vouched for" in said
     assert (publisher.version, other.version) == (version, version + 1)
     assert "6.0.0" not in world.run("release", "list")
+
+
+def test_a_hub_whose_key_was_stolen_gets_another(tmp_path: Path) -> None:
+    """Refused until the publisher says that it is right; then what was published stands, under a root of the next epoch."""
+    with hub_up(tmp_path) as before:
+        before.run("release", "keys", "init")
+        before.run("release", "root")
+        before.run("release", "publish", before.bundle("1.0.0"))
+    (tmp_path / "hub" / "online.pem").unlink()
+    Home.init(tmp_path / "hub")
+    with hub_up(tmp_path) as after:
+        assert "another key than the one that is vouched for" in after.run("release", "renew", fails=True)
+        assert after.json("release", "root", "--new-hub-key")["version"] == 2
+        after.run("release", "publish", after.bundle("1.1.0"))
+        assert "light/1.0.0" in after.run("release", "list")
+    roots = [Publisher(tmp_path / "publisher", b"correct horse").root_of(version) for version in (1, 2)]
+    now = SystemClock().now()
+    assert check_root(root=roots[1], previous=roots[0], now=now).epoch == 1
 
 
 def test_a_folder_that_is_behind_is_told(world: World, tmp_path: Path) -> None:
