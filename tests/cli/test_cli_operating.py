@@ -415,6 +415,23 @@ def test_which_hub_and_as_whom_must_be_said(tmp_path: Path, left_out: str, optio
     assert f"not said which hub, or as whom; at {option}" in str(result.exception)
 
 
+def test_a_join_token_is_listed_and_revoked(world: World) -> None:
+    """By its id; the list says that it has ended, and the log who ended it."""
+    token = world.json("hub", "token", "--uses", "3", "--expires", "1 h")["token"]
+    newest = world.json("hub", "tokens", "list")["tokens"][0]
+    assert newest["uses_left"] == 3
+    shown = world.run("hub", "tokens", "list").splitlines()
+    assert shown[0].split()[:1] == ["ID"]
+    assert "3 left until" in shown[1]
+    assert world.run("hub", "tokens", "revoke", newest["id"]) == (
+        f"{newest['id']} lets nobody in any more\nby it came: nobody\n"
+    )
+    assert world.run("hub", "tokens", "list").splitlines()[1].endswith("ended")
+    assert world.json("hub", "tokens", "revoke", token)["id"] == newest["id"]
+    assert "no such join token" in world.run("hub", "tokens", "revoke", "nothing", fails=True)
+    assert f'token.revoke  {{"id":"{newest["id"]}"' in world.run("hub", "log")
+
+
 def test_operators_are_made_and_ended_and_the_log_tells_it(world: World) -> None:
     """A viewer may look and not order; the log is whole, and an earlier seal is found in it."""
     seal = world.run("hub", "log").splitlines()[-1].rpartition(" ")[2]

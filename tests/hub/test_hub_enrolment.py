@@ -9,6 +9,7 @@ import pytest
 from hub_worlds import CLASS, World, world
 
 from edgestill.core.digest import Digest
+from edgestill.core.jsonio import canonical
 from edgestill.core.wire import Enrol, Enrolled
 
 if TYPE_CHECKING:
@@ -54,6 +55,48 @@ def test_a_multi_use_token_lets_so_many_in(there: World) -> None:
     """Three, and no fourth."""
     token = there.token(uses=3)
     assert [ask(there, token, f"d{i}")[0] for i in range(4)] == [201, 201, 201, 401]
+
+
+def test_tokens_are_listed_without_their_secrets(there: World) -> None:
+    """By an id, with the uses that are left and the devices that came; the newest first."""
+    first = there.token(uses=3)
+    ask(there, first, "d0")
+    there.clock.advance(1)
+    second = there.token()
+    told = there.admin("GET", "join-tokens")
+    assert [one["uses_left"] for one in told.json["tokens"]] == [1, 2]
+    assert [one["devices"] for one in told.json["tokens"]] == [0, 1]
+    assert told.json["tokens"][0]["expires_at"] == there.clock.now() + 3600
+    for token in (first, second):
+        assert token.split(".")[1].encode() not in told.body
+    assert len({one["id"] for one in told.json["tokens"]}) == 2
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_attack_a_revoked_token_lets_nobody_in(there: World, *, by_id: bool) -> None:
+    """Attack: one that got into other hands is ended by its id or itself, also for who enrolled with it and asks again."""
+    token, other = there.token(uses=9), there.token()
+    assert ask(there, token, "d0")[0] == 201
+    (known,) = [one for one in there.admin("GET", "join-tokens").json["tokens"] if one["uses_left"] == 8]
+    named = known["id"] if by_id else token
+    ended = there.admin("POST", "join-tokens/revoke", {"token": named})
+    assert ended.json == {"id": known["id"], "ended_at": there.clock.now(), "devices": ["d0"]}
+    for name in ("d0", "d1"):
+        assert ask(there, token, name) == (401, "access-denied")
+    assert ask(there, other, "d1")[0] == 201, "others are not touched"
+    there.clock.advance(60)
+    again = there.admin("POST", "join-tokens/revoke", {"token": named})
+    assert again.json == ended.json, "doing it twice changes nothing"
+
+
+@pytest.mark.parametrize(
+    "named", ["", "0" * 12, "%", "_" * 12, "est1." + "x" * 32 + "." + "0" * 64, "a" * 301, 7, None]
+)
+def test_attack_a_token_that_there_is_not(there: World, named: object) -> None:
+    """Attack: no pattern, no other kind of value ends a token that was not named."""
+    token = there.token()
+    assert there.admin("POST", "join-tokens/revoke", canonical({"token": named})).status in {400, 404}  # type: ignore[dict-item]  # some are no JSON text
+    assert ask(there, token)[0] == 201
 
 
 def test_an_expired_token_lets_nobody_in(there: World) -> None:

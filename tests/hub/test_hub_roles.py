@@ -61,6 +61,8 @@ MAY = {
     "GET /v1/admin/online-key": OPERATOR,
     "POST /v1/admin/root": OPERATOR,
     "POST /v1/admin/join-tokens": OPERATOR,
+    "GET /v1/admin/join-tokens": OPERATOR,
+    "POST /v1/admin/join-tokens/revoke": OPERATOR,
     "PUT /v1/admin/blobs": OPERATOR,
     "GET /v1/admin/metadata/targets": OPERATOR,
     "POST /v1/admin/targets": OPERATOR,

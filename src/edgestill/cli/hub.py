@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Run a hub, let devices join it, and say who may do what.", no_args_is_help=True)
 people = typer.Typer(help="Who may do what at the hub.", no_args_is_help=True)
 app.add_typer(people, name="operators")
+tokens = typer.Typer(help="The tokens by which devices may join.", no_args_is_help=True)
+app.add_typer(tokens, name="tokens")
 AS_THEY_ARE: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -48,6 +50,31 @@ def token(
     """Make a token by which devices may join."""
     found = operator(hub, token_file).join_token(uses=uses, expires_in=parse_duration(expires))
     told({"token": found, "uses": uses}, [found], as_json=as_json)
+
+
+@tokens.command("list")
+def list_tokens(*, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """List the join tokens there are and were, the newest first."""
+    said = operator(hub, token_file).join_tokens()
+    found: Any = said["tokens"]
+    now = SystemClock().now()
+    rows = ((one["id"], _time(one["created_at"]), str(one["devices"]), _left(one, now)) for one in found)
+    told(said, table(("ID", "MADE (UTC)", "DEVICES", "STATE"), rows), as_json=as_json)
+
+
+@tokens.command("revoke")
+def revoke_token(
+    token: Annotated[str, typer.Argument(help="Its id, as the list has it, or the token itself.")],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a join token. Devices that came by it stay: `fleet revoke` ends them one by one."""
+    said = operator(hub, token_file).revoke_join_token(token)
+    came: Any = said["devices"]
+    lines = [f"{said['id']} lets nobody in any more", f"by it came: {', '.join(came) or 'nobody'}"]
+    told(said, lines, as_json=as_json)
 
 
 @people.command("add")
@@ -121,8 +148,17 @@ def log(
 
 
 def _line(entry: Entry) -> str:
-    when = datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{entry.id}  {when}  {entry.who}  {entry.what}  {canonical(entry.about).decode()}"
+    return f"{entry.id}  {_time(entry.at)}  {entry.who}  {entry.what}  {canonical(entry.about).decode()}"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _left(one: Any, now: float) -> str:
+    if now >= one["expires_at"]:
+        return "ended"
+    return f"{one['uses_left']} left until {_time(one['expires_at'])}" if one["uses_left"] else "used up"
 
 
 def _standing(one: Any, now: float) -> str:

@@ -6,7 +6,8 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 |---|---|
 | `GET /v1/admin/online-key` | the hub's public key, for the publisher to name in root.json |
 | `POST /v1/admin/root` | the publisher's root metadata, the first or the next |
-| `POST /v1/admin/join-tokens` | `{"uses", "expires_in"}` -> `{"token"}` |
+| `POST /v1/admin/join-tokens` | `{"uses", "expires_in"}` -> `{"token"}`; `GET` lists them, without their secrets |
+| `POST /v1/admin/join-tokens/revoke` | `{"token"}`, an id or the token itself -> `{"id", "ended_at", "devices"}` |
 | `PUT /v1/admin/blobs` | an archive -> `{"digest", "size"}` |
 | `GET /v1/admin/metadata/targets` | the publisher's list as it is served |
 | `POST /v1/admin/targets` | the publisher's next list |
@@ -149,9 +150,29 @@ async def make_join_token(request: Request) -> Response:
             expires_in=expires_in,
             now=hub.clock.now(),
         )
-    request.state.about = {"uses": uses, "expires_in": expires_in}
+    request.state.about = {"id": enrolment.id_of(token), "uses": uses, "expires_in": expires_in}
     log.info("a join token is made: uses %d, lifetime %g s", uses, expires_in)
     return bodies.answer({"token": token}, status=201)
+
+
+async def list_join_tokens(request: Request) -> Response:
+    """`GET /v1/admin/join-tokens`."""
+    async with hub_of(request).database.read() as connection:
+        found: list[Json] = [*await enrolment.join_tokens_listed(connection)]
+    return bodies.answer({"tokens": found})
+
+
+async def revoke_join_token(request: Request) -> Response:
+    """`POST /v1/admin/join-tokens/revoke`; what names it is in the body, for an address is written into logs."""
+    hub = hub_of(request)
+    fields = await bodies.read_object(request, where="join token")
+    fields.only(("token",))
+    named = fields.text("token", at_most=300, plain=True)
+    async with hub.database.write() as connection:
+        ended = await enrolment.revoke_join_token(connection, named, hub.clock.now())
+    request.state.about = {"id": ended["id"]}
+    log.warning("join token %s is revoked", ended["id"])
+    return bodies.answer(ended)
 
 
 async def add_archive(request: Request) -> Response:

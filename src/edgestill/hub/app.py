@@ -86,6 +86,7 @@ def _admin() -> list[Route]:
         ("fleet", admin.fleet, "view"),
         ("evidence", admin.evidence_counts, "view"),
         ("evidence/statistics", admin.statistics, "operate"),
+        ("join-tokens", admin.list_join_tokens, "operate"),
         ("operators", admin.list_operators, "administer"),
         ("audit-log", admin.audit_log, "administer"),
     ]
@@ -94,6 +95,7 @@ def _admin() -> list[Route]:
         ("PUT", "blobs", admin.add_archive, "publish", "bundle.upload"),
         ("POST", "targets", admin.publish, "publish", "release.publish"),
         ("POST", "join-tokens", admin.make_join_token, "operate", "token.make"),
+        ("POST", "join-tokens/revoke", admin.revoke_join_token, "operate", "token.revoke"),
         ("POST", "rollouts", admin.start_rollout, "operate", "rollout.start"),
         ("POST", "rollouts/{id:int}/pause", admin.pause, "operate", "rollout.pause"),
         ("POST", "rollouts/{id:int}/resume", admin.resume, "operate", "rollout.resume"),

@@ -6,7 +6,8 @@
 - A device whose answer got lost may ask again with the same token, name, class and labels, as long as it never called
   with its credential: it gets a new one, and the use is not taken twice. Any other second claim of a name is refused,
   that of a revoked device included.
-- A token that is unknown, spent or past its time gets one and the same answer.
+- A token that is unknown, spent, revoked or past its time gets one and the same answer.
+- A token goes by the first `ID_LENGTH` hex digits of that digest, which tell nothing about it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
-from edgestill.core.errors import AccessError, ConflictError, SettingError
+from edgestill.core.errors import AccessError, ConflictError, NotFoundError, SettingError
 from edgestill.hub.access import digest_of
 from edgestill.hub.tables import devices, join_tokens
 
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from edgestill.core.digest import Digest
+    from edgestill.core.jsonio import JsonObject
     from edgestill.core.wire import Enrol
 
 MAX_USES: Final = 1_000_000
 LONGEST: Final = 366 * 86_400.0
+ID_LENGTH: Final = 12
+MOST_LISTED: Final = 1_000
+"""Tokens of a list, and devices of a token: the newest, and the first."""
 
 _JOIN: Final = r"est1\.([A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})"
 
@@ -71,8 +76,7 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
         AccessError: the token is unknown, spent or past its time.
         ConflictError: the name is taken.
     """
-    match = re.fullmatch(_JOIN, message.join_token)
-    token = "" if match is None else digest_of(match[1])
+    token = _digest_in(message.join_token)
     found = (await connection.execute(select(join_tokens).where(join_tokens.c.digest == token))).first()
     if found is None or now >= found.expires_at:
         raise _refused()
@@ -108,9 +112,80 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
     return True
 
 
+async def join_tokens_listed(connection: AsyncConnection) -> list[JsonObject]:
+    """Those that there are and were, the newest first, and how many devices came by each."""
+    came = (
+        select(func.count())
+        .select_from(devices)
+        .where(devices.c.join_token == join_tokens.c.digest)
+        .scalar_subquery()
+    )
+    rows = await connection.execute(
+        select(join_tokens, came.label("came")).order_by(join_tokens.c.created_at.desc()).limit(MOST_LISTED)
+    )
+    return [
+        {
+            "id": row.digest[:ID_LENGTH],
+            "uses_left": row.uses_left,
+            "devices": row.came,
+            "created_at": row.created_at,
+            "expires_at": row.expires_at,
+        }
+        for row in rows
+    ]
+
+
+async def revoke_join_token(connection: AsyncConnection, named: str, now: float) -> JsonObject:
+    """Ends a token now, if it has not ended: its id, when it ended, and which devices came by it. They stay in the fleet.
+
+    Args:
+        connection: of a write.
+        named: its id, or the token itself.
+        now: hub time.
+
+    Raises:
+        NotFoundError: there is no such token.
+    """
+    digest = _digest_in(named)
+    which = (
+        join_tokens.c.digest == digest if digest else func.substr(join_tokens.c.digest, 1, ID_LENGTH) == named
+    )
+    row = (await connection.execute(select(join_tokens).where(which))).first()
+    if row is None:
+        raise NotFoundError(
+            "no such join token",
+            where="join tokens",
+            expected="an id of the list, or a token",
+            got="another",
+            fix="list them: edgestill hub tokens list",
+        )
+    ended = min(row.expires_at, now)
+    await connection.execute(
+        update(join_tokens).where(join_tokens.c.digest == row.digest).values(expires_at=ended)
+    )
+    came = await connection.execute(
+        select(devices.c.id)
+        .where(devices.c.join_token == row.digest)
+        .order_by(devices.c.id)
+        .limit(MOST_LISTED)
+    )
+    return {"id": row.digest[:ID_LENGTH], "ended_at": ended, "devices": [one.id for one in came]}
+
+
+def id_of(token: str) -> str:
+    """What a join token goes by where it must not be shown."""
+    return _digest_in(token)[:ID_LENGTH]
+
+
+def _digest_in(token: str) -> str:
+    """Of a join token's secret; empty where it is none."""
+    match = re.fullmatch(_JOIN, token)
+    return "" if match is None else digest_of(match[1])
+
+
 def _refused() -> AccessError:
     return AccessError(
-        "the join token is unknown, spent or past its time",
+        "the join token is unknown, spent, revoked or past its time",
         fix="ask the operator for a new one",
         where="join_token",
         expected="a token that still holds",

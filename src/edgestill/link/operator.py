@@ -123,6 +123,18 @@ class OperatorClient:
         answer = self._object("POST", "join-tokens", body, documented=CONFLICTING)
         return Fields(answer, "join token").text("token", pattern=_PRINTABLE)
 
+    def join_tokens(self) -> JsonObject:
+        """`{"tokens": [...]}`, the newest first: ids, uses left, devices that came, and when they end."""
+        return self._object("GET", "join-tokens")
+
+    def revoke_join_token(self, token: str) -> JsonObject:
+        """Ends a token, named by its id or itself: `{"id", "ended_at", "devices"}`, which came by it. They stay in the fleet.
+
+        Raises:
+            NotFoundError: no such token.
+        """
+        return self._object("POST", "join-tokens/revoke", canonical({"token": token}), documented=ABSENT)
+
     # Rollouts
 
     def start_rollout(
