@@ -170,7 +170,7 @@ def test_a_bug_is_told_to_the_log_and_not_to_the_caller(caplog: pytest.LogCaptur
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise ZeroDivisionError("the secret of the house")
 
-    with AsgiTransport(Outermost(broken)) as there:  # type: ignore[arg-type]  # an application is an application
+    with AsgiTransport(Outermost(broken)) as there:
         for _ in range(2):
             status, _, told = call(there, "GET", "/v2")
             assert (status, told) == (500, {"error": "[internal] the server failed"})

@@ -4,7 +4,7 @@
   not go back, it has not expired, and the publisher lists its target *now*: the list is refreshed first.
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
-  does not, the whole file is fetched.
+  does not, the whole file is fetched. Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
   report that it refuses is dropped, so that one bad report cannot block the rest.
 """
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edgestill.core.protocols import Clock, Transport
     from edgestill.core.wire import Report
     from edgestill.device.home import Identity
+    from edgestill.device.mirrors import Nearby
     from edgestill.device.outbox import Outbox
     from edgestill.link.control import ControlClient
     from edgestill.trust.client import TrustedClient
@@ -60,6 +61,8 @@ class Courier:
         trusted: the publisher's list.
         transport: for downloads.
         clock: of this machine.
+        wait: seconds for which the hub may hold back a poll's answer.
+        nearby: mirrors; None asks the hub only.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Courier:
         transport: Transport,
         clock: Clock,
         wait: float = POLL_WAIT,
+        nearby: Nearby | None = None,
     ) -> None:
         self._identity = identity
         self._control = control
@@ -78,6 +82,7 @@ class Courier:
         self._transport = transport
         self._clock = clock
         self._wait = wait
+        self._nearby = nearby
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -124,6 +129,8 @@ class Courier:
         """
         if base is not None and self._patch(target, to=to, base=base):
             return
+        if self._nearby is not None and self._nearby.archive(target, to=to):
+            return
         download(
             self._transport,
             f"{self._identity.hub}/{target_path(target.name, target.digest)}",
@@ -160,10 +167,17 @@ class Courier:
     def _patch(self, target: Target, *, to: Path, base: tuple[Target, Path]) -> bool:
         """Whether a patch led to the target."""
         known, path = base
+        name, at_most = f"patches/{known.digest.hex}/{target.digest.hex}", min(target.size, MAX_PATCH_BYTES)
+        if self._nearby is not None:
+            for url, hint in self._nearby.hints(name, at_most):
+                try:
+                    _apply(hint, path, to, target)
+                except PatchError as error:
+                    self._nearby.leave_alone(url, error)
+                else:
+                    return True
         try:
-            hint = self._control.artefact(
-                f"patches/{known.digest.hex}/{target.digest.hex}", min(target.size, MAX_PATCH_BYTES)
-            )
+            hint = self._control.artefact(name, at_most)
             _apply(hint, path, to, target)
         except NotFoundError:
             return False
@@ -171,7 +185,6 @@ class Courier:
             # where nothing can be reached, the download says so too; where only patches cannot, it must not wait for them
             log.info("a patch was of no use: %s", error)
             return False
-        log.info("patched %s: %d of %d bytes", target.release, len(hint), target.size)
         return True
 
     def _report(self, reports: list[Report], outbox: Outbox) -> None:
@@ -213,6 +226,7 @@ def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:
             os.fsync(out.fileno())
         unfinished.replace(to)
         bundle.sync_folder(to.parent)
+        log.info("patched %s: %d of %d bytes", target.release, len(hint), target.size)
     except OSError as error:
         raise PatchError(
             "a patch cannot be applied here",

@@ -3,6 +3,7 @@
     identity.json   its id, credential and hub; written last, so that a home which has one is complete
     settings.json   what its owner chose: what may leave it
     neighbours.json who is asked before the hub (device.neighbours); usually missing
+    mirrors.json    who bundles are fetched from before the hub (device.mirrors); usually missing
     root.json       the publisher's TUF root, pinned by the join token
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
@@ -39,6 +40,7 @@ IDENTITY: Final = "identity.json"
 SETTINGS: Final = "settings.json"
 ROOT: Final = "root.json"
 NEIGHBOURS: Final = "neighbours.json"
+MIRRORS: Final = "mirrors.json"
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
 MAX_SOCKET_BYTES: Final = 100
@@ -189,6 +191,11 @@ class Home:
         return self.path / NEIGHBOURS
 
     @property
+    def mirrors(self) -> Path:
+        """Places nearby that bundles are fetched from; there need not be such a file."""
+        return self.path / MIRRORS
+
+    @property
     def learned(self) -> Path:
         """What the device learned by itself."""
         return self.path / "learned"
@@ -222,7 +229,7 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS):
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

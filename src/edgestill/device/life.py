@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
-from edgestill.core.errors import SettingError, TrustError
+from edgestill.core.errors import EdgestillError, SettingError, TrustError
 from edgestill.core.hardware import ENGINES, HardwareClass
 from edgestill.core.wire import Enrol
 from edgestill.device import processes
@@ -20,10 +21,12 @@ from edgestill.device.agent import Agent
 from edgestill.device.courier import Courier
 from edgestill.device.home import Home, Identity, choose_socket, drop_socket, refuse_inhabited
 from edgestill.device.installer import Installer
+from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.outbox import Outbox
 from edgestill.device.slots import Slots
 from edgestill.device.supervisor import Supervisor
 from edgestill.link.control import ControlClient
+from edgestill.link.http import HttpTransport
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.kept import KeptMetadata
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from edgestill.device.home import Settings
     from edgestill.device.machine import Rules
     from edgestill.device.supervisor import Pace
+
+log = logging.getLogger(__name__)
 
 TIMEOUT: Final = 20.0
 _TOKEN: Final = re.compile(r"est1\.[A-Za-z0-9_-]{1,120}\.([0-9a-f]{64})")
@@ -122,7 +127,14 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
         slots, outbox = Slots.open(home.slots), Outbox.open(home.outbox)
         control = ControlClient(transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
         trusted = TrustedClient(KeptMetadata(home.tuf), root=home.root, fetch=control.artefact, clock=clock)
-        courier = Courier(identity, control=control, trusted=trusted, transport=transport, clock=clock)
+        courier = Courier(
+            identity,
+            control=control,
+            trusted=trusted,
+            transport=transport,
+            clock=clock,
+            nearby=Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock),
+        )
         supervisor = Supervisor(
             home.path,
             agent=Agent(device=identity.device, slots=slots, outbox=outbox, clock=clock, rules=rules),
@@ -145,3 +157,12 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
         finally:
             drop_socket(home.path, address)
             outbox.close()
+
+
+def _mirrors(home: Home) -> Mirrors:
+    """A list that cannot be read is no reason not to run."""
+    try:
+        return Mirrors.of(home.mirrors)
+    except EdgestillError as error:
+        log.warning("no mirror is asked: %s", error)
+        return Mirrors()

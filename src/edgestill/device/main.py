@@ -4,7 +4,8 @@
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
     edgestill-agent status --home DIR [--json]
     edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
-    edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--ready FILE]
+    edgestill-agent mirrors --home DIR [--add URL] [--remove URL]
+    edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--archives] [--ready FILE]
 
 Exit status: 0; 1 with one line on standard error that says what is wrong and what to do; 2 for wrong usage. Arguments
 are read by argparse: this program must start on a device that has no more than the `agent` extra. Where not even that is
@@ -110,6 +111,7 @@ def _serve(options: argparse.Namespace) -> None:
     require("uvicorn", extra="serve", purpose="to serve a model")
     from edgestill.core.bundle import replace
     from edgestill.core.clock import SystemClock
+    from edgestill.device.home import Home
     from edgestill.device.serve.listening import Listening, tls_of
     from edgestill.device.serve.models import of_agent
     from edgestill.device.serve.running import run
@@ -134,7 +136,15 @@ def _serve(options: argparse.Namespace) -> None:
             replace(options.ready, f"{url}\n".encode())
 
     served = of_agent(options.home, name=options.name, clock=clock)
-    run(served, listening, capacity=Capacity(threads=2), rate=Rate(1000, 2000), clock=clock, ready=ready)
+    run(
+        served,
+        listening,
+        capacity=Capacity(threads=2),
+        rate=Rate(1000, 2000),
+        clock=clock,
+        ready=ready,
+        archives=Home.open(options.home).slots if options.archives else None,
+    )
 
 
 def _neighbours(options: argparse.Namespace) -> None:
@@ -171,6 +181,22 @@ def _neighbours(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{TEACHER:15} {home.identity.hub}\n")
 
 
+def _mirrors(options: argparse.Namespace) -> None:
+    from edgestill.device.home import Home
+    from edgestill.device.mirrors import Mirrors
+
+    home = Home.open(options.home)
+    before = found = Mirrors.of(home.mirrors)
+    if options.remove is not None:
+        found = found.without(options.remove)
+    if options.add is not None:
+        found = found.with_one(options.add)
+    if found != before:
+        found.write(home.mirrors)
+    for url in (*found.each, home.identity.hub):
+        sys.stdout.write(f"{url}\n")
+
+
 def _labels(pairs: Sequence[str], where: str = "--label") -> dict[str, str]:
     labels = {}
     for pair in pairs:
@@ -190,7 +216,7 @@ def _labels(pairs: Sequence[str], where: str = "--label") -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgestill-agent", description="The agent of a device.")
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="join | run | status | neighbours | serve"
+        dest="verb", required=True, metavar="join | run | status | neighbours | mirrors | serve"
     )
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
@@ -227,6 +253,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_neighbours(
         verbs.add_parser("neighbours", help="who is asked before the hub; takes effect at the next run")
     )
+    four = verbs.add_parser(
+        "mirrors", help="where bundles are fetched before the hub; takes effect at the next run"
+    )
+    four.add_argument("--home", type=Path, required=True)
+    four.add_argument(
+        "--add", metavar="URL", help="a cache, or a device that serves --archives; asked last of them"
+    )
+    four.add_argument("--remove", metavar="URL", help="asks this one no more")
     _add_serve(verbs.add_parser("serve", help="answer other programs over HTTP (Open Inference Protocol)"))
     return parser
 
@@ -256,6 +290,9 @@ def _add_serve(four: argparse.ArgumentParser) -> None:
     four.add_argument("--ready", type=Path, metavar="FILE", help="gets the address once it listens")
     four.add_argument("--token-file", type=Path, metavar="FILE", help="one token a line, and when it ends")
     four.add_argument("--open", action="store_true", help="anybody may ask, from anywhere")
+    four.add_argument(
+        "--archives", action="store_true", help="hand out the bundles of its slots as well, to anybody"
+    )
     four.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM chain; needs --tls-key")
     four.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM key of the certificate")
     four.add_argument(
@@ -270,6 +307,7 @@ _VERBS: Final = {
     "run": _run,
     "status": _status,
     "neighbours": _neighbours,
+    "mirrors": _mirrors,
     "serve": _serve,
 }
 

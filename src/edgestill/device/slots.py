@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgestill.device.state import Target
 
 STATE: Final = "state.json"
-RECORD: Final = "slot.json"
+SLOT_RECORD: Final = "slot.json"
 _CHUNK: Final = 1 << 20
 
 
@@ -126,7 +126,7 @@ class Slots:
 
     def record(self, slot: SlotName) -> Record | None:
         """What a slot holds, or None where it has no record, or no archive that matches it bit by bit."""
-        data = _read(self.folder / slot / RECORD)
+        data = _read(self.folder / slot / SLOT_RECORD)
         try:
             record = None if data is None else Record.from_bytes(data)
         except MessageError:
@@ -142,7 +142,7 @@ class Slots:
             PathError: it cannot be written.
         """
         record = Record(target=target, counter=counter, confirmed=False)
-        self.disk.write(self.folder / slot / RECORD, record.to_bytes())
+        self.disk.write(self.folder / slot / SLOT_RECORD, record.to_bytes())
 
     def confirm(self, slot: SlotName) -> None:
         """Marks a slot's record as confirmed, so that it is preferred should the state be lost.
@@ -150,12 +150,12 @@ class Slots:
         Raises:
             PathError: it cannot be written.
         """
-        data = _read(self.folder / slot / RECORD)
+        data = _read(self.folder / slot / SLOT_RECORD)
         if data is None:
             return
         record = Record.from_bytes(data)
         confirmed = Record(target=record.target, counter=record.counter, confirmed=True)
-        self.disk.write(self.folder / slot / RECORD, confirmed.to_bytes())
+        self.disk.write(self.folder / slot / SLOT_RECORD, confirmed.to_bytes())
 
     def clear(self, slot: SlotName) -> None:
         """Empties a slot, its record first.
@@ -164,7 +164,7 @@ class Slots:
             PathError: something cannot be removed.
         """
         folder = self.folder / slot
-        self.disk.remove(folder / RECORD)
+        self.disk.remove(folder / SLOT_RECORD)
         for path in sorted(folder.iterdir()):
             self.disk.remove(path)
 

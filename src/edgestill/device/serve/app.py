@@ -14,9 +14,11 @@ from edgestill.infer.serving import replies
 from edgestill.infer.serving.app import respond
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Awaitable, Callable, MutableMapping
 
-    from edgestill.infer.serving.app import App, Receive, Scope, Send
+    from edgestill.infer.serving.app import Receive, Scope, Send
+
+    Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log: Final = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Outermost:
         app: what it protects.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: Asgi) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

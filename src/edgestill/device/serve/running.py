@@ -12,6 +12,7 @@ from edgestill.infer.serving.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from edgestill.core.protocols import Clock
     from edgestill.device.serve.listening import Listening
@@ -36,6 +37,7 @@ def run(
     rate: Rate,
     clock: Clock,
     ready: Callable[[str], object],
+    archives: Path | None = None,
 ) -> None:
     """Serves a model until SIGTERM or SIGINT.
 
@@ -46,10 +48,11 @@ def run(
         rate: how often one caller may ask.
         clock: of the machine.
         ready: is told the address once it listens.
+        archives: folder of the slots whose bundles are handed out as well; None hands out none.
 
     Raises:
         PortError: the port cannot be bound.
     """
     endpoint = endpoint_of(served, listening, capacity=capacity, clock=clock)
-    app = app_of(endpoint, listening, rate=rate, clock=clock, max_body=MAX_BODY)
+    app = app_of(endpoint, listening, rate=rate, clock=clock, max_body=MAX_BODY, archives=archives)
     serve(app, endpoint, listening, ready=ready)

@@ -15,6 +15,7 @@ import uvicorn
 
 from edgestill.core.listening import bound, url_of
 from edgestill.device.serve.app import Outermost
+from edgestill.device.serve.archives import Archives
 from edgestill.device.serve.tokens import Anybody, Bearers
 from edgestill.infer.serving.app import App
 from edgestill.infer.serving.limits import RateLimit
@@ -22,6 +23,7 @@ from edgestill.infer.serving.limits import RateLimit
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from edgestill.core.protocols import Clock
     from edgestill.device.serve.listening import Listening
@@ -32,11 +34,20 @@ DRAIN_SECONDS: Final = 20
 MOST_CONNECTIONS: Final = 256
 
 
-def app_of(endpoint: Endpoint, listening: Listening, *, rate: Rate, clock: Clock, max_body: int) -> Outermost:
-    """The application that is served."""
+def app_of(
+    endpoint: Endpoint,
+    listening: Listening,
+    *,
+    rate: Rate,
+    clock: Clock,
+    max_body: int,
+    archives: Path | None = None,
+) -> Outermost:
+    """The application that is served; with the slots of a folder, before the gate: bundles are no secret."""
     gate = Bearers(listening.tokens, clock) if listening.tokens else Anybody()
     limit = RateLimit(rate, clock=clock)
-    return Outermost(App(endpoint, gate=gate, limit=limit, max_body=max_body))
+    app = App(endpoint, gate=gate, limit=limit, max_body=max_body)
+    return Outermost(app if archives is None else Archives(archives, app))
 
 
 def serve(
