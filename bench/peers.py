@@ -5,7 +5,7 @@
 torchdistill wants torchvision, which wants one certain torch; so the project's own environment cannot hold them, and
 edgestill is installed into theirs: both then run on the same torch. `bench/peers-constraints.txt` pins every version.
 
-Licences, all permissive: torchdistill MIT; timm, Keras and Lightning Fabric Apache-2.0; torch and torchvision BSD-3-Clause.
+Licences, all permissive: torchdistill MIT; timm, Keras and Lightning Fabric Apache-2.0; torch and torchvision BSD-3-Clause; bsdiff4 and detools BSD-2-Clause.
 None of them is a dependency of the package.
 """
 
@@ -38,6 +38,8 @@ PEERS: Final = (
     "openvino",
     "ai-edge-litert",
     "seglearn",
+    "bsdiff4",
+    "detools",
 )
 
 _INSTALLED: Final = """
@@ -77,7 +79,7 @@ def make() -> None:
         venv.create(HOME, with_pip=True)
     first = [f"{name}=={wanted[name]}" for name in FIRST]
     _pip(*first)
-    _pip(*PEERS, "-e", f"{ROOT}[lab,serve]")
+    _pip(*PEERS, "-e", f"{ROOT}[lab,hub]")
 
 
 def enter(script: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade_tables import CASCADE_TABLES
+from delivery_tables import DELIVERY_TABLES
 from job_tables import KINDS, keys_table
 from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
@@ -149,7 +150,10 @@ TABLES = {
     "distill_cache": cache_table,
     "distill_tried": tried_table,
     **dict.fromkeys(KINDS, keys_table),
-    **{name: lambda _name, table=table: table() for name, table in (SEARCH_TABLES | CASCADE_TABLES).items()},
+    **{
+        name: lambda _name, table=table: table()
+        for name, table in (SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES).items()
+    },
 }
 
 

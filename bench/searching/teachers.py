@@ -79,7 +79,7 @@ def world(name: str, folder: Path, kept: Path | None = None, *, quick: bool) -> 
     few = 20 if quick else 1
     train, heldout = images(folder, "train", EVERY[name] * few), images(folder, "test", few)
     if name == "reference":
-        train, heldout = _middle(train), _middle(heldout)
+        train, heldout = middle(train), middle(heldout)
         augment = ImageShift(2, mirror=True)
         torch.manual_seed(0)
         teacher: nn.Module = ImageNet24(64, 128, 512)
@@ -111,7 +111,8 @@ def world(name: str, folder: Path, kept: Path | None = None, *, quick: bool) -> 
     )
 
 
-def _middle(samples: Samples) -> Samples:
+def middle(samples: Samples) -> Samples:
+    """The middle 24 x 24 of each image, which the reference networks take."""
     return Samples.of(fit(samples.inputs), samples.labels, classes=10)
 
 

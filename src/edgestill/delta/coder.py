@@ -28,6 +28,7 @@ _ONE: Final = 14
 """Bits of a probability."""
 _RATES: Final = tuple(int(65_536 / (seen + 1.5)) for seen in range(32))
 """How far a probability moves, in 65,536ths, by how often it was asked: first the mean, then one that forgets."""
+_OLD: Final = len(_RATES) - 1
 _TREE: Final = 3
 """So many bits below the highest have probabilities; further ones are as good as random."""
 
@@ -49,7 +50,7 @@ class Odds:
         self.seen = [0] * _SLOTS
 
     def learn(self, slot: int, *, yes: bool) -> None:
-        """Moves a probability towards what was decided."""
+        """Moves a probability towards what was decided; `Reader` has the same in line, where devices spend their time."""
         seen, chance = self.seen[slot], self.chance[slot]
         if yes:
             self.chance[slot] = chance + (((1 << _ONE) - chance) * _RATES[seen] >> 16)
@@ -230,14 +231,18 @@ class Reader:
         return -size if negative else size
 
     def _bit(self, slot: int, odds: Odds) -> bool:
-        part = (self._range >> _ONE) * odds.chance[slot]
+        chances, chance, seen = odds.chance, odds.chance[slot], odds.seen[slot]
+        part = (self._range >> _ONE) * chance
         yes = self._value < part
         if yes:
             self._range = part
+            chances[slot] = chance + (((1 << _ONE) - chance) * _RATES[seen] >> 16)
         else:
             self._value -= part
             self._range -= part
-        odds.learn(slot, yes=yes)
+            chances[slot] = chance - (chance * _RATES[seen] >> 16)
+        if seen < _OLD:
+            odds.seen[slot] = seen + 1
         if self._range < _LEAST:
             self._settle()
         return yes
