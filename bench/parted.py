@@ -8,6 +8,7 @@ import os
 import platform
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -93,5 +94,6 @@ class Parted:
             "hardware_class": HardwareClass.here().name,
             "python": platform.python_version(),
             "load": round(os.getloadavg()[2], 1),
+            "date": datetime.now(UTC).date().isoformat(),
             "versions": {name: version(name) for name in self.libraries},
         }

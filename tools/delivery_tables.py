@@ -1,4 +1,4 @@
-"""The tables of docs/delta.md and docs/delivery.md; `tools/tables.py` puts them there."""
+"""The tables of docs/delta.md and docs/threats.md; `tools/tables.py` puts them there."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def _parts() -> dict[str, Any]:
 def sizes_table() -> str:
     """Each update of each student, as file and as bundle."""
     lines = [
-        "| of | update | new file, zstd -19 | " + " | ".join(WAYS.values()) + " | made in | applied in |",
-        "|---" * (5 + len(WAYS)) + "|",
+        "| of | update | bytes changed | new file, zstd -19 | "
+        + " | ".join(WAYS.values())
+        + " | made in | applied in |",
+        "|---" * (6 + len(WAYS)) + "|",
     ]
     for title, student in _parts()["delta"].items():
         for what in ("file", "bundle"):
@@ -41,7 +43,7 @@ def sizes_table() -> str:
                 one = student[update][what]
                 shares = (f"{one[way] / one['zstd']:.2%}" for way in WAYS)
                 lines.append(
-                    f"| {title}, {what} | {update} | {one['zstd'] / 1000:.1f} kB | {' | '.join(shares)} "
+                    f"| {title}, {what} | {update} | {student[update]['changed']:.1%} | {one['zstd'] / 1000:.1f} kB | {' | '.join(shares)} "
                     f"| {one['make_s']:.1f} s | {one['apply_s']:.2f} s |"
                 )
     return "\n".join(lines) + "\n"

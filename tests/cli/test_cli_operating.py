@@ -426,7 +426,7 @@ def test_a_join_token_is_listed_and_revoked(world: World) -> None:
     assert world.run("hub", "tokens", "revoke", newest["id"]) == (
         f"{newest['id']} lets nobody in any more\nby it came: nobody\n"
     )
-    assert world.run("hub", "tokens", "list").splitlines()[1].endswith("ended")
+    assert world.run("hub", "tokens", "list").splitlines()[1].endswith("revoked")
     assert world.json("hub", "tokens", "revoke", token)["id"] == newest["id"]
     assert "no such join token" in world.run("hub", "tokens", "revoke", "nothing", fails=True)
     assert f'token.revoke  {{"id":"{newest["id"]}"' in world.run("hub", "log")

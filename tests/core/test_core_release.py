@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import Fields, canonical, parse_object
-from edgestill.core.release import MAX_COUNTER, Assignment, Gates, Rollout, Stage, target_name
+from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment, Gates, Rollout, Stage, target_name
 
 ASSIGNMENTS = st.builds(
     Assignment,
@@ -20,6 +20,7 @@ ASSIGNMENTS = st.builds(
     counter=st.integers(min_value=1, max_value=MAX_COUNTER),
     target=st.just("watch/1.0.0/any.esb"),
     expires=st.integers(min_value=0, max_value=2**53 - 1),
+    epoch=st.integers(min_value=0, max_value=MAX_EPOCH),
 )
 FIELDS: dict[str, Any] = {"device": "d", "counter": 1, "target": "watch/1.0.0/any.esb", "expires": 10}
 

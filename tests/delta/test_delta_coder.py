@@ -15,7 +15,7 @@ from edgestill.delta.coder import BLOCK, MOST_BITS, Odds, Reader, Writer
 
 _unhurried = settings(deadline=None)
 
-_LARGEST = 2**MOST_BITS - 1
+_LARGEST = 2 ** (MOST_BITS - 1)
 _NUMBER = st.one_of(st.just(0), st.integers(-2, 2), st.integers(-_LARGEST, _LARGEST))
 _SEQUENCES = st.lists(st.lists(_NUMBER, max_size=3 * BLOCK), max_size=4)
 
@@ -76,6 +76,19 @@ def test_the_code_is_close_to_as_short_as_can_be(share: float) -> None:
     assert len(coded(numbers)) <= 1.08 * bits(least) * len(numbers) / 8 + 20
 
 
+@pytest.mark.parametrize("bits", [2, 8, 16, 32])
+def test_numbers_of_so_many_bits(bits: int) -> None:
+    """From the smallest to the largest, and any code yields none beyond."""
+    most = 2 ** (bits - 1)
+    numbers = [most, -most, most - 1, 1 - most, 1, -1, 0] * 9
+    writer = Writer()
+    writer.numbers(numbers, Odds(), bits)
+    assert Reader(writer.to_bytes()).numbers(len(numbers), Odds(), bits) == numbers
+    for seed in range(200):
+        code = bytes([0]) + random.Random(seed).randbytes(60) + b"x"
+        assert all(abs(one) < 2 * most for one in Reader(code).numbers(50, Odds(), bits))
+
+
 def test_where_little_changes_is_learned() -> None:
     """A tensor whose channels change by different shares costs less than one that is as mixed."""
     rows = [spread(0.5 if row % 4 == 0 else 0.01, 500, seed=row) for row in range(40)]
@@ -96,7 +109,7 @@ def test_attack_any_bytes_are_numbers_in_bounds_or_refused(code: bytes, count: i
     with contextlib.suppress(PatchError):
         (found,) = read(code, count)
         assert len(found) == count
-        assert all(abs(one) <= _LARGEST for one in found)
+        assert all(abs(one) < 2 * _LARGEST for one in found)
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"x\0", b"\0\0\0\0\0x", b"longer than any rest"])

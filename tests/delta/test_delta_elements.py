@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import struct
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -308,7 +309,7 @@ def forged(
         ([(0, len(OLD), 1, 1)], "ranges within"),
         ([(0, 0, 10, 1), (2**60, 0, 10, 1)], "ranges within"),
         ([(0, 0, MAX_NUMBERS + 1, 1)], f"at most {MAX_NUMBERS} numbers"),
-        ([(0, 0, MAX_WIDE + 1, 2)], f"{MAX_WIDE} wide ones"),
+        ([(0, 0, MAX_WIDE + 1, 2)], f"{MAX_WIDE} of them of two or four bytes"),
         ([(0, 0, 1, 3)], "numbers"),
         ([(0, 0, 1, 0)], "numbers"),
         ([(0, 0, 1, 8)], "numbers"),
@@ -325,7 +326,7 @@ def test_attack_a_table_that_never_ends() -> None:
     with pytest.raises(PatchError, match=f"at most {MAX_TENSORS} tensors"):
         applied(OLD, forged(count=MAX_TENSORS + 1), NEW)
     head = Header(Digest.of(OLD), Digest.of(NEW), len(NEW), ELEMENTS).to_bytes()
-    with pytest.raises(PatchError, match="numbers of at most 10 bytes"):
+    with pytest.raises(PatchError, match="numbers of at most 9 bytes"):
         applied(OLD, head + b"\xff" * 100, NEW)
 
 
@@ -334,6 +335,66 @@ def test_attack_a_frame_longer_than_the_patch() -> None:
     head = Header(Digest.of(OLD), Digest.of(NEW), len(NEW), ELEMENTS).to_bytes()
     with pytest.raises(PatchError, match="payload: table; expected 1000 bytes more; got 3"):
         applied(OLD, head + varint(0) + varint(1000) + b"abc", NEW)
+
+
+@pytest.mark.parametrize("length", [2**31, 2**62, 2**63 - 1, 2**63, 2**64, 2**69])
+def test_attack_lengths_that_no_machine_has(length: int) -> None:
+    """A frame, a gap or a count of numbers of any size is a damaged patch, and nothing else comes of it."""
+    head = Header(Digest.of(OLD), Digest.of(NEW), len(NEW), ELEMENTS).to_bytes()
+    with pytest.raises(PatchError, match="a damaged patch"):
+        applied(OLD, head + varint(0) + varint(length) + b"abc", NEW)
+    for table in ((length, 0, 1, 1), (0, length, 1, 1), (0, 0, length, 1)):
+        with pytest.raises(PatchError, match="a damaged patch"):
+            applied(OLD, forged(table), NEW)
+
+
+@pytest.mark.parametrize("error", [OverflowError("x"), ValueError("x"), struct.error("x"), MemoryError()])
+def test_whatever_a_codec_meets_is_a_damaged_patch(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device fetches the whole file then, and its installation does not fail for it."""
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(elements, "_table", broken)
+    with pytest.raises(PatchError, match="a damaged patch; at payload"):
+        applied(OLD, diff(OLD, NEW), NEW)
+
+
+def test_wide_numbers_are_counted_over_all_tensors() -> None:
+    """They take the most time each; so does who makes a patch, who tries no more than a device would read."""
+    half, base = MAX_WIDE // 2, bytes(5 * MAX_WIDE)
+    table = forged((0, 0, half, 4), (0, 0, half + 1, 4))[HEADER_BYTES:]
+    head = Header(Digest.of(base), Digest.of(NEW), len(base), ELEMENTS).to_bytes()
+    patch, out = io.BytesIO(head + table), io.BytesIO()
+    with pytest.raises(PatchError, match=f"{MAX_WIDE} of them of two or four bytes"):
+        apply(io.BytesIO(base), patch, out, expected=Digest.of(NEW), max_size=len(base))
+    before = Model({name: codes(half + 1, seed=at, dtype="int32") for at, name in enumerate("abc")})
+    old, new = before.onnx(), before.moved(0.01, 1).onnx()
+    assert len(elements._chosen(old, new)) == 1  # which is what this is about
+    assert applied(old, diff(old, new), new) == new
+
+
+def test_of_more_numbers_than_a_device_reads_those_that_gain_most_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others go with the rest."""
+    monkeypatch.setattr(elements, "MAX_NUMBERS", 4_000)
+    before = network()
+    after = Model({"first": before.moved(0.3, 1).arrays["first"]} | before.moved(0.01, 1).arrays)
+    after.arrays["first"] = before.moved(0.5, 1).arrays["first"]
+    old, new = before.onnx(), after.onnx()
+    sizes = {one.new.size for one in elements._chosen(old, new)}  # which is what this is about
+    assert sum(sizes) <= 4_000 + 4 * 50
+    assert applied(old, diff(old, new), new) == new
+
+
+def test_what_was_trained_anew_is_not_coded_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a look at the differences says that they are no shorter, nothing is spent on coding them."""
+    coded: list[int] = []
+    monkeypatch.setattr(elements, "_write", lambda *_: coded.append(1))
+    before, after = Model({"layer": codes(50_000)}), Model({"layer": codes(50_000, seed=5)})
+    diff(before.onnx(), after.onnx())
+    assert coded == []
 
 
 def test_attack_a_payload_longer_than_what_comes_out() -> None:

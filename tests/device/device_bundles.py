@@ -260,6 +260,7 @@ class TinyHub:
                 counter=counter,
                 target=release_name(version),
                 expires=int(self.clock.now()) + 3600,
+                epoch=self.repository.epoch,
             )
             envelope = assignments.sign(wanted, self.repository.online)
         return 200, {"etag": etag}, Poll(assignment=envelope, interval=self.interval).to_bytes()

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from edgestill.core.release import MAX_COUNTER
 from edgestill.device.events import (
     Assigned,
     Booted,
@@ -85,6 +86,20 @@ def test_an_assignment_walks_from_download_to_confirmation() -> None:
     assert (state.phase, effects) == ("watching", [])
     state, effects = run(state, Watched("b", 1.0, 100, 0))
     assert (state.phase, effects) == ("idle", [Confirm("b"), Tell(2, "confirmed", NEW)])
+
+
+def test_what_failed_is_not_tried_again_under_the_next_key_of_the_hub() -> None:
+    """The same assignment comes with another place then; the next counter is another assignment, and a new try."""
+    failed, _ = run(SERVING, Assigned(2, NEW), Failed(NEW.digest, "rotten"))
+    epoch = MAX_COUNTER + 1
+    for place in (2, epoch + 2, 3 * epoch + 2):
+        state, effects = run(failed, Assigned(place, NEW))
+        assert (state.phase, effects) == ("idle", []), place
+    assert run(failed, Assigned(epoch + 3, NEW))[0].phase == "downloading"
+    other = replace(NEW, name="watch/9.0.0/any-base-onnxruntime.esb")
+    assert run(failed, Assigned(epoch + 2, other))[0].phase == "downloading", (
+        "another hub counts from the beginning"
+    )
 
 
 def test_serving_is_reported_only_when_the_engine_says_so() -> None:

@@ -78,7 +78,7 @@ def test_an_assignment_is_renewed_before_it_expires(there: World) -> None:
 def test_an_assignment_holds_for_half_of_its_lifetime_at_least(now: float, lifetime: float) -> None:
     """And for no longer than all of it (up to the second it is rounded to)."""
     device = registry.Device(id="d0", counter=1, target=f"{R1}/any.esb", last_seen=None)
-    told = assignments.envelope(device, key=_KEY, now=now, lifetime=lifetime)
+    told = assignments.envelope(device, epoch=0, key=_KEY, now=now, lifetime=lifetime)
     assert told is not None
     signed = told["signed"]
     assert isinstance(signed, dict)

@@ -11,6 +11,7 @@ from hub_worlds import CLASS, World, world
 from edgestill.core.digest import Digest
 from edgestill.core.jsonio import canonical
 from edgestill.core.wire import Enrol, Enrolled
+from edgestill.hub import enrolment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,7 @@ def test_a_multi_use_token_lets_so_many_in(there: World) -> None:
 
 
 def test_tokens_are_listed_without_their_secrets(there: World) -> None:
-    """By an id, with the uses that are left and the devices that came; the newest first."""
+    """By an id, with the uses that are left, the devices that came and how they stand; what holds first, then the newest."""
     first = there.token(uses=3)
     ask(there, first, "d0")
     there.clock.advance(1)
@@ -66,10 +67,32 @@ def test_tokens_are_listed_without_their_secrets(there: World) -> None:
     told = there.admin("GET", "join-tokens")
     assert [one["uses_left"] for one in told.json["tokens"]] == [1, 2]
     assert [one["devices"] for one in told.json["tokens"]] == [0, 1]
+    assert [one["state"] for one in told.json["tokens"]] == ["holds", "holds"]
+    assert told.json["more"] is False
     assert told.json["tokens"][0]["expires_at"] == there.clock.now() + 3600
     for token in (first, second):
         assert token.split(".")[1].encode() not in told.body
     assert len({one["id"] for one in told.json["tokens"]}) == 2
+    ask(there, second, "d1")
+    assert [one["state"] for one in there.admin("GET", "join-tokens").json["tokens"]] == ["holds", "used up"]
+    there.clock.advance(3600)
+    assert {one["state"] for one in there.admin("GET", "join-tokens").json["tokens"]} == {"ended"}
+
+
+def test_a_long_list_says_that_there_is_more(there: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that holds is not hidden behind newer ones that do not; of many devices the first are named."""
+    monkeypatch.setattr(enrolment, "MOST_LISTED", 2)
+    token = there.token(uses=9)
+    for number in range(3):
+        assert ask(there, token, f"d{number}")[0] == 201
+        there.clock.advance(1)
+        spent = there.token()
+        assert ask(there, spent, f"other{number}")[0] == 201
+    told = there.admin("GET", "join-tokens").json
+    assert [one["state"] for one in told["tokens"]] == ["holds", "used up"]
+    assert told["more"] is True
+    ended = there.admin("POST", "join-tokens/revoke", {"token": token}).json
+    assert (ended["devices"], ended["more"]) == (["d0", "d1"], True)
 
 
 @pytest.mark.parametrize("by_id", [True, False])
@@ -80,9 +103,12 @@ def test_attack_a_revoked_token_lets_nobody_in(there: World, *, by_id: bool) -> 
     (known,) = [one for one in there.admin("GET", "join-tokens").json["tokens"] if one["uses_left"] == 8]
     named = known["id"] if by_id else token
     ended = there.admin("POST", "join-tokens/revoke", {"token": named})
-    assert ended.json == {"id": known["id"], "ended_at": there.clock.now(), "devices": ["d0"]}
-    for name in ("d0", "d1"):
-        assert ask(there, token, name) == (401, "access-denied")
+    assert ended.json == {"id": known["id"], "devices": ["d0"], "more": False}
+    for seconds in (0, -3600, 7200):
+        there.clock.jump(seconds)
+        for name in ("d0", "d1"):
+            assert ask(there, token, name) == (401, "access-denied"), "no clock brings it back"
+    there.clock.jump(-3600)
     assert ask(there, other, "d1")[0] == 201, "others are not touched"
     there.clock.advance(60)
     again = there.admin("POST", "join-tokens/revoke", {"token": named})
@@ -97,6 +123,19 @@ def test_attack_a_token_that_there_is_not(there: World, named: object) -> None:
     token = there.token()
     assert there.admin("POST", "join-tokens/revoke", canonical({"token": named})).status in {400, 404}  # type: ignore[dict-item]  # some are no JSON text
     assert ask(there, token)[0] == 201
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}" + " " * 200])
+def test_attack_a_token_that_is_revoked_is_not_written_down(
+    there: World, around: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Attack: with white space around it, or too long, the secret is in no answer, no log and no entry of the audit log."""
+    token = there.token()
+    reply = there.admin("POST", "join-tokens/revoke", {"token": around.format(token)})
+    secret = token.split(".")[1]
+    log = there.admin("GET", "audit-log")
+    assert secret not in caplog.text + reply.body.decode() + log.body.decode()
+    assert (ask(there, token)[0] == 401) == (reply.status == 200)
 
 
 def test_an_expired_token_lets_nobody_in(there: World) -> None:

@@ -227,7 +227,7 @@ def test_the_end_of_an_assignment_never_moves_back(now: float, seconds: float) -
     device = registry.Device(id="d0", counter=1, target="watch/1.0.0/any.esb", last_seen=None)
     ends = []
     for at in (now, now + seconds):
-        told: Any = assignments.envelope(device, key=key, now=at, lifetime=3600.0)
+        told: Any = assignments.envelope(device, epoch=0, key=key, now=at, lifetime=3600.0)
         assert told is not None
         ends.append(told["signed"]["expires"])
     assert ends[0] <= ends[1]

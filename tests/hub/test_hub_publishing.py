@@ -307,7 +307,9 @@ def test_attack_an_archive_as_large_as_the_bound_takes_little_memory(tmp_path: P
 
 def test_a_root_must_name_this_hub(there: World) -> None:
     """A root for another hub's key would make every device refuse this one."""
-    root = countersign(there.root(version=2, online=SigningKey.generate().public), keys=[there.root_key])
+    root = countersign(
+        there.root(version=2, epoch=1, online=SigningKey.generate().public), keys=[there.root_key]
+    )
     reply = there.admin("POST", "root", root)
     assert (reply.status, reply.json["what"]) == (422, "the root does not name this hub")
 

@@ -19,8 +19,8 @@ from edgestill.core.errors import (
     TrustError,
 )
 from edgestill.core.jsonio import canonical, parse_object
-from edgestill.core.release import MAX_COUNTER, Assignment
-from edgestill.trust.assignment import MAX_EPOCH, MAX_KEYS, PREFIX, AssignmentKeys, sign, verify
+from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment
+from edgestill.trust.assignment import MAX_KEYS, PREFIX, AssignmentKeys, sign, verify
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def test_the_epoch_comes_back(epoch: int) -> None:
 )
 def test_a_later_epoch_comes_after_every_counter(one: tuple[int, int], two: tuple[int, int]) -> None:
     """Places are ordered by epoch, then by counter; all are numbers that any JSON reader keeps exactly."""
-    places = [AssignmentKeys((KEY.public,), epoch=epoch).place(counter) for epoch, counter in (one, two)]
+    places = [replace(ASSIGNMENT, epoch=epoch, counter=counter).place for epoch, counter in (one, two)]
     assert (places[0] < places[1]) == (one < two)
     assert (places[0] == places[1]) == (one == two)
     assert max(places) < 2**53
@@ -257,20 +257,30 @@ def test_attack_a_stolen_key_that_counted_to_the_end() -> None:
     """Attack: the largest counter, signed with a stolen key, is outlived: under the next key small counters count again."""
     last = replace(ASSIGNMENT, counter=MAX_COUNTER)
     assert _verify(sign(last, KEY)) == last
-    seen = KEYS.place(MAX_COUNTER)
+    seen = last.place
     with pytest.raises(ReplayError, match=rf"expected counter {MAX_COUNTER} or more; got 5"):
         _verify(sign(ASSIGNMENT, KEY), seen=seen)
-    fresh = AssignmentKeys((OTHER.public,), epoch=1)
-    assert _verify(sign(ASSIGNMENT, OTHER), keys=fresh, seen=seen) == ASSIGNMENT
+    fresh, again = AssignmentKeys((OTHER.public,), epoch=1), replace(ASSIGNMENT, epoch=1)
+    assert _verify(sign(again, OTHER), keys=fresh, seen=seen) == again
     with pytest.raises(TrustError, match="not signed as it must be"):
         _verify(sign(last, KEY), keys=fresh, seen=seen)
 
 
 def test_attack_back_to_the_keys_of_an_earlier_epoch() -> None:
     """Attack: whoever could bring a device back to older keys could not bring it to follow them."""
-    seen = AssignmentKeys((OTHER.public,), epoch=1).place(1)
+    seen = replace(ASSIGNMENT, epoch=1, counter=1).place
     with pytest.raises(ReplayError, match="expected keys of epoch 1 or later; got epoch 0"):
         _verify(sign(replace(ASSIGNMENT, counter=MAX_COUNTER), KEY), seen=seen)
+
+
+def test_attack_what_a_key_signed_in_an_earlier_epoch() -> None:
+    """Attack: should a key ever count again, what it signed before does not."""
+    again = AssignmentKeys((KEY.public,), epoch=2)
+    for epoch in (0, 1, 3):
+        with pytest.raises(ReplayError, match=rf"of another epoch.*expected epoch 2.*got {epoch}"):
+            _verify(sign(replace(ASSIGNMENT, epoch=epoch), KEY), keys=again, seen=0)
+    now = replace(ASSIGNMENT, epoch=2)
+    assert _verify(sign(now, KEY), keys=again, seen=0) == now
 
 
 def test_attack_a_counter_beyond_the_end() -> None:

@@ -25,7 +25,7 @@ from edgestill.core.errors import (
 from edgestill.testing.clock import FakeClock
 from edgestill.trust import publisher as module
 from edgestill.trust import repository
-from edgestill.trust.keys import SigningKey
+from edgestill.trust.keys import PublicKey, SigningKey
 from edgestill.trust.metadata import TargetInfo
 from edgestill.trust.publisher import Lifetimes, Publisher
 from edgestill.trust.repository import check_root, check_targets, listed_in
@@ -143,19 +143,28 @@ def test_a_new_key_of_the_hub_begins_an_epoch(publisher: Publisher) -> None:
     for role in ("root", "targets"):
         publisher.rotate(role, served=None, now=NOW)
         assert epoch() == 1
-    publisher.sign_root(ONLINE.public, now=NOW)
-    assert epoch() == 2, "also where the key was once this one"
+    publisher.sign_root(SigningKey.generate().public, now=NOW)
+    assert epoch() == 2
 
 
-def test_a_root_of_an_earlier_epoch_is_refused() -> None:
-    """A hub does not serve it: under it, devices would take no assignment any more."""
-    key, targets = SigningKey.generate(), SigningKey.generate()
+def test_attack_a_key_that_was_replaced_does_not_come_back(publisher: Publisher) -> None:
+    """Attack: a backup of the hub with its stolen key is put in its place; nothing is signed for it."""
+    publisher.sign_root(SigningKey.generate().public, now=NOW)
+    before = publisher.version
+    with pytest.raises(ConflictError, match="this key of the hub was replaced before"):
+        publisher.sign_root(ONLINE.public, now=NOW)
+    assert publisher.version == before
 
-    def root(version: int, epoch: int) -> bytes:
+
+def test_a_root_of_another_epoch_than_it_must_be_is_refused() -> None:
+    """Back, devices would take no assignment any more; too far, no key could ever change; the same, a thief is not outlived."""
+    key, targets, other = SigningKey.generate(), SigningKey.generate(), SigningKey.generate().public
+
+    def root(version: int, epoch: int, online: PublicKey = ONLINE.public) -> bytes:
         return repository.create_root(
             root=[key],
             targets=[targets.public],
-            online=ONLINE.public,
+            online=online,
             expires=NOW + 3600,
             version=version,
             epoch=epoch,
@@ -163,8 +172,17 @@ def test_a_root_of_an_earlier_epoch_is_refused() -> None:
 
     first = root(1, 3)
     assert check_root(root=root(2, 3), previous=first, now=NOW).epoch == 3
-    with pytest.raises(TrustError, match=r"goes back to an earlier epoch.*expected epoch 3 or more; got 2"):
-        check_root(root=root(2, 2), previous=first, now=NOW)
+    assert check_root(root=root(2, 4, other), previous=first, now=NOW).epoch == 4
+    for wrong, expected in (
+        (root(2, 2), 3),
+        (root(2, 4), 3),
+        (root(2, 3, other), 4),
+        (root(2, 8191, other), 4),
+    ):
+        with pytest.raises(
+            TrustError, match=rf"of another epoch than it must be.*expected epoch {expected}:"
+        ):
+            check_root(root=wrong, previous=first, now=NOW)
 
 
 def test_a_key_in_a_safe_still_counts(tmp_path: Path) -> None:

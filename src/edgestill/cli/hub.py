@@ -54,12 +54,12 @@ def token(
 
 @tokens.command("list")
 def list_tokens(*, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
-    """List the join tokens there are and were, the newest first."""
+    """List the join tokens there are and were: what still holds, then the newest."""
     said = operator(hub, token_file).join_tokens()
     found: Any = said["tokens"]
-    now = SystemClock().now()
-    rows = ((one["id"], _time(one["created_at"]), str(one["devices"]), _left(one, now)) for one in found)
-    told(said, table(("ID", "MADE (UTC)", "DEVICES", "STATE"), rows), as_json=as_json)
+    rows = ((one["id"], _time(one["created_at"]), str(one["devices"]), _left(one)) for one in found)
+    lines = table(("ID", "MADE (UTC)", "DEVICES", "STATE"), rows)
+    told(said, [*lines, *(["and older ones"] if said["more"] else [])], as_json=as_json)
 
 
 @tokens.command("revoke")
@@ -73,7 +73,8 @@ def revoke_token(
     """End a join token. Devices that came by it stay: `fleet revoke` ends them one by one."""
     said = operator(hub, token_file).revoke_join_token(token)
     came: Any = said["devices"]
-    lines = [f"{said['id']} lets nobody in any more", f"by it came: {', '.join(came) or 'nobody'}"]
+    others = " and others" if said["more"] else ""
+    lines = [f"{said['id']} lets nobody in any more", f"by it came: {', '.join(came) or 'nobody'}{others}"]
     told(said, lines, as_json=as_json)
 
 
@@ -155,10 +156,10 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _left(one: Any, now: float) -> str:
-    if now >= one["expires_at"]:
-        return "ended"
-    return f"{one['uses_left']} left until {_time(one['expires_at'])}" if one["uses_left"] else "used up"
+def _left(one: Any) -> str:
+    if one["state"] != "holds":
+        return str(one["state"])
+    return f"{one['uses_left']} left until {_time(one['expires_at'])}"
 
 
 def _standing(one: Any, now: float) -> str:

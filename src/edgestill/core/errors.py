@@ -269,10 +269,10 @@ class TrustError(EdgestillError):
 
 
 class ReplayError(EdgestillError):
-    """An assignment older than one already seen, or meant for another device."""
+    """An assignment older than one already seen, of another epoch, or meant for another device."""
 
     code = "assignment-replayed"
-    remedy = "nothing on the device; after a hub was restored, start the rollout again"
+    remedy = "nothing on the device; a hub that was restored from a backup needs a new key"
 
 
 class ExpiredError(EdgestillError):

@@ -42,6 +42,8 @@ def target_name(name: str, version: str, hardware_class: str) -> str:
 
 MAX_COUNTER: Final = 2**40 - 1
 """Of an assignment, within an epoch of the keys that may sign one."""
+MAX_EPOCH: Final = 2**13 - 1
+"""Changes of these keys; so that places are whole numbers below 2^53."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,32 +55,41 @@ class Assignment:
         counter: grows with every change, up to `MAX_COUNTER`; a device refuses a smaller one than it has seen.
         target: the TUF target path of the bundle.
         expires: seconds since 1970; later the device keeps what it has and installs nothing.
+        epoch: of the keys that sign it, up to `MAX_EPOCH`; see `trust.assignment`.
     """
 
     device: str
     counter: int
     target: str
     expires: int
+    epoch: int = 0
+
+    @property
+    def place(self) -> int:
+        """Where it stands among all assignments that its device ever gets: by epoch, then by counter."""
+        return self.epoch * (MAX_COUNTER + 1) + self.counter
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
         """Reads the signed part of an assignment."""
-        fields.only(("device", "counter", "target", "expires"))
+        fields.only(("device", "counter", "target", "expires", "epoch"))
         return cls(
             device=fields.text("device", at_most=64),
             counter=fields.integer("counter", least=1, most=MAX_COUNTER),
             target=fields.text("target", at_most=200, pattern=TARGET),
             expires=fields.integer("expires"),
+            epoch=fields.integer("epoch", least=1, most=MAX_EPOCH) if fields.has("epoch") else 0,
         )
 
     def as_json(self) -> JsonObject:
         """The fields to sign."""
-        return {
+        said: JsonObject = {
             "device": self.device,
             "counter": self.counter,
             "target": self.target,
             "expires": self.expires,
         }
+        return said | {"epoch": self.epoch} if self.epoch else said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ import zstandard
 from edgestill.core.digest import Digest
 from edgestill.core.errors import PatchError
 from edgestill.delta import elements
-from edgestill.delta.frames import REFETCH, base_of, chunks, compressed, opened, suits
+from edgestill.delta.frames import REFETCH, base_size, chunks, compressed, opened, suits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +96,8 @@ class _Codec:
 def diff(old: bytes, new: bytes) -> bytes:
     """A patch that leads from `old` to `new`.
 
-    Its time is that of compressing `new` three times at level 19: some seconds per megabyte.
+    Its time is that of compressing `new` a few times at level 19, some seconds per megabyte, and of coding twice what
+    has changed in tensors that codec 2 suits, some five seconds for a million numbers.
     """
     best: tuple[int, bytes] | None = None
     for number, codec in _CODECS.items():
@@ -136,9 +137,10 @@ def apply(old: BinaryIO, patch: BinaryIO, out: BinaryIO, *, expected: Digest, ma
                 )
             state.update(chunk)
             out.write(chunk)
-    except (zstandard.ZstdError, MemoryError) as error:
+    except (zstandard.ZstdError, MemoryError, ValueError, ArithmeticError, struct.error) as error:
+        # a device takes the whole file then, whatever a payload has found to be wrong in
         raise PatchError(
-            "a damaged patch", got=error, fix=REFETCH, where="payload", expected="whole zstd frames"
+            "a damaged patch", got=error, fix=REFETCH, where="payload", expected="what its codec writes"
         ) from error
     if size != header.size or state.hexdigest() != expected.hex:
         raise PatchError(
@@ -194,7 +196,7 @@ def _make_from_base(old: bytes, new: bytes) -> bytes | None:
 
 
 def _read_from_base(old: BinaryIO, payload: BinaryIO, _size: int) -> Iterator[bytes]:
-    return chunks(opened(payload, base_of(old)))
+    return chunks(opened(payload, old.read(base_size(old))))
 
 
 # Codecs to come take the next numbers; a number never changes its meaning.

@@ -19,7 +19,7 @@ from edgestill.core.errors import PatchError
 BLOCK: Final = 16
 """Numbers that are told to be all zero by one decision."""
 MOST_BITS: Final = 32
-"""Of the magnitude of a number."""
+"""Of a number, its sign included: the magnitude of one of so many bits is at most 2^(bits - 1)."""
 
 _RANGE: Final = 1 << 30
 """At the start; with this much, a number of Python's has one digit, and is fast."""
@@ -93,8 +93,13 @@ class Writer:
         self._range = _RANGE
         self._out = bytearray()
 
-    def numbers(self, numbers: list[int], odds: Odds) -> None:
-        """Appends a sequence of numbers of at most `MOST_BITS` bits; the reader must know how many."""
+    @property
+    def size(self) -> int:
+        """Bytes so far, but for the last few."""
+        return len(self._out)
+
+    def numbers(self, numbers: list[int], odds: Odds, bits: int = MOST_BITS) -> None:
+        """Appends a sequence of numbers of so many bits; the reader must know both counts."""
         trail = Trail()
         for start in range(0, len(numbers), BLOCK):
             block = numbers[start : start + BLOCK]
@@ -110,16 +115,16 @@ class Writer:
                     self._bit(_ZERO + trail.activity.bit_length(), odds, yes=number != 0)
                 if number:
                     told = True
-                    self._nonzero(number, trail.signs, odds)
+                    self._nonzero(number, trail.signs, odds, bits)
                 trail.follow(number)
 
-    def _nonzero(self, number: int, signs: int, odds: Odds) -> None:
+    def _nonzero(self, number: int, signs: int, odds: Odds, bits: int) -> None:
         self._bit(_SIGN + signs, odds, yes=number < 0)
         size = abs(number)
         exponent = size.bit_length() - 1
         for step in range(exponent):
             self._bit(_EXPONENT + step, odds, yes=True)
-        if exponent < MOST_BITS - 1:
+        if exponent < bits - 1:
             self._bit(_EXPONENT + exponent, odds, yes=False)
         node = 1
         for place in range(exponent - 1, -1, -1):
@@ -179,7 +184,7 @@ class Reader:
     """Reads what `Writer` wrote. Any other code has some numbers, too, unless it is refused.
 
     Raises:
-        PatchError: a code that no writer makes.
+        PatchError: some of the codes that no writer makes.
     """
 
     def __init__(self, code: bytes) -> None:
@@ -189,8 +194,8 @@ class Reader:
             raise _damaged("a code below 2^30 without zeros at its end", code[:4].hex())
         self._rest = iter(code[4:])
 
-    def numbers(self, count: int, odds: Odds) -> list[int]:
-        """The next sequence, of so many numbers."""
+    def numbers(self, count: int, odds: Odds, bits: int = MOST_BITS) -> list[int]:
+        """The next sequence, of so many numbers of so many bits."""
         trail = Trail()
         found: list[int] = []
         while len(found) < count:
@@ -205,7 +210,7 @@ class Reader:
                 number = 0
                 if not (told or left) or self._bit(_ZERO + trail.activity.bit_length(), odds):
                     told = True
-                    number = self._nonzero(trail.signs, odds)
+                    number = self._nonzero(trail.signs, odds, bits)
                 found.append(number)
                 trail.follow(number)
         return found
@@ -215,10 +220,10 @@ class Reader:
         if next(self._rest, None) is not None:
             raise _damaged("an end", "more bytes")
 
-    def _nonzero(self, signs: int, odds: Odds) -> int:
+    def _nonzero(self, signs: int, odds: Odds, bits: int) -> int:
         negative = self._bit(_SIGN + signs, odds)
         exponent = 0
-        while exponent < MOST_BITS - 1 and self._bit(_EXPONENT + exponent, odds):
+        while exponent < bits - 1 and self._bit(_EXPONENT + exponent, odds):
             exponent += 1
         size = node = 1
         for _ in range(exponent):

@@ -8,23 +8,34 @@ byte ranges of both files, so that a device needs to understand neither of them.
 from __future__ import annotations
 
 import io
+import math
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from edgestill.core.errors import PatchError
 from edgestill.delta.coder import BLOCK, Odds, Reader, Writer
-from edgestill.delta.frames import CHUNK, REFETCH, base_of, compressed, opened, suits
+from edgestill.delta.frames import (
+    CHUNK,
+    MAX_BASE_BYTES,
+    MAX_WINDOW_BYTES,
+    REFETCH,
+    base_size,
+    compressed,
+    opened,
+    suits,
+)
 from edgestill.delta.tensors import Span, tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_TENSORS: Final = 4096
-MAX_NUMBERS: Final = 2**24
-"""Of all tensors together; a device takes a second or two for a million, or some ten."""
+MAX_NUMBERS: Final = 2**22
+"""Of all tensors together; a million take a device some seconds, or many where it is slow."""
 MAX_WIDE: Final = 2**16
-"""Numbers of a tensor that are wider than a byte: they have many digits, each of which takes its time."""
+"""Of these, such as are wider than a byte: they have many digits, each of which takes its time."""
 MAX_OVERHEAD: Final = 2**16
 """Bytes by which a payload may be longer than what comes out of it."""
 
@@ -64,56 +75,83 @@ def read(old: BinaryIO, payload: BinaryIO, size: int) -> Iterator[bytes]:
     """The new file in pieces.
 
     Args:
-        old: the base.
+        old: the base; is sought in.
         payload: to its end.
         size: bytes that the new file has.
 
     Raises:
         PatchError: for anything that is wrong with the payload. zstandard.ZstdError: with its frame.
     """
-    base = base_of(old)
+    base = base_size(old)
     stream = io.BytesIO(payload.read(size + MAX_OVERHEAD + 1))
     if stream.seek(0, io.SEEK_END) > size + MAX_OVERHEAD:
         raise _damaged("length", f"at most {size + MAX_OVERHEAD} bytes", "more")
     stream.seek(0)
-    changes = list(_table(stream, len(base), size))
-    rest = opened(io.BytesIO(_exactly(stream, _number(stream))), _rest(base, changes) or None)
+    changes = list(_table(stream, base, size))
+    frame = io.BytesIO(_exactly(stream, _number(stream)))
+    rest = opened(frame, _rest_read(old, changes) or None)
     reader, odds, end = Reader(stream.read()), _odds(), 0
     for change in changes:
         yield from _up_to(rest, change.new.start - end)
-        yield from _numbers(reader, odds[change.new.width], base, change)
+        yield from _numbers(reader, odds[change.new.width], old, change)
         end = change.new.start + change.new.size
     reader.end()
     yield from _up_to(rest, size - end + 1)  # one byte too many is too much, which who counts will see
 
 
 def _chosen(old: bytes, new: bytes) -> list[_Change]:
-    """The tensors that changed, and that differences tell in fewer bytes than a frame would."""
-    before, chosen, numbers, end, old_end = tensors_in(old), [], 0, 0, 0
-    for name, span in sorted(tensors_in(new).items(), key=lambda one: one[1].start):
+    """The tensors that changed, and that differences tell in fewer bytes than a frame would: what saves most for a number first."""
+    before, gains = tensors_in(old), []
+    wide = MAX_WIDE
+    for name, span in tensors_in(new).items():
         was = before.get(name)
-        count = span.size // span.width
         if was is None or (was.size, was.width) != (span.size, span.width):
             continue
-        if span.start < end or was.start < old_end:  # both files go forwards
+        count = span.size // span.width
+        if count > (MAX_NUMBERS if span.width == 1 else wide):
             continue
-        if numbers + count > MAX_NUMBERS or (span.width > 1 and count > MAX_WIDE):
-            continue
-        change = _Change(was.start, span)
-        if _pays(old, new, change):
+        wide -= count if span.width > 1 else 0  # whether it is chosen or not: trying takes the time
+        saved = _saved(old, new, _Change(was.start, span))
+        if saved > 0:
+            gains.append((saved / count, _Change(was.start, span)))
+    chosen: list[_Change] = []
+    left = MAX_NUMBERS
+    for _, change in sorted(gains, key=lambda one: -one[0]):
+        count = change.new.size // change.new.width
+        if count <= left and len(chosen) < MAX_TENSORS:
             chosen.append(change)
-            numbers, end, old_end = numbers + count, span.start + span.size, was.start + was.size
-    return chosen[:MAX_TENSORS]
+            left -= count
+    return _forwards(chosen)
 
 
-def _pays(old: bytes, new: bytes, change: _Change) -> bool:
+def _forwards(changes: list[_Change]) -> list[_Change]:
+    """Those that stand in the same order in both files, and apart."""
+    found: list[_Change] = []
+    for change in sorted(changes, key=lambda one: one.new.start):
+        last = found[-1] if found else _Change(0, Span(0, 0, 1))
+        if change.new.start >= last.new.start + last.new.size and change.old >= last.old + last.new.size:
+            found.append(change)
+    return found
+
+
+def _saved(old: bytes, new: bytes, change: _Change) -> int:
+    """Bytes that differences save against a frame; 0 or less where that is not tried, or too long."""
     span = change.new
     was, now = old[change.old : change.old + span.size], new[span.start : span.start + span.size]
     if was == now:
-        return False
-    writer = Writer()
-    _write(writer, Odds(), old, new, change)
-    return len(writer.to_bytes()) < len(compressed(now, was))
+        return 0
+    frame = len(compressed(now, was))
+    if span.width == 1 and _entropy(was, now) >= frame:
+        return 0
+    writer, odds = Writer(), Odds()
+    _write(writer, odds, old, new, change)
+    return frame - len(writer.to_bytes())
+
+
+def _entropy(was: bytes, now: bytes) -> float:
+    """Bytes that the differences of two tensors would take, were each independent of the others."""
+    counts = Counter((a - b) & 0xFF for a, b in zip(now, was, strict=True))
+    return sum(count * math.log2(len(now) / count) for count in counts.values()) / 8
 
 
 def _write(writer: Writer, odds: Odds, old: bytes, new: bytes, change: _Change) -> None:
@@ -121,17 +159,20 @@ def _write(writer: Writer, odds: Odds, old: bytes, new: bytes, change: _Change) 
     for offset, count in _pieces(span):
         now = struct.unpack_from(f"<{count}{_LETTERS[span.width]}", new, span.start + offset)
         was = struct.unpack_from(f"<{count}{_LETTERS[span.width]}", old, change.old + offset)
-        half, whole = 1 << (8 * span.width - 1), 1 << (8 * span.width)
-        writer.numbers([(a - b + half) % whole - half for a, b in zip(now, was, strict=True)], odds)
+        bits = 8 * span.width
+        half, whole = 1 << (bits - 1), 1 << bits
+        writer.numbers([(a - b + half) % whole - half for a, b in zip(now, was, strict=True)], odds, bits)
 
 
-def _numbers(reader: Reader, odds: Odds, base: bytes, change: _Change) -> Iterator[bytes]:
+def _numbers(reader: Reader, odds: Odds, old: BinaryIO, change: _Change) -> Iterator[bytes]:
     span = change.new
-    mask = (1 << (8 * span.width)) - 1
+    bits = 8 * span.width
+    mask = (1 << bits) - 1
     for offset, count in _pieces(span):
         layout = f"<{count}{_LETTERS[span.width]}"
-        was = struct.unpack_from(layout, base, change.old + offset)
-        added = reader.numbers(count, odds)
+        old.seek(change.old + offset)
+        was = struct.unpack(layout, old.read(count * span.width))
+        added = reader.numbers(count, odds, bits)
         yield struct.pack(layout, *[a + b & mask for a, b in zip(was, added, strict=True)])
 
 
@@ -152,6 +193,15 @@ def _rest(data: bytes, changes: list[_Change], *, new: bool = False) -> bytes:
     return b"".join([*kept, data[end:]])
 
 
+def _rest_read(old: BinaryIO, changes: list[_Change]) -> bytes:
+    """The base without the tensors, which are not read."""
+    kept = []
+    for change in changes:
+        kept.append(old.read(change.old - old.tell()))
+        old.seek(change.old + change.new.size)
+    return b"".join([*kept, old.read(MAX_BASE_BYTES)])
+
+
 def _table_bytes(changes: list[_Change]) -> bytes:
     """How many; for each the gaps before it in both files, its numbers, and their width."""
     table, end, old_end = [_varint(len(changes))], 0, 0
@@ -168,16 +218,17 @@ def _table(stream: BinaryIO, base: int, size: int) -> Iterator[_Change]:
     count = _number(stream)
     if count > MAX_TENSORS:
         raise _damaged("table", f"at most {MAX_TENSORS} tensors", count)
-    end = old_end = numbers = 0
+    end = old_end = numbers = wide = 0
     for _ in range(count):
         start, was, length = end + _number(stream), old_end + _number(stream), _number(stream)
         width = _exactly(stream, 1)[0]
         numbers += length
-        if width not in _LETTERS or numbers > MAX_NUMBERS or (width > 1 and length > MAX_WIDE):
+        wide += length if width > 1 else 0
+        if width not in _LETTERS or numbers > MAX_NUMBERS or wide > MAX_WIDE:
             raise _damaged(
                 "table",
-                f"at most {MAX_NUMBERS} numbers, {MAX_WIDE} wide ones in a tensor",
-                f"{length} of {width} bytes",
+                f"at most {MAX_NUMBERS} numbers, {MAX_WIDE} of them of two or four bytes",
+                f"{length} more, of {width} bytes",
             )
         end, old_end = start + length * width, was + length * width
         if end > size or old_end > base:
@@ -207,16 +258,16 @@ def _varint(number: int) -> bytes:
 
 def _number(stream: BinaryIO) -> int:
     number = 0
-    for place in range(0, 70, 7):
+    for place in range(0, 63, 7):
         byte = _exactly(stream, 1)[0]
         number |= (byte & 0x7F) << place
         if byte < 0x80:
             return number
-    raise _damaged("table", "numbers of at most 10 bytes", "a longer one")
+    raise _damaged("table", "numbers of at most 9 bytes", "a longer one")
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:
-    data = stream.read(count)
+    data = stream.read(min(count, MAX_BASE_BYTES + MAX_WINDOW_BYTES))
     if len(data) < count:
         raise _damaged("table", f"{count} bytes more", f"{len(data)}")
     return data

@@ -5,6 +5,7 @@ Source: RFC 8878 (Zstandard); a base as a raw-content dictionary is what the com
 
 from __future__ import annotations
 
+from io import SEEK_END
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import zstandard
@@ -43,22 +44,23 @@ def suits(base: bytes, size: int) -> bool:
     return 0 < len(base) <= MAX_BASE_BYTES and len(base) + size <= MAX_WINDOW_BYTES
 
 
-def base_of(old: BinaryIO) -> bytes:
-    """The whole base, as a dictionary.
+def base_size(old: BinaryIO) -> int:
+    """Bytes of a base, which is at its beginning afterwards.
 
     Raises:
-        PatchError: it is out of bounds.
+        PatchError: too few or too many for a dictionary.
     """
-    base = old.read(MAX_BASE_BYTES + 1)
-    if not 0 < len(base) <= MAX_BASE_BYTES:
+    size = old.seek(0, SEEK_END)
+    old.seek(0)
+    if not 0 < size <= MAX_BASE_BYTES:
         raise PatchError(
             "a base out of bounds",
             expected=f"1 to {MAX_BASE_BYTES} bytes",
-            got=len(base),
+            got=size,
             fix=REFETCH,
             where="base",
         )
-    return base
+    return size
 
 
 def opened(payload: BinaryIO, base: bytes | None = None) -> BinaryIO:
@@ -66,7 +68,7 @@ def opened(payload: BinaryIO, base: bytes | None = None) -> BinaryIO:
     decompressor = zstandard.ZstdDecompressor(
         dict_data=None if base is None else _raw(base), max_window_size=MAX_WINDOW_BYTES
     )
-    # frames beyond the first are read, so that bytes after it are damage or too much, and never pass unseen
+    # frames beyond the first are read, so that bytes after it are damage or too much; a few that yield nothing pass
     return decompressor.stream_reader(payload, read_across_frames=True, closefd=False)
 
 

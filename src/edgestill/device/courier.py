@@ -100,17 +100,16 @@ class Courier:
         assigned = None
         if poll.assignment is not None:
             self._trusted.refresh()
-            keys = self._trusted.assignment_keys
             found = assignments.verify(
                 poll.assignment,
-                keys=keys,
+                keys=self._trusted.assignment_keys,
                 device=self._identity.device,
                 seen=seen,
                 now=self._trusted.now(),
             )
             listed = self._trusted.target(found.target)
             assigned = Assigned(
-                keys.place(found.counter), Target(name=found.target, digest=listed.digest, size=listed.size)
+                found.place, Target(name=found.target, digest=listed.digest, size=listed.size)
             )
         self._etag = new_etag or None
         return assigned, poll.interval

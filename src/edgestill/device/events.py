@@ -27,7 +27,7 @@ class Assigned:
     """A verified assignment, which names a target that the publisher lists.
 
     Attributes:
-        counter: its place among all assignments, `trust.assignment.AssignmentKeys.place`.
+        counter: its place among all assignments, `core.release.Assignment.place`.
         target: what it names.
     """
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core.release import MAX_COUNTER
 from edgestill.device.events import (
     Assigned,
     Booted,
@@ -118,7 +119,7 @@ def _assign(state: State, counter: int, target: Target) -> tuple[State, Effects]
     if counter < state.seen:
         return state, ()
     state = replace(state, seen=counter)
-    if state.failure is not None and state.failure.counter == counter:
+    if state.failure is not None and _is_of(state.failure, counter, target):
         return state, ()
     if state.phase == "watching":
         return _assign_in_trial(state, counter, target)
@@ -127,6 +128,13 @@ def _assign(state: State, counter: int, target: Target) -> tuple[State, Effects]
     if state.wanted == target:
         return replace(state, counter=counter), ()
     return _begin(state, counter, target)
+
+
+def _is_of(failure: Failure, counter: int, target: Target) -> bool:
+    """Whether an assignment is the one that failed; with another key of the hub it comes again, in another epoch."""
+    return failure.counter == counter or (
+        failure.target == target and (failure.counter - counter) % (MAX_COUNTER + 1) == 0
+    )
 
 
 def _assign_in_trial(state: State, counter: int, target: Target) -> tuple[State, Effects]:

@@ -7,7 +7,7 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 | `GET /v1/admin/online-key` | the hub's public key, for the publisher to name in root.json |
 | `POST /v1/admin/root` | the publisher's root metadata, the first or the next |
 | `POST /v1/admin/join-tokens` | `{"uses", "expires_in"}` -> `{"token"}`; `GET` lists them, without their secrets |
-| `POST /v1/admin/join-tokens/revoke` | `{"token"}`, an id or the token itself -> `{"id", "ended_at", "devices"}` |
+| `POST /v1/admin/join-tokens/revoke` | `{"token"}`, an id or the token itself -> `{"id", "devices", "more"}` |
 | `PUT /v1/admin/blobs` | an archive -> `{"digest", "size"}` |
 | `GET /v1/admin/metadata/targets` | the publisher's list as it is served |
 | `POST /v1/admin/targets` | the publisher's next list |
@@ -157,9 +157,9 @@ async def make_join_token(request: Request) -> Response:
 
 async def list_join_tokens(request: Request) -> Response:
     """`GET /v1/admin/join-tokens`."""
-    async with hub_of(request).database.read() as connection:
-        found: list[Json] = [*await enrolment.join_tokens_listed(connection)]
-    return bodies.answer({"tokens": found})
+    hub = hub_of(request)
+    async with hub.database.read() as connection:
+        return bodies.answer(await enrolment.join_tokens_listed(connection, hub.clock.now()))
 
 
 async def revoke_join_token(request: Request) -> Response:
@@ -167,9 +167,9 @@ async def revoke_join_token(request: Request) -> Response:
     hub = hub_of(request)
     fields = await bodies.read_object(request, where="join token")
     fields.only(("token",))
-    named = fields.text("token", at_most=300, plain=True)
+    named = fields.secret("token", at_most=300).strip()
     async with hub.database.write() as connection:
-        ended = await enrolment.revoke_join_token(connection, named, hub.clock.now())
+        ended = await enrolment.revoke_join_token(connection, named)
     request.state.about = {"id": ended["id"]}
     log.warning("join token %s is revoked", ended["id"])
     return bodies.answer(ended)

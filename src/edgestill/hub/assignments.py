@@ -23,15 +23,26 @@ if TYPE_CHECKING:
 JITTER: Final = 0.1
 
 
-def envelope(device: Device, *, key: SigningKey, now: float, lifetime: float) -> JsonObject | None:
-    """The signed assignment of a device; None where nothing is assigned."""
+def envelope(
+    device: Device, *, key: SigningKey, epoch: int, now: float, lifetime: float
+) -> JsonObject | None:
+    """The signed assignment of a device; None where nothing is assigned.
+
+    Args:
+        device: as the registry has it.
+        key: the hub's.
+        epoch: of that key, as the root says.
+        now: hub time.
+        lifetime: seconds.
+    """
     if device.target is None:
         return None
     half = lifetime / 2
     expires = math.ceil((math.floor(now / half) + 2) * half)
-    return assignment.sign(
-        Assignment(device=device.id, counter=device.counter, target=device.target, expires=expires), key
+    told = Assignment(
+        device=device.id, counter=device.counter, target=device.target, expires=expires, epoch=epoch
     )
+    return assignment.sign(told, key)
 
 
 def tag(told: JsonObject | None) -> str:

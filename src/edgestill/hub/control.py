@@ -36,6 +36,7 @@ from edgestill.core.wire import (
 from edgestill.hub import assignments, auditing, bodies, enrolment, registry, reports, sums
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES, Statistics
+from edgestill.trust.root import epoch_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -145,8 +146,13 @@ def _tell(device: str, report: Report) -> None:
 async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:
     async with hub.database.read() as connection:
         present = await registry.require_standing(connection, device)
+    root = hub.artefacts.publication.root
     told = assignments.envelope(
-        present, key=hub.home.key, now=hub.clock.now(), lifetime=hub.settings.assignment_lifetime
+        present,
+        key=hub.home.key,
+        epoch=0 if root is None else epoch_of(root),
+        now=hub.clock.now(),
+        lifetime=hub.settings.assignment_lifetime,
     )
     return told, assignments.tag(told)
 

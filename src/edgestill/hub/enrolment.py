@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import case, func, insert, select, update
 
 from edgestill.core.errors import AccessError, ConflictError, NotFoundError, SettingError
 from edgestill.hub.access import digest_of
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from edgestill.core.digest import Digest
-    from edgestill.core.jsonio import JsonObject
+    from edgestill.core.jsonio import Json, JsonObject
     from edgestill.core.wire import Enrol
 
 MAX_USES: Final = 1_000_000
 LONGEST: Final = 366 * 86_400.0
 ID_LENGTH: Final = 12
 MOST_LISTED: Final = 1_000
-"""Tokens of a list, and devices of a token: the newest, and the first."""
+"""Tokens of a list, and devices of a token."""
+REVOKED: Final = 0.0
+"""When a revoked token ended: before any time, so that no clock brings it back."""
 
 _JOIN: Final = r"est1\.([A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})"
 
@@ -112,20 +114,24 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
     return True
 
 
-async def join_tokens_listed(connection: AsyncConnection) -> list[JsonObject]:
-    """Those that there are and were, the newest first, and how many devices came by each."""
-    came = (
-        select(func.count())
-        .select_from(devices)
-        .where(devices.c.join_token == join_tokens.c.digest)
-        .scalar_subquery()
-    )
+async def join_tokens_listed(connection: AsyncConnection, now: float) -> JsonObject:
+    """Those that there are and were, with how many devices came by each: what still holds first, then the newest.
+
+    Returns:
+        `{"tokens": [...], "more": whether there are others}`; of each token `state` is `holds`, `used up`, `ended` or `revoked`.
+    """
+    came = select(devices.c.join_token, func.count().label("came")).group_by(devices.c.join_token).subquery()
+    holds = (join_tokens.c.expires_at > now) & (join_tokens.c.uses_left > 0)
     rows = await connection.execute(
-        select(join_tokens, came.label("came")).order_by(join_tokens.c.created_at.desc()).limit(MOST_LISTED)
+        select(join_tokens, func.coalesce(came.c.came, 0).label("came"))
+        .outerjoin(came, came.c.join_token == join_tokens.c.digest)
+        .order_by(case((holds, 0), else_=1), join_tokens.c.created_at.desc(), join_tokens.c.digest)
+        .limit(MOST_LISTED + 1)
     )
-    return [
+    found: list[Json] = [
         {
             "id": row.digest[:ID_LENGTH],
+            "state": _state(row.uses_left, row.expires_at, now),
             "uses_left": row.uses_left,
             "devices": row.came,
             "created_at": row.created_at,
@@ -133,25 +139,28 @@ async def join_tokens_listed(connection: AsyncConnection) -> list[JsonObject]:
         }
         for row in rows
     ]
+    return {"tokens": found[:MOST_LISTED], "more": len(found) > MOST_LISTED}
 
 
-async def revoke_join_token(connection: AsyncConnection, named: str, now: float) -> JsonObject:
-    """Ends a token now, if it has not ended: its id, when it ended, and which devices came by it. They stay in the fleet.
+async def revoke_join_token(connection: AsyncConnection, named: str) -> JsonObject:
+    """Ends a token for ever. The devices that came by it stay in the fleet.
 
     Args:
         connection: of a write.
         named: its id, or the token itself.
-        now: hub time.
+
+    Returns:
+        `{"id", "devices": the first of them by name, "more": whether there are others}`.
 
     Raises:
-        NotFoundError: there is no such token.
+        NotFoundError: there is no such token, or more than one.
     """
     digest = _digest_in(named)
     which = (
         join_tokens.c.digest == digest if digest else func.substr(join_tokens.c.digest, 1, ID_LENGTH) == named
     )
-    row = (await connection.execute(select(join_tokens).where(which))).first()
-    if row is None:
+    rows = (await connection.execute(select(join_tokens).where(which))).all()
+    if len(rows) != 1:
         raise NotFoundError(
             "no such join token",
             where="join tokens",
@@ -159,17 +168,25 @@ async def revoke_join_token(connection: AsyncConnection, named: str, now: float)
             got="another",
             fix="list them: edgestill hub tokens list",
         )
-    ended = min(row.expires_at, now)
-    await connection.execute(
-        update(join_tokens).where(join_tokens.c.digest == row.digest).values(expires_at=ended)
-    )
+    (row,) = rows
+    mine = join_tokens.c.digest == row.digest
+    await connection.execute(update(join_tokens).where(mine).values(expires_at=REVOKED))
     came = await connection.execute(
         select(devices.c.id)
         .where(devices.c.join_token == row.digest)
         .order_by(devices.c.id)
-        .limit(MOST_LISTED)
+        .limit(MOST_LISTED + 1)
     )
-    return {"id": row.digest[:ID_LENGTH], "ended_at": ended, "devices": [one.id for one in came]}
+    names: list[Json] = [one.id for one in came]
+    return {"id": row.digest[:ID_LENGTH], "devices": names[:MOST_LISTED], "more": len(names) > MOST_LISTED}
+
+
+def _state(uses_left: int, expires_at: float, now: float) -> str:
+    if expires_at == REVOKED:
+        return "revoked"
+    if now >= expires_at:
+        return "ended"
+    return "holds" if uses_left else "used up"
 
 
 def id_of(token: str) -> str:

@@ -124,11 +124,11 @@ class OperatorClient:
         return Fields(answer, "join token").text("token", pattern=_PRINTABLE)
 
     def join_tokens(self) -> JsonObject:
-        """`{"tokens": [...]}`, the newest first: ids, uses left, devices that came, and when they end."""
+        """`{"tokens": [...], "more"}`, what still holds first: ids, states, uses left, devices that came, and when they end."""
         return self._object("GET", "join-tokens")
 
     def revoke_join_token(self, token: str) -> JsonObject:
-        """Ends a token, named by its id or itself: `{"id", "ended_at", "devices"}`, which came by it. They stay in the fleet.
+        """Ends a token, named by its id or itself: `{"id", "devices", "more"}`, which came by it. They stay in the fleet.
 
         Raises:
             NotFoundError: no such token.

@@ -6,8 +6,9 @@
   the power to assign away from a hub. Key ids are computed; one key counts once, however often it signs.
 - Refused are: too few good signatures, another device's assignment, one that comes before one already seen (a replay),
   and one past its time. The signature is judged first: nothing unsigned is believed, not even for an error text.
-- Assignments are ordered by the epoch of the keys, which root metadata tells and which grows when the keys change, and
-  then by their counters: who stole a key and signed the largest counter has lost again when the key is replaced.
+- Root metadata tells the epoch of the keys, which grows when they change; an assignment names its epoch, and must be of the
+  present one. Assignments are ordered by epoch, then by counter: who stole a key and signed the largest counter has lost
+  again when the key is replaced, and what a key signed once says nothing should it ever come back.
 - What it names must also be listed by the publisher; that is `client.TrustedClient`'s part.
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.errors import ExpiredError, MessageError, ReplayError, SettingError, TrustError
 from edgestill.core.jsonio import Fields, canonical
-from edgestill.core.release import MAX_COUNTER, Assignment
+from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment
 from edgestill.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"edgestill-assignment-v1\n"
 MAX_KEYS: Final = 8
-MAX_EPOCH: Final = 2**13 - 1
 MAX_SIGNED_BYTES: Final = 4096
 
 _WHERE: Final = "assignment"
@@ -118,10 +118,6 @@ class AssignmentKeys:
         epoch = fields.integer("epoch", most=MAX_EPOCH) if fields.has("epoch") else 0
         return cls(tuple(key for _, key in sorted(keys.items())), threshold, epoch)
 
-    def place(self, counter: int) -> int:
-        """Where an assignment with this counter stands among all that a device ever gets; less than 2^53."""
-        return self.epoch * (MAX_COUNTER + 1) + counter
-
     def verify(self, data: bytes, signatures: Iterable[tuple[str, bytes]]) -> None:
         """Checks that enough of the keys signed `data`.
 
@@ -158,13 +154,13 @@ def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int
         envelope: what the hub sent.
         keys: `TrustedClient.assignment_keys`.
         device: the id of this device.
-        seen: the largest `keys.place(counter)` accepted so far, 0 before the first. The same again is no replay.
+        seen: the largest `Assignment.place` accepted so far, 0 before the first. The same again is no replay.
         now: seconds since 1970; `TrustedClient.now()` knows a floor that a flat battery cannot undo.
 
     Raises:
         MessageError: not an envelope, or the signed part is no assignment.
         TrustError: too few good signatures.
-        ReplayError: for another device, or older than `seen`.
+        ReplayError: for another device, of another epoch, or older than `seen`.
         ExpiredError: past its time.
     """
     fields = Fields(envelope, _WHERE)
@@ -174,14 +170,22 @@ def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int
     found = Assignment.from_fields(Fields.of(signed, _WHERE))
     if found.device != device:
         raise ReplayError("an assignment for another device", where=_WHERE, expected=device, got=found.device)
-    if keys.place(found.counter) < seen:
+    if found.epoch != keys.epoch:
+        raise ReplayError(
+            "an assignment of another epoch",
+            where=_WHERE,
+            expected=f"epoch {keys.epoch}, which root.json names",
+            got=found.epoch,
+            fix="poll again; if it stays, the hub has another root than this device",
+        )
+    if found.place < seen:
         epoch, counter = divmod(seen, MAX_COUNTER + 1)
-        same = epoch == keys.epoch
+        same = epoch == found.epoch
         raise ReplayError(
             "an assignment older than one already seen",
             where=_WHERE,
             expected=f"counter {counter} or more" if same else f"keys of epoch {epoch} or later",
-            got=found.counter if same else f"epoch {keys.epoch}",
+            got=found.counter if same else f"epoch {found.epoch}",
         )
     if now >= found.expires:
         raise ExpiredError(

@@ -196,9 +196,11 @@ class Publisher:
         """The next root, or the first: with the keys of the one before, and this key of a hub.
 
         Raises:
+            ConflictError: a key that an earlier root named, and a later one replaced.
             TrustError: too few of the keys that must sign it are here, or the passphrase does not open them.
         """
         before = self.root
+        self._refuse_replaced(online)
         if before is None:
             files = self.counting()
             return self._new_root(
@@ -389,6 +391,21 @@ class Publisher:
         check_root(root=data, previous=before, now=now)
         write_whole(self.folder / f"{version}.root.json", data, mode=PUBLIC)
         return data
+
+    def _refuse_replaced(self, online: PublicKey) -> None:
+        """A key that was replaced may be in other hands: it never counts again."""
+        if online == self.online:
+            return
+        for version in range(1, self.version + 1):
+            path = self.folder / f"{version}.root.json"
+            if path.exists() and online in assignment_keys(read(Root, self.root_of(version)).signed).keys:
+                raise ConflictError(
+                    "this key of the hub was replaced before",
+                    where=path,
+                    expected="a key that no root has named",
+                    got=online.keyid,
+                    fix="stop the hub, remove its online.pem, and run hub init: it makes a new one",
+                )
 
     def _signers(self, targets: bytes) -> list[PublicKey]:
         """The keys of this folder that have signed a list: after a change of keys they are others than those that sign the next."""

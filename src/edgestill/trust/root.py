@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]  # re-exported there without saying so
@@ -91,7 +92,7 @@ def check_root(*, root: bytes, previous: bytes | None, now: float) -> Assignment
 
     Raises:
         TrustError: not signed by itself and by its predecessor, not the next version, no usable assignment keys, or of
-            an earlier epoch.
+            another epoch than they must be.
         ExpiredError: past its time.
     """
     with refusing("root.json"):
@@ -110,16 +111,28 @@ def check_root(*, root: bytes, previous: bytes | None, now: float) -> Assignment
             )
         check_time(candidate.signed, now)
         found = assignment_keys(candidate.signed)
-        least = 0 if before is None else assignment_keys(before).epoch
-        if found.epoch < least:
-            raise TrustError(
-                "root.json goes back to an earlier epoch",
-                where=f"root.json: {ASSIGNMENT_FIELD}",
-                expected=f"epoch {least} or more",
-                got=found.epoch,
-                fix="sign one with the epoch of the root before: devices would take no assignment under this one",
-            )
+        if before is not None:
+            _check_epoch(found, assignment_keys(before))
         return found
+
+
+def _check_epoch(found: AssignmentKeys, before: AssignmentKeys) -> None:
+    """Other keys begin the next epoch; without it, what was signed with the old ones could never be outlived."""
+    expected = before.epoch + (set(found.keys) != set(before.keys))
+    if found.epoch != expected:
+        raise TrustError(
+            "root.json is of another epoch than it must be",
+            where=f"root.json: {ASSIGNMENT_FIELD}",
+            expected=f"epoch {expected}: one more than before where other keys may assign, else the same",
+            got=found.epoch,
+            fix="sign it anew with this epoch",
+        )
+
+
+@lru_cache(maxsize=4)
+def epoch_of(root: bytes) -> int:
+    """The epoch of the keys that may assign under a root that is already trusted; TrustError as `assignment_keys`."""
+    return assignment_keys(root_of(root)).epoch
 
 
 def assignment_keys(root: Root) -> AssignmentKeys:
