@@ -168,6 +168,7 @@ class TinyHub:
         teacher_permutation: of the classes, by which the teacher differs from the model with those weights.
         refuse: path prefix -> status with which it answers instead.
         served: every path that was asked for.
+        ranges: what part of each file; empty for all of it.
     """
 
     clock: Clock = field(default_factory=FakeClock)
@@ -182,6 +183,7 @@ class TinyHub:
     )
     refuse: dict[str, int] = field(default_factory=dict)
     served: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
     patches: dict[str, bytes] = field(default_factory=dict)
     interval: float = 0.05
     secret: str = "c" * 32
@@ -270,6 +272,7 @@ class TinyHub:
         if data is None:
             return 404, {}, b"{}"
         wanted = headers.get("range", "")
+        self.ranges.append(wanted)
         if wanted.startswith("bytes="):
             first = int(wanted[6:].split("-")[0])
             last = f"bytes {first}-{len(data) - 1}/{len(data)}"

@@ -16,6 +16,7 @@ from edgestill.core.errors import (
     MessageError,
     NotFoundError,
     PathError,
+    RefusedError,
     SettingError,
     UnreachableError,
 )
@@ -24,7 +25,7 @@ from edgestill.device.courier import Courier
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.life import _mirrors
 from edgestill.device.main import main
-from edgestill.device.mirrors import MOST, PAUSE, Mirrors, Nearby
+from edgestill.device.mirrors import BUSY, MOST, PAUSE, TIMEOUT, TOGETHER, Mirrors, Nearby
 from edgestill.device.state import Target
 from edgestill.link.control import ControlClient
 from edgestill.testing.clock import FakeClock
@@ -168,19 +169,72 @@ def test_what_one_began_the_next_goes_on_with(tmp_path: Path) -> None:
     assert site.headers[-1]["range"] == f"bytes={len(NEW) // 2}-"
 
 
-def test_the_hub_goes_on_with_what_a_mirror_began(tmp_path: Path) -> None:
-    """Nothing that arrived and is right is fetched twice."""
+def test_the_next_try_goes_on_with_what_a_mirror_began(tmp_path: Path) -> None:
+    """The hub is out of reach and the mirror breaks off: later it is asked for the rest."""
     site = Site(one={ARCHIVE: NEW}, two={})
+    site.hub.refuse = {"/targets": 503}
     courier = site.courier(tmp_path, [Fault(break_after=1000)])
+    with pytest.raises(RefusedError):
+        fetch(site, tmp_path, courier, base=False)
+    site.clock.advance(PAUSE)
+    assert fetch(site, tmp_path, courier, base=False) == ["10.0.0.2 targets"]
+    assert site.headers[-1]["range"] == "bytes=1000-"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(alter_at=0, break_after=1),
+        Fault(status=416),
+        Fault(status=206, headers=(("content-range", "bytes 7-8/9"),)),
+        Fault(headers=(("content-length", "3"),)),
+        Fault(break_after=0),
+    ],
+)
+def test_attack_a_mirror_that_would_spoil_what_the_hub_began(fault: Fault, tmp_path: Path) -> None:
+    """Attack: whatever a mirror answers, the hub is asked for the rest of what it had sent, and for no more."""
+    site = Site(one={ARCHIVE: NEW}, two={})
+    (tmp_path / "new.esb.part").write_bytes(NEW[:1000])
+    asked = fetch(site, tmp_path, site.courier(tmp_path, [fault, fault]), base=False)
+    assert asked[-1] == "hub targets"
+    assert site.hub.ranges == ["bytes=1000-"]
+
+
+def test_attack_silent_mirrors_get_a_minute_together(tmp_path: Path) -> None:
+    """Attack: eight that hold back their answers as long as they are let; then the hub is asked."""
+    site = Site(one={ARCHIVE: NEW}, two={ARCHIVE: NEW})
+    began = site.clock.monotonic()
+    courier = site.courier(tmp_path, [Fault(delay=1e6)] * 4)
+    assert fetch(site, tmp_path, courier)[-1] == "hub targets"
+    assert site.clock.monotonic() - began <= 2 * TOGETHER
+
+
+def test_one_that_takes_long_to_say_no_is_left_alone(tmp_path: Path) -> None:
+    """Else it would hold up every update anew."""
+    site = Site(one={}, two={})
+    courier = site.courier(tmp_path, [Fault(delay=TIMEOUT + 1)])
+    fetch(site, tmp_path, courier, base=False)
+    assert fetch(site, tmp_path, courier, base=False) == ["10.0.0.3 targets", "hub targets"]
+
+
+def test_one_that_is_busy_is_asked_again_soon(tmp_path: Path) -> None:
+    """Ten devices that begin at once do not all go to the hub for ten minutes."""
+    site = Site(one={ARCHIVE: NEW}, two={})
+    courier = site.courier(tmp_path, [Fault(status=503)])
     assert fetch(site, tmp_path, courier, base=False)[-1] == "hub targets"
+    site.clock.advance(BUSY)
+    assert fetch(site, tmp_path, courier, base=False) == ["10.0.0.2 targets"]
 
 
 def test_a_disk_that_is_full_is_no_mirrors_fault(tmp_path: Path) -> None:
-    """It is told at once, and nobody is asked: the next place would meet the same disk."""
-    site = Site(one={ARCHIVE: NEW}, two={ARCHIVE: NEW})
-    with pytest.raises(PathError):
-        site.courier(tmp_path).fetch(AFTER, to=tmp_path / "nowhere" / "new.esb", base=None)
-    assert site.asked == []
+    """It is told at once: the next place would meet the same disk."""
+    site = Site(one={ARCHIVE: NEW, PATCH: diff(OLD, NEW)}, two={ARCHIVE: NEW})
+    courier = site.courier(tmp_path)
+    (tmp_path / "old.esb").write_bytes(OLD)
+    for base in (None, (BEFORE, tmp_path / "old.esb"), (BEFORE, tmp_path / "gone.esb")):
+        with pytest.raises(PathError):
+            courier.fetch(AFTER, to=tmp_path / "nowhere" / "new.esb", base=base)
+    assert fetch(site, tmp_path, courier) == ["10.0.0.2 patches"], "nobody was left alone for it"
 
 
 @pytest.mark.parametrize(
@@ -254,11 +308,12 @@ def test_attack_any_bytes_are_a_list_or_an_error(data: bytes) -> None:
     [
         (b"{}", MessageError),
         (b'{"mirrors": [1]}', MessageError),
-        (b'{"mirrors": ["ftp://x"]}', MessageError),
+        (b'{"mirrors": ["ftp://x"]}', SettingError),
         (b'{"mirrors": ["http://u:p@x"]}', SettingError),
         (b'{"mirrors": ["http://x", "http://x"]}', ConflictError),
         (b'{"mirrors": [], "more": 1}', MessageError),
         (b'{"mirrors": ["http://a\\nb"]}', MessageError),
+        (b'{"mirrors": ["http://a?b"]}', SettingError),
     ],
 )
 def test_what_is_no_list_is_refused(data: bytes, error: type[Exception]) -> None:
@@ -297,6 +352,16 @@ def test_the_verb_adds_and_removes(home: Home, capsys: pytest.CaptureFixture[str
     assert Mirrors.of(home.mirrors) == Mirrors((TWO,))
     assert main(["mirrors", "--home", str(home.path), "--add", "nonsense"]) == 1
     assert "not an address" in capsys.readouterr().err
+    for wrong in (
+        "HTTP://10.0.0.9",
+        "http://a b",
+        "http://a\n",
+        "http://x?q",
+        "http://x#f",
+        f"http://{'x' * 500}",
+    ):
+        assert main(["mirrors", "--home", str(home.path), "--add", wrong]) == 1
+    assert Mirrors.of(home.mirrors) == Mirrors((TWO,)), "what the verb writes, it can read"
 
 
 def test_a_damaged_list_stops_no_device(home: Home, caplog: pytest.LogCaptureFixture) -> None:

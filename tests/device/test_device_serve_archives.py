@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from edgestill.core.digest import Digest
 from edgestill.core.protocols import Request
 from edgestill.device.mirrors import Mirrors, Nearby
+from edgestill.device.serve import archives
 from edgestill.device.serve.app import Outermost
-from edgestill.device.serve.archives import AT_ONCE, Archives
+from edgestill.device.serve.archives import OF_ONE, Archives
 from edgestill.device.slots import Slots
 from edgestill.device.state import Target
 from edgestill.link.download import download
@@ -128,38 +129,108 @@ def test_other_methods_and_paths(there: AsgiTransport) -> None:
     assert call(there, "/v2")[2] == b"model"
 
 
+class Reader:
+    """Who fetches, over a connection that is as slow as it likes.
+
+    Args:
+        app: of the device.
+        host: its address.
+        waits: whether it reads no further than the beginning.
+    """
+
+    def __init__(self, app: Archives, host: str, *, waits: bool = False) -> None:
+        self.got: list[Any] = []
+        self.begun, self.goes_on, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        if not waits:
+            self.goes_on.set()
+        scope = {"type": "http", "method": "GET", "path": PATH, "headers": [], "client": (host, 1)}
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def done(self) -> int:
+        """At its end; the status."""
+        await self.task
+        return int(self.got[0]["status"])
+
+    @property
+    def body(self) -> bytes:
+        """What came."""
+        return b"".join(one.get("body", b"") for one in self.got)
+
+    async def _receive(self) -> Any:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        self.got.append(message)
+        self.begun.set()
+        if message["type"] == "http.response.body":
+            await self.goes_on.wait()
+
+
 def test_so_many_at_once_and_no_more(tmp_path: Path) -> None:
-    """Who comes while others are served is told to come later; when they are done there is room again."""
+    """Four, two of one address; who comes while they are served is told to come later, and then there is room again."""
     app = Archives(holding(tmp_path), elsewhere)
-    scope = {"type": "http", "method": "GET", "path": PATH, "headers": []}
-
-    async def fetched(go_on: asyncio.Event, begun: asyncio.Event | None = None) -> list[Any]:
-        got: list[Any] = []
-
-        async def send(message: Any) -> None:
-            got.append(message)
-            if begun is not None:
-                begun.set()
-            if message["type"] == "http.response.body":
-                await go_on.wait()
-
-        await app(scope, None, send)  # type: ignore[arg-type]  # nothing is received
-        return got
 
     async def story() -> list[int]:
-        wait, free = asyncio.Event(), asyncio.Event()
-        free.set()
-        begun = [asyncio.Event() for _ in range(AT_ONCE)]
-        slow = [asyncio.create_task(fetched(wait, event)) for event in begun]
-        for event in begun:
-            await event.wait()
-        refused = await fetched(free)
-        wait.set()
-        done = await asyncio.gather(*slow)
-        later = await fetched(free)
-        return [one[0]["status"] for one in (refused, *done, later)]
+        slow = [Reader(app, host, waits=True) for host in ("a", "a", "b", "b")]
+        for one in slow:
+            await one.begun.wait()
+        refused = [await Reader(app, host).done() for host in ("a", "c")]
+        for one in slow:
+            one.goes_on.set()
+        served = [await one.done() for one in slow]
+        assert all(one.body == ARCHIVE for one in slow)
+        return [*refused, *served, await Reader(app, "a").done(), await Reader(app, "c").done()]
 
-    assert asyncio.run(story()) == [503, *[200] * AT_ONCE, 200]
+    assert asyncio.run(story()) == [503, 503, *[200] * 6]
+
+
+def test_of_one_address_only_two(tmp_path: Path) -> None:
+    """The third is refused though there is room, which another then gets."""
+    app = Archives(holding(tmp_path), elsewhere)
+
+    async def story() -> list[int]:
+        slow = [Reader(app, "a", waits=True) for _ in range(OF_ONE)]
+        for one in slow:
+            await one.begun.wait()
+        found = [await Reader(app, "a").done(), await Reader(app, "b").done()]
+        for one in slow:
+            one.goes_on.set()
+            await one.done()
+        return found
+
+    assert asyncio.run(story()) == [503, 200]
+
+
+def test_attack_readers_that_stall_are_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: whoever reads no further loses the place, and the archive is closed."""
+    monkeypatch.setattr(archives, "STALL", 0.05)
+    app = Archives(holding(tmp_path), elsewhere)
+
+    async def story() -> list[int]:
+        slow = [Reader(app, host, waits=True) for host in ("a", "a", "b", "b")]
+        for one in slow:
+            await one.task
+            assert one.body != ARCHIVE or one.got[-1].get("more_body")
+        return [await Reader(app, host).done() for host in ("a", "b")]
+
+    assert asyncio.run(story()) == [200, 200]
+
+
+def test_who_hangs_up_is_not_read_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the file stays unread."""
+    monkeypatch.setattr(archives, "CHUNK", 100)
+    app = Archives(holding(tmp_path), elsewhere)
+
+    async def story() -> int:
+        one = Reader(app, "a", waits=True)
+        await one.begun.wait()
+        one.gone.set()
+        one.goes_on.set()
+        await one.task
+        return len(one.body)
+
+    assert asyncio.run(story()) < len(ARCHIVE)
 
 
 def test_a_device_fetches_from_another(there: AsgiTransport, tmp_path: Path) -> None:

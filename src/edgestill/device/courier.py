@@ -22,13 +22,15 @@ from edgestill.core.errors import (
     MessageError,
     NotFoundError,
     PatchError,
+    PathError,
     RefusedError,
     UnreachableError,
 )
 from edgestill.delta.codec import apply
 from edgestill.device.events import Assigned
+from edgestill.device.mirrors import apart
 from edgestill.device.state import Target
-from edgestill.link.download import download
+from edgestill.link.download import download, part_of
 from edgestill.trust import assignment as assignments
 from edgestill.trust.client import target_path
 
@@ -126,10 +128,13 @@ class Courier:
             TrustError, MessageError: bytes that are not the target.
             PathError: it cannot be written.
         """
-        if base is not None and self._patch(target, to=to, base=base):
-            return
-        if self._nearby is not None and self._nearby.archive(target, to=to):
-            return
+        patched = base is not None and self._patch(target, to=to, base=base)
+        if not patched and not (self._nearby is not None and self._nearby.archive(target, to=to)):
+            self._download(target, to)
+        for unfinished in (to, apart(to)):  # what another way had begun
+            part_of(unfinished).unlink(missing_ok=True)
+
+    def _download(self, target: Target, to: Path) -> None:
         download(
             self._transport,
             f"{self._identity.hub}/{target_path(target.name, target.digest)}",
@@ -173,6 +178,8 @@ class Courier:
                     _apply(hint, path, to, target)
                 except PatchError as error:
                     self._nearby.leave_alone(url, error)
+                except PathError:  # the disk is none of theirs
+                    return False
                 else:
                     return True
         try:
@@ -180,7 +187,7 @@ class Courier:
             _apply(hint, path, to, target)
         except NotFoundError:
             return False
-        except (PatchError, MessageError, RefusedError, UnreachableError, DeadlineError) as error:
+        except (PatchError, PathError, MessageError, RefusedError, UnreachableError, DeadlineError) as error:
             # where nothing can be reached, the download says so too; where only patches cannot, it must not wait for them
             log.info("a patch was of no use: %s", error)
             return False
@@ -227,11 +234,12 @@ def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:
         bundle.sync_folder(to.parent)
         log.info("patched %s: %d of %d bytes", target.release, len(hint), target.size)
     except OSError as error:
-        raise PatchError(
+        raise PathError(
             "a patch cannot be applied here",
             where=to,
             got=error.strerror,
-            expected="room to write the new file",
+            expected="a base that can be read, and room to write the new file",
+            fix="check the disk",
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)

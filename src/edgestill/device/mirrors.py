@@ -3,17 +3,20 @@
     mirrors.json      in a device's home: {"mirrors": ["http://10.0.0.2:8000", ...]}
 
 Patches and archives are asked of them before the hub, under the same paths, and without any credential. Nothing that comes from
-one is believed: size and digest are the publisher's, a patch is a hint. So plain HTTP will do, and the worst that a mirror can do is to
-waste what it sends; one that sends something else, or nothing, is left alone for a while.
+one is believed: size and digest are the publisher's, a patch is a hint. So plain HTTP will do. What they begin lies apart from what the hub
+began, so that they cannot spoil it. For a patch and for an archive all of them together get a minute, once in ten: who is slow, silent or sends
+something else is left alone for as long.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.bundle import replace as write_whole
+from edgestill.core.bundle import sync_folder
 from edgestill.core.errors import (
     AccessError,
     ConflictError,
@@ -21,6 +24,7 @@ from edgestill.core.errors import (
     MessageError,
     NotFoundError,
     RefusedError,
+    SettingError,
     TrustError,
     UnreachableError,
 )
@@ -37,20 +41,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from edgestill.core.protocols import Clock, Transport
+    from edgestill.core.protocols import Clock, Response, Transport
     from edgestill.device.state import Target
 
 log = logging.getLogger(__name__)
 
 MOST: Final = 8
 MAX_BYTES: Final = 16_384
+MOST_URL: Final = 500
 TIMEOUT: Final = 5.0
-"""Seconds for a patch, and for each stretch of an archive."""
+"""Seconds for a patch, for a word that there is none, and for each stretch of an archive."""
+TOGETHER: Final = 60.0
+"""Seconds that all of them may take for one thing."""
 MINIMUM_SPEED: Final = 32_768.0
 """Bytes a second of an archive; who is slower is no help."""
 PAUSE: Final = 600.0
 """Seconds for which one that failed is left alone."""
-_URL: Final = r"https?://[^\s]{1,500}"
+BUSY: Final = 30.0
+"""Seconds for which one is that has no place free (HTTP 503)."""
+_URL: Final = r"https?://[^\s?#]{1,500}"
 _NO_HELP: Final = (TrustError, MessageError, AccessError, RefusedError, UnreachableError, DeadlineError)
 
 
@@ -82,7 +91,7 @@ class Mirrors:
         fields.only(("mirrors",))
         found = cls()
         for url in fields.items("mirrors", at_most=MOST):
-            found = found.with_one(Fields({"url": url}, where).text("url", pattern=_URL, plain=True))
+            found = found.with_one(Fields({"url": url}, where).text("url", at_most=MOST_URL, plain=True))
         return found
 
     def write(self, path: Path) -> None:
@@ -95,6 +104,14 @@ class Mirrors:
         Raises:
             SettingError: an address that cannot be asked. ConflictError: it is there already, or there are too many.
         """
+        if re.fullmatch(_URL, url) is None or not url.isprintable() or len(url) > MOST_URL:
+            raise SettingError(
+                "not an address of a mirror",
+                where=MIRRORS,
+                expected=f"http://HOST:PORT or https://HOST, of at most {MOST_URL} characters, without ? and #",
+                got=repr(url[:100]),
+                fix="correct it",
+            )
         url = check_url(url, plain_http=True).rstrip("/")
         if url in self.each or len(self.each) == MOST:
             raise ConflictError(
@@ -142,20 +159,22 @@ class Nearby:
             path: of the patch.
             at_most: bytes.
         """
+        hurried = self._hurried()
         for url in self._willing():
             request = Request("GET", f"{url}/{path}")
+            began = self._clock.monotonic()
             try:
-                reply = exchange(self._transport, request, timeout=TIMEOUT, max_bytes=at_most)
+                reply = exchange(hurried, request, timeout=TIMEOUT, max_bytes=at_most)
                 hint = accepted(reply, request, documented=ABSENT).body
-            except NotFoundError:
-                continue
+            except NotFoundError as error:
+                self._passed_over(url, error, began)
             except _NO_HELP as error:
                 self.leave_alone(url, error)
             else:
                 yield url, hint
 
     def archive(self, target: Target, *, to: Path) -> bool:
-        """Brings an archive, if somebody has it. What one began, the next goes on with.
+        """Brings an archive, if somebody has it. What one began, the next goes on with; the hub does not.
 
         Args:
             target: of the publisher's list.
@@ -164,23 +183,27 @@ class Nearby:
         Raises:
             PathError: it cannot be written.
         """
+        hurried, own = self._hurried(), apart(to)
         for url in self._willing():
+            began = self._clock.monotonic()
             try:
                 download(
-                    self._transport,
+                    hurried,
                     f"{url}/{target_path(target.name, target.digest)}",
-                    to=to,
+                    to=own,
                     size=target.size,
                     digest=target.digest,
                     clock=self._clock,
                     timeout=TIMEOUT,
                     minimum_speed=MINIMUM_SPEED,
                 )
-            except NotFoundError:
-                continue
+            except NotFoundError as error:
+                self._passed_over(url, error, began)
             except _NO_HELP as error:
                 self.leave_alone(url, error)
             else:
+                own.replace(to)
+                sync_folder(to.parent)
                 log.info("%s is from %s", target.release, url)
                 return True
         return False
@@ -188,8 +211,44 @@ class Nearby:
     def leave_alone(self, url: str, why: Exception) -> None:
         """Does not ask one for a while."""
         log.info("%s is left alone for a while: %s", url, why)
-        self._until[url] = self._clock.monotonic() + PAUSE
+        pause = BUSY if isinstance(why, RefusedError) and str(why.got).startswith("HTTP 503") else PAUSE
+        self._until[url] = self._clock.monotonic() + pause
 
-    def _willing(self) -> list[str]:
-        now = self._clock.monotonic()
-        return [url for url, until in self._until.items() if now >= until]
+    def _passed_over(self, url: str, why: NotFoundError, began: float) -> None:
+        """One that has it not; who takes long to say so is not asked again soon."""
+        if self._clock.monotonic() - began >= TIMEOUT:
+            self.leave_alone(url, why)
+
+    def _hurried(self) -> _Hurried:
+        return _Hurried(self._transport, self._clock, self._clock.monotonic() + TOGETHER)
+
+    def _willing(self) -> Iterator[str]:
+        began = self._clock.monotonic()
+        for url in [url for url, until in self._until.items() if began >= until]:
+            if self._clock.monotonic() - began < TOGETHER:
+                yield url
+
+
+def apart(to: Path) -> Path:
+    """Where mirrors bring a file, before it gets its name; hidden, so that a start sweeps it up."""
+    return to.with_name(f".{to.name}.nearby")
+
+
+@final
+class _Hurried:
+    """A transport whose exchanges all end before some moment."""
+
+    def __init__(self, inner: Transport, clock: Clock, until: float) -> None:
+        self._inner, self._clock, self._until = inner, clock, until
+
+    def send(self, request: Request, *, timeout: float) -> Response:
+        """Sends the request; see `core.protocols.Transport`."""
+        left = self._until - self._clock.monotonic()
+        if left <= 0:
+            raise DeadlineError(
+                "no time left for mirrors",
+                where=request.url,
+                expected=f"all of them within {TOGETHER:g} s",
+                got="more",
+            )
+        return self._inner.send(request, timeout=min(timeout, left))

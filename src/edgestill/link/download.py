@@ -107,6 +107,11 @@ def download(
         ) from error
 
 
+def part_of(to: Path) -> Path:
+    """Where what has arrived of a file lies."""
+    return to.with_name(f"{to.name}.part")
+
+
 @dataclass(slots=True)
 class _Pace:
     """Notices a peer that is too slow.
@@ -163,7 +168,7 @@ class _Task:
 
     @property
     def part(self) -> Path:
-        return self.to.with_name(f"{self.to.name}.part")
+        return part_of(self.to)
 
     def run(self) -> None:
         continued = self._attempt()
