@@ -1,13 +1,15 @@
-"""The crash matrix: an update, disturbed at every disk operation and every effect in every way, on real folders.
+"""The crash matrix: an update, disturbed at every disk operation of its slots and at every effect, on real folders.
 
 The worlds are those of the device's tests (`tests/device`): the real machine, slots, outbox and installer; engines and downloads do what they are told.
-A model is lost where the next start serves none, or where the device does not come to the end that it would have come to undisturbed.
+A model is lost where a disk that refuses stops the answers, where the next start serves none, or where the device does not come to the end that it would
+have come to undisturbed. Not disturbed here are the outbox and downloads, which have tests of their own.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from device_crashes import FAULTS, bad_update, cases, disturbed, finish, killed_
 from device_worlds import World, target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from device_crashes import Story
 
 _ENDS = {update: target(2), bad_update: target(1)}
@@ -30,18 +34,25 @@ def measured(*, quick: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for at, fault in cases(story, folder)[:: 7 if quick else 1]:
-                world, _ = disturbed(story, folder / f"{at}-{fault}", at, fault)
                 counts[fault] += 1
-                lost += _lost(story, world, f"{fault} at operation {at}")
+                disturb = partial(disturbed, story, folder / f"{at}-{fault}", at, fault)
+                lost += _lost(story, disturb, f"{fault} at operation {at}")
         with tempfile.TemporaryDirectory() as name:
             for world, where in killed_at_effects(story, Path(name)):
                 counts["kill at an effect"] += 1
-                lost += _lost(story, world, f"killed {where}")
+                lost += _lost(story, partial(_same, world), f"killed {where}")
+    if not all(counts.values()):
+        raise AssertionError(counts)
     return {"cases": counts, "lost": lost}
 
 
-def _lost(story: Story, world: World, where: str) -> list[str]:
+def _same(world: World) -> World:
+    return world
+
+
+def _lost(story: Story, disturb: Callable[[], World], where: str) -> list[str]:
     try:
+        world = disturb()
         after = survive(world.folder, world)
         finish(after)
     except AssertionError as error:

@@ -1,6 +1,7 @@
 """What an idle agent takes, what asking for news costs, and how far a bad model comes: a real hub and real agents, each a process.
 
-- The agent has confirmed a bundle, whose engine is a process of its own, and nobody asks it; its resident memory is looked at after some polls.
+- The agent has confirmed a bundle, whose engine is a process of its own, and nobody asks it; its resident memory is looked at with each of some polls,
+  which the hub holds for twenty seconds each; the most counts.
 - Polls are counted as bytes of HTTP in both directions by a relay between agent and hub; there is nothing new.
 - The bad model can be installed: its golden answers are its own. It agrees with the teacher as often as chance does, on audited answers. It is published to
   devices that serve a good one, in stages of a tenth, a half and all, and gated on agreement.
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 import tempfile
@@ -25,7 +27,7 @@ from device_fleet import Fleet, until
 from edgestill.core.release import Gates
 
 GOOD, BAD = 1, 5
-POLLS: Final = 20
+POLLS: Final = 6
 STAGES: Final = (0.1, 0.5, 1.0)
 LONG: Final = 300.0
 
@@ -43,15 +45,13 @@ def idle(*, quick: bool) -> dict[str, Any]:
         rollout = fleet.roll_out("1.0.0")
         until(lambda: fleet.state(rollout) == "done", seconds=LONG)
         relay.exchanges.clear()
-        until(lambda: len(relay.polls()) > (3 if quick else POLLS), seconds=LONG)
-        status = Path(f"/proc/{fleet.agents['d1'].pid}/status").read_text().splitlines()
-        kilobytes = {
-            line.split(":")[0]: int(line.split()[1]) for line in status if line.startswith(("VmRSS", "VmHWM"))
-        }
+        resident = []
+        for count in range(1, (2 if quick else POLLS) + 1):
+            until(lambda: len(relay.polls()) > count, seconds=LONG)  # noqa: B023  # it is asked at once
+            resident.append(_resident_mb(fleet.agents["d1"].pid))
         polls = relay.polls()[:-1]  # the last one may be under way
         return {
-            "rss_mb": kilobytes["VmRSS"] * 1024 / 1e6,
-            "peak_mb": kilobytes["VmHWM"] * 1024 / 1e6,
+            "rss_mb": max(resident),
             "poll_bytes": max(map(sum, polls)),
             "poll_bytes_up": median(up for up, _ in polls),
             "poll_bytes_down": median(down for _, down in polls),
@@ -61,7 +61,7 @@ def idle(*, quick: bool) -> dict[str, Any]:
 
 
 def exposed(*, quick: bool) -> dict[str, Any]:
-    """How many devices ever served the bad model, and where they are in the end."""
+    """How many devices were given the bad model, whether the first of them served it, and why and when it was stopped."""
     devices = [f"d{number}" for number in range(1, (3 if quick else 10) + 1)]
     with tempfile.TemporaryDirectory() as name, Fleet(Path(name), model(GOOD)) as fleet:
         for device in devices:
@@ -74,7 +74,11 @@ def exposed(*, quick: bool) -> dict[str, Any]:
             until(lambda: fleet.state(first) == "done", seconds=LONG)
             started = time.monotonic()
             bad = fleet.roll_out("1.1.0", stages=STAGES, gates=gates)
-            until(lambda: fleet.state(bad) in {"paused", "done"}, seconds=LONG)
+            served = set()
+            while (state := fleet.state(bad)) not in {"paused", "done"}:
+                served |= {one for one in devices if fleet.serving(one) == "tiny/1.1.0"}
+                if time.monotonic() - started > LONG:
+                    raise AssertionError(state)
             stopped = time.monotonic() - started
             touched = [one for one, state in fleet.members(bad).items() if state != "waiting"]
             told = fleet.operator.rollout(bad)
@@ -84,10 +88,20 @@ def exposed(*, quick: bool) -> dict[str, Any]:
     return {
         "devices": len(devices),
         "touched": len(touched),
-        "stopped": told["state"] == "paused",
+        "served": sorted(served),
+        "stopped": told["state"] == "paused"
+        and "agreement" in str(told["reason"])
+        and len(touched) == math.ceil(STAGES[0] * len(devices))
+        and served == set(touched),
         "seconds": stopped,
         "reason": told["reason"],
     }
+
+
+def _resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (kilobytes,) = (int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    return kilobytes * 1024 / 1e6
 
 
 class Relay:

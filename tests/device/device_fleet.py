@@ -104,7 +104,11 @@ class Fleet:
             str(model),
         ]
         self._hub = self._started("hub", "hub.main", options)
-        self.url = self._ready("hub")
+        try:
+            self.url = self._ready("hub")
+        except BaseException:
+            self._end()
+            raise
         token = (home / "operator.token").read_text(encoding="utf-8").strip()
         self.operator = OperatorClient(HttpTransport(), self.url, token=token)
         self.publisher = Publisher(self.operator)
@@ -113,10 +117,18 @@ class Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (*self.agents.values(), self._hub):
+        self._end()
+
+    def _end(self) -> None:
+        processes = [*self.agents.values(), self._hub]
+        for process in processes:
             process.send_signal(signal.SIGTERM)
-        for process in (*self.agents.values(), self._hub):
-            process.wait(PATIENCE)
+        for process in processes:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def home(self, device: str) -> Path:
         """The device's folder."""
@@ -156,6 +168,14 @@ class Fleet:
     def state(self, rollout: str) -> str:
         """Of a rollout."""
         return str(self.operator.rollout(rollout)["state"])
+
+    def ends(self, rollout: str, *, seconds: float) -> str:
+        """Waits until a rollout is done or paused; which, and why."""
+        found = until(
+            lambda: (told := self.operator.rollout(rollout))["state"] in {"done", "paused"} and told,
+            seconds=seconds,
+        )
+        return f"{found['state']}: {found['reason']}"
 
     def members(self, rollout: str) -> dict[str, str]:
         """Device -> its state in a rollout."""

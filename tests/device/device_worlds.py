@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import PathError
 from edgestill.device.agent import Agent
 from edgestill.device.events import (
     Clear,
@@ -59,7 +60,7 @@ class FaultyDisk:
     Attributes:
         at: number of the operation that fails; None never.
         fault: `before` or `after`: the power fails there; `torn`: the file holds half of the bytes when it does (a
-            disk that lies about fsync); `ENOSPC` or `EIO`: the write is refused.
+            disk that lies about fsync); `ENOSPC` or `EIO`: the kernel refuses to sync what is written, or to remove.
         lasting: whether a refusal lasts for all operations to come.
     """
 
@@ -83,7 +84,13 @@ class FaultyDisk:
         if not hit:
             act()
         elif self.fault in {"ENOSPC", "EIO"}:
-            raise PathError("cannot write", where=path, got=os.strerror(getattr(errno, self.fault)))
+            number = getattr(errno, self.fault)
+            calls = ("pathlib.Path.unlink", "shutil.rmtree") if path is None else ("os.fsync",)
+            with ExitStack() as refusing:
+                for call in calls:
+                    refusing.enter_context(patch(call, side_effect=OSError(number, os.strerror(number))))
+                act()
+            raise AssertionError(f"{name} was not refused")
         else:
             if self.fault == "after":
                 act()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_TENSORS: Final = 4096
 MAX_NUMBERS: Final = 2**22
-"""Of all tensors together; a million take a device some seconds, or many where it is slow."""
+"""Of all tensors together; see docs/delta.md for the time that they take."""
 MAX_WIDE: Final = 2**16
 """Of these, such as are wider than a byte: they have many digits, each of which takes its time."""
 MAX_OVERHEAD: Final = 2**16

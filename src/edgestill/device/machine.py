@@ -8,7 +8,7 @@
   the same id when it is told twice.
 - A switch is a trial: the new bundle must serve through a health window, survive a bounded number of starts and
   engine deaths, and answer without too many failures; otherwise the other slot serves again.
-- What failed is not tried again under the same assignment. Versions never go back by themselves: only by an
+- What failed is not tried again under the same assignment, nor when that comes again in the next epoch. Versions never go back by themselves: only by an
   assignment, or by falling back to what served before.
 - An engine that keeps dying outside of a trial makes the other slot serve, where that holds a bundle.
 """
