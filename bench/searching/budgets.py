@@ -1,14 +1,16 @@
 """Random budgets: are they kept when measured again, and is the student better than the uniform one?
 
 A budget draws a latency and a size, each evenly in its logarithm, between those of a narrow and a wide uniform student. All are searched for in one search, which takes up for one budget what was best for another. What is picked is
-packed as its user would, and its file is measured again, in turns with the others. It is compared with the uniform student
-within the same size that is as fast as it is measured, trained by the recipe that the search was given; both are trained anew from
-other seeds beside the search's own, and told by the data that no choice has seen.
+packed as its user would, and its file is measured again, in turns with the others. It is compared with the uniform student within the same
+size that is as fast: uniform students of many widths, in int8 and in floats, are timed in turns with it, in one go, so that whatever disturbs the
+machine disturbs them alike, and the widest that takes no longer than `ALIKE` times as long is trained by the recipe that the search was given. Both are trained
+anew from other seeds beside the search's own, and told by the data that no choice has seen.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -38,12 +40,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.lab.recipe import Recipe
+    from edgestill.lab.searching.draft import Draft
     from edgestill.lab.searching.found import Found, Point
     from edgestill.lab.searching.workshop import Workshop
     from searching.teachers import World
 
 SLOWER: Final = 1.10
 """A budget's latency may be exceeded by so much when it is measured again, on a machine that never stands still."""
+ALIKE: Final = 1.03
+"""Times the latency of what was picked, in favour of uniform students: two files that take as long are measured to differ by so much."""
+SCALES: Final = tuple(np.geomspace(0.03, 1.0, 24))
+"""Of the uniform students that are timed, each in both precisions."""
 SEEDS: Final = (1,)
 """Of the comparisons: other than the search's own, under which its choice was lucky."""
 
@@ -118,7 +125,7 @@ def measured(name: str, data: Path, folder: Path, *, quick: bool) -> dict[str, A
                     "latency_found": times[point.name],
                     "kept": _kept(budget, packed.size(point), times[point.name]),
                 }
-                | gains.of(budget, point, times[point.name])
+                | gains.of(budget, point, packed.model(point))
             )
             for budget, point in answers
         ],
@@ -193,13 +200,17 @@ class _Gains:
         self._world, self._found, self._shop, self._folder = one, found, shop, folder
         self._unseen = as_source(found.unseen, "unseen")
         self._known: dict[str, list[NDArray[np.float64]]] = {}
+        self._uniform = [
+            shop.drafts.of(Shape(direction=UNIFORM, scale=float(scale), precision=precision))
+            for scale in SCALES
+            for precision in PRECISIONS
+        ]
 
-    def of(self, budget: Budget, point: Point, latency: float) -> dict[str, Any]:
-        """Points of accuracy over the uniform student, by seed, and its latency; no gain where none keeps both."""
-        try:
-            uniform = self._shop.fitted(Budget(latency=latency, size=budget.size))
-        except SettingError as error:
-            return {"gain": None, "why": str(error)}
+    def of(self, budget: Budget, point: Point, model: bytes) -> dict[str, Any]:
+        """Points of accuracy over the uniform student, by seed, and the latencies of both; no gain where no uniform one keeps both."""
+        uniform, latency, theirs_latency = self._as_fast(budget, model)
+        if uniform is None:
+            return {"gain": None, "latency_beside": latency, "why": "no uniform student is as fast"}
         ours, theirs = (
             self._scores(point.shape, point.recipe),
             self._scores(uniform.shape, self._found.recipe),
@@ -212,8 +223,22 @@ class _Gains:
             "uniform_score": [float(one.mean()) for one in theirs],
             "uniform_widths": uniform.widths,
             "uniform_size": uniform.size,
-            "uniform_latency": self._shop.measured([uniform])[0],
+            "uniform_precision": uniform.shape.precision,
+            "uniform_latency": theirs_latency,
+            "latency_beside": latency,
         }
+
+    def _as_fast(self, budget: Budget, model: bytes) -> tuple[Draft | None, float, float]:
+        """The widest uniform student within the budget's size that is as fast as this file, and p95 of both, in seconds."""
+        small = [one for one in self._uniform if budget.size is None or one.size <= budget.size]
+        times = p95_of(
+            {"ours": model} | {str(at): one.model for at, one in enumerate(small)}, self._shop.drafts.shown
+        )
+        fast = [at for at in range(len(small)) if times[str(at)] <= ALIKE * times["ours"]]
+        if not fast:
+            return None, times["ours"], inf
+        best = max(fast, key=lambda at: (small[at].shape.scale, -times[str(at)]))
+        return small[best], times["ours"], times[str(best)]
 
     def _scores(self, shape: Shape, recipe: Recipe) -> list[NDArray[np.float64]]:
         """By seed, `[N]` of the unseen data."""
