@@ -17,7 +17,8 @@ _FAULTS: Final = {
     "before": "power cuts before a write",
     "after": "power cuts after one",
     "torn": "torn writes",
-    "ENOSPC": "full disks",
+    "ENOSPC": "writes without room",
+    "ENOSPC for good": "disks that stay full",
     "EIO": "failing disks",
     "kill at an effect": "kills before or after an effect",
 }
