@@ -27,6 +27,8 @@ LOOKS = ("releases", "rollouts", "fleet", "evidence", "online-key", "metadata/ta
 ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "operate": [
         ("POST", "join-tokens", {"uses": 1}),
+        ("GET", "join-tokens", {}),
+        ("POST", "join-tokens/revoke", {"token": "nothing"}),
         ("POST", "rollouts", {"release": R1}),
         ("POST", "rollouts/1/pause", {}),
         ("POST", "rollouts/1/resume", {}),

@@ -320,7 +320,8 @@ def test_a_root_that_gives_this_hub_half_of_its_work_is_refused(there: World, mi
     other = SigningKey.generate().public
     online, assigning = (there.online, other) if mine == "roles" else (other, there.online)
     root = Metadata[Root].from_bytes(there.root(version=2, online=online))
-    root.signed.unrecognized_fields[ASSIGNMENT_FIELD] = AssignmentKeys((assigning,)).as_json()
+    keys = AssignmentKeys((assigning,), epoch=int(assigning != there.online))
+    root.signed.unrecognized_fields[ASSIGNMENT_FIELD] = keys.as_json()
     reply = there.admin("POST", "root", signed_by(root, [there.root_key]))
     assert (reply.status, reply.json["what"]) == (422, "the root does not name this hub")
 
