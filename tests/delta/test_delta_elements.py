@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 import struct
+import tracemalloc
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -221,6 +222,25 @@ def test_a_tensor_longer_than_one_piece() -> None:
     patch = diff(old, new)
     assert codec_of(patch) == ELEMENTS
     assert applied(old, patch, new) == new
+
+
+def test_of_the_base_only_what_is_no_changed_tensor_is_held() -> None:
+    """Applying takes less memory than the base has bytes: its tensors are read where they stand, piece by piece."""
+    before = Model({"large": codes(1_500_000)})
+    old, new = before.onnx(), before.moved(0.001, 1).onnx()
+    patch = diff(old, new)
+    assert codec_of(patch) == ELEMENTS
+
+    class Nowhere(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            return len(data)  # type: ignore[arg-type]  # bytes
+
+    base, given_ = io.BytesIO(old), io.BytesIO(patch)
+    tracemalloc.start()
+    apply(base, given_, Nowhere(), expected=Digest.of(new), max_size=len(new))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(old) / 2
 
 
 # What is found

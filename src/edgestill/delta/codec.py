@@ -97,7 +97,7 @@ def diff(old: bytes, new: bytes) -> bytes:
     """A patch that leads from `old` to `new`.
 
     Its time is that of compressing `new` a few times at level 19, some seconds per megabyte, and of coding twice what
-    has changed in tensors that codec 2 suits, some five seconds for a million numbers.
+    has changed in tensors that codec 2 suits, two to ten seconds for a million numbers.
     """
     best: tuple[int, bytes] | None = None
     for number, codec in _CODECS.items():

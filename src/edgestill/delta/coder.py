@@ -56,7 +56,7 @@ class Odds:
             self.chance[slot] = chance + (((1 << _ONE) - chance) * _RATES[seen] >> 16)
         else:
             self.chance[slot] = chance - (chance * _RATES[seen] >> 16)
-        if seen < len(_RATES) - 1:
+        if seen < _OLD:
             self.seen[slot] = seen + 1
 
 
@@ -92,11 +92,6 @@ class Writer:
         self._low = 0
         self._range = _RANGE
         self._out = bytearray()
-
-    @property
-    def size(self) -> int:
-        """Bytes so far, but for the last few."""
-        return len(self._out)
 
     def numbers(self, numbers: list[int], odds: Odds, bits: int = MOST_BITS) -> None:
         """Appends a sequence of numbers of so many bits; the reader must know both counts."""
