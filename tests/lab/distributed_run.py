@@ -1,11 +1,12 @@
 """A whole distillation as a program, for tests that start it in several processes: `python distributed_run.py N OUT`.
 
 With `uneven` after these, most samples have no label, and a hint is followed. With `STAGE RANK`, that process fails: while it asks the teacher (`fill`) or in the middle of the training
-(`step`). It lives on until the other has said why it ends, as a notebook would.
+(`step`). It lives on until the other has said why it ends, and keeps the error, as a notebook would.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -57,6 +58,7 @@ class Fails(torch.nn.Module):
 
 def main() -> None:
     """Distils, and writes the weights of each process or why it ended."""
+    faulthandler.dump_traceback_later(200, exit=True)  # where it hangs, rather than that it does
     devices, out = int(sys.argv[1]), Path(sys.argv[2])
     if len(sys.argv) == 3:
         distil(devices, out, motion_net(6, 6, 8), Steady())
@@ -75,12 +77,14 @@ def main() -> None:
     try:
         distil(devices, out, teacher, student)
     except EdgestillError as error:
-        said = str(error)
+        kept, said = error, str(error)  # with all its frames, as a notebook does
     (out / f"{rank}.part").write_text(said)
     (out / f"{rank}.part").rename(out / f"{rank}.txt")
     until = time.monotonic() + 60
     while rank == failing and not (out / f"{1 - rank}.txt").exists() and time.monotonic() < until:
         time.sleep(0.05)  # real processes: there is no clock to fake
+    if rank == failing and not (out / f"{1 - rank}.txt").exists():
+        (out / f"{rank}.late").write_text(f"the other one still waits, after {kept!r}")
 
 
 def distil(

@@ -15,7 +15,7 @@ from lab_worlds import points, same_weights, straight
 
 from edgestill.core.errors import PathError, SettingError
 from edgestill.lab.recipe import Recipe
-from edgestill.lab.training.runtime import Precision, Runtime, together
+from edgestill.lab.training.runtime import Precision, Runtime, over_all, together
 from edgestill.lab.training.train import Lesson, train_
 
 PROGRAM = Path(__file__).with_name("distributed_run.py")
@@ -65,12 +65,33 @@ def test_two_processes_weigh_uneven_labels_as_one_would(tmp_path: Path) -> None:
 def test_no_process_waits_for_one_that_failed(tmp_path: Path, stage: str, failing: int) -> None:
     """While the cache is filled or in a step: one says what is wrong and lives on, the other ends with a coded error."""
     run_distributed(2, tmp_path, stage, str(failing))
+    assert not list(tmp_path.glob("*.late"))
     assert (tmp_path / f"{failing}.txt").read_text() == "[data-unusable] a sensor is gone"
     said = (tmp_path / f"{1 - failing}.txt").read_text()
     assert said.startswith(
         f"[training-diverged] another process of this run has failed; at process {2 - failing} of 2; "
     )
     assert said.endswith("mend what the other one says: its error is the reason")
+
+
+def test_what_a_transport_may_still_hold_is_never_freed_by_it() -> None:
+    """Numbers of all processes go through one tensor that outlives the group: a thread that lets go of it needs no lock for that."""
+    met: list[torch.Tensor] = []
+
+    class Sums:
+        device = torch.device("cpu")
+
+        def all_reduce(self, tensor: torch.Tensor, *, reduce_op: str) -> torch.Tensor:
+            met.append(tensor)
+            return tensor.mul_(2 if reduce_op == "sum" else 1)
+
+    fabric: Any = Sums()
+    first = over_all(fabric, torch.tensor(3.0), how="sum")
+    second = over_all(fabric, torch.tensor(5.0, requires_grad=True), how="mean")
+    third = over_all(fabric, torch.tensor(7.0, dtype=torch.float64), how="mean")
+    assert (float(first), float(second), float(third)) == (6.0, 5.0, 7.0)
+    assert met[0] is met[1] is not met[2]
+    assert not {id(first), id(second), id(third)} & set(map(id, met))
 
 
 def test_an_error_of_a_process_alone_stays_what_it_is() -> None:

@@ -6,7 +6,9 @@ flags. Under `torchrun` or SLURM the processes are already there, and Fabric joi
 
 from __future__ import annotations
 
+import gc
 import re
+import traceback
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
@@ -27,6 +29,12 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 """How numbers are kept and multiplied, in Fabric's words."""
 
 _SOURCE_LINE: Final = re.compile(r"^\[[^\]]*\] ")
+_MEETING: Final[dict[tuple[torch.device, torch.dtype], torch.Tensor]] = {}
+"""What a number of each process is written into to meet the others', one for the life of this process.
+
+A thread of gloo lets go of such a tensor some time after the result is there. Were it the last to hold it, it would need Python's lock for
+that; and whoever takes the group down holds that lock while it waits for the thread: both for ever.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +115,22 @@ class Runtime:
         return opened
 
 
+def over_all(fabric: Fabric, number: torch.Tensor, *, how: Literal["sum", "mean"]) -> torch.Tensor:
+    """A number `[]` of each process, as a sum or mean over all of them. Each must call it."""
+    key = (fabric.device, number.dtype)
+    meeting = _MEETING.setdefault(key, torch.zeros((), dtype=number.dtype, device=fabric.device))
+    meeting.copy_(number.detach())
+    fabric.all_reduce(meeting, reduce_op=how)  # which writes into what it is given
+    return meeting.clone()
+
+
 @contextmanager
 def together() -> Iterator[None]:
     """Within, no process of a run waits for one that has failed, and each says why it ends.
 
     Whoever fails leaves the group, so that its connections close, whether the process ends or lives on (in a notebook,
-    say). The others notice where they next meet it, and raise a coded error instead of the transport's.
+    say, which keeps the error and all that its frames hold: what they hold is let go of here). The others notice where they next
+    meet it, and raise a coded error instead of the transport's.
 
     Raises:
         TrainingError: another process failed, or cannot be reached any more.
@@ -126,6 +144,8 @@ def together() -> Iterator[None]:
         me, of = distributed.get_rank(), distributed.get_world_size()
         with suppress(RuntimeError):
             distributed.destroy_process_group()
+        traceback.clear_frames(error.__traceback__)  # a network in there keeps the group, and with it the connections
+        gc.collect()
         if not _is_lost(error):
             raise
         raise TrainingError(

@@ -29,7 +29,7 @@ from edgestill.lab.training.learner import Learner
 from edgestill.lab.training.log import EpochLog
 from edgestill.lab.training.optimise import TailAverage, optimiser_for, schedule_for
 from edgestill.lab.training.plan import Plan
-from edgestill.lab.training.runtime import Runtime, together
+from edgestill.lab.training.runtime import Runtime, over_all, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,12 +95,9 @@ def train_(
     kind = next((one.dtype for one in model.parameters() if one.is_floating_point()), None)
     with torch.random.fork_rng(devices=[]), together():
         runtime = runtime or Runtime()
-        run = _Run(model, lesson, recipe, objective, runtime=runtime, fabric=fabric or runtime.open())
-        while run.epoch < recipe.epochs:
-            loss = run.run_epoch()
-            if progress is not None and run.fabric.global_rank == 0:
-                progress(run.epoch, recipe.epochs, loss)
-        run.finish_()
+        _Run(model, lesson, recipe, objective, runtime=runtime, fabric=fabric or runtime.open()).to_the_end(
+            progress
+        )
     return model.to("cpu", kind).eval()  # a precision of the runtime's is not the student's
 
 
@@ -176,6 +173,14 @@ class _Run:
         batch = next(iter(self.lesson.source.batches([ask])))
         return Learner.for_hint(model, self.recipe.hinted, batch.inputs, self.guide.answer(ask, batch.inputs))
 
+    def to_the_end(self, progress: Callable[[int, int, float], None] | None) -> None:
+        """All epochs; the weights are the model's then."""
+        while self.epoch < self.recipe.epochs:
+            loss = self.run_epoch()
+            if progress is not None and self.fabric.global_rank == 0:
+                progress(self.epoch, self.recipe.epochs, loss)
+        self.finish_()
+
     def run_epoch(self) -> float:
         """The rest of this epoch; the mean loss of the whole."""
         start, begun = self.clock.monotonic(), self.step
@@ -246,8 +251,7 @@ class _Run:
         if self.plan.world == 1:
             return 1.0
         own = amount().to(self.fabric.device, torch.float64) * (share.weight > 0)
-        whole = self.fabric.all_reduce(own.clone(), reduce_op="sum")  # which writes into what it is given
-        assert isinstance(whole, Tensor)
+        whole = over_all(self.fabric, own, how="sum")
         return (own * self.plan.world / whole.clamp(min=torch.finfo(torch.float64).tiny)).float()
 
     @property
@@ -258,9 +262,7 @@ class _Run:
         """The loss over all processes, before it reaches the weights."""
         mean = loss.detach()
         if self.plan.world > 1:
-            reduced = self.fabric.all_reduce(mean, reduce_op="mean")
-            assert isinstance(reduced, Tensor)
-            mean = reduced
+            mean = over_all(self.fabric, mean, how="mean")
         value = float(mean)
         if not torch.isfinite(mean):
             within = self.step - self.epoch * self.plan.steps
