@@ -144,7 +144,9 @@ def together() -> Iterator[None]:
         me, of = distributed.get_rank(), distributed.get_world_size()
         with suppress(RuntimeError):
             distributed.destroy_process_group()
-        traceback.clear_frames(error.__traceback__)  # a network in there keeps the group, and with it the connections
+        traceback.clear_frames(
+            error.__traceback__
+        )  # a network in there keeps the group, and with it the connections
         gc.collect()
         if not _is_lost(error):
             raise
