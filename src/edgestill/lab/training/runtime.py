@@ -29,11 +29,11 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 """How numbers are kept and multiplied, in Fabric's words."""
 
 _SOURCE_LINE: Final = re.compile(r"^\[[^\]]*\] ")
-_MEETING: Final[dict[tuple[torch.device, torch.dtype], torch.Tensor]] = {}
-"""What a number of each process is written into to meet the others', one for the life of this process.
+_MEETING: Final[dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]]] = {}
+"""What a number of each process is written into to meet the others', one for the life of this process; and a view of it.
 
-A thread of gloo lets go of such a tensor some time after the result is there. Were it the last to hold it, it would need Python's lock for
-that; and whoever takes the group down holds that lock while it waits for the thread: both for ever.
+A thread of gloo lets go of such a tensor some time after the result is there. Where nothing but Python holds it besides, it needs Python's lock
+for that; and whoever takes the group down holds that lock while it waits for the thread: both for ever. So the view holds it too.
 """
 
 
@@ -118,7 +118,10 @@ class Runtime:
 def over_all(fabric: Fabric, number: torch.Tensor, *, how: Literal["sum", "mean"]) -> torch.Tensor:
     """A number `[]` of each process, as a sum or mean over all of them. Each must call it."""
     key = (fabric.device, number.dtype)
-    meeting = _MEETING.setdefault(key, torch.zeros((), dtype=number.dtype, device=fabric.device))
+    if key not in _MEETING:
+        fresh = torch.zeros((), dtype=number.dtype, device=fabric.device)
+        _MEETING[key] = fresh, fresh.view(1)
+    meeting, _ = _MEETING[key]
     meeting.copy_(number.detach())
     fabric.all_reduce(meeting, reduce_op=how)  # which writes into what it is given
     return meeting.clone()
