@@ -2,8 +2,9 @@
 
 - The students: the reference student, and a ResNet of 8 layers whose teacher is a published ResNet-20; distilled and packed as users do it.
 - The updates learn from the images that were left out, from the student's weights on, each once: 50 steps of AdamW at a constant 1e-4 (`small`),
-  200 at 1e-3 (`more`), 200 of the last layer alone (`head`). `retrained` begins anew from other first weights: no patch can be small. How
-  many of the model's bytes an update changed is told beside it; one that changes none is an error.
+  200 at 1e-3 (`more`), 200 of the last layer alone (`head`); BatchNorm keeps its statistics. `retrained` begins anew from other first weights, and
+  on a grid of its own: no patch can be small. How many of the model's bytes an update changed is told beside it, and in which steps the gate let its
+  weights move; `exact` is the same update where nothing may be given up for a small patch. One that changes no byte is an error.
 - Sizes are those of the int8 file and of the whole bundle, with policy, golden answers and all, beside `zstd -19` of the new one, `zstd
   --patch-from`, bsdiff4 and detools; every patch is applied, and must lead to the new bytes.
 """
@@ -30,7 +31,8 @@ from edgestill.delta.codec import apply, diff
 from edgestill.delta.frames import compressed
 from edgestill.lab.distil import distill
 from edgestill.lab.networks import ImageNet24
-from edgestill.lab.packing.quantise import Grid
+from edgestill.lab.packing.gate import Gate
+from edgestill.lab.packing.grid import Grid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 BATCH: Final = 64
 STEPS: Final = {"small": (50, 1e-4), "more": (200, 1e-3), "head": (200, 1e-3)}
 """Update -> (steps, learning rate)."""
+EPOCHS: Final = 12
+"""Of the ResNet."""
 STUDENTS: Final = {"reference": "reference student", "resnet20": "ResNet-8"}
 """Name of the world -> what its student is called."""
 
@@ -59,6 +63,8 @@ def _updates(name: str, data: Path, kept: Path, *, quick: bool) -> dict[str, Any
     one = world(name, data, folder, quick=quick)
     if quick:
         one = replace(one, recipe=replace(one.recipe, epochs=1, views=1))
+    elif name != "reference":  # whose searches train many students on fewer images
+        one = replace(one, train=images(data, "train", 2), recipe=replace(one.recipe, epochs=EPOCHS))
     left_out = images(data, "train", 1).where(np.arange(50_000) % 2 == 1)
     fresh = middle(left_out) if name == "reference" else left_out
     run = _distilled(one, _student(name, one, seed=0), one.train)
@@ -72,16 +78,24 @@ def _updates(name: str, data: Path, kept: Path, *, quick: bool) -> dict[str, Any
         student = copy.deepcopy(run.student)
         if update == "head":
             _freeze(student)
-        recipe = replace(one.recipe, epochs=1, batch=BATCH, lr=rate, schedule="constant", views=0)
+        recipe = replace(
+            one.recipe,
+            epochs=1,
+            batch=BATCH,
+            lr=rate,
+            schedule="constant",
+            views=0,
+            frozen_statistics=True,
+        )
         seen = fresh.where(np.arange(len(fresh)) < steps * BATCH)
         learned = _distilled(one, student, seen, recipe)
-        found[update] = _sizes(base, replace(run, student=learned.student).pack(grid=grid)) | {
-            "steps": -(-len(seen) // BATCH)
-        }
+        later = replace(run, student=learned.student)
+        found[update] = _sizes(base, later.pack(grid=grid)) | {"steps": -(-len(seen) // BATCH)}
+        found[update]["exact"] = _sizes(base, later.pack(grid=grid, gate=Gate(forgone=0)))["file"]["ours"]
     other = _distilled(
         replace(one, recipe=replace(one.recipe, seed=1)), _student(name, one, seed=1), one.train
     )
-    found["retrained"] = _sizes(base, replace(run, student=other.student).pack(grid=grid))
+    found["retrained"] = _sizes(base, replace(run, student=other.student).pack())
     return found
 
 
@@ -109,9 +123,6 @@ def _freeze(student: nn.Module) -> None:
     layers = [each for each in student.modules() if isinstance(each, nn.Linear)]
     student.requires_grad_(requires_grad=False)
     layers[-1].requires_grad_(requires_grad=True)
-    for each in student.modules():
-        if isinstance(each, nn.BatchNorm2d):
-            each.momentum = 0.0  # of what it remembers
 
 
 def _sizes(base: Packed, new: Packed) -> dict[str, Any]:
@@ -127,6 +138,7 @@ def _sizes(base: Packed, new: Packed) -> dict[str, Any]:
     return {what: _patched(*pair) for what, pair in files.items()} | {
         "accuracy": new.int8.value,
         "changed": moved,
+        "way": new.tried[-1].way,
     }
 
 

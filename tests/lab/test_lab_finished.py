@@ -37,7 +37,7 @@ from edgestill.lab.packing.assemble import REFERENCE, reweighted
 from edgestill.lab.packing.finished import backbone_of, pack_onnx, standardised
 from edgestill.lab.packing.foreign import NameEnds
 from edgestill.lab.packing.gate import Gate
-from edgestill.lab.packing.quantise import grid_id
+from edgestill.lab.packing.grid import grid_id
 from edgestill.lab.packing.sensor import Sensor
 from edgestill.learn.statistics import Statistics, solve
 

@@ -17,17 +17,23 @@ from torch import nn
 
 from edgestill.core.errors import SettingError
 from edgestill.core.hardware import HardwareClass
+from edgestill.delta.codec import diff
+from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
+from edgestill.lab.data.augment import MotionJitter
 from edgestill.lab.data.source import ArraySource
 from edgestill.lab.forward import answers
 from edgestill.lab.measure import run_model
 from edgestill.lab.networks import MotionNet
 from edgestill.lab.packing.aware import InputCodes, WeightCodes, trained_for_codes
 from edgestill.lab.packing.export import export_onnx
-from edgestill.lab.packing.gate import Gate, written_down
+from edgestill.lab.packing.gate import COARSE, Gate, divergence, written_down
+from edgestill.lab.packing.grid import Grid
 from edgestill.lab.packing.probabilities import shippable
-from edgestill.lab.packing.quantise import Grid, layers_of, quantise
+from edgestill.lab.packing.quantise import layers_of, quantise
+from edgestill.lab.recipe import Recipe
 from edgestill.lab.teacher.asking import Asking
+from edgestill.lab.training.train import Lesson, train_
 
 if TYPE_CHECKING:
     from edgestill.lab.packing.gate import Written
@@ -232,6 +238,81 @@ def test_a_grid_of_the_parent_goes_through_the_gate() -> None:
             parameter.mul_(1.01)
     written = written_down(file_of(later), HELD, TRAIN.inputs, VNNI, grid=grid)
     assert Grid.of(written.model).id == grid.id
+
+
+def parent() -> Grid:
+    """The grid of the first version."""
+    return Grid.of(written_down(file_of(run().student), HELD, TRAIN.inputs, VNNI).model)
+
+
+def learned(rate: float, *, epochs: int = 1) -> bytes:
+    """The next version: the first one trained on, as its users would."""
+    network = copy.deepcopy(run().student)
+    recipe = Recipe(epochs=epochs, batch=16, lr=rate, schedule="constant", frozen_statistics=True)
+    return file_of(train_(network, Lesson.of(TRAIN, MotionJitter()), recipe))
+
+
+def keeps_to(coarse: int, grid: Grid, file: bytes) -> bool:
+    """Whether weights moved by multiples of so many codes from the parent's, but for those that reached the end of theirs."""
+    later = Grid.of(file).codes
+    return all(
+        (((later[name].astype(int) - old) % coarse == 0) | (np.abs(later[name].astype(int)) == 127)).all()
+        for name, old in grid.codes.items()
+    )
+
+
+def test_a_large_update_is_told_in_coarse_steps() -> None:
+    """Weights move by multiples of some codes from their parent's; the patch is smaller, and the answers keep what was learned."""
+    grid, later = parent(), learned(1e-3)
+    written = written_down(later, HELD, TRAIN.inputs, VNNI, grid=grid)
+    fine = written_down(later, HELD, TRAIN.inputs, VNNI, grid=grid, gate=Gate(forgone=0))
+    way = written.tried[-1].way
+    coarse = int(way.removeprefix("int8, changes in steps of "))
+    assert coarse in COARSE
+    assert [one.way for one in fine.tried] == ["int8"]
+    assert keeps_to(coarse, grid, written.model)
+    assert not keeps_to(coarse, grid, fine.model)
+    assert len(diff(grid.file, written.model)) < 0.8 * len(diff(grid.file, fine.model))
+    wanted, far, near, best = (
+        softmax(run_model(OnnxEngine(one), HELD.inputs)[0])
+        for one in (later, grid.file, written.model, fine.model)
+    )
+    lost = divergence(wanted, near) - divergence(wanted, best)
+    assert lost <= 0.05 * (divergence(wanted, far) - divergence(wanted, best))
+
+
+def test_a_small_update_is_not_rounded_away() -> None:
+    """Steps of 8 would leave the parent's file, which costs less accuracy than is allowed; they are not taken all the same."""
+    grid = parent()
+    network = copy.deepcopy(run().student)
+    with torch.no_grad():
+        step = torch.from_numpy(grid.steps["head.weight"].scale)
+        network.head.weight[0] += 3 * step[0]
+        network.head.weight[1] -= 3 * step[1]
+    later = file_of(network)
+    written = written_down(later, HELD, TRAIN.inputs, VNNI, grid=grid)
+    assert "steps of 8" not in written.tried[0].way
+    assert written.model != grid.file
+    given_up = written_down(later, HELD, TRAIN.inputs, VNNI, grid=grid, gate=Gate(forgone=1))
+    assert [one.way for one in given_up.tried] == ["int8, changes in steps of 8"]
+    assert given_up.model == grid.file
+
+
+def test_nothing_learned_is_nothing_sent() -> None:
+    """The same student on its own grid is the same file, to the byte, whatever the steps."""
+    grid = parent()
+    written = written_down(file_of(run().student), HELD, TRAIN.inputs, VNNI, grid=grid)
+    assert written.model == grid.file
+
+
+def test_a_whole_set_of_answers_that_coarse_steps_would_spoil_is_judged_by_accuracy_too() -> None:
+    """Near answers that are wrong more often than is allowed are refused: the next finer step is tried, and each try is told."""
+    grid, later = parent(), learned(1e-3)
+    written = written_down(later, HELD, TRAIN.inputs, VNNI, grid=grid, gate=Gate(allowed=0, forgone=1))
+    *refused, last = written.tried
+    assert last.drop.value <= 0
+    assert all(one.drop.value > 0 for one in refused)
+    assert written.tried[0].way == "int8, changes in steps of 8"
 
 
 def test_the_lineage_says_what_a_parents_grid_has_cut() -> None:

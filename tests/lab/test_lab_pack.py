@@ -46,8 +46,8 @@ from edgestill.lab.measure import run_model
 from edgestill.lab.notices import NotDistillingWarning, NotMeasuredWarning
 from edgestill.lab.packing.assemble import GOLDEN_SAMPLES, REFERENCE, Origin, golden_count, reweighted
 from edgestill.lab.packing.calibrate import promise_text
+from edgestill.lab.packing.grid import grid_id
 from edgestill.lab.packing.pack import backbone_id, pack
-from edgestill.lab.packing.quantise import grid_id
 from edgestill.lab.recipe import Recipe
 from edgestill.learn.statistics import Statistics, solve
 from edgestill.testing.clock import FakeClock

@@ -17,8 +17,8 @@ from edgestill.core.manifest import MODEL
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.packing.assemble import reweighted
+from edgestill.lab.packing.grid import Grid
 from edgestill.lab.packing.probabilities import Probabilities, shippable
-from edgestill.lab.packing.quantise import Grid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,8 @@ from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
 from edgestill.lab.measure import run_model
 from edgestill.lab.packing.export import export_onnx
-from edgestill.lab.packing.quantise import Grid, grid_id, quantise, saturates
+from edgestill.lab.packing.grid import Grid, grid_id, saturates
+from edgestill.lab.packing.quantise import quantise
 
 VNNI = HardwareClass("x86_64-vnni-onnxruntime")
 AVX2 = HardwareClass("x86_64-avx2-onnxruntime")

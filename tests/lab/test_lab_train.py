@@ -134,6 +134,44 @@ def test_a_tail_average_of_a_network_with_batchnorm_is_refused() -> None:
         train_(motion_net(3, 3, 3), Lesson.of(motions(6)), Recipe(average_tail=0.1))
 
 
+def test_frozen_statistics_stay_while_everything_else_learns() -> None:
+    """BatchNorm normalises by what it remembers, whatever the batches hold; weights and its own scales move."""
+    network = train_(motion_net(3, 3, 3), Lesson.of(motions(20)), Recipe(epochs=2, batch=8, lr=1e-2))
+    before = copy.deepcopy(network.state_dict())
+    train_(network, Lesson.of(motions(20)), Recipe(epochs=1, batch=8, lr=1e-2, frozen_statistics=True))
+    moved = {name for name, one in network.state_dict().items() if not torch.equal(one, before[name])}
+    assert not {name for name in moved if "running" in name or "batches" in name}
+    assert {name for name, _ in network.named_parameters()} == moved
+    train_(network, Lesson.of(motions(20)), Recipe(epochs=1, batch=8, lr=1e-2))
+    followed = [
+        name
+        for name, one in network.state_dict().items()
+        if "running" in name and not torch.equal(one, before[name])
+    ]
+    assert followed == [name for name in before if "running" in name]
+
+
+def test_frozen_statistics_make_a_batch_of_one_learnable() -> None:
+    """What a sample is answered does not depend on the others of its batch: the first step's loss is that of the served network."""
+    network = train_(motion_net(3, 3, 3), Lesson.of(motions(20)), Recipe(epochs=2, batch=8, lr=1e-2))
+    seen = motions(7)
+    with torch.no_grad():
+        wanted = nn.functional.cross_entropy(
+            network(torch.from_numpy(seen.inputs)), torch.from_numpy(seen.labels)
+        )
+    told: list[float] = []
+    recipe = Recipe(epochs=1, batch=len(seen.labels), lr=1e-9, frozen_statistics=True)
+    train_(network, Lesson.of(seen), recipe, progress=lambda _done, _of, loss: told.append(loss))
+    assert told == [pytest.approx(float(wanted), rel=1e-5)]
+
+
+def test_a_tail_average_with_frozen_statistics_is_allowed() -> None:
+    """They belong to all of the averaged weights alike."""
+    network = motion_net(3, 3, 3)
+    train_(network, Lesson.of(motions(6)), Recipe(average_tail=0.5, frozen_statistics=True, epochs=2))
+    assert not network.training
+
+
 def test_soft_weight_without_a_teacher_is_refused() -> None:
     """A recipe that asks for soft labels does not fall back to hard ones."""
     with pytest.raises(

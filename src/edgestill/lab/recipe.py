@@ -43,7 +43,9 @@ class Recipe:
         weight_decay: of either optimiser.
         schedule: of the learning rate over the steps.
         average_tail: share of the last steps whose weights are averaged into the result (Polyak and Juditsky 1992);
-            0 takes the last step's. Needs a network without BatchNorm, whose statistics belong to one set of weights.
+            0 takes the last step's. Needs a network without BatchNorm, whose statistics belong to one set of weights, or frozen ones.
+        frozen_statistics: whether BatchNorm keeps the statistics it has and normalises by them, as it will when it serves. For a student
+            that is trained on: statistics that go on to move change every weight of the file a little.
         clip: largest norm of the gradient (Pascanu et al. 2013); 0 leaves it as it is.
         label_smoothing: of the hard labels.
         method: how the student follows the teacher; see `lab.loss.objective`.
@@ -70,6 +72,7 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: Schedule = "one-cycle"
     average_tail: float = 0.0
+    frozen_statistics: bool = False
     clip: float = 0.0
     label_smoothing: float = 0.0
     method: Method = "kd"

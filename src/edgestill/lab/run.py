@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.source import Source
     from edgestill.lab.inherit import IndexMap
     from edgestill.lab.packing.gate import Gate
-    from edgestill.lab.packing.quantise import Grid
+    from edgestill.lab.packing.grid import Grid
     from edgestill.lab.recipe import Recipe
 
 

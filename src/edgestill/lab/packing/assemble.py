@@ -24,10 +24,10 @@ from edgestill.infer.golden import Golden
 from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.notices import NoGainWarning, NothingLearnedWarning
 from edgestill.lab.packing.calibrate import Heldout, asking_text, calibrate, kept_budget, promise_text
+from edgestill.lab.packing.grid import grid_id
 from edgestill.lab.packing.leverage import relative_leverage
 from edgestill.lab.packing.material import spread
 from edgestill.lab.packing.probabilities import shippable
-from edgestill.lab.packing.quantise import grid_id
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgestill.lab.forward import evaluating, forward
-from edgestill.lab.packing.quantise import LIMITS, saturates
+from edgestill.lab.packing.grid import LIMITS, saturates
 from edgestill.lab.score import plain_batches
 from edgestill.lab.training.train import Lesson, train_
 

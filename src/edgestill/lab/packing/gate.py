@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.data.samples import Samples
-    from edgestill.lab.packing.quantise import Grid
+    from edgestill.lab.packing.grid import Grid
 
+COARSE: Final = (8, 4, 2)
+"""Codes by whose multiples a weight moves from its parent's; the coarsest first."""
 _SHOWN: Final = 512
 
 
@@ -48,6 +50,7 @@ class Gate:
     Attributes:
         allowed: points of accuracy, as a share in [0, 1].
         int8: whether it is wanted at all; a small network may be faster in floats.
+        forgone: of what an update changes in the answers, the share that may be given up for a smaller patch; 0 gives up nothing.
 
     Raises:
         SettingError: out of range.
@@ -55,16 +58,21 @@ class Gate:
 
     allowed: float = 0.005
     int8: bool = True
+    forgone: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 <= self.allowed <= 1:
-            raise SettingError(
-                "what int8 may cost is out of range",
-                where="allowed",
-                expected="0 to 1",
-                got=self.allowed,
-                fix="0.005 is half a point of accuracy",
-            )
+        for name, fix in (
+            ("allowed", "0.005 is half a point of accuracy"),
+            ("forgone", "0.05 keeps 95 % of what an update changes"),
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(
+                    "what int8 may cost is out of range",
+                    where=name,
+                    expected="0 to 1",
+                    got=getattr(self, name),
+                    fix=fix,
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +137,7 @@ def written_down(
         shown: `[N, ...]`, inputs that calibrate the quantiser.
         hardware_class: where it will run.
         gate: what int8 may cost; by default half a point.
-        grid: of the version that it follows; by default its own.
+        grid: of the version that it follows; by default its own. Changes are rounded coarsely where they bear it.
         retrain: gives the file of the student trained on with its numbers rounded; None where that cannot be.
 
     Raises:
@@ -140,7 +148,7 @@ def written_down(
     if not gate.int8:
         trial.stay_in_floats()
         return trial.end()
-    if trial.passes("int8"):
+    if trial.spares() or trial.passes("int8"):
         return trial.end()
     if retrain is not None:
         trial.take(retrain())
@@ -174,12 +182,16 @@ def harm_by_layer(
     def moved(layer: str) -> float:
         model = quantised(floats, [one for one in layers if one != layer])
         try:
-            found = softmax(run_model(OnnxEngine(model), shown)[0])
+            return divergence(wanted, softmax(run_model(OnnxEngine(model), shown)[0]))
         except EngineError:
             return inf
-        return float((wanted * np.log(_positive(wanted) / _positive(found))).sum(1).mean())
 
     return {layer: moved(layer) for layer in layers}
+
+
+def divergence(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """The mean Kullback-Leibler divergence of answers `[N, C]` from the wanted ones, in nats."""
+    return float((wanted * np.log(_positive(wanted) / _positive(found))).sum(1).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +203,17 @@ class _Task:
     where: HardwareClass
     grid: Grid | None
 
-    def quantised(self, floats: bytes, in_floats: Iterable[str]) -> bytes:
+    def quantised(self, floats: bytes, in_floats: Iterable[str], coarse: int = 1) -> bytes:
         """The file in int8 but for these layers."""
-        return quantise(floats, self.shown, self.where, grid=self.grid, in_floats=in_floats)
+        return quantise(floats, self.shown, self.where, grid=self.grid, coarse=coarse, in_floats=in_floats)
+
+    def answers(self, model: bytes) -> NDArray[np.float32]:
+        """Probabilities `[N, C]`."""
+        return softmax(run_model(engine_of(model, self.where.name), self.heldout.inputs)[0])
 
     def right(self, model: bytes) -> NDArray[np.float64]:
         """`[N]`, 1 where the file answers right."""
-        logits, _ = run_model(engine_of(model, self.where.name), self.heldout.inputs)
-        hits: NDArray[np.float64] = (logits.argmax(1) == self.heldout.labels).astype(np.float64)
+        hits: NDArray[np.float64] = (self.answers(model).argmax(1) == self.heldout.labels).astype(np.float64)
         return hits
 
 
@@ -226,6 +241,30 @@ class _Trial:
             way += ", which the engine refuses"
         self._model = model
         return self._note(way, in_floats, found) <= self._gate.allowed
+
+    def spares(self) -> bool:
+        """Whether the changes of an update can be told coarsely; the file is the coarsest of those that keep them."""
+        grid = self._task.grid
+        if grid is None or not grid.codes or not self._gate.forgone:
+            return False
+        try:
+            return self._settles_on(grid)
+        except EngineError:  # the ways that follow say so
+            return False
+
+    def _settles_on(self, grid: Grid) -> bool:
+        task = self._task
+        wanted = task.answers(self._floats)
+        least = divergence(wanted, task.answers(shippable(task.quantised(self._floats, ()))))
+        most = least + self._gate.forgone * max(0.0, divergence(wanted, task.answers(grid.file)) - least)
+        for coarse in COARSE:
+            model = shippable(task.quantised(self._floats, (), coarse))
+            if divergence(wanted, task.answers(model)) > most:
+                continue
+            self._model = model
+            if self._note(f"int8, changes in steps of {coarse}", (), task.right(model)) <= self._gate.allowed:
+                return True
+        return False
 
     def stay_in_floats(self) -> None:
         """All layers do."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.source import Source
     from edgestill.lab.packing.assemble import Origin
     from edgestill.lab.packing.gate import Gate
-    from edgestill.lab.packing.quantise import Grid
+    from edgestill.lab.packing.grid import Grid
 
 
 def pack(

@@ -112,14 +112,21 @@ def _check(model: nn.Module, lesson: Lesson, recipe: Recipe, objective: Objectiv
         )
     objective.check(outputs=lesson.source.outputs, labelled=lesson.source.labelled)
     moving = any(name.endswith("running_mean") for name, _ in model.named_buffers())
-    if recipe.average_tail > 0 and moving:
+    if recipe.average_tail > 0 and moving and not recipe.frozen_statistics:
         raise SettingError(
             "averaged weights would not fit the statistics of BatchNorm",
             where="average_tail",
             expected="0 for this network",
             got=recipe.average_tail,
-            fix="leave average_tail out, or use a network without BatchNorm",
+            fix="leave average_tail out, set frozen_statistics, or use a network without BatchNorm",
         )
+
+
+def freeze_statistics_(model: nn.Module) -> None:
+    """Lets BatchNorm normalise by the statistics it has, and keep them, until the next `train()`."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # all kinds of it, and nothing else, are of this class
+            module.eval()
 
 
 class _Run:
@@ -161,6 +168,8 @@ class _Run:
         if self.runtime.channels_last:
             lay_out_(self.learner)
         self.learner.train()
+        if recipe.frozen_statistics:
+            freeze_statistics_(self.learner)
         optimiser = optimiser_for(self.learner.parameters(), recipe)
         self.schedule = schedule_for(optimiser, recipe, self.steps)
         self.module, self.optimiser = self.fabric.setup(self.learner, optimiser)
