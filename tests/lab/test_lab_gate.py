@@ -285,6 +285,7 @@ def test_a_small_update_is_not_rounded_away() -> None:
     """Steps of 8 would leave the parent's file, which costs less accuracy than is allowed; they are not taken all the same."""
     grid = parent()
     network = copy.deepcopy(run().student)
+    assert isinstance(network, MotionNet)
     with torch.no_grad():
         step = torch.from_numpy(grid.steps["head.weight"].scale)
         network.head.weight[0] += 3 * step[0]
