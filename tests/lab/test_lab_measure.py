@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgestill.core.errors import DataError
-from edgestill.lab.measure import Figure, accuracy, mean_figure, recovered_share, run_model, share_figure
+from edgestill.lab.measure import (
+    Figure,
+    accuracy,
+    in_batches,
+    mean_figure,
+    recovered_share,
+    run_model,
+    share_figure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +37,25 @@ def test_accuracy_is_the_share_at_the_label() -> None:
     scores = np.array([[2, 1, 0], [0, 2, 1], [0, 1, 2], [2, 1, 0]], dtype=np.float32)
     found = accuracy(scores, np.array([0, 1, 2, 2]), np.array([1, 1, 2, 2]))
     assert (found.value, found.n, found.groups) == (0.75, 4, 2)
+
+
+@given(
+    rows=st.integers(0, 700),
+    width=st.sampled_from([0, 1, 4_000, 150_528, 2_000_000]),
+    most=st.integers(1, 256),
+)
+def test_batches_hold_all_rows_in_order_and_about_a_megabyte(rows: int, width: int, most: int) -> None:
+    """None is lost or doubled; a batch holds no more bytes than that unless it is one row, and no more rows than asked for."""
+    inputs = np.broadcast_to(np.arange(rows, dtype=np.uint32)[:, None], (rows, width)).astype(
+        np.uint32, copy=False
+    )
+    batches = list(in_batches(inputs, most=most))
+    assert sum(map(len, batches)) == rows
+    assert all(1 <= len(one) <= most and (len(one) == 1 or one.nbytes <= 1 << 20) for one in batches)
+    if width:
+        assert [int(row) for one in batches for row in one[:, 0]] == list(range(rows))
+    larger = len(batches) - 1
+    assert all(len(one) == len(batches[0]) for one in batches[:larger])
 
 
 def test_independent_hits_have_clopper_and_pearsons_interval() -> None:

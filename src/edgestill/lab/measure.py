@@ -21,13 +21,16 @@ import numpy as np
 from edgestill.core.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Engine
 
 _TAIL: Final = 0.025
-_BATCH: Final = 256
+_MOST_ROWS: Final = 256
+_MOST_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +73,16 @@ class Figure:
 
 def run_model(engine: Engine, inputs: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits `[N, C]` and features `[N, D]` of an exported model."""
-    parts = [engine.run({"input": inputs[i : i + _BATCH]}) for i in range(0, len(inputs), _BATCH)]
+    parts = [engine.run({"input": batch}) for batch in in_batches(inputs)]
     logits = np.concatenate([part["logits"] for part in parts]).astype(np.float32)
     return logits, np.concatenate([part["features"] for part in parts]).astype(np.float32)
+
+
+def in_batches(inputs: NDArray[np.generic], *, most: int = _MOST_ROWS) -> Iterator[NDArray[np.generic]]:
+    """Rows `[N, ...]` in batches of about a megabyte: what a network computes of large pictures on the way is many times as large."""
+    rows = min(most, max(1, _MOST_BYTES // max(1, inputs[:1].nbytes)))
+    for start in range(0, len(inputs), rows):
+        yield inputs[start : start + rows]
 
 
 def accuracy(scores: NDArray[np.floating], labels: NDArray[np.int64], groups: NDArray[np.int64]) -> Figure:

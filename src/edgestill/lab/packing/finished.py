@@ -25,7 +25,7 @@ from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import FEATURES, LOGITS, Student
 from edgestill.lab.data.samples import Samples
-from edgestill.lab.measure import run_model
+from edgestill.lab.measure import in_batches, run_model
 from edgestill.lab.packing.assemble import Origin, Packed, Parts, assembled
 from edgestill.lab.packing.export import INPUT
 from edgestill.lab.packing.footprint import held_to, policy_within
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 FEWEST: Final = 2
 _SHOWN: Final = 512
-_BATCH: Final = 256
 _ALONE: Final = 32
 """Real inputs that are asked alone as well as together."""
 _CODED: Final = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
@@ -188,8 +187,7 @@ def _logits_of(model: bytes, inputs: NDArray[np.generic]) -> NDArray[np.float32]
     """`[N, C]`, after a look whether the inputs are what the model takes and what it can answer."""
     engine = OnnxEngine(model)
     asked = Student(engine, Policy(labels=("any",)), clock=SystemClock())
-    batches = np.array_split(inputs, -(-len(inputs) // _BATCH))
-    logits = np.concatenate([engine.run({INPUT: asked.checked(one)})[LOGITS] for one in batches])
+    logits = np.concatenate([engine.run({INPUT: asked.checked(one)})[LOGITS] for one in in_batches(inputs)])
     if not np.isfinite(logits).all():
         raise DataError(
             "the model has no finite answer",

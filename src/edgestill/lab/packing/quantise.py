@@ -19,12 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-import numpy as np
 import onnx_ir as ir
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgestill.core.errors import ModelError
+from edgestill.lab.measure import in_batches
 from edgestill.lab.packing.export import INPUT, LOGITS
 from edgestill.lab.packing.graph import read, written
 from edgestill.lab.packing.grid import Grid, saturates
@@ -32,6 +32,7 @@ from edgestill.lab.packing.grid import Grid, saturates
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgestill.core.hardware import HardwareClass
@@ -186,7 +187,7 @@ def _overrides(grid: Grid, graph: ir.Graph) -> dict[str, list[dict[str, Any]]]:
 @final
 class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, inputs: NDArray[np.generic]) -> None:
-        self._batches = iter(np.array_split(inputs, max(1, len(inputs) // _BATCH)))
+        self._batches = in_batches(inputs, most=_BATCH)
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
         batch = next(self._batches, None)
