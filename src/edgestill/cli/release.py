@@ -18,6 +18,7 @@ from edgestill.core.errors import NotFoundError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
 from edgestill.core.release import target_name
+from edgestill.core.swu import Image
 from edgestill.core.units import format_size
 
 if TYPE_CHECKING:
@@ -174,6 +175,30 @@ def publish(
     told(
         {"published": sorted(added), "releases": releases},
         (f"published {name}, {format_size(added[name].size)}" for name in sorted(added)),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def image(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="NAME.swu of bundles that are published.")
+    ],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hand images (`bundle export --to swu`) to the hub, for devices that are updated by SWUpdate or another client of hawkBit's."""
+    client = operator(hub, token_file)
+    for path in images:
+        Image.read(path)
+    kept = [
+        client.upload_image(read_plain(path, what="the image", at_most=MAX_ARCHIVE_BYTES)) for path in images
+    ]
+    told(
+        {"images": kept},
+        (f"{path}: the hub has it" for path in images),
         as_json=as_json,
     )
 

@@ -9,6 +9,7 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 | `POST /v1/admin/join-tokens` | `{"uses", "expires_in"}` -> `{"token"}`; `GET` lists them, without their secrets |
 | `POST /v1/admin/join-tokens/revoke` | `{"token"}`, an id or the token itself -> `{"id", "devices", "more"}` |
 | `PUT /v1/admin/blobs` | an archive -> `{"digest", "size"}` |
+| `PUT /v1/admin/images` | an image for other updaters, of an archive that is here -> `{"archive", "digest", "size"}` |
 | `GET /v1/admin/metadata/targets` | the publisher's list as it is served |
 | `POST /v1/admin/targets` | the publisher's next list |
 | `GET /v1/admin/releases` | `{"releases": [...]}` |
@@ -42,7 +43,7 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, EdgestillError, MessageError, NotFoundError
 from edgestill.core.oip import HEADER
 from edgestill.core.release import Gates, Rollout, Stage
-from edgestill.hub import auditing, bodies, enrolment, evidence, operators, registry, rollouts, sums
+from edgestill.hub import auditing, bodies, enrolment, evidence, images, operators, registry, rollouts, sums
 from edgestill.hub.access import digest_of, hub_of, require
 from edgestill.learn.statistics import MAX_CLASSES, MAX_FEATURES
 
@@ -184,6 +185,25 @@ async def add_archive(request: Request) -> Response:
     request.state.about = {"digest": str(info.digest), "size": info.size}
     log.info("archive %s of %d bytes is accepted", info.digest, info.size)
     return bodies.answer({"digest": str(info.digest), "size": info.size}, status=201)
+
+
+async def add_image(request: Request) -> Response:
+    """`PUT /v1/admin/images`."""
+    hub = hub_of(request)
+    with hub.artefacts.incoming() as coming:
+        at_most = hub.settings.max_bundle + images.MAX_OVERHEAD
+        await bodies.save(request, coming.write, at_most=at_most, in_thread=hub.in_thread)
+        image = await hub.in_thread(lambda: hub.artefacts.add_image(coming))
+    async with hub.database.write() as connection:
+        await images.keep(connection, image, hub.clock.now())
+    told: JsonObject = {
+        "archive": f"sha256:{image.archive}",
+        "digest": f"sha256:{image.digest}",
+        "size": image.size,
+    }
+    request.state.about = told
+    log.info("image %s of archive %s is accepted", told["digest"], told["archive"])
+    return bodies.answer(told, status=201)
 
 
 async def targets(request: Request) -> Response:

@@ -96,6 +96,21 @@ class OperatorClient:
             raise MessageError("the hub keeps another archive", where="blob", expected=sent, got=kept)
         return kept
 
+    def upload_image(self, image: bytes) -> JsonObject:
+        """Hands over an image of an archive that is there: `{"archive", "digest", "size"}`.
+
+        Raises:
+            NotFoundError: the archive in it is not there.
+            MessageError: the hub keeps something else than was sent.
+        """
+        said = self._object("PUT", "images", image, documented=ABSENT)
+        kept = Fields(said, "image").digest("digest")
+        if kept != Digest.of(image):
+            raise MessageError(
+                "the hub keeps another image", where="image", expected=Digest.of(image), got=kept
+            )
+        return said
+
     def targets(self) -> bytes | None:
         """The publisher's list as the hub serves it; None before the first."""
         reply = self._reply("GET", "metadata/targets", max_bytes=MAX_TARGETS_BYTES)
