@@ -38,7 +38,7 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("GET", "evidence/samples", {}),
         ("GET", "evidence/statistics?backbone=sha256:" + "0" * 64, {}),
     ],
-    "publish": [("POST", "root", {}), ("PUT", "blobs", {}), ("POST", "targets", {})],
+    "publish": [("POST", "root", {}), ("PUT", "blobs", {}), ("PUT", "images", {}), ("POST", "targets", {})],
     "administer": [
         ("GET", "operators", {}),
         ("POST", "operators", {"name": "eve", "role": "viewer"}),

@@ -39,6 +39,9 @@ CLOSED: Final = ("success", "failure", "cancelled")
 _UNDER_WAY: Final = ("open", "bound")
 _EXECUTIONS: Final = "closed|proceeding|canceled|scheduled|rejected|resumed|download|downloaded"
 _CANCELLED: Final = "the device has cancelled it"
+_ERROR: Final = "ERROR"
+"""How SWUpdate begins a line that tells one; what closes an action often says less."""
+_BETWEEN: Final = "; "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +52,13 @@ class Action:
         id: counter of the assignment; 0 before the first.
         target: TUF path of what it is to install.
         outcome: where it stands.
+        note: what went wrong on the way, as the device said; at most `MAX_REASON` characters.
     """
 
     id: int = 0
     target: str = ""
     outcome: Outcome = ""
+    note: str = ""
 
     @property
     def is_under_way(self) -> bool:
@@ -101,13 +106,13 @@ class Feedback:
         execution: how far it is.
         finished: with what result, so far.
         is_complete: whether it counts all parts as done.
-        reason: its details as one line, at most `MAX_REASON` characters, without control characters.
+        details: its lines, without control characters.
     """
 
     execution: str
     finished: str
     is_complete: bool = False
-    reason: str = ""
+    details: tuple[str, ...] = ()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, action: int) -> Self:
@@ -137,7 +142,7 @@ class Feedback:
             execution=execution,
             finished=finished,
             is_complete=_is_complete(result),
-            reason=_reason(status),
+            details=_details(status),
         )
 
     @property
@@ -178,13 +183,15 @@ def hear(last: Action, said: Feedback) -> Heard | None:
     if closes == "success":
         return Heard(replace(last, outcome=closes), "confirmed")
     if closes is not None:
-        why = said.reason or (_CANCELLED if said.execution == "canceled" else "the device says no more")
+        why = _joined(last.note, *said.details)
+        why = why or (_CANCELLED if said.execution == "canceled" else "the device says no more")
         return Heard(replace(last, outcome=closes), "fell-back", why)
     if said.execution == "rejected":
         return Heard(last, lives=False)
+    now = replace(last, note=_joined(last.note, *(one for one in said.details if one.startswith(_ERROR))))
     if said.execution == "downloaded":
-        return Heard(last, "downloaded")
-    return Heard(last, "staged" if said.execution == "proceeding" and said.is_complete else None)
+        return Heard(now, "downloaded")
+    return Heard(now, "staged" if said.execution == "proceeding" and said.is_complete else None)
 
 
 def hear_of_cancelling(last: Action, said: Feedback, *, counter: int) -> Action | None:
@@ -285,12 +292,14 @@ def _is_complete(result: Fields) -> bool:
     return 0 < progress.integer("of") <= progress.integer("cnt")
 
 
-def _reason(status: Fields) -> str:
+def _details(status: Fields) -> tuple[str, ...]:
     if not status.has("details"):
-        return ""
-    lines = [
-        re.sub(r"\s+", " ", plain(line)).strip()
-        for line in status.items("details", at_most=MAX_DETAILS)
-        if isinstance(line, str)
-    ]
-    return "; ".join(filter(None, lines))[:MAX_REASON]
+        return ()
+    lines = status.items("details", at_most=MAX_DETAILS)
+    return tuple(re.sub(r"\s+", " ", plain(line)).strip() for line in lines if isinstance(line, str))
+
+
+def _joined(known: str, *lines: str) -> str:
+    """Each line once, in its order; of what is too long the beginning."""
+    found = dict.fromkeys([*known.split(_BETWEEN), *lines])
+    return _BETWEEN.join(filter(None, found))[:MAX_REASON]

@@ -159,12 +159,13 @@ async def last_action(connection: AsyncConnection, device: str) -> tuple[Action,
     row = (await connection.execute(select(controllers).where(controllers.c.device_id == device))).first()
     if row is None:
         return Action(), None
-    return Action(id=row.action, target=row.target, outcome=row.outcome), row.attributes
+    return Action(id=row.action, target=row.target, outcome=row.outcome, note=row.note), row.attributes
 
 
 async def keep_action(connection: AsyncConnection, device: str, action: Action) -> None:
     """Remembers where a device's last action stands."""
-    await _keep(connection, device, action=action.id, target=action.target, outcome=action.outcome)
+    told = {"action": action.id, "target": action.target, "outcome": action.outcome, "note": action.note}
+    await _keep(connection, device, **told)
 
 
 async def keep_attributes(connection: AsyncConnection, device: str, told: dict[str, str]) -> None:
