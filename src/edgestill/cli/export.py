@@ -121,7 +121,7 @@ def _archive(opened: Bundle) -> bytes:
 def _signature(
     description: swu.Description, key: Path, certificate: Path | None, passphrase_file: Path | None
 ) -> bytes:
-    require("cryptography", extra="agent", purpose="to sign an image")
+    require("tuf", extra="agent", purpose="to sign an image")
     from edgestill.trust.imagekey import ImageKey
 
     passphrase = None
