@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -121,7 +121,7 @@ def test_the_description_names_the_class_of_the_bundle() -> None:
         {"hardware": ("a b",)},
     ],
 )
-def test_attack_a_folder_or_a_revision_that_would_say_more(changes: dict[str, object]) -> None:
+def test_attack_a_folder_or_a_revision_that_would_say_more(changes: dict[str, Any]) -> None:
     """Nothing can be put into a description that its reader would take for another line."""
     with pytest.raises(SettingError):
         description(**changes)

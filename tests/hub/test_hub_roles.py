@@ -84,6 +84,7 @@ MAY = {
     "POST /v1/admin/rollouts/{id:int}/advance": OPERATOR,
     "GET /v1/admin/fleet": OPERATOR,
     "POST /v1/admin/devices/{device}/revoke": OPERATOR,
+    "POST /v1/admin/devices/{device}/assignment": OPERATOR,
     "GET /v1/admin/operators": OPERATOR,
     "POST /v1/admin/operators": OPERATOR,
     "POST /v1/admin/operators/{operator}/revoke": OPERATOR,

@@ -115,6 +115,7 @@ def _admin() -> list[Route]:
         ("POST", "rollouts/{id:int}/resume", admin.resume, "operate", "rollout.resume"),
         ("POST", "rollouts/{id:int}/advance", admin.advance, "operate", "rollout.advance"),
         ("POST", "rollouts/{id:int}/rollback", admin.roll_back, "operate", "rollout.rollback"),
+        ("POST", "devices/{device}/assignment", admin.assignment, "operate", "device.assignment"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),
         ("POST", "operators", admin.add_operator, "administer", "operator.add"),

@@ -150,6 +150,16 @@ class OperatorClient:
         """
         return self._object("POST", "join-tokens/revoke", canonical({"token": token}), documented=ABSENT)
 
+    def assignment(self, device: str, *, expires_in: float) -> bytes:
+        """What a poll of the device would be answered now, good for so many seconds; to be carried to it.
+
+        Raises:
+            NotFoundError: no such device. ConflictError: nothing is assigned to it.
+        """
+        body = canonical({"expires_in": expires_in})
+        path = f"devices/{quote(device, safe='')}/assignment"
+        return canonical(self._object("POST", path, body, documented=CONFLICTING))
+
     # Rollouts
 
     def start_rollout(
