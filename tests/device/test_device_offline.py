@@ -94,7 +94,9 @@ class Device:
         (State(seen=5), False),
     ],
 )
-def test_a_device_has_come_to_rest_when_it_serves_or_has_failed(state: State, settled: bool) -> None:  # a table's column
+def test_a_device_has_come_to_rest_when_it_serves_or_has_failed(
+    state: State, settled: bool
+) -> None:  # a table's column
     """Not before it has seen the assignment, nor in a trial, nor for a failure of another time."""
     assert is_settled(state, ASSIGNED) == settled
 
@@ -143,11 +145,30 @@ def test_an_error_of_the_stick_ends_it_and_is_told() -> None:
     device = Device(error)
     assert device.stick.poll(seen=0) == (None, LOOK)
     assert device.stopped == 1
-    device.courier.answer = UnreachableError("again", where="stick", expected="a stick", got="none")
-    with pytest.raises(UnreachableError, match="again"):
-        device.stick.fetch(TWO, to=None, base=None)  # type: ignore[arg-type]  # nothing is written
     with pytest.raises(UnreachableError, match="gone"):
         device.stick.outcome()
+    device = Device(ASSIGNED, State(seen=4))
+    device.stick.poll(seen=4)
+    for told in ("first", "second"):
+        device.courier.answer = UnreachableError(told, where="stick", expected="a stick", got="none")
+        with pytest.raises(UnreachableError, match=told):
+            device.stick.fetch(TWO, to=None, base=None)  # type: ignore[arg-type]  # nothing is written
+    with pytest.raises(UnreachableError, match="first"):
+        device.stick.outcome()
+
+
+def test_what_an_earlier_stick_had_begun_need_not_be_on_this_one() -> None:
+    """The machine asks for it again at its start; that it is not there is no fault of a stick with something else."""
+    device = Device(ASSIGNED, State(phase="downloading", wanted=ONE, seen=4, counter=4))
+    lacks = UnreachableError("gone", where="stick", expected="a stick", got="none")
+    for is_asked in (False, True):
+        if is_asked:
+            device.courier.answer = ASSIGNED
+            device.stick.poll(seen=4)
+        device.courier.answer = lacks
+        with pytest.raises(UnreachableError):
+            device.stick.fetch(ONE, to=None, base=None)  # type: ignore[arg-type]  # nothing is written
+    assert (device.stick.error, device.stopped) == (None, 0)
 
 
 def test_a_device_that_fell_back_says_why() -> None:

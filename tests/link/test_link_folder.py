@@ -119,7 +119,9 @@ def test_attack_a_file_without_end(stick: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["link", "link to nothing", "pipe", "socket", "folder"])
-def test_attack_a_file_that_is_none(stick: Path, tmp_path: Path, what: str) -> None:
+def test_attack_a_file_that_is_none(
+    stick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     """A link out of the folder, or within it; what blocks whoever opens it; a folder. None is read or waited for."""
     (tmp_path / "secret").write_bytes(DATA)
     (stick / NAME).unlink()
@@ -135,7 +137,7 @@ def test_attack_a_file_that_is_none(stick: Path, tmp_path: Path, what: str) -> N
             place.mkdir()
         case _:
             with socket.socket(socket.AF_UNIX) as listener:
-                os.chdir(place.parent)  # its name is short enough there
+                monkeypatch.chdir(place.parent)  # its name is short enough there
                 listener.bind(place.name)
     with pytest.raises(RefusedError, match="no plain file"):
         got(stick, NAME)

@@ -76,11 +76,15 @@ class Stick:
         return True
 
     def fetch(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
-        """Brings an archive; where that fails, this stick has had its chance."""
+        """Brings an archive; a stick that lacks what it assigns has had its chance.
+
+        What an earlier stick or the hub had begun may be asked for first, and need not be there.
+        """
         try:
             self._courier.fetch(target, to=to, base=base)
         except EdgestillError as error:
-            self._fail(error)
+            if self._assigned is not None and target == self._assigned.target:
+                self._fail(error)
             raise
 
     def outcome(self) -> Target | None:
