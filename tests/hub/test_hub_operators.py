@@ -34,11 +34,12 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "rollouts/1/resume", {}),
         ("POST", "rollouts/1/advance", {"stage": 0}),
         ("POST", "rollouts/1/rollback", {}),
+        ("POST", "devices/d0/assignment", {"expires_in": 60}),
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),
         ("GET", "evidence/statistics?backbone=sha256:" + "0" * 64, {}),
     ],
-    "publish": [("POST", "root", {}), ("PUT", "blobs", {}), ("POST", "targets", {})],
+    "publish": [("POST", "root", {}), ("PUT", "blobs", {}), ("PUT", "images", {}), ("POST", "targets", {})],
     "administer": [
         ("GET", "operators", {}),
         ("POST", "operators", {"name": "eve", "role": "viewer"}),

@@ -1,4 +1,4 @@
-"""`edgestill bundle`: make one of a finished model, look into it, check it, make and apply patches."""
+"""`edgestill bundle`: make one of a finished model, look into it, check it, make and apply patches, hand it to others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from edgestill.cli.build import build
+from edgestill.cli.export import export
 from edgestill.cli.terminal import plain
 from edgestill.core.bundle import PUBLIC, Bundle, replace
 from edgestill.core.digest import Digest
@@ -20,10 +21,11 @@ from edgestill.core.units import format_size
 MAX_NEW_BYTES: Final = 2**30
 """Of what a patch may yield: nobody signed the size it names."""
 
-app = typer.Typer(help="Build, inspect, verify, diff and patch bundles.", no_args_is_help=True)
+app = typer.Typer(help="Build, inspect, verify, diff, patch and export bundles.", no_args_is_help=True)
 
 Esb = Annotated[Path, typer.Argument(help="A bundle: NAME.esb or a folder.")]
 app.command()(build)
+app.command()(export)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 

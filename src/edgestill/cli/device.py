@@ -38,6 +38,12 @@ def run(context: typer.Context) -> None:
 
 
 @app.command(context_settings=AS_THEY_ARE)
+def update(context: typer.Context) -> None:
+    """Take a release from a folder or a stick; as `edgestill-agent update`, see --help."""
+    _agent("update", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
 def status(context: typer.Context) -> None:
     """Tell what serves and what is known of it; as `edgestill-agent status`, see --help."""
     _agent("status", context.args)

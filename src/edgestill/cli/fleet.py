@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
+from edgestill.cli.operating import AsJson, Hub, TokenFile, label_of, operator, table, told
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import NotFoundError
 from edgestill.core.units import format_duration
+from edgestill.core.wire import Enrol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+ENROL_SECONDS: Final = 60.0
+"""For which the join token holds that is used at once."""
 
 app = typer.Typer(help="Look at the fleet.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Of the device.")]
@@ -48,6 +52,33 @@ def show(device: Name, *, hub: Hub = "", token_file: TokenFile = None, as_json: 
 
 
 @app.command()
+def add(
+    device: Name,
+    *,
+    hardware_class: Annotated[str, typer.Option(help="The device's, as bundles name it.")],
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For cohorts; may be repeated.")
+    ] = None,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a device in that cannot enrol by itself, such as one with SWUpdate; prints its token, this once."""
+    client = operator(hub, token_file)
+    from edgestill.link.control import ControlClient
+    from edgestill.link.http import HttpTransport
+
+    message = Enrol(
+        join_token=client.join_token(uses=1, expires_in=ENROL_SECONDS),
+        device=device,
+        hardware_class=hardware_class,
+        labels=dict(label_of(one) for one in label or ()),
+    )
+    enrolled = ControlClient(HttpTransport(), hub).enrol(message)
+    told({"device": enrolled.device, "token": enrolled.credential}, [enrolled.credential], as_json=as_json)
+
+
+@app.command()
 def revoke(device: Name, *, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
     """Take a device's credential back, for ever."""
     said = operator(hub, token_file).revoke(device)
@@ -57,6 +88,8 @@ def revoke(device: Name, *, hub: Hub = "", token_file: TokenFile = None, as_json
 def _lines(one: Any) -> Iterator[str]:
     for name in ("device", "class", "release", "assigned", "state", "reason"):
         yield f"{name}: {one[name] or '-'}"
+    for name, value in sorted(one["attributes"].items()):
+        yield f"{name} (as it says): {value}"
     yield f"labels: {_labels(one) or '-'}"
     now = SystemClock().now()
     yield f"last seen: {_ago(one['last_seen'], now)}; enrolled: {_ago(one['enrolled_at'], now)}"

@@ -75,3 +75,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str
     widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
     for row in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def label_of(text: str) -> tuple[str, str]:
+    """Name and value of `KEY=VALUE`; SettingError where it is none."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise SettingError(
+            "not a label", where="--label", expected="KEY=VALUE", got=text[:80], fix="write site=north"
+        )
+    return key, value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from edgestill.cli.carrying import carry, good_until
 from edgestill.cli.delivering import deliver, let_speak
 from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
 from edgestill.core.bundle import Bundle
@@ -18,7 +19,8 @@ from edgestill.core.errors import NotFoundError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
 from edgestill.core.release import target_name
-from edgestill.core.units import format_size
+from edgestill.core.swu import Image
+from edgestill.core.units import format_duration, format_size, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,6 +176,66 @@ def publish(
     told(
         {"published": sorted(added), "releases": releases},
         (f"published {name}, {format_size(added[name].size)}" for name in sorted(added)),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def image(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="NAME.swu of bundles that are published.")
+    ],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hand images (`bundle export --to swu`) to the hub, for devices that are updated by SWUpdate or another client of hawkBit's."""
+    client = operator(hub, token_file)
+    for path in images:
+        Image.read(path)
+    kept = [
+        client.upload_image(read_plain(path, what="the image", at_most=MAX_ARCHIVE_BYTES)) for path in images
+    ]
+    told(
+        {"images": kept},
+        (f"{path}: the hub has it" for path in images),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="On a stick or a share; new, or filled before.")],
+    *,
+    device: Annotated[list[str], typer.Option(metavar="NAME", help="That it is for; may be repeated.")],
+    expires: Annotated[str, typer.Option(help="How long the assignments hold, at most 30d.")] = "7d",
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write what devices without a network need of what is assigned to them; for `edgestill-agent update --from`."""
+    require("tuf", extra="agent", purpose="to verify what a hub serves")
+    from edgestill.link.http import HttpTransport
+
+    client, clock = operator(hub, token_file), SystemClock()
+    found = carry(
+        folder,
+        device,
+        client=client,
+        transport=HttpTransport(),
+        hub=hub,
+        expires_in=parse_duration(expires),
+        clock=clock,
+    )
+    end = good_until(folder, found)
+    assigned = {name: one.target for name, one in found.items()}
+    told(
+        {"folder": os.fspath(folder), "assigned": assigned, "good_until": end},
+        [
+            *(f"{name}: {target}" for name, target in sorted(assigned.items())),
+            f"good for another {format_duration(end - clock.now())}",
+        ],
         as_json=as_json,
     )
 

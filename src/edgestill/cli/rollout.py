@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
-from edgestill.core.errors import NotFoundError, SettingError
+from edgestill.cli.operating import AsJson, Hub, TokenFile, label_of, operator, table, told
+from edgestill.core.errors import NotFoundError
 from edgestill.core.release import Gates
 from edgestill.core.units import parse_duration, parse_share
 
@@ -62,7 +62,7 @@ def start(
     )
     shares = [parse_share(one) for one in stages.split(",")]
     name = operator(hub, token_file).start_rollout(
-        release, stages=shares, gates=gates, labels=dict(_label(one) for one in label or ())
+        release, stages=shares, gates=gates, labels=dict(label_of(one) for one in label or ())
     )
     told({"id": int(name)}, [f"rollout {name} is started; edgestill rollout status {name}"], as_json=as_json)
 
@@ -169,12 +169,3 @@ def _stage(one: Any) -> str:
     """`1 of 3 (5%)`."""
     place = min(one["stage"], len(one["stages"]) - 1)
     return f"{place + 1} of {len(one['stages'])} ({one['stages'][place]:.0%})"
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, sign, value = text.partition("=")
-    if not sign or not key:
-        raise SettingError(
-            "not a label", where="--label", expected="KEY=VALUE", got=text[:80], fix="write site=north"
-        )
-    return key, value

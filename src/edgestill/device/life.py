@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core.clock import SystemClock
@@ -22,21 +24,26 @@ from edgestill.device.courier import Courier
 from edgestill.device.home import Home, Identity, choose_socket, drop_socket, refuse_inhabited
 from edgestill.device.installer import Installer
 from edgestill.device.mirrors import Mirrors, Nearby
+from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
 from edgestill.device.slots import Slots
 from edgestill.device.supervisor import Supervisor
 from edgestill.link.control import ControlClient
+from edgestill.link.folder import FolderTransport
 from edgestill.link.http import HttpTransport
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.kept import KeptMetadata
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from edgestill.core.protocols import Transport
+    from edgestill.core.protocols import Clock, Transport
     from edgestill.device.home import Settings
+    from edgestill.device.installer import Fetch
     from edgestill.device.machine import Rules
-    from edgestill.device.supervisor import Pace
+    from edgestill.device.state import Target
+    from edgestill.device.supervisor import Hub, Pace
 
 log = logging.getLogger(__name__)
 
@@ -122,41 +129,101 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
         PathError, EngineError: the home or the application socket cannot be used.
     """
     clock = SystemClock()
-    identity = home.identity
-    with home.locked():
-        slots, outbox = Slots.open(home.slots), Outbox.open(home.outbox)
-        control = ControlClient(transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
-        trusted = TrustedClient(KeptMetadata(home.tuf), root=home.root, fetch=control.artefact, clock=clock)
-        courier = Courier(
+    with home.locked(), _parts(home, transport, clock) as parts:
+        nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
+        courier = parts.courier(nearby)
+        agent = parts.agent(rules)
+        _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
+
+
+def update(home: Home, source: Path, *, pace: Pace, rules: Rules) -> Target | None:
+    """Brings a device what a folder assigns to it, and ends when it has come to rest (see `device.offline`).
+
+    Returns:
+        What serves by the folder's word; None where it assigns nothing.
+
+    Raises:
+        ConflictError: its agent runs, or it was ended before it was done.
+        TrustError, ReplayError, ExpiredError and others: the folder holds what must not be trusted.
+        UnreachableError, NotFoundError, RefusedError: it lacks something, or went away.
+        ProbeError: the device fell back.
+    """
+    clock, identity = SystemClock(), home.identity
+    transport = FolderTransport(source, hub_url=identity.hub, device=identity.device)
+    with home.locked(), _parts(home, transport, clock) as parts:
+        agent = parts.agent(rules)
+        stick = Stick(parts.courier(None), state=lambda: agent.state)
+        supervisor = parts.supervisor(agent, stick, stick.fetch)
+        stick.ends(supervisor.stop)
+        _supervise(home, supervisor, pace=pace, ready=None)
+        return stick.outcome()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a supervisor is put together of, opened."""
+
+    home: Home
+    slots: Slots
+    outbox: Outbox
+    transport: Transport
+    clock: Clock
+
+    def courier(self, nearby: Nearby | None) -> Courier:
+        identity = self.home.identity
+        control = ControlClient(self.transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
+        trusted = TrustedClient(
+            KeptMetadata(self.home.tuf), root=self.home.root, fetch=control.artefact, clock=self.clock
+        )
+        return Courier(
             identity,
             control=control,
             trusted=trusted,
-            transport=transport,
-            clock=clock,
-            nearby=Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock),
+            transport=self.transport,
+            clock=self.clock,
+            nearby=nearby,
         )
-        supervisor = Supervisor(
-            home.path,
-            agent=Agent(device=identity.device, slots=slots, outbox=outbox, clock=clock, rules=rules),
-            slots=slots,
-            outbox=outbox,
-            installer=Installer(
-                slots,
-                fetch=courier.fetch,
-                probe=lambda slot, target, archive: processes.probe(home.path, slot, target, archive),
-                hardware_class=identity.hardware_class,
-            ),
-            hub=courier,
-            clock=clock,
+
+    def agent(self, rules: Rules) -> Agent:
+        device = self.home.identity.device
+        return Agent(device=device, slots=self.slots, outbox=self.outbox, clock=self.clock, rules=rules)
+
+    def supervisor(self, agent: Agent, hub: Hub, fetch: Fetch) -> Supervisor:
+        path = self.home.path
+        installer = Installer(
+            self.slots,
+            fetch=fetch,
+            probe=lambda slot, target, archive: processes.probe(path, slot, target, archive),
+            hardware_class=self.home.identity.hardware_class,
         )
-        supervisor.stop_on_signals()
-        address = choose_socket(home.path)
-        try:
-            with processes.listening(address) as listener:
-                supervisor.run(listener=listener, pace=pace, ready=ready)
-        finally:
-            drop_socket(home.path, address)
-            outbox.close()
+        return Supervisor(
+            path,
+            agent=agent,
+            slots=self.slots,
+            outbox=self.outbox,
+            installer=installer,
+            hub=hub,
+            clock=self.clock,
+        )
+
+
+@contextmanager
+def _parts(home: Home, transport: Transport, clock: Clock) -> Iterator[_Parts]:
+    slots, outbox = Slots.open(home.slots), Outbox.open(home.outbox)
+    try:
+        yield _Parts(home, slots, outbox, transport, clock)
+    finally:
+        outbox.close()
+
+
+def _supervise(home: Home, supervisor: Supervisor, *, pace: Pace, ready: Path | None) -> None:
+    supervisor.stop_on_signals()
+    address = choose_socket(home.path)
+    try:
+        with processes.listening(address) as listener:
+            supervisor.run(listener=listener, pace=pace, ready=ready)
+    finally:
+        drop_socket(home.path, address)
 
 
 def _mirrors(home: Home) -> Mirrors:

@@ -2,6 +2,7 @@
 
     edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw]
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
+    edgestill-agent update --home DIR --from FOLDER [--health-window 30s] [--json]
     edgestill-agent status --home DIR [--json]
     edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
     edgestill-agent mirrors --home DIR [--add URL] [--remove URL]
@@ -92,6 +93,32 @@ def _run(options: argparse.Namespace) -> None:
         )
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
     run(home, pace=pace, rules=Rules(window=window), transport=HttpTransport(), ready=options.ready)
+
+
+def _update(options: argparse.Namespace) -> None:
+    from edgestill.device.home import Home
+    from edgestill.device.life import update
+    from edgestill.device.machine import Rules
+    from edgestill.device.supervisor import Pace
+
+    logs.begin(os.environ.get("EDGESTILL_LOG", "WARNING"))
+    home, window = Home.open(options.home), parse_duration(options.health_window)
+    if not options.source.is_dir():
+        raise PathError(
+            "no folder to update from",
+            where=options.source,
+            expected="what edgestill release export has made",
+            got="a file" if options.source.exists() else "nothing",
+            fix="is the stick mounted there?",
+        )
+    pace = Pace(poll=0.1, health=max(window, 0.1), watch=max(window / 4, 0.1))
+    target = update(home, options.source, pace=pace, rules=Rules(window=window))
+    release = None if target is None else target.release
+    if options.json:
+        sys.stdout.write(json.dumps({"device": home.identity.device, "release": release}) + "\n")
+    else:
+        said = "nothing is assigned" if release is None else f"serves {release}"
+        sys.stdout.write(f"{home.identity.device}: {said}\n")
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -216,7 +243,7 @@ def _labels(pairs: Sequence[str], where: str = "--label") -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgestill-agent", description="The agent of a device.")
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="join | run | status | neighbours | mirrors | serve"
+        dest="verb", required=True, metavar="join | run | update | status | neighbours | mirrors | serve"
     )
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
@@ -247,6 +274,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DURATION",
         help="that a new bundle must serve (default 30s)",
     )
+    offline = verbs.add_parser(
+        "update", help="take a release from a folder or a stick, and end when it serves"
+    )
+    offline.add_argument("--home", type=Path, required=True)
+    offline.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="of edgestill release export",
+    )
+    offline.add_argument(
+        "--health-window", default="30s", metavar="DURATION", help="that it must serve (default 30s)"
+    )
+    offline.add_argument("--json", action="store_true", help="for machines")
     three = verbs.add_parser("status", help="where this device stands")
     three.add_argument("--home", type=Path, required=True)
     three.add_argument("--json", action="store_true", help="for machines")
@@ -306,6 +349,7 @@ _VERBS: Final = {
     "join": _join,
     "run": _run,
     "status": _status,
+    "update": _update,
     "neighbours": _neighbours,
     "mirrors": _mirrors,
     "serve": _serve,

@@ -31,14 +31,18 @@ def digest_of(secret: str) -> str:
     return Digest.of(secret.encode("utf-8", "surrogateescape")).hex
 
 
-async def calling_device(request: Request) -> Device:
+async def calling_device(request: Request, schemes: tuple[str, ...] = ("bearer",)) -> Device:
     """The device that sends this request.
+
+    Args:
+        request: with its credential.
+        schemes: names of authentication that are understood, in lower case.
 
     Raises:
         AccessError: no credential, one that nobody has, or one that was revoked.
     """
     async with hub_of(request).database.read() as connection:
-        device = await registry.device_by_credential(connection, digest_of(bearer(request)))
+        device = await registry.device_by_credential(connection, digest_of(bearer(request, schemes)))
     if device is None:
         raise AccessError(
             "unknown credential",
@@ -102,14 +106,14 @@ def basic_password(request: Request) -> str:
         return ""
 
 
-def bearer(request: Request) -> str:
-    """The secret in the `Authorization` header.
+def bearer(request: Request, schemes: tuple[str, ...] = ("bearer",)) -> str:
+    """The secret in the `Authorization` header, after one of these schemes.
 
     Raises:
         AccessError: none, or one too long to be ours.
     """
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not 0 < len(secret) <= MAX_SECRET:
+    if scheme.lower() not in schemes or not 0 < len(secret) <= MAX_SECRET:
         raise AccessError(
             "a credential is missing",
             expected="Authorization: Bearer SECRET",

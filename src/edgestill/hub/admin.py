@@ -9,6 +9,7 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 | `POST /v1/admin/join-tokens` | `{"uses", "expires_in"}` -> `{"token"}`; `GET` lists them, without their secrets |
 | `POST /v1/admin/join-tokens/revoke` | `{"token"}`, an id or the token itself -> `{"id", "devices", "more"}` |
 | `PUT /v1/admin/blobs` | an archive -> `{"digest", "size"}` |
+| `PUT /v1/admin/images` | an image for other updaters, of an archive that is here -> `{"archive", "digest", "size"}` |
 | `GET /v1/admin/metadata/targets` | the publisher's list as it is served |
 | `POST /v1/admin/targets` | the publisher's next list |
 | `GET /v1/admin/releases` | `{"releases": [...]}` |
@@ -16,6 +17,7 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 | `GET /v1/admin/rollouts/ID` | where it is, why, and how each device stands |
 | `POST /v1/admin/rollouts/ID/pause`, `/resume`, `/advance`, `/rollback` | the rollout afterwards |
 | `GET /v1/admin/fleet` | `{"devices": [...]}` |
+| `POST /v1/admin/devices/NAME/assignment` | `{"expires_in"}` -> what a poll of the device would be answered, to be carried to it |
 | `POST /v1/admin/devices/NAME/revoke` | `{"device", "revoked_at"}`; its credential is refused from now on |
 | `GET /v1/admin/evidence` | counts |
 | `GET /v1/admin/evidence/samples?after=ID&limit=N` | samples in the Open Inference Protocol's response form |
@@ -30,6 +32,7 @@ Every call asks for an operator's token as a Bearer token.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
@@ -42,9 +45,21 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, EdgestillError, MessageError, NotFoundError
 from edgestill.core.oip import HEADER
 from edgestill.core.release import Gates, Rollout, Stage
-from edgestill.hub import auditing, bodies, enrolment, evidence, operators, registry, rollouts, sums
+from edgestill.hub import (
+    assignments,
+    auditing,
+    bodies,
+    enrolment,
+    evidence,
+    images,
+    operators,
+    registry,
+    rollouts,
+    sums,
+)
 from edgestill.hub.access import digest_of, hub_of, require
 from edgestill.learn.statistics import MAX_CLASSES, MAX_FEATURES
+from edgestill.trust.root import epoch_of
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -60,6 +75,8 @@ MAX_ROOT_BYTES: Final = 128_000
 MAX_TARGETS_BYTES: Final = 5_000_000
 MAX_STAGES: Final = 20
 LISTED_ROLLOUTS: Final = 100
+LONGEST_CARRIED: Final = 30 * 86_400.0
+"""Seconds for which an assignment may hold that is carried to its device."""
 
 _RELEASE: Final = r"[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
 _WEEK: Final = 7 * 86_400.0
@@ -186,6 +203,25 @@ async def add_archive(request: Request) -> Response:
     return bodies.answer({"digest": str(info.digest), "size": info.size}, status=201)
 
 
+async def add_image(request: Request) -> Response:
+    """`PUT /v1/admin/images`."""
+    hub = hub_of(request)
+    with hub.artefacts.incoming() as coming:
+        at_most = hub.settings.max_bundle + images.MAX_OVERHEAD
+        await bodies.save(request, coming.write, at_most=at_most, in_thread=hub.in_thread)
+        image = await hub.in_thread(lambda: hub.artefacts.add_image(coming))
+    async with hub.database.write() as connection:
+        await images.keep(connection, image, hub.clock.now())
+    told: JsonObject = {
+        "archive": f"sha256:{image.archive}",
+        "digest": f"sha256:{image.digest}",
+        "size": image.size,
+    }
+    request.state.about = told
+    log.info("image %s of archive %s is accepted", told["digest"], told["archive"])
+    return bodies.answer(told, status=201)
+
+
 async def targets(request: Request) -> Response:
     """`GET /v1/admin/metadata/targets`."""
     served = hub_of(request).artefacts.publication.targets
@@ -299,6 +335,31 @@ async def revoke(request: Request) -> Response:
     hub.bell.ring([device.id])
     await hub.step()
     return bodies.answer({"device": device.id, "revoked_at": device.revoked_at})
+
+
+async def assignment(request: Request) -> Response:
+    """`POST /v1/admin/devices/NAME/assignment`."""
+    hub = hub_of(request)
+    fields = await bodies.read_object(request, where="assignment")
+    fields.only(("expires_in",))
+    expires_in = fields.number("expires_in", least=1, most=LONGEST_CARRIED)
+    async with hub.database.read() as connection:
+        device = await registry.require_device(connection, request.path_params["device"])
+    root = hub.artefacts.publication.root
+    expires = math.ceil(hub.clock.now() + expires_in)
+    epoch = 0 if root is None else epoch_of(root)
+    told = assignments.until(expires, device, key=hub.home.key, epoch=epoch)
+    if told is None:
+        raise ConflictError(
+            "nothing is assigned to this device",
+            where=f"device {device.id}",
+            expected="an assignment, by a rollout",
+            got="none" if device.revoked_at is None else "none: its credential was revoked",
+            fix="start a rollout that takes it in: edgestill rollout why DEVICE tells what it waits for",
+        )
+    request.state.about = {"target": device.target, "expires": expires}
+    log.info("an assignment of device %s is handed out, to be carried to it", device.id)
+    return bodies.answer({"assignment": told, "interval": hub.settings.poll_interval})
 
 
 async def add_operator(request: Request) -> Response:

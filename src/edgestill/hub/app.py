@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from edgestill.hub import admin, control, downloads, inference, pages
+from edgestill.hub import admin, control, ddi_routes, downloads, inference, pages
 from edgestill.hub.problems import Problems, Refusals, on_refusal
 from edgestill.infer.serving.places import paths
 
@@ -32,7 +32,7 @@ def create_app(hub: Hub) -> Starlette:
             await hub.close()
 
     app = Starlette(
-        routes=[*_pages(), *_control(), *_downloads(), *_inference(hub), *_admin()],
+        routes=[*_pages(), *_control(), *_downloads(), *_ddi(), *_inference(hub), *_admin()],
         middleware=[Middleware(Problems)],
         exception_handlers={HTTPException: on_refusal},
         lifespan=lifespan,
@@ -70,6 +70,19 @@ def _downloads() -> list[Route]:
     ]
 
 
+def _ddi() -> list[Route]:
+    base = "/{tenant}/controller/v1/{controller}"
+    return [
+        Route(base, ddi_routes.root),
+        Route(f"{base}/configData", ddi_routes.config_data, methods=["PUT"]),
+        Route(f"{base}/deploymentBase/{{action}}", ddi_routes.deployment),
+        Route(f"{base}/deploymentBase/{{action}}/feedback", ddi_routes.feedback, methods=["POST"]),
+        Route(f"{base}/cancelAction/{{action}}", ddi_routes.cancellation),
+        Route(f"{base}/cancelAction/{{action}}/feedback", ddi_routes.cancel_feedback, methods=["POST"]),
+        Route(f"{base}/softwaremodules/{{module}}/artifacts/{{file}}", ddi_routes.artefact),
+    ]
+
+
 def _inference(hub: Hub) -> list[Route]:
     app = inference.create(hub)
     return [Route(path, app, methods=list(place.methods)) for path, place in paths().items()]
@@ -93,6 +106,7 @@ def _admin() -> list[Route]:
     orders = [
         ("POST", "root", admin.set_root, "publish", "root.set"),
         ("PUT", "blobs", admin.add_archive, "publish", "bundle.upload"),
+        ("PUT", "images", admin.add_image, "publish", "image.upload"),
         ("POST", "targets", admin.publish, "publish", "release.publish"),
         ("POST", "join-tokens", admin.make_join_token, "operate", "token.make"),
         ("POST", "join-tokens/revoke", admin.revoke_join_token, "operate", "token.revoke"),
@@ -101,6 +115,7 @@ def _admin() -> list[Route]:
         ("POST", "rollouts/{id:int}/resume", admin.resume, "operate", "rollout.resume"),
         ("POST", "rollouts/{id:int}/advance", admin.advance, "operate", "rollout.advance"),
         ("POST", "rollouts/{id:int}/rollback", admin.roll_back, "operate", "rollout.rollback"),
+        ("POST", "devices/{device}/assignment", admin.assignment, "operate", "device.assignment"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),
         ("POST", "operators", admin.add_operator, "administer", "operator.add"),

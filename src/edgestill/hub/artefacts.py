@@ -29,6 +29,7 @@ from edgestill.core.errors import (
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.manifest import REFERENCE
 from edgestill.delta.codec import diff
+from edgestill.hub import images
 from edgestill.hub.registry import Parts, Reference
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.repository import TargetInfo, check_root, check_targets, file_name, freshen
@@ -122,6 +123,14 @@ class Artefacts:
         coming.sync()
         Bundle.open(coming.path).verify()
         return TargetInfo(coming.size, coming.keep())
+
+    def add_image(self, coming: Incoming) -> images.Image:
+        """Checks an image that has come and keeps it; errors as `images.take_in`."""
+        return images.take_in(coming, self._blobs)
+
+    def image_path(self, digest: Digest) -> Path:
+        """The file of an image that was kept; StoreError where it is gone."""
+        return self._blobs.path(digest)
 
     def reference(self, digest: Digest) -> Reference:
         """What an archive's own statistics are of; of nothing where it brings none that can be read, or is gone."""

@@ -38,7 +38,13 @@ def envelope(
     if device.target is None:
         return None
     half = lifetime / 2
-    expires = math.ceil((math.floor(now / half) + 2) * half)
+    return until(math.ceil((math.floor(now / half) + 2) * half), device, key=key, epoch=epoch)
+
+
+def until(expires: int, device: Device, *, key: SigningKey, epoch: int) -> JsonObject | None:
+    """Likewise, good until a moment (seconds since 1970)."""
+    if device.target is None:
+        return None
     told = Assignment(
         device=device.id, counter=device.counter, target=device.target, expires=expires, epoch=epoch
     )

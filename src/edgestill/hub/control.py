@@ -85,7 +85,7 @@ async def poll(request: Request) -> Response:
     hub = hub_of(request)
     device = await calling_device(request)
     wait = min(_wait(request), hub.settings.longest_poll)
-    await _mark_seen(hub, device)
+    await mark_seen(hub, device)
     await hub.tick_if_due()
     with hub.bell.listening(device.id) as rung:
         told, tag = await _told(hub, device.id)
@@ -107,7 +107,7 @@ async def report(request: Request) -> Response:
         accepted = await reports.accept(connection, device.id, batch, hub.clock.now())
         await registry.mark_seen(connection, device.id, hub.clock.now())
     for one in accepted:
-        _tell(device.id, one)
+        tell(device.id, one)
     if any(map(reports.is_decisive, accepted)):
         await hub.step()
     return bodies.answer({"accepted": len(accepted), "duplicates": len(batch) - len(accepted)})
@@ -133,8 +133,8 @@ async def statistics(request: Request) -> Response:
     return bodies.answer({"accepted": accepted})
 
 
-def _tell(device: str, report: Report) -> None:
-    """A step is worth a line, a failure a warning; figures of health come every few seconds."""
+def tell(device: str, report: Report) -> None:
+    """Writes to the log what a device says: a step is worth a line, a failure a warning; figures of health come every few seconds."""
     if report.state == "fell-back":
         log.warning("device %s fell back from %s: %s", device, report.release, report.reason)
     elif report.state is not None:
@@ -157,7 +157,8 @@ async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:
     return told, assignments.tag(told)
 
 
-async def _mark_seen(hub: Hub, device: Device) -> None:
+async def mark_seen(hub: Hub, device: Device) -> None:
+    """Remembers that the device called, unless it just did."""
     now = hub.clock.now()
     if device.last_seen is None or not 0 <= now - device.last_seen < hub.settings.poll_interval / _SEEN_SHARE:
         async with hub.database.write() as connection:

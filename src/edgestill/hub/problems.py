@@ -3,6 +3,7 @@
 - An `EdgestillError` becomes a problem (RFC 9457): `{"code", "what", "where", "expected", "got", "fix"}`, beside `type`,
   `title` and `status`. Its class decides the status.
 - Under `/v2` the same becomes `{"error": "..."}`, as the Open Inference Protocol has it.
+- Under `/TENANT/controller/v1` it becomes `{"errorCode", "message"}`, as hawkBit has it.
 - What is refused is told to the log, with who asked and why; at most `MOST_A_MINUTE`, so that asking fills no disk.
 - What is the hub's own fault tells code and statement only: paths and values of the hub's inside stay in its log.
   Anything that is not an `EdgestillError` is a bug: the trace goes to the log, and no part of it to the caller.
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final
 
 from starlette.exceptions import HTTPException
@@ -49,8 +51,9 @@ _STATUS: Final[dict[type[errors.EdgestillError], int]] = {
     errors.ExpiredError: 422,
     errors.EvidenceError: 422,
 }
-_CODES: Final = {401: "access-denied", 404: "not-found", 413: "message-invalid"}
+_CODES: Final = {401: "access-denied", 404: "not-found", 410: "state-conflict", 413: "message-invalid"}
 _OIP: Final = "/v2"
+_DDI: Final = re.compile(r"/[^/]*/controller/v1(?:/|$)")
 _MAY_BE_THERE: Final = ("/metadata/", "/patches/")
 """Every device asks for the root after the one it knows (TUF 5.3), and for a patch before the whole file."""
 
@@ -167,6 +170,9 @@ def _problem(
     kept = {"cache-control": "no-store", "x-content-type-options": "nosniff"} | dict(headers or {})
     if path == _OIP or path.startswith(f"{_OIP}/"):
         body: JsonObject = {"error": text or f"[{told['code']}] {told['what']}"}
+        return Response(canonical(body), status, kept, "application/json")
+    if _DDI.match(path):
+        body = {"errorCode": f"edgestill.error.{told['code']}", "message": text or told["what"]}
         return Response(canonical(body), status, kept, "application/json")
     head: JsonObject = {
         "type": f"urn:edgestill:error:{told['code']}",

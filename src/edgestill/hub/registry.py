@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import AccessError, NotFoundError
-from edgestill.hub.tables import devices, health, reports, targets
+from edgestill.hub.tables import controllers, devices, health, reports, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -208,7 +208,9 @@ async def fleet(connection: AsyncConnection) -> list[JsonObject]:
     running = (devices.c.id == health.c.device_id) & (devices.c.running == health.c.release)
     figures = [health.c[name] for name in (*HEALTH_SUMS, *HEALTH_LATEST)]
     rows = await connection.execute(
-        select(devices, *figures).select_from(devices.outerjoin(health, running)).order_by(devices.c.id)
+        select(devices, controllers.c.attributes, *figures)
+        .select_from(devices.outerjoin(health, running).outerjoin(controllers))
+        .order_by(devices.c.id)
     )
     return [_described(row) for row in rows.mappings()]
 
@@ -218,6 +220,7 @@ def _described(row: RowMapping) -> JsonObject:
     return {
         "device": row["id"],
         "labels": row["labels"],
+        "attributes": row["attributes"] or {},
         "class": row["hardware_class"],
         "release": row["running"] or None,
         "assigned": row["target"],

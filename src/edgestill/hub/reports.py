@@ -25,6 +25,7 @@ from edgestill.hub.tables import devices, health, members, reports, rollouts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from edgestill.core.wire import Health, Report
@@ -87,28 +88,50 @@ async def _take_in(connection: AsyncConnection, device: str, report: Report, now
         )
 
 
+async def hear(connection: AsyncConnection, device: str, release: str, now: float) -> None:
+    """Remembers that the device is at the release, in the newest rollout that brought it."""
+    if (rollout := await _newest(connection, device, release)) is not None:
+        await connection.execute(update(members).where(*_member(rollout, device)).values(heard_at=now))
+
+
+async def remark(connection: AsyncConnection, device: str, release: str, reason: str) -> None:
+    """Says in the newest rollout of the release what keeps the device waiting, as long as it has done nothing; empty for nothing."""
+    if (rollout := await _newest(connection, device, release)) is not None:
+        await connection.execute(
+            update(members)
+            .where(*_member(rollout, device), members.c.state == "assigned")
+            .values(reason=reason)
+        )
+
+
+async def _newest(connection: AsyncConnection, device: str, release: str) -> int | None:
+    rows = await connection.execute(
+        select(members.c.rollout_id)
+        .join(rollouts, rollouts.c.id == members.c.rollout_id)
+        .where(members.c.device_id == device, rollouts.c.release == release)
+        .order_by(members.c.rollout_id.desc())
+    )
+    found: int | None = rows.scalars().first()
+    return found
+
+
+def _member(rollout: int, device: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return members.c.rollout_id == rollout, members.c.device_id == device
+
+
 async def _tell_rollout(connection: AsyncConnection, device: str, report: Report, now: float) -> None:
     """Moves the device on in the newest rollout that brought it this release."""
-    row = (
-        await connection.execute(
-            select(members.c.rollout_id, members.c.state)
-            .join(rollouts, rollouts.c.id == members.c.rollout_id)
-            .where(members.c.device_id == device, rollouts.c.release == report.release)
-            .order_by(members.c.rollout_id.desc())
-        )
-    ).first()
-    if row is None:
+    rollout = await _newest(connection, device, report.release)
+    if rollout is None:
         return
+    mine = _member(rollout, device)
     values: dict[str, object] = {"heard_at": now}
     if report.state is not None:
-        values["state"] = engine.merge(row.state, report.state)
+        known = (await connection.execute(select(members.c.state).where(*mine))).scalar_one()
+        values["state"] = engine.merge(known, report.state)
         if report.state == "fell-back":
             values["reason"] = report.reason
-    await connection.execute(
-        update(members)
-        .where(members.c.rollout_id == row.rollout_id, members.c.device_id == device)
-        .values(**values)
-    )
+    await connection.execute(update(members).where(*mine).values(**values))
 
 
 async def _add_health(

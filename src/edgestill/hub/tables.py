@@ -222,3 +222,30 @@ statistics: Final = Table(
     Column("body", LargeBinary),
     UniqueConstraint("device_id", "message_id"),
 )
+
+# What other updaters than ours are given, by the SHA-256 of the archive in it; the image itself lies among the blobs.
+images: Final = Table(
+    "images",
+    METADATA,
+    Column("archive", _ID, primary_key=True),
+    Column("digest", _ID, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha1", String(40), nullable=False),
+    Column("md5", String(32), nullable=False),
+    Column("added_at", Float, nullable=False),
+)
+
+# Devices that ask by hawkBit's interface: the last action they were given, and what came of it (see `hub.ddi`).
+controllers: Final = Table(
+    "controllers",
+    METADATA,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    # The assignment's counter; 0 before the first.
+    Column("action", BigInteger, nullable=False, default=0),
+    Column("target", String(200), nullable=False, default=""),
+    Column("outcome", String(20), nullable=False, default=""),
+    # What it said of errors on the way.
+    Column("note", String(500), nullable=False, default=""),
+    # What it says of itself; null until it does.
+    Column("attributes", JSON),
+)

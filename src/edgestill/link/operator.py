@@ -96,6 +96,21 @@ class OperatorClient:
             raise MessageError("the hub keeps another archive", where="blob", expected=sent, got=kept)
         return kept
 
+    def upload_image(self, image: bytes) -> JsonObject:
+        """Hands over an image of an archive that is there: `{"archive", "digest", "size"}`.
+
+        Raises:
+            NotFoundError: the archive in it is not there.
+            MessageError: the hub keeps something else than was sent.
+        """
+        said = self._object("PUT", "images", image, documented=ABSENT)
+        kept = Fields(said, "image").digest("digest")
+        if kept != Digest.of(image):
+            raise MessageError(
+                "the hub keeps another image", where="image", expected=Digest.of(image), got=kept
+            )
+        return said
+
     def targets(self) -> bytes | None:
         """The publisher's list as the hub serves it; None before the first."""
         reply = self._reply("GET", "metadata/targets", max_bytes=MAX_TARGETS_BYTES)
@@ -134,6 +149,16 @@ class OperatorClient:
             NotFoundError: no such token.
         """
         return self._object("POST", "join-tokens/revoke", canonical({"token": token}), documented=ABSENT)
+
+    def assignment(self, device: str, *, expires_in: float) -> bytes:
+        """What a poll of the device would be answered now, good for so many seconds; to be carried to it.
+
+        Raises:
+            NotFoundError: no such device. ConflictError: nothing is assigned to it.
+        """
+        body = canonical({"expires_in": expires_in})
+        path = f"devices/{quote(device, safe='')}/assignment"
+        return canonical(self._object("POST", path, body, documented=CONFLICTING))
 
     # Rollouts
 

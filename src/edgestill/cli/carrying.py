@@ -1,0 +1,166 @@
+"""What devices without a network are brought: the publisher's list, archives and assignments, as files in a folder."""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgestill.core.bundle import PUBLIC, replace
+from edgestill.core.errors import ConflictError, NotFoundError, PathError, SettingError
+from edgestill.core.jsonio import Fields, parse_object
+from edgestill.core.release import Assignment
+from edgestill.link.folder import ASSIGNMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgestill.core.protocols import Clock, Transport
+    from edgestill.link.operator import OperatorClient
+    from edgestill.trust.metadata import TargetInfo
+
+MAX_MESSAGE_BYTES: Final = 64_000
+MAX_LIST_BYTES: Final = 5_000_000
+TIMEOUT: Final = 30.0
+MINIMUM_SPEED: Final = 4096.0
+
+
+def carry(
+    folder: Path,
+    devices: Sequence[str],
+    *,
+    client: OperatorClient,
+    transport: Transport,
+    hub: str,
+    expires_in: float,
+    clock: Clock,
+) -> dict[str, Assignment]:
+    """Fills a folder for these devices; assignments come last, so that a folder with one has all that it needs.
+
+    Args:
+        folder: new, empty, or one that was filled before.
+        devices: of the fleet.
+        client: of the hub, for assignments.
+        transport: to the hub, for everything else.
+        hub: its address.
+        expires_in: seconds for which the assignments hold.
+        clock: for metadata and speeds.
+
+    Returns:
+        What each device is assigned.
+
+    Raises:
+        SettingError: two names that differ in case only, which a stick cannot tell apart.
+        NotFoundError, ConflictError: no such device, or nothing is assigned to it; or nothing is published.
+        TrustError, ExpiredError: the hub serves what no device would take.
+        PathError: the folder cannot be written.
+    """
+    from edgestill.link.download import download
+    from edgestill.trust.client import target_path
+
+    _refuse_same_names(devices)
+    told = {one: client.assignment(one, expires_in=expires_in) for one in devices}
+    found = {one: _read(data) for one, data in told.items()}
+    metadata, listed = _metadata(client, transport, hub, clock)
+    for target in sorted({one.target for one in found.values()}):
+        info = listed.get(target)
+        if info is None:
+            raise ConflictError(
+                "what is assigned is not listed any more",
+                where="targets.json",
+                expected=target,
+                got="no such target",
+                fix="start a rollout of a release that is",
+            )
+        path = target_path(target, info.digest)
+        to = folder / path
+        _make(to.parent)
+        download(
+            transport,
+            f"{hub.rstrip('/')}/{path}",
+            to=to,
+            size=info.size,
+            digest=info.digest,
+            clock=clock,
+            timeout=TIMEOUT,
+            minimum_speed=MINIMUM_SPEED,
+        )
+    _make(folder / "metadata")
+    for path, data in metadata.items():
+        replace(folder / path, data, mode=PUBLIC)
+    _make(folder / ASSIGNMENTS)
+    for device, data in told.items():
+        replace(folder / ASSIGNMENTS / f"{device}.json", data, mode=PUBLIC)
+    return found
+
+
+def good_until(folder: Path, found: Mapping[str, Assignment]) -> float:
+    """When the first thing of the folder ends that these devices need (seconds since 1970)."""
+    ends = [float(one.expires) for one in found.values()]
+    roots = sorted((folder / "metadata").glob("*.root.json"), key=lambda one: int(one.name.split(".")[0]))
+    others = [one for one in (folder / "metadata").iterdir() if not one.name.endswith(".root.json")]
+    for path in (roots[-1], *others):
+        signed = Fields(parse_object(path.read_bytes(), where=path.name, max_bytes=MAX_LIST_BYTES), path.name)
+        told = signed.inner("signed").text("expires", at_most=40)
+        ends.append(dt.datetime.fromisoformat(told).timestamp())
+    return min(ends)
+
+
+def _metadata(
+    client: OperatorClient, transport: Transport, hub: str, clock: Clock
+) -> tuple[dict[str, bytes], dict[str, TargetInfo]]:
+    """Every file of it that a device could ask for, verified as a device would, and what they list."""
+    from edgestill.link.control import ControlClient
+    from edgestill.trust.client import TrustedClient
+    from edgestill.trust.kept import KeptMetadata
+
+    first = client.root_of(1)
+    if first is None:
+        raise NotFoundError(
+            "nothing is published yet",
+            where="1.root.json",
+            expected="a root of the publisher",
+            got="none",
+            fix="publish: edgestill release publish",
+        )
+    fetched = {"metadata/1.root.json": first}
+    control = ControlClient(transport, hub)
+
+    def fetch(path: str, at_most: int) -> bytes:
+        fetched[path] = control.artefact(path, at_most)
+        return fetched[path]
+
+    with tempfile.TemporaryDirectory() as scratch:
+        trusted = TrustedClient(KeptMetadata(Path(scratch) / "tuf"), root=first, fetch=fetch, clock=clock)
+        trusted.refresh()
+        return fetched, trusted.targets()
+
+
+def _read(told: bytes) -> Assignment:
+    fields = Fields(parse_object(told, where="assignment", max_bytes=MAX_MESSAGE_BYTES), "assignment")
+    return Assignment.from_fields(fields.inner("assignment").inner("signed"))
+
+
+def _refuse_same_names(devices: Sequence[str]) -> None:
+    if len({one.casefold() for one in devices}) < len(devices):
+        raise SettingError(
+            "two devices of one name",
+            where="--device",
+            expected="names that differ in more than the case of letters",
+            got=", ".join(devices)[:200],
+            fix="make a folder for each",
+        )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PathError(
+            "cannot write the folder",
+            where=folder,
+            expected="a folder with room",
+            got=error.strerror,
+            fix="choose another, or look at the stick",
+        ) from error
