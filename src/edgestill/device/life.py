@@ -1,7 +1,9 @@
 """A device's life: it joins a fleet once, and then runs until it is told to stop.
 
 - Joining pins the publisher: the token names the digest of its root, and another root is refused before anything is
-  written down.
+  written down. It names the fleet's authority too, so that a hub is believed which has its certificate from there: the authority's
+  certificate is fetched from whoever answers, compared with the token, and only then anything secret is sent.
+- The device's key is made here and stays here. The hub gets a request for a certificate with it.
 - Running puts together what the other modules of this room are, for one home, and leaves nothing behind but that home.
 """
 
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, SettingError, TrustError
+from edgestill.core.errors import EdgestillError, NotFoundError, SettingError, TrustError
 from edgestill.core.hardware import ENGINES, HardwareClass
 from edgestill.core.wire import Enrol
 from edgestill.device import processes
@@ -23,10 +25,13 @@ from edgestill.device.home import Home, Identity, choose_socket, drop_socket, re
 from edgestill.device.installer import Installer
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.outbox import Outbox
+from edgestill.device.papers import Papers, first_papers
 from edgestill.device.slots import Slots
 from edgestill.device.supervisor import Supervisor
 from edgestill.link.control import ControlClient
 from edgestill.link.http import HttpTransport
+from edgestill.link.tls import hub_context, unverified_context
+from edgestill.trust.certificates import Authorities, IdentityKey
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.kept import KeptMetadata
 
@@ -41,7 +46,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMEOUT: Final = 20.0
-_TOKEN: Final = re.compile(r"est1\.[A-Za-z0-9_-]{1,120}\.([0-9a-f]{64})")
+_SECRET: Final = r"[A-Za-z0-9_-]{1,120}"
+_DIGEST: Final = r"([0-9a-f]{64})"
+_TOKEN: Final = re.compile(rf"est1\.{_SECRET}\.{_DIGEST}|est2\.{_SECRET}\.{_DIGEST}\.{_DIGEST}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -52,7 +59,7 @@ def join(
     token: str,
     name: str,
     settings: Settings,
-    transport: Transport,
+    transport: Transport | None = None,
     engine: str = ENGINES[0],
 ) -> Home:
     """Enrols a device with its hub and makes its home.
@@ -60,16 +67,16 @@ def join(
     Args:
         path: the home to make.
         hub: the hub's address.
-        token: what the operator gave: a secret, and the digest of the publisher's root.
+        token: what the operator gave: a secret, and the digests of the publisher's root and of the fleet's authority.
         name: the device's name in the fleet.
         settings: what its owner chose.
-        transport: to the hub.
+        transport: to the hub; real sockets where None, and TLS as the token says.
         engine: that will run its models; it is part of the device's hardware class.
 
     Raises:
         SettingError: a token or name that cannot be one.
         ConflictError: a device lives there already.
-        TrustError: the hub offers another publisher than the token names.
+        TrustError: the hub offers another publisher or another authority than the token names, or a certificate that is not ours.
         UnreachableError, RefusedError and others: the hub did not let it in.
     """
     pinned = _TOKEN.fullmatch(token)
@@ -77,7 +84,7 @@ def join(
         raise SettingError(
             "not a join token",
             where="--token",
-            expected="est1.SECRET.DIGEST",
+            expected="est2.SECRET.ROOT.AUTHORITY",
             fix="copy it whole",
             got="something else",
         )
@@ -92,15 +99,23 @@ def join(
     refuse_inhabited(path)
     hub = hub.rstrip("/")
     hardware_class = str(HardwareClass.here(engine))
-    control = ControlClient(transport, hub, timeout=TIMEOUT)
+    root, authority = pinned[1] or pinned[2], pinned[3]
+    key = IdentityKey.generate()
+    control = ControlClient(transport or _transport_to(hub, authority), hub, timeout=TIMEOUT)
     enrolled = control.enrol(
-        Enrol(join_token=token, device=name, hardware_class=hardware_class, labels=settings.labels)
+        Enrol(
+            join_token=token,
+            device=name,
+            hardware_class=hardware_class,
+            labels=settings.labels,
+            request=key.request().decode("ascii"),
+        )
     )
-    if Digest.of(enrolled.root).hex != pinned[1]:
+    if Digest.of(enrolled.root).hex != root:
         raise TrustError(
             "the hub offers another publisher than the join token names",
             where=hub,
-            expected=f"sha256:{pinned[1]}",
+            expected=f"sha256:{root}",
             got=Digest.of(enrolled.root),
             fix="ask the operator for a new token; do not trust this hub",
         )
@@ -111,7 +126,26 @@ def join(
         hardware_class=hardware_class,
         interval=enrolled.interval,
     )
-    return Home.create(path, identity=identity, settings=settings, root=enrolled.root)
+    papers = first_papers(enrolled, key, authority)
+    return Home.create(path, identity=identity, settings=settings, root=enrolled.root, papers=papers)
+
+
+def _transport_to(hub: str, authority: str | None) -> Transport:
+    """Real sockets to a hub, which believe the authority that was vouched for.
+
+    Raises:
+        TrustError: whoever answers there has another one.
+        UnreachableError, RefusedError and others: nobody does.
+    """
+    if authority is None or not hub.startswith("https:"):
+        return HttpTransport()
+    with HttpTransport(tls=unverified_context()) as public:
+        try:
+            told = ControlClient(public, hub, timeout=TIMEOUT).authorities()
+        except NotFoundError:  # a hub of old, which has its certificate from elsewhere
+            return HttpTransport()
+    vouched = Authorities.from_pem(told).only(authority)
+    return HttpTransport(tls=hub_context(vouched.to_pem().decode("ascii")))
 
 
 def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Path | None = None) -> None:
@@ -133,6 +167,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
             trusted=trusted,
             transport=transport,
             clock=clock,
+            papers=Papers.of(home, clock),
             nearby=Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock),
         )
         supervisor = Supervisor(

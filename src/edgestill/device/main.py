@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core import logs
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.hardware import ENGINES
@@ -56,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _join(options: argparse.Namespace) -> None:
     from edgestill.device.home import Settings
     from edgestill.device.life import join
-    from edgestill.link.http import HttpTransport
 
     settings = Settings(leaves=options.leaves, labels=_labels(options.label))
     home = join(
@@ -65,7 +65,6 @@ def _join(options: argparse.Namespace) -> None:
         token=options.token,
         name=options.name,
         settings=settings,
-        transport=HttpTransport(),
         engine=options.engine,
     )
     sys.stdout.write(f"{home.identity.device} belongs to {home.identity.hub}\n")
@@ -75,6 +74,7 @@ def _run(options: argparse.Namespace) -> None:
     from edgestill.device.home import Home
     from edgestill.device.life import run
     from edgestill.device.machine import Rules
+    from edgestill.device.papers import Papers
     from edgestill.device.supervisor import Pace
     from edgestill.link.http import HttpTransport
 
@@ -91,7 +91,8 @@ def _run(options: argparse.Namespace) -> None:
             fix="write a duration such as 30s",
         )
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
-    run(home, pace=pace, rules=Rules(window=window), transport=HttpTransport(), ready=options.ready)
+    transport = HttpTransport(tls=Papers.of(home, SystemClock()).context)
+    run(home, pace=pace, rules=Rules(window=window), transport=transport, ready=options.ready)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -110,7 +111,6 @@ def _serve(options: argparse.Namespace) -> None:
     require("numpy", extra="device", purpose="to run a model")
     require("uvicorn", extra="serve", purpose="to serve a model")
     from edgestill.core.bundle import replace
-    from edgestill.core.clock import SystemClock
     from edgestill.device.home import Home
     from edgestill.device.serve.listening import Listening, tls_of
     from edgestill.device.serve.models import of_agent

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core.errors import EdgestillError
 from edgestill.device.neighbours import INPUT, TEACHER, Neighbours
+from edgestill.device.papers import Papers
 from edgestill.infer import adapter
 from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.remembering import Remembering
@@ -71,7 +72,7 @@ def _adapter(home: Home, policy: Policy, *, clock: Clock, random: Callable[[], f
     """The hub's adapter for this policy. Neighbours are passed over: theirs are inputs."""
     assert policy.adapter is not None
     model = RemoteModel(
-        HttpTransport(clock=clock),
+        HttpTransport(clock=clock, tls=Papers.of(home, clock).context),
         home.identity.hub,
         model=adapter.model_name(policy.adapter),
         clock=clock,
@@ -107,7 +108,7 @@ def _teachers(
     except EdgestillError as error:
         log.warning("%s", error)
         neighbours, failure = Neighbours(), error.code
-    transport = HttpTransport(clock=clock)
+    transport = HttpTransport(clock=clock, tls=Papers.of(home, clock).context)
     breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
     escalation, audit = (
         RemoteModel(
