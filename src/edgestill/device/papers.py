@@ -20,9 +20,9 @@ import threading
 from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.bundle import replace
-from edgestill.core.errors import EdgestillError, MessageError, TrustError
+from edgestill.core.errors import EdgestillError, TrustError
 from edgestill.core.files import read_plain
-from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY
+from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS
 from edgestill.link.tls import hub_context, member_context
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_BYTES: Final = 65_536
+_NEVER: Final = (1.0, 0.0)
 
 
 @final
@@ -54,8 +55,8 @@ class Papers:
         self._device = device
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: object = None
-        self._ends = 0.0
+        self._seen: tuple[object, bool] | None = None
+        self._times = _NEVER
         self._context: ssl.SSLContext | None = None
 
     @classmethod
@@ -110,12 +111,20 @@ class Papers:
     def context(self) -> ssl.SSLContext | None:
         """For connections to the hub: the same until the papers change or the certificate ends. None where there are no papers."""
         with self._lock:
-            seen = tuple(map(self._state, (DEVICE_KEY, AUTHORITIES, CERTIFICATE)))
-            holds = self._clock.now() <= self._ends
-            if self._seen != (seen, holds):
-                self._context, self._ends = self._made()
-                self._seen = (seen, self._clock.now() <= self._ends)
+            files = tuple(map(self._state, PAPERS))
+            if self._seen is None or self._seen[0] != files:
+                found = self.member()
+                self._times = _NEVER if found is None else (found.begins, found.ends)
+            begins, ends = self._times
+            now = (files, begins <= self._clock.now() <= ends)
+            if self._seen != now:
+                self._seen, self._context = now, self._made(shows=now[1])
             return self._context
+
+    @property
+    def shows(self) -> bool:
+        """Whether the context that was given last shows a certificate."""
+        return self._seen is not None and self._seen[1]
 
     def to_member(self, device: str) -> ssl.SSLContext:
         """For connections to another device of the fleet, to which this one's certificate is shown; see `link.tls.member_context`.
@@ -132,20 +141,14 @@ class Papers:
         authorities = self._read(AUTHORITIES).decode("ascii", "replace")
         return member_context(authorities, device_uri(found.fleet, device or "*"), self._files)
 
-    def _made(self) -> tuple[ssl.SSLContext | None, float]:
-        """A context, and the last second in which what it shows holds; 0 where it shows nothing."""
+    def _made(self, *, shows: bool) -> ssl.SSLContext | None:
         try:
             authorities = self._authorities().to_pem().decode("ascii")
-        except EdgestillError:
-            return None, 0.0
-        found, now = self.member(), self._clock.now()
-        try:
-            if found is not None and found.begins <= now <= found.ends:
-                return hub_context(authorities, self._files), found.ends
-            return hub_context(authorities), 0.0
-        except MessageError as error:
-            log.warning("%s", error)
-            return None, 0.0
+            return hub_context(authorities, self._files if shows else None)
+        except EdgestillError as error:
+            if (self._folder / AUTHORITIES).exists():
+                log.warning("%s", error)
+            return None
 
     def _member(self) -> Member:
         return _checked(self._read(CERTIFICATE), self._authorities(), self._key(), self._device)

@@ -11,6 +11,9 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any, final
 
+import urllib3
+from urllib3.exceptions import InsecureRequestWarning
+
 from edgestill.core.errors import MessageError
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def member_context(
 
 def unverified_context() -> ssl.SSLContext:
     """Believes anybody: to fetch what is public and is checked against a digest afterwards. Nothing secret may be sent."""
+    urllib3.disable_warnings(InsecureRequestWarning)  # it would tell its user that nothing was verified, which is so
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
