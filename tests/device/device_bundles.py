@@ -29,12 +29,11 @@ from edgestill.trust.certificates import Requested
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from edgestill.trust.authority import Authority
-
     from numpy.typing import NDArray
 
     from edgestill.core.protocols import Clock, Request
     from edgestill.core.wire import Report
+    from edgestill.trust.authority import Authority
 
 Answered = tuple[int, dict[str, str], bytes]
 
@@ -260,9 +259,7 @@ class TinyHub:
         assert self.authority is not None
         requested = Requested.from_pem(request.encode())
         self.key = requested.key
-        certificate = self.authority.device(
-            requested, device, now=self.clock.now(), lifetime=self.lifetime
-        )
+        certificate = self.authority.device(requested, device, now=self.clock.now(), lifetime=self.lifetime)
         return {
             "certificate": certificate.decode(),
             "authorities": self.authority.authorities.to_pem().decode(),

@@ -12,7 +12,7 @@ import pytest
 from device_bundles import MemoryTransport, TinyHub
 
 from edgestill.core import bundle
-from edgestill.core.errors import AccessError, MessageError, TrustError
+from edgestill.core.errors import AccessError, MessageError, TrustError, UnreachableError
 from edgestill.core.wire import Certified
 from edgestill.device.courier import RENEWAL_PAUSE, Courier
 from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS, Home, Identity, Settings
@@ -139,9 +139,7 @@ FAULTS = ("before", "within", "after")
 # Joining
 
 
-def test_joining_makes_a_key_and_brings_a_certificate(
-    tmp_path: Path, hub: TinyHub, clock: FakeClock
-) -> None:
+def test_joining_makes_a_key_and_brings_a_certificate(tmp_path: Path, hub: TinyHub, clock: FakeClock) -> None:
     """For the device's name and its own key, from the authority that the token names."""
     home = joined(tmp_path / "home", hub)
     found = Papers.of(home, clock).member()
@@ -199,15 +197,15 @@ def test_attack_a_hub_with_another_authority_than_the_tokens(tmp_path: Path, hub
     ("device", "key"), [("d2", None), ("d1", IdentityKey.generate())], ids=["name", "key"]
 )
 def test_attack_a_hub_that_answers_with_anothers_certificate(
-    tmp_path: Path, hub: TinyHub, device: str, key: IdentityKey | None
+    tmp_path: Path, hub: TinyHub, monkeypatch: pytest.MonkeyPatch, device: str, key: IdentityKey | None
 ) -> None:
     """Attack: for another device, or for a key that somebody else has."""
     honest = hub._certified
 
-    def hostile(_: str, request: str) -> dict[str, str]:
+    def hostile(_: object, request: str) -> dict[str, str]:
         return honest(device, request if key is None else key.request().decode())
 
-    hub._certified = hostile  # type: ignore[method-assign]  # the hub of this test lies
+    monkeypatch.setattr(hub, "_certified", hostile)
     with pytest.raises(TrustError, match="a certificate that is not this device's"):
         joined(tmp_path / "home", hub)
     assert not (tmp_path / "home").exists()
@@ -389,7 +387,9 @@ def test_papers_that_rotted_lock_no_device_out(
     }
     path.unlink()
     if damage != "gone":
-        path.write_bytes({"torn": data[: len(data) // 2], "nonsense": b"\0" * 99, "another's": another[name]}[damage])
+        path.write_bytes(
+            {"torn": data[: len(data) // 2], "nonsense": b"\0" * 99, "another's": another[name]}[damage]
+        )
     papers = Papers.of(home, clock)
     assert papers.member() is None
     context = papers.context()
@@ -474,11 +474,15 @@ def test_attack_a_renewal_that_brings_anothers_certificate(
 
 def test_a_device_without_papers_has_none_to_show_to_others(tmp_path: Path, clock: FakeClock) -> None:
     """Nothing is made up: asking a member of the fleet takes a certificate."""
-    identity = Identity(device="d1", credential="c", hub=URL, hardware_class="any-base-onnxruntime", interval=1)
+    identity = Identity(
+        device="d1", credential="c", hub=URL, hardware_class="any-base-onnxruntime", interval=1
+    )
     home = Home.create(tmp_path / "home", identity=identity, settings=SETTINGS, root=b"{}")
     papers = Papers.of(home, clock)
     assert papers.member() is None
     assert papers.is_due(clock.now())
+    with pytest.raises(UnreachableError, match="no certificate to show to its neighbours"):
+        papers.to_member("gateway")()
 
 
 def test_status_tells_when_the_certificate_ends(tmp_path: Path, hub: TinyHub, clock: FakeClock) -> None:

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 
 def test_a_device_lives_by_its_certificate(tmp_path: Path) -> None:
-    """The hub serves with the fleet's own certificate and requires devices' ones; both processes of the agent show the one that
-    holds, also after it was renewed; once revoked, the device is heard no more."""
+    """The hub requires certificates; both processes of the agent show the one that holds, also after it was renewed."""
     (tmp_path / "teacher.onnx").write_bytes(model(1))
     processes: list[subprocess.Popen[bytes]] = []
 
@@ -49,7 +48,17 @@ def test_a_device_lives_by_its_certificate(tmp_path: Path) -> None:
         publisher = Publisher(operator)
         publisher.publish("1.0.0", tiny_bundle("1.0.0", seed=2))
         home = tmp_path / "device"
-        joining = ["join", "--home", str(home), "--hub", url, "--token", operator.join_token(), "--name", "d1"]
+        joining = [
+            "join",
+            "--home",
+            str(home),
+            "--hub",
+            url,
+            "--token",
+            operator.join_token(),
+            "--name",
+            "d1",
+        ]
         assert main(joining) == 0
         first = (home / "certificate.pem").read_bytes()
         start(

@@ -62,15 +62,17 @@ def shows(there: World, certificate: str | None, path: str = "/v1/poll", **heade
     """A request over a connection on which a certificate was shown."""
     there.transport.shown = certificate
     try:
-        return there.call("GET", path, **headers)
+        return there.call("GET", path, b"", **headers)
     finally:
         there.transport.shown = None
 
 
 def renewed(
-    there: World, certificate: str | None = None, key: IdentityKey = KEY, **headers: str
+    there: World, certificate: str | None = None, key: IdentityKey = KEY, *, by: Device | str | None = None
 ) -> Reply:
-    """The answer to a request for the next certificate."""
+    """The answer to a request for the next certificate; `by` whose credential, or which secret, is shown."""
+    secret = by.credential if isinstance(by, Device) else by
+    headers = {} if secret is None else {"authorization": f"Bearer {secret}"}
     there.transport.shown = certificate
     try:
         return there.call("POST", "/v1/certificate", Certify(key.request().decode()).to_bytes(), **headers)
@@ -147,7 +149,7 @@ def test_the_fleet_shows_until_when_a_device_is_certified(there: World) -> None:
     (shown,) = there.admin("GET", "fleet").json["devices"]
     assert shown["certified_until"] == there.clock.now() + 7 * DAY
     there.clock.advance(5 * DAY)
-    assert renewed(there, **bearer(device)).status == 200
+    assert renewed(there, by=device).status == 200
     (shown,) = there.admin("GET", "fleet").json["devices"]
     assert shown["certified_until"] == there.clock.now() + 7 * DAY
 
@@ -238,7 +240,7 @@ def test_attack_a_header_that_claims_a_certificate(there: World) -> None:
     _, certificate = enrolled(there)
     line = certificate.replace("\n", "")
     for name in ("x_client_cert", "client_cert", "x_forwarded_client_cert", "ssl_client_cert"):
-        assert there.call("GET", "/v1/poll", **{name: line}).status == 401
+        assert there.call("GET", "/v1/poll", b"", **{name: line}).status == 401
 
 
 def test_attack_the_credential_of_one_device_on_the_connection_of_another(there: World) -> None:
@@ -321,7 +323,7 @@ def test_a_renewal_whose_answer_got_lost_is_asked_for_again(there: World) -> Non
 def test_attack_another_key_gets_no_certificate(there: World) -> None:
     """Attack: a copied credential, or a certificate on a connection that somebody else may use, and a key of the attacker's own."""
     device, certificate = enrolled(there)
-    for reply in (renewed(there, key=OTHER, **bearer(device)), renewed(there, certificate, OTHER)):
+    for reply in (renewed(there, key=OTHER, by=device), renewed(there, certificate, OTHER)):
         assert (reply.status, reply.json["what"]) == (409, "another key than the device's")
     assert shows(there, certificate).status == 200
 
@@ -329,11 +331,11 @@ def test_attack_another_key_gets_no_certificate(there: World) -> None:
 def test_a_device_of_old_binds_its_first_key(there: World) -> None:
     """It enrolled without one: its credential gets the first certificate, and from then on the key is the device's."""
     device = there.enrol("d0")
-    reply = renewed(there, **bearer(device))
+    reply = renewed(there, by=device)
     certificate = Certified.from_bytes(reply.body).certificate
     assert shows(there, certificate).status == 200
-    assert renewed(there, key=OTHER, **bearer(device)).status == 409
-    assert renewed(there, **bearer(device)).status == 200
+    assert renewed(there, key=OTHER, by=device).status == 409
+    assert renewed(there, by=device).status == 200
 
 
 def test_an_ended_certificate_is_renewed_by_credential_and_key(there: World) -> None:
@@ -341,9 +343,9 @@ def test_an_ended_certificate_is_renewed_by_credential_and_key(there: World) -> 
     device, certificate = enrolled(there)
     there.clock.advance(7 * DAY + 90 * DAY)
     assert renewed(there, certificate).status == 401, "not by the certificate"
-    assert renewed(there, **bearer(device)).status == 200
+    assert renewed(there, by=device).status == 200
     there.clock.advance(7 * DAY + 90 * DAY + 1)
-    reply = renewed(there, **bearer(device))
+    reply = renewed(there, by=device)
     assert (reply.status, reply.json["what"]) == (401, "the last certificate ended too long ago")
     assert reply.json["fix"] == "enrol the device anew, under another name"
 
@@ -351,9 +353,8 @@ def test_an_ended_certificate_is_renewed_by_credential_and_key(there: World) -> 
 def test_attack_nobody_gets_a_certificate_for_asking(there: World) -> None:
     """Attack: no identity, a join token, an operator's token."""
     enrolled(there)
-    for secret in ("", there.token(), there.operator):
-        headers = {"authorization": f"Bearer {secret}"} if secret else {}
-        assert renewed(there, **headers).status == 401
+    for secret in (None, there.token(), there.operator):
+        assert renewed(there, by=secret).status == 401
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"request": 7}', b'{"request": "nonsense"}', b"[]"])
@@ -385,8 +386,8 @@ def test_where_certificates_are_required_the_credential_only_gets_one(strict: Wo
 def test_attack_a_copied_credential_where_certificates_are_required(strict: World) -> None:
     """Attack: without the key it opens nothing and gets nothing."""
     device, _ = enrolled(strict)
-    assert renewed(strict, key=OTHER, **bearer(device)).status == 409
-    certificate = Certified.from_bytes(renewed(strict, **bearer(device)).body).certificate
+    assert renewed(strict, key=OTHER, by=device).status == 409
+    certificate = Certified.from_bytes(renewed(strict, by=device).body).certificate
     assert member(strict, certificate).key == KEY.id, "what it gets is for the device's own key"
 
 

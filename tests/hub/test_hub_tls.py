@@ -7,7 +7,7 @@ import signal
 import ssl
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hub_processes import Process
@@ -15,6 +15,7 @@ from hub_processes import Process
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import AccessError, SettingError, TrustError, UnreachableError
 from edgestill.core.protocols import Request
+from edgestill.core.wire import Enrol
 from edgestill.device.life import _transport_to
 from edgestill.hub.home import Home
 from edgestill.hub.main import main
@@ -23,7 +24,6 @@ from edgestill.link.control import ControlClient
 from edgestill.link.http import HttpTransport
 from edgestill.link.operator import OperatorClient
 from edgestill.link.tls import hub_context
-from edgestill.core.wire import Enrol
 from edgestill.testing.clock import FakeClock
 from edgestill.trust.authority import Authority
 from edgestill.trust.certificates import IdentityKey, Requested
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 DAY = 86_400.0
 CLASS = "x86_64-vnni-onnxruntime"
 KEY = IdentityKey.generate()
+OPENED: list[HttpTransport] = []
+"""Clients of the hub that serves; they hang up before it ends."""
 
 
 @contextmanager
@@ -47,6 +49,8 @@ def serving(folder: Path, *options: str) -> Iterator[Process]:
         process.url()
         yield process
     finally:
+        while OPENED:
+            OPENED.pop().close()
         code, log = process.stop(signal.SIGTERM)
     assert code == 0, log
     assert "Traceback" not in log
@@ -55,7 +59,8 @@ def serving(folder: Path, *options: str) -> Iterator[Process]:
 def trusting(process: Process, shown: Path | None = None) -> HttpTransport:
     """A client that believes the fleet's authority, and may show a certificate."""
     authorities = (process.home / "authority.pem").read_text()
-    return HttpTransport(tls=hub_context(authorities, None if shown is None else (shown, shown)))
+    OPENED.append(HttpTransport(tls=hub_context(authorities, None if shown is None else (shown, shown))))
+    return OPENED[-1]
 
 
 def operator(process: Process) -> OperatorClient:
@@ -83,7 +88,9 @@ def enrolled(process: Process, folder: Path, name: str = "d0") -> tuple[str, Pat
     return answer.credential, path
 
 
-def issued(process: Process, folder: Path, authority: Authority | None = None, *, lifetime: float = DAY) -> Path:
+def issued(
+    process: Process, folder: Path, authority: Authority | None = None, *, lifetime: float = DAY
+) -> Path:
     """A file with the key of `enrolled`, and a certificate that the test makes of it."""
     made = authority or Home.open(process.home).authority
     now = SystemClock().now()
@@ -95,8 +102,8 @@ def issued(process: Process, folder: Path, authority: Authority | None = None, *
 
 def polls(process: Process, shown: Path | None, credential: str | None = None) -> Any:
     """What a poll answers."""
-    with trusting(process, shown) as transport:
-        return ControlClient(transport, process.url(), credential=credential).poll(etag=None, wait=0)
+    transport = trusting(process, shown)
+    return ControlClient(transport, process.url(), credential=credential).poll(etag=None, wait=0)
 
 
 def test_devices_are_known_by_their_certificates_alone(tmp_path: Path) -> None:
@@ -109,9 +116,8 @@ def test_devices_are_known_by_their_certificates_alone(tmp_path: Path) -> None:
         for secret in (credential, None):
             with pytest.raises(AccessError, match="a certificate is missing"):
                 polls(process, None, secret)
-        with trusting(process) as transport:
-            renewal = ControlClient(transport, process.url(), credential=credential)
-            assert "BEGIN CERTIFICATE" in renewal.certify(KEY.request()).certificate
+        renewal = ControlClient(trusting(process), process.url(), credential=credential)
+        assert "BEGIN CERTIFICATE" in renewal.certify(KEY.request()).certificate
         operator_ = OperatorClient(
             trusting(process), process.url(), token=(process.home / "operator.token").read_text().strip()
         )
@@ -133,14 +139,17 @@ def test_attack_certificates_that_end_in_the_handshake(tmp_path: Path) -> None:
     with serving(tmp_path, "--tls") as process:
         credential, _ = enrolled(process, tmp_path)
         fleet = Home.open(process.home).authority.authorities.fleet
-        assert polls(process, issued(process, tmp_path))[0] is not None, "the maker of these makes good ones too"
-        for shown in (
-            lambda: issued(process, tmp_path, lifetime=-1.0),
-            lambda: issued(process, tmp_path, Authority.create("f" * 16)),
-            lambda: issued(process, tmp_path, Authority.create(fleet)),
+        assert polls(process, issued(process, tmp_path))[0] is not None, (
+            "the maker of these makes good ones too"
+        )
+        for authority, lifetime in (
+            (None, -1.0),
+            (Authority.create("f" * 16), DAY),
+            (Authority.create(fleet), DAY),
         ):
+            shown = issued(process, tmp_path, authority, lifetime=lifetime)
             with pytest.raises(UnreachableError):
-                polls(process, shown(), credential)
+                polls(process, shown, credential)
         assert polls(process, None, credential)[0] is not None
 
 
@@ -149,7 +158,8 @@ def test_a_device_finds_the_hub_by_its_token_alone(tmp_path: Path) -> None:
     with serving(tmp_path, "--tls", "--tls-name", "localhost") as process:
         assert process.url().startswith("https://localhost:")
         vouched = operator(process).join_token().split(".")[3]
-        transport = _transport_to(process.url(), vouched)
+        transport = cast("HttpTransport", _transport_to(process.url(), vouched))
+        OPENED.append(transport)
         assert transport.send(Request("GET", f"{process.url()}/health/live"), timeout=10).status == 200
         with pytest.raises(TrustError, match="another authority than the one that was vouched for"):
             _transport_to(process.url(), "0" * 64)
@@ -166,12 +176,17 @@ def test_an_operators_own_certificate_serves_devices_too(tmp_path: Path) -> None
     pem.write_bytes(other.server(key, ["127.0.0.1"], now=SystemClock().now(), lifetime=DAY))
     own.write_bytes(key.to_pem())
     believed = other.authorities.to_pem().decode()
-    with serving(tmp_path, "--tls-certificate", str(pem), "--tls-key", str(own), "--require-certificates") as process:
+    with serving(
+        tmp_path, "--tls-certificate", str(pem), "--tls-key", str(own), "--require-certificates"
+    ) as process:
         shown = issued(process, tmp_path)
-        for files, text in (((shown, shown), "a certificate of no device"), (None, "a certificate is missing")):
-            with HttpTransport(tls=hub_context(believed, files)) as transport:
-                with pytest.raises(AccessError, match=text):
-                    ControlClient(transport, process.url()).poll(etag=None, wait=0)
+        for files, text in (
+            ((shown, shown), "a certificate of no device"),
+            (None, "a certificate is missing"),
+        ):
+            OPENED.append(HttpTransport(tls=hub_context(believed, files)))
+            with pytest.raises(AccessError, match=text):
+                ControlClient(OPENED[-1], process.url()).poll(etag=None, wait=0)
     process = Process(tmp_path, "--tls-certificate", str(pem), "--tls-key", str(pem))
     process.child.wait(60)
     code, log = process.stop()

@@ -97,6 +97,12 @@ def ask(context: ssl.SSLContext, url: str) -> bytes:
         return b"".join(transport.send(Request("GET", url), timeout=10).chunks())
 
 
+def refuses(context: ssl.SSLContext, url: str, text: str) -> None:
+    """No question is asked there, for this reason."""
+    with pytest.raises(UnreachableError, match=text):
+        ask(context, url)
+
+
 # The hub
 
 
@@ -105,29 +111,25 @@ def test_a_hub_of_the_fleets_authority_is_believed_for_its_host(tmp_path: Path) 
     with Peer(hub_paper(tmp_path, "localhost", "127.0.0.1")) as peer:
         assert ask(hub_context(TRUSTED), peer.url) == b"ok"
         assert ask(hub_context(TRUSTED), peer.url.replace("localhost", "127.0.0.1")) == b"ok"
-        with pytest.raises(UnreachableError, match="certificate verify failed"):
-            ask(hub_context(), peer.url)
+        refuses(hub_context(), peer.url, "certificate verify failed")
 
 
 def test_a_hub_is_not_believed_for_another_host(tmp_path: Path) -> None:
     """The certificate is right, and somebody else's."""
     with Peer(hub_paper(tmp_path, "hub.example")) as peer:
-        with pytest.raises(UnreachableError, match="Hostname mismatch"):
-            ask(hub_context(TRUSTED), peer.url)
+        refuses(hub_context(TRUSTED), peer.url, "Hostname mismatch")
 
 
 def test_attack_a_device_that_answers_in_the_hubs_place(tmp_path: Path) -> None:
     """Attack: a device enrols as `localhost`, and answers there with its own certificate, which is of the right fleet."""
     with Peer(paper(tmp_path, "localhost")) as peer:
-        with pytest.raises(UnreachableError, match="certificate is not valid for|Hostname mismatch"):
-            ask(hub_context(TRUSTED), peer.url)
+        refuses(hub_context(TRUSTED), peer.url, "Hostname mismatch")
 
 
 def test_attack_a_hub_with_an_authority_of_the_same_name(tmp_path: Path) -> None:
     """Attack: the names are right, and the key is another."""
     with Peer(hub_paper(tmp_path, "localhost", authority=STRANGER)) as peer:
-        with pytest.raises(UnreachableError, match="certificate verify failed"):
-            ask(hub_context(TRUSTED), peer.url)
+        refuses(hub_context(TRUSTED), peer.url, "certificate verify failed")
 
 
 def test_anybody_is_heard_about_what_is_public(tmp_path: Path) -> None:
@@ -136,7 +138,9 @@ def test_anybody_is_heard_about_what_is_public(tmp_path: Path) -> None:
         assert ask(unverified_context(), peer.url) == b"ok"
 
 
-@pytest.mark.parametrize("told", ["nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "told", ["nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
 def test_what_are_no_authorities_is_told(told: str) -> None:
     """As an error of ours."""
     with pytest.raises(MessageError, match="what TLS needs cannot be used"):
@@ -166,10 +170,7 @@ def test_a_certificate_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", ["stranger", "expired"])
 def test_attack_a_certificate_that_ends_in_the_handshake(tmp_path: Path, wrong: str) -> None:
     """Attack: of another authority, or past its time: no request is heard on that connection."""
-    if wrong == "stranger":
-        mine = paper(tmp_path, "d1", STRANGER)
-    else:
-        mine = paper(tmp_path, "d1", lifetime=-60.0)
+    mine = paper(tmp_path, "d1", STRANGER) if wrong == "stranger" else paper(tmp_path, "d1", lifetime=-60.0)
     with Peer(hub_paper(tmp_path, "localhost"), asks=TRUSTED) as peer:
         with pytest.raises(UnreachableError):
             ask(hub_context(TRUSTED, (mine, mine)), peer.url)
@@ -181,12 +182,15 @@ def test_another_context_closes_what_is_kept(tmp_path: Path) -> None:
     first, second = paper(tmp_path, "d1"), paper(tmp_path, "d2")
     contexts = [hub_context(TRUSTED, (first, first)), hub_context(TRUSTED, (second, second))]
     given = [contexts[0], contexts[0], contexts[1], contexts[1]]
-    with Peer(hub_paper(tmp_path, "localhost"), asks=TRUSTED) as peer:
-        with HttpTransport(tls=lambda: given.pop(0)) as transport:
-            for _ in range(4):
-                assert b"".join(transport.send(Request("GET", peer.url), timeout=10).chunks()) == b"ok"
+    with (
+        Peer(hub_paper(tmp_path, "localhost"), asks=TRUSTED) as peer,
+        HttpTransport(tls=lambda: given.pop(0)) as transport,
+    ):
+        for _ in range(4):
+            assert b"".join(transport.send(Request("GET", peer.url), timeout=10).chunks()) == b"ok"
     names = [
-        AUTHORITY.authorities.member(ssl.DER_cert_to_PEM_cert(one or b"").encode()).device for one in peer.shown
+        AUTHORITY.authorities.member(ssl.DER_cert_to_PEM_cert(one or b"").encode()).device
+        for one in peer.shown
     ]
     assert names == ["d1", "d2"]
 
@@ -205,15 +209,12 @@ def test_a_member_is_known_by_its_name_and_not_by_its_host(tmp_path: Path, uri: 
 def test_attack_another_member_in_the_gateways_place(tmp_path: Path, uri: str) -> None:
     """Attack: a device of the fleet, with a good certificate, that is not the one that was meant."""
     with Peer(paper(tmp_path, "gateway")) as peer:
-        with pytest.raises(UnreachableError, match="of another member"):
-            ask(member_context(TRUSTED, uri), peer.url)
+        refuses(member_context(TRUSTED, uri), peer.url, "of another member")
 
 
 def test_attack_a_stranger_with_a_members_name(tmp_path: Path) -> None:
     """Attack: the same URI, from an authority that is not the fleet's; and the hub itself, which is no device."""
     with Peer(paper(tmp_path, "gateway", STRANGER)) as peer:
-        with pytest.raises(UnreachableError, match="certificate verify failed"):
-            ask(member_context(TRUSTED, device_uri(FLEET, "gateway")), peer.url)
+        refuses(member_context(TRUSTED, device_uri(FLEET, "gateway")), peer.url, "certificate verify failed")
     with Peer(hub_paper(tmp_path, "localhost")) as peer:
-        with pytest.raises(UnreachableError, match="of another member"):
-            ask(member_context(TRUSTED, device_uri(FLEET, "*")), peer.url)
+        refuses(member_context(TRUSTED, device_uri(FLEET, "*")), peer.url, "of another member")

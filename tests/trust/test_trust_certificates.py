@@ -239,7 +239,11 @@ def test_attack_a_request_for_somebody_elses_key() -> None:
     """Attack: the public key of another device in a request that its sender cannot sign."""
     pem = KEY.request()
     der = bytearray(x509.load_pem_x509_csr(pem).public_bytes(Encoding.DER))
-    mine = IdentityKey.generate().private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    mine = (
+        IdentityKey.generate()
+        .private.public_key()
+        .public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    )
     theirs = KEY.private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     swapped = bytes(der).replace(theirs, mine)
     assert swapped != bytes(der)
@@ -283,9 +287,7 @@ def test_attack_a_certificate_of_another_fleet() -> None:
 
 def test_attack_an_authority_of_the_same_name() -> None:
     """Attack: an authority that bears the same names, with a key of the attacker's own."""
-    assert (
-        STRANGER.authorities.certificates[0].subject == AUTHORITY.authorities.certificates[0].subject
-    )
+    assert STRANGER.authorities.certificates[0].subject == AUTHORITY.authorities.certificates[0].subject
     with pytest.raises(TrustError, match="no authority of this fleet has signed"):
         AUTHORITY.authorities.member(issued(STRANGER))
 
@@ -437,7 +439,9 @@ def test_attack_an_authority_put_beside_the_right_one() -> None:
     assert kept == AUTHORITY.authorities
     with pytest.raises(TrustError, match="no authority of this fleet has signed"):
         kept.member(issued(STRANGER))
-    with pytest.raises(TrustError, match=r"another authority than the one that was vouched for.*do not trust"):
+    with pytest.raises(
+        TrustError, match=r"another authority than the one that was vouched for.*do not trust"
+    ):
         STRANGER.authorities.only(AUTHORITY.authorities.digests[0])
 
 

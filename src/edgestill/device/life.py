@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMEOUT: Final = 20.0
-_SECRET: Final = r"[A-Za-z0-9_-]{1,120}"
+_RANDOM: Final = r"[A-Za-z0-9_-]{1,120}"
 _DIGEST: Final = r"([0-9a-f]{64})"
-_TOKEN: Final = re.compile(rf"est1\.{_SECRET}\.{_DIGEST}|est2\.{_SECRET}\.{_DIGEST}\.{_DIGEST}")
+_TOKEN: Final = re.compile(rf"est1\.{_RANDOM}\.{_DIGEST}|est2\.{_RANDOM}\.{_DIGEST}\.{_DIGEST}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

@@ -112,7 +112,7 @@ def _serve(options: argparse.Namespace) -> None:
     require("uvicorn", extra="serve", purpose="to serve a model")
     from edgestill.core.bundle import replace
     from edgestill.device.home import Home
-    from edgestill.device.serve.listening import Listening, tls_of
+    from edgestill.device.serve.listening import Listening, fleet_tls, tls_of
     from edgestill.device.serve.models import of_agent
     from edgestill.device.serve.running import run
     from edgestill.device.serve.tokens import read_tokens
@@ -121,11 +121,22 @@ def _serve(options: argparse.Namespace) -> None:
 
     logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"), chatty=("uvicorn",))
     clock = SystemClock()
+    tls = tls_of(options.tls_certificate, options.tls_key, options.client_ca)
+    if options.tls_fleet:
+        if tls is not None:
+            raise SettingError(
+                "two certificates for one server",
+                where="--tls-fleet",
+                expected="it alone, or --tls-certificate and --tls-key",
+                got="both",
+                fix="leave one out",
+            )
+        tls = fleet_tls(Home.open(options.home), clock)
     listening = Listening(
         host=options.host,
         port=options.port,
         tokens=() if options.token_file is None else read_tokens(options.token_file),
-        tls=tls_of(options.tls_certificate, options.tls_key, options.client_ca),
+        tls=tls,
         is_open=options.open,
     )
 
@@ -276,6 +287,9 @@ def _add_neighbours(four: argparse.ArgumentParser) -> None:
     four.add_argument("--timeout", metavar="DURATION", help="for its answer (default 5s)")
     four.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that it wants")
     four.add_argument("--plain-http", action="store_true", help="it may be elsewhere and without TLS")
+    four.add_argument(
+        "--fleet", metavar="DEVICE", help="the device of the fleet that serves there; * for any of them"
+    )
     four.add_argument("--remove", metavar="NAME", help="asks this one no more")
     four.add_argument(
         "--hedge-after", metavar="DURATION", help="asks the next as well after so long; or: never"
@@ -298,9 +312,14 @@ def _add_serve(four: argparse.ArgumentParser) -> None:
     four.add_argument(
         "--client-ca", type=Path, metavar="FILE", help="PEM authorities of clients' certificates"
     )
+    four.add_argument(
+        "--tls-fleet",
+        action="store_true",
+        help="serve with this device's certificate, and only devices of its fleet",
+    )
 
 
-_OF_ONE: Final = ("model", "output", "input", "timeout", "token_file", "plain_http")
+_OF_ONE: Final = ("model", "output", "input", "timeout", "token_file", "plain_http", "fleet")
 """Options of `neighbours --add`."""
 _VERBS: Final = {
     "join": _join,

@@ -20,13 +20,14 @@ import threading
 from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.bundle import replace
-from edgestill.core.errors import EdgestillError, TrustError
+from edgestill.core.errors import EdgestillError, TrustError, UnreachableError
 from edgestill.core.files import read_plain
 from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS
 from edgestill.link.tls import hub_context, member_context
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
     from pathlib import Path
 
     from edgestill.core.protocols import Clock
@@ -126,20 +127,43 @@ class Papers:
         """Whether the context that was given last shows a certificate."""
         return self._seen is not None and self._seen[1]
 
-    def to_member(self, device: str) -> ssl.SSLContext:
-        """For connections to another device of the fleet, to which this one's certificate is shown; see `link.tls.member_context`.
+    def to_member(self, device: str) -> Callable[[], ssl.SSLContext]:
+        """Gives contexts for connections to another device of the fleet: the same one until the papers change.
 
         Args:
-            device: its name; empty for any of the fleet.
+            device: its name; `*` for any of the fleet.
 
-        Raises:
-            PathError, MessageError, TrustError: this device has no certificate.
+        Returns:
+            A function for `link.http.HttpTransport`; it raises UnreachableError while this device has no certificate.
         """
+        seen: object = None
+        context: ssl.SSLContext | None = None
+
+        def given() -> ssl.SSLContext:
+            nonlocal seen, context
+            with self._lock:
+                files = tuple(map(self._state, PAPERS))
+                if context is None or seen != files:
+                    seen, context = files, self._to_member(device)
+                return context
+
+        return given
+
+    def _to_member(self, device: str) -> ssl.SSLContext:
         from edgestill.trust.certificates import device_uri
 
-        found = self._member()
-        authorities = self._read(AUTHORITIES).decode("ascii", "replace")
-        return member_context(authorities, device_uri(found.fleet, device or "*"), self._files)
+        try:
+            found = self._member()
+            authorities = self._read(AUTHORITIES).decode("ascii", "replace")
+            return member_context(authorities, device_uri(found.fleet, device), self._files)
+        except EdgestillError as error:
+            raise UnreachableError(
+                "this device has no certificate to show to its neighbours",
+                where=CERTIFICATE,
+                expected="a certificate of the fleet",
+                got=error.what,
+                fix="let the agent run: it asks the hub for one",
+            ) from error
 
     def _made(self, *, shows: bool) -> ssl.SSLContext | None:
         try:

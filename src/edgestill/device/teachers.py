@@ -108,7 +108,8 @@ def _teachers(
     except EdgestillError as error:
         log.warning("%s", error)
         neighbours, failure = Neighbours(), error.code
-    transport = HttpTransport(clock=clock, tls=Papers.of(home, clock).context)
+    papers = Papers.of(home, clock)
+    transport = HttpTransport(clock=clock, tls=papers.context)
     breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
     escalation, audit = (
         RemoteModel(
@@ -126,7 +127,7 @@ def _teachers(
         )
         for purpose in ("escalation", "audit")
     )
-    asked, meters = neighbours.before(escalation, policy, INPUT, clock=clock, random=random)
+    asked, meters = neighbours.before(escalation, policy, INPUT, clock=clock, random=random, papers=papers)
     asked_once = Remembering(Bounded(asked, at_once=QUESTIONS), clock=clock)
     return Teachers(
         asked_once,

@@ -56,7 +56,9 @@ def issue(hub: Hub, device: str, requested: Requested) -> Issued:
     """A certificate for this device; nothing is written down."""
     now, lifetime = hub.clock.now(), hub.settings.certificate_lifetime
     certificate = hub.home.authority.device(requested, device, now=now, lifetime=lifetime)
-    return Issued(certificate=certificate.decode("ascii"), key=requested.key, until=float(int(now + lifetime)))
+    return Issued(
+        certificate=certificate.decode("ascii"), key=requested.key, until=float(int(now + lifetime))
+    )
 
 
 def requested_by(request: str) -> Requested:
@@ -94,7 +96,11 @@ async def renew(
             fix="ask with the key that it enrolled with; where that is lost, enrol under another name",
         )
     until = device.certified_until
-    if not shows_certificate and until is not None and hub.clock.now() > until + hub.settings.certificate_grace:
+    if (
+        not shows_certificate
+        and until is not None
+        and hub.clock.now() > until + hub.settings.certificate_grace
+    ):
         raise AccessError(
             "the last certificate ended too long ago",
             where=f"device {device.id}",

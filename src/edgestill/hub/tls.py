@@ -85,8 +85,9 @@ class OwnCertificate:
         self._due = 0.0
 
     def renew_if_due(self) -> bool:
-        """Takes a new key and certificate where a third of the last one's life is left; whether it did. Connections that are
-        open go on with what they began with.
+        """Takes a new key and certificate where a third of the last one's life is left; whether it did.
+
+        Connections that are open go on with what they began with.
 
         Raises:
             SettingError: a host that is none. PathError: the folder cannot be written.

@@ -35,9 +35,7 @@ def hub_context(authorities: str = "", shown: tuple[Path, Path] | None = None) -
     return _filled(context, authorities, shown)
 
 
-def member_context(
-    authorities: str, uri: str, shown: tuple[Path, Path] | None = None
-) -> ssl.SSLContext:
+def member_context(authorities: str, uri: str, shown: tuple[Path, Path] | None = None) -> ssl.SSLContext:
     """For connections to another device of the fleet.
 
     Args:
@@ -57,7 +55,9 @@ def member_context(
 
 def unverified_context() -> ssl.SSLContext:
     """Believes anybody: to fetch what is public and is checked against a digest afterwards. Nothing secret may be sent."""
-    urllib3.disable_warnings(InsecureRequestWarning)  # it would tell its user that nothing was verified, which is so
+    urllib3.disable_warnings(
+        InsecureRequestWarning
+    )  # it would tell its user that nothing was verified, which is so
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -95,9 +95,7 @@ def _is_meant(uri: str, certificate: Any) -> bool:
     return bool(uri) and names == [uri]
 
 
-def _filled(
-    context: ssl.SSLContext, authorities: str, shown: tuple[Path, Path] | None
-) -> ssl.SSLContext:
+def _filled(context: ssl.SSLContext, authorities: str, shown: tuple[Path, Path] | None) -> ssl.SSLContext:
     try:
         if authorities:
             context.load_verify_locations(cadata=authorities)

@@ -123,7 +123,11 @@ class Authority:
         """
         if re.fullmatch(NAME, device) is None:
             raise SettingError(
-                "a name that cannot be used", where="device", expected=NAME, got=device[:80], fix="choose another"
+                "a name that cannot be used",
+                where="device",
+                expected=NAME,
+                got=device[:80],
+                fix="choose another",
             )
         fleet = self.authorities.fleet
         purposes = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)

@@ -119,9 +119,7 @@ class IdentityKey:
                 private = load_pem_private_key(pem, None)
             except _REJECTED:
                 private = None
-        if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(
-            private.curve, ec.SECP256R1
-        ):
+        if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
             raise MessageError(
                 "not a key of an identity",
                 where="identity key",
