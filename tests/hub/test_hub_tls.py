@@ -168,6 +168,17 @@ def test_a_device_finds_the_hub_by_its_token_alone(tmp_path: Path) -> None:
             plain.send(Request("GET", f"{process.url()}/health/live"), timeout=10)
 
 
+def test_an_operator_believes_the_authority_that_a_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`SSL_CERT_FILE`: the verbs of the command line need no option for it."""
+    with serving(tmp_path, "--tls") as process:
+        token = (process.home / "operator.token").read_text().strip()
+        monkeypatch.setenv("SSL_CERT_FILE", str(process.home / "authority.pem"))
+        OPENED.append(HttpTransport())
+        assert OperatorClient(OPENED[-1], process.url(), token=token).fleet() == {"devices": []}
+
+
 def test_an_operators_own_certificate_serves_devices_too(tmp_path: Path) -> None:
     """`--tls-certificate`: clients' certificates are asked for just the same; what cannot be used is told in one line."""
     other = Authority.create("e" * 16)
