@@ -188,7 +188,7 @@ def test_without_a_certificate_that_holds_nothing_is_served(tmp_path: Path, pape
 def test_two_certificates_for_one_server_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which one should it be?"""
+    """Nobody could say which one it is."""
     home = home_of(tmp_path / "d1", "d1", papers_of("d1"))
     files = ["--tls-certificate", str(home.path / CERTIFICATE), "--tls-key", str(home.path / DEVICE_KEY)]
     assert main(["serve", "--home", str(home.path), "--tls-fleet", *files]) == 1

@@ -406,7 +406,8 @@ def test_the_lifetime_is_a_setting(tmp_path: Path) -> None:
     "given",
     [
         {"certificate_lifetime": 0.0},
-        {"certificate_lifetime": 12 * 30.0 - 1},
+        {"certificate_lifetime": 3599.0},
+        {"certificate_lifetime": 12 * 600.0 - 1, "poll_interval": 600.0},
         {"certificate_lifetime": LONGEST_CERTIFICATE + 1},
         {"certificate_grace": -1.0},
         {"certificate_grace": 1e12},

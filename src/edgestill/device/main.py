@@ -74,9 +74,8 @@ def _run(options: argparse.Namespace) -> None:
     from edgestill.device.home import Home
     from edgestill.device.life import run
     from edgestill.device.machine import Rules
-    from edgestill.device.papers import Papers
+    from edgestill.device.papers import hub_transport
     from edgestill.device.supervisor import Pace
-    from edgestill.link.http import HttpTransport
 
     logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"))
     home = Home.open(options.home)
@@ -91,7 +90,7 @@ def _run(options: argparse.Namespace) -> None:
             fix="write a duration such as 30s",
         )
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
-    transport = HttpTransport(tls=Papers.of(home, SystemClock()).context)
+    transport = hub_transport(home, SystemClock())
     run(home, pace=pace, rules=Rules(window=window), transport=transport, ready=options.ready)
 
 

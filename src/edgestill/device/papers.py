@@ -10,7 +10,7 @@
   credential only, and asks for a certificate again.
 - A certificate that has ended is not shown, because a hub would end the handshake over it; the credential still opens.
 - Whoever sends asks for the context before each request (`link.http`), and the files are looked at then: the supervisor renews, and the
-  engine's process shows the new certificate too.
+  engine's process shows the new certificate too. Where the hub speaks plain HTTP (on the loopback) there is no context to ask for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edgestill.core.bundle import replace
 from edgestill.core.errors import EdgestillError, TrustError, UnreachableError
 from edgestill.core.files import read_plain
 from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS
+from edgestill.link.http import HttpTransport
 from edgestill.link.tls import hub_context, member_context
 
 if TYPE_CHECKING:
@@ -198,6 +199,12 @@ class Papers:
         except OSError:
             return None
         return about.st_ino, about.st_mtime_ns, about.st_size
+
+
+def hub_transport(home: Home, clock: Clock) -> HttpTransport:
+    """Real sockets to the hub of a home, which show the device's certificate while it holds."""
+    speaks_tls = home.identity.hub.startswith("https:")
+    return HttpTransport(clock=clock, tls=Papers.of(home, clock).context if speaks_tls else None)
 
 
 def first_papers(enrolled: Enrolled, key: IdentityKey, vouched: str | None) -> dict[str, bytes]:

@@ -11,8 +11,9 @@ SHORTEST_POLL: Final = 0.01
 LONGEST_POLL: Final = 43_200.0
 LONGEST_CERTIFICATE: Final = 366 * 86_400.0
 LONGEST_GRACE: Final = 3_660 * 86_400.0
-RENEWALS: Final = 12
-"""Polls that fit into a certificate's life at least, so that some are left when it is time for the next."""
+SHORTEST_CERTIFICATE: Final = 3_600.0
+POLLS: Final = 12
+"""That fit into a certificate's life at least, so that some are left when it is time for the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +98,11 @@ class Settings:
                 where="assignment_lifetime",
                 fix="lengthen it, or let devices poll more often",
             )
-        shortest = RENEWALS * self.poll_interval
+        shortest = max(SHORTEST_CERTIFICATE, POLLS * self.poll_interval)
         if not shortest <= self.certificate_lifetime <= LONGEST_CERTIFICATE:
             raise SettingError(
                 "the lifetime of certificates is out of range",
-                expected=f"{shortest:g} s (so that {RENEWALS} polls fit into it) to {LONGEST_CERTIFICATE:g} s",
+                expected=f"{shortest:g} s (an hour, and {POLLS} polls) to {LONGEST_CERTIFICATE:g} s",
                 got=self.certificate_lifetime,
                 where="certificate_lifetime",
                 fix="choose one within",

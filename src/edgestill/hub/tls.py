@@ -109,7 +109,8 @@ class OwnCertificate:
 class TlsHttp(H11Protocol):
     """HTTP/1.1 over TLS, which tells the application what certificate the other end has shown.
 
-    Source: ASGI TLS extension 0.2, of which the chain holds the first certificate only: that is all Python's `ssl` hands out.
+    Source: ASGI TLS extension 0.2. The chain holds the first certificate only, which is all that Python's `ssl` hands out; what else the
+    extension has is not known here.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the class above

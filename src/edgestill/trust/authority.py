@@ -4,7 +4,7 @@
 - It issues to devices and to its hub, and nothing else: its certificate allows no authority below it (RFC 5280, 4.2.1.9).
 - Its own certificate has no end: `99991231235959Z` (RFC 5280, 4.1.2.5). It is a trust anchor, taken back by no longer trusting
   it, and a fleet whose devices sleep for years must not stop on a date that nobody remembers.
-- What it issues begins an hour before now, because devices' clocks are not all right.
+- What it issues begins an hour before now, or as long before as it holds, because devices' clocks are not all right.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Authority:
         issuer = self.authorities.certificates[0]
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         made = (
-            _begun(public, subject, time_of(now - BACKDATED), time_of(now + lifetime))
+            _begun(public, subject, time_of(now - min(BACKDATED, abs(lifetime))), time_of(now + lifetime))
             .issuer_name(issuer.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(issues=False), critical=True)
