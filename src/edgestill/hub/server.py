@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
         if self._own is not None and counter % 600 == 0:
             try:
                 self._own.renew_if_due()
-            except EdgestillError as error:
+            except (EdgestillError, OSError) as error:  # which errors of TLS are too
                 log.warning("the hub's certificate cannot be renewed: %s", error)
         return await super().on_tick(counter)
 
