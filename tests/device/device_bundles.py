@@ -17,13 +17,14 @@ from edgestill.core.digest import Digest
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.oip import HEADER, InferRequest, InferResponse, Tensor
 from edgestill.core.release import Assignment
-from edgestill.core.wire import Enrol, Enrolled, Poll, reports_from_bytes
+from edgestill.core.wire import Certified, Certify, Enrol, Enrolled, Poll, reports_from_bytes
 from edgestill.infer.golden import Golden
 from edgestill.infer.policy import Policy
 from edgestill.learn.statistics import Statistics
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.repository import RepositorySimulator
 from edgestill.trust import assignment as assignments
+from edgestill.trust.certificates import Requested
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.protocols import Clock, Request
     from edgestill.core.wire import Report
+    from edgestill.trust.authority import Authority
 
 Answered = tuple[int, dict[str, str], bytes]
 
@@ -169,6 +171,10 @@ class TinyHub:
         refuse: path prefix -> status with which it answers instead.
         served: every path that was asked for.
         ranges: what part of each file; empty for all of it.
+        authority: issues certificates; None gives none, as a hub of old.
+        lifetime: of certificates, in seconds.
+        key: of the device, once it has asked for a certificate.
+        bodies: of every request.
     """
 
     clock: Clock = field(default_factory=FakeClock)
@@ -187,6 +193,10 @@ class TinyHub:
     patches: dict[str, bytes] = field(default_factory=dict)
     interval: float = 0.05
     secret: str = "c" * 32
+    authority: Authority | None = None
+    lifetime: float = 7 * 86_400.0
+    key: str | None = None
+    bodies: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.repository = RepositorySimulator(self.clock)
@@ -200,7 +210,10 @@ class TinyHub:
     @property
     def token(self) -> str:
         """A join token."""
-        return f"est1.secret.{Digest.of(self.repository.root).hex}"
+        root = Digest.of(self.repository.root).hex
+        if self.authority is None:
+            return f"est1.secret.{root}"
+        return f"est2.secret.{root}.{self.authority.authorities.digests[0]}"
 
     def publish(self, version: str, archive: bytes, hardware_class: str = HERE) -> None:
         """Lists and serves a bundle."""
@@ -220,6 +233,7 @@ class TinyHub:
     def _answer(self, path: str, headers: dict[str, str], body: bytes) -> Answered:
         path, _, _ = path.partition("?")
         self.served.append(path)
+        self.bodies.append(body)
         for prefix, status in self.refuse.items():
             if path.startswith(prefix):
                 return status, {}, b'{"error": "told to"}'
@@ -227,17 +241,38 @@ class TinyHub:
             return self._file(path, headers)
         if path == "/v1/enrol":
             asked = Enrol.from_bytes(body)
+            self.key = None
             enrolled = Enrolled(
-                device=asked.device, credential=self.secret, root=self.repository.root, interval=self.interval
+                device=asked.device,
+                credential=self.secret,
+                root=self.repository.root,
+                interval=self.interval,
+                **({} if self.authority is None else self._certified(asked.device, asked.request)),
             )
             return 200, {}, enrolled.to_bytes()
         if headers.get("authorization") != f"Bearer {self.secret}":
             return 401, {}, b"{}"
         return self._control(path, headers, body)
 
+    def _certified(self, device: str, request: str) -> dict[str, str]:
+        """Fields of an answer that holds a certificate; the key is bound."""
+        assert self.authority is not None
+        requested = Requested.from_pem(request.encode())
+        self.key = requested.key
+        certificate = self.authority.device(requested, device, now=self.clock.now(), lifetime=self.lifetime)
+        return {
+            "certificate": certificate.decode(),
+            "authorities": self.authority.authorities.to_pem().decode(),
+        }
+
     def _control(self, path: str, headers: dict[str, str], body: bytes) -> Answered:
         if path == "/v1/poll":
             return self._poll(headers)
+        if path == "/v1/certificate" and self.authority is not None:
+            request = Certify.from_bytes(body).request
+            if self.key not in {None, Requested.from_pem(request.encode()).key}:
+                return 409, {}, b'{"what": "another key than the device\'s"}'
+            return 200, {}, Certified(**self._certified("d1", request)).to_bytes()
         if path == "/v1/reports":
             batch = reports_from_bytes(body)
             new = [one for one in batch if self.reports.setdefault(one.id, one) is one]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,7 @@ def test_moving_for_ever_ends_with_the_deadline(device: Device) -> None:
                 stream, _ = device.listener.accept()
             except OSError:
                 continue
-            with stream:
+            with stream, suppress(UnreachableError):  # who asked has given up
                 moves(stream)
 
     device.install()

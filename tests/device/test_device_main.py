@@ -80,7 +80,18 @@ def test_attack_a_hub_with_another_root_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("token", ["", "est1.secret", "est2.s." + "0" * 64, "est1.s." + "0" * 63])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "est1.secret",
+        "est2.s." + "0" * 64,
+        "est1.s." + "0" * 63,
+        f"est1.s.{'0' * 64}.{'0' * 64}",
+        f"est2.s.{'0' * 64}.{'0' * 63}",
+        f"est3.s.{'0' * 64}.{'0' * 64}",
+    ],
+)
 def test_half_a_token_is_refused_before_anything_is_sent(tmp_path: Path, token: str) -> None:
     """Copying it wrongly must not use it up."""
     hub = TinyHub()

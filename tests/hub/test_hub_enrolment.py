@@ -33,15 +33,16 @@ def ask(there: World, token: str, name: str = "d0", hardware_class: str = CLASS)
     return reply.status, reply.json["code" if reply.status >= 400 else "credential"]
 
 
-def test_a_token_pins_the_root(there: World) -> None:
-    """`est1.SECRET.ROOT`: the last part is the digest of the root that enrolment hands out."""
+def test_a_token_pins_root_and_authority(there: World) -> None:
+    """`est2.SECRET.ROOT.AUTHORITY`: digests of the root that enrolment hands out, and of the certificate that issues."""
     token = there.token()
     reply = there.call(
         "POST", "/v1/enrol", Enrol(join_token=token, device="d0", hardware_class=CLASS).to_bytes()
     )
     enrolled = Enrolled.from_bytes(reply.body)
-    assert token.split(".")[0] == "est1"
+    assert token.split(".")[0] == "est2"
     assert token.split(".")[2] == Digest.of(enrolled.root).hex
+    assert token.split(".")[3] == there.hub.home.authority.authorities.digests[0]
     assert enrolled.interval == 30.0
 
 

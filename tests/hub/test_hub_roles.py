@@ -39,6 +39,8 @@ MAY = {
     "GET /health/live": EVERYBODY,
     "GET /health/ready": EVERYBODY,
     "POST /v1/enrol": EVERYBODY,
+    "GET /v1/authorities": EVERYBODY,
+    "POST /v1/certificate": DEVICE,
     "GET /v1/poll": DEVICE,
     "POST /v1/reports": DEVICE,
     "POST /v1/evidence/statistics": DEVICE,

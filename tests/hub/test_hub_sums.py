@@ -468,7 +468,8 @@ def back_to_the_first_schema(path: Path) -> None:
     for column in ("backbone", "classes", "features"):
         connection.execute(f"ALTER TABLE targets DROP COLUMN {column}")
     connection.execute("ALTER TABLE statistics DROP COLUMN sequence")
-    connection.execute("ALTER TABLE devices DROP COLUMN revoked_at")
+    for column in ("revoked_at", "key", "certified_until"):
+        connection.execute(f"ALTER TABLE devices DROP COLUMN {column}")
     for column in ("answers_before", "escalated_before", "errors_before"):
         connection.execute(f"ALTER TABLE members DROP COLUMN {column}")
     connection.execute("ALTER TABLE rollouts DROP COLUMN accepted")

@@ -6,6 +6,11 @@
 | `GET /v1/poll` | - | `Poll`, or 304 |
 | `POST /v1/reports` | `[Report, ...]` | `{"accepted": n, "duplicates": m}` |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}` |
+| `POST /v1/certificate` | `Certify` | `Certified` |
+| `GET /v1/authorities` | - | the certificates of the fleet's authority (PEM) |
+
+Certificates travel as PEM (RFC 7468), and are judged in `trust.certificates`. A device that sends no request gets none, and neither does
+one from an old hub; both go on with the credential.
 
 Reports carry an id made on the device: sending one twice counts once. So do statistics, in the header `x-edgestill-id`.
 A second header, `x-edgestill-sequence`, grows with every message that a device makes: of one backbone and window the
@@ -28,6 +33,9 @@ from edgestill.core.jsonio import Fields, Json, JsonObject, canonical, parse, pa
 MAX_REPORTS: Final = 200
 MAX_MESSAGE_BYTES: Final = 1_000_000  # the longest batch of reports fits, however its reasons are spelt
 MAX_REASON: Final = 500
+MAX_REQUEST_BYTES: Final = 4096
+MAX_CERTIFICATE_BYTES: Final = 4096
+MAX_AUTHORITIES_BYTES: Final = 16_384
 MAX_SEQUENCE: Final = 2**53 - 1
 ID_HEADER: Final = "x-edgestill-id"
 SEQUENCE_HEADER: Final = "x-edgestill-sequence"
@@ -45,12 +53,14 @@ class Enrol:
         device: the name it would like, unique in the fleet.
         hardware_class: where its bundles must run.
         labels: for cohorts, such as `{"site": "north"}`.
+        request: for a certificate (PKCS #10 as PEM); empty asks for none.
     """
 
     join_token: str
     device: str
     hardware_class: str
     labels: dict[str, str] = field(default_factory=dict)
+    request: str = ""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -61,6 +71,7 @@ class Enrol:
             device=fields.text("device", pattern=_ID),
             hardware_class=fields.text("hardware_class", pattern=hardware.PATTERN),
             labels=fields.texts("labels", at_most=16, plain=True) if fields.has("labels") else {},
+            request=_pem(fields, "request", MAX_REQUEST_BYTES),
         )
 
     def to_bytes(self) -> bytes:
@@ -77,12 +88,16 @@ class Enrolled:
         credential: a secret for later calls; the hub keeps only its digest.
         root: the publisher's TUF root metadata. The join token pins its digest.
         interval: seconds between polls.
+        certificate: for the key of the request; empty where none was made.
+        authorities: whom to believe about members of the fleet; empty likewise.
     """
 
     device: str
     credential: str
     root: bytes
     interval: float
+    certificate: str = ""
+    authorities: str = ""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -93,6 +108,8 @@ class Enrolled:
             credential=fields.secret("credential", at_most=200),
             root=fields.text("root", at_most=MAX_MESSAGE_BYTES).encode(),
             interval=fields.number("interval", least=0.01, most=86_400),
+            certificate=_pem(fields, "certificate", MAX_CERTIFICATE_BYTES),
+            authorities=_pem(fields, "authorities", MAX_AUTHORITIES_BYTES),
         )
 
     def to_bytes(self) -> bytes:
@@ -103,8 +120,57 @@ class Enrolled:
                 "credential": self.credential,
                 "root": self.root.decode(),
                 "interval": self.interval,
+                "certificate": self.certificate,
+                "authorities": self.authorities,
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Certify:
+    """A device asks for its next certificate.
+
+    Attributes:
+        request: PKCS #10 as PEM, with the key that it enrolled with.
+    """
+
+    request: str
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads the message; MessageError where it is none."""
+        fields = Fields(parse_object(data, where="certify", max_bytes=MAX_MESSAGE_BYTES), "certify")
+        return cls(fields.text("request", at_most=MAX_REQUEST_BYTES))
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        return canonical(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """The hub's answer to `Certify`.
+
+    Attributes:
+        certificate: for the key of the request.
+        authorities: whom to believe from now on.
+    """
+
+    certificate: str
+    authorities: str
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Reads the message; MessageError where it is none."""
+        fields = Fields(parse_object(data, where="certified", max_bytes=MAX_MESSAGE_BYTES), "certified")
+        return cls(
+            certificate=fields.text("certificate", at_most=MAX_CERTIFICATE_BYTES),
+            authorities=fields.text("authorities", at_most=MAX_AUTHORITIES_BYTES),
+        )
+
+    def to_bytes(self) -> bytes:
+        """The message."""
+        return canonical(asdict(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +311,11 @@ class Report:
     def as_json(self) -> JsonObject:
         """One report as JSON; a reason too long for the wire is cut, because a refused one would be sent for ever."""
         return asdict(self) | {"reason": plain(self.reason[:MAX_REASON])}
+
+
+def _pem(fields: Fields, name: str, at_most: int) -> str:
+    """Text that an older writer leaves out."""
+    return fields.text(name, at_most=at_most) if fields.has(name) else ""
 
 
 def reports_from_bytes(data: bytes) -> list[Report]:

@@ -5,6 +5,8 @@
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched. Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
+- A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
+  holds no poll up: the old certificate, or the credential, still opens.
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
   report that it refuses is dropped, so that one bad report cannot block the rest.
 """
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Final, final
 from edgestill.core import bundle
 from edgestill.core.errors import (
     DeadlineError,
+    EdgestillError,
     MessageError,
     NotFoundError,
     PatchError,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from edgestill.device.home import Identity
     from edgestill.device.mirrors import Nearby
     from edgestill.device.outbox import Outbox
+    from edgestill.device.papers import Papers
     from edgestill.link.control import ControlClient
     from edgestill.trust.client import TrustedClient
 
@@ -51,6 +55,8 @@ POLL_WAIT: Final = 20.0
 TIMEOUT: Final = 20.0
 MINIMUM_SPEED: Final = 512.0
 MAX_PATCH_BYTES: Final = 64_000_000
+RENEWAL_PAUSE: Final = 600.0
+"""Seconds between two tries to get a certificate."""
 
 
 @final
@@ -65,6 +71,7 @@ class Courier:
         clock: of this machine.
         wait: seconds for which the hub may hold back a poll's answer.
         nearby: mirrors; None asks the hub only.
+        papers: of the device; None asks for no certificates.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class Courier:
         clock: Clock,
         wait: float = POLL_WAIT,
         nearby: Nearby | None = None,
+        papers: Papers | None = None,
     ) -> None:
         self._identity = identity
         self._control = control
@@ -85,6 +93,8 @@ class Courier:
         self._clock = clock
         self._wait = wait
         self._nearby = nearby
+        self._papers = papers
+        self._renew_at = clock.monotonic()
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -94,6 +104,7 @@ class Courier:
         Raises:
             EdgestillError: no answer, or one that must not be trusted.
         """
+        self._renew()
         etag = self._etag
         poll, new_etag = self._control.poll(etag=etag, wait=self._wait if etag is not None else 0.0)
         if poll is None:
@@ -115,6 +126,22 @@ class Courier:
             )
         self._etag = new_etag or None
         return assigned, poll.interval
+
+    def _renew(self) -> None:
+        """Gets the next certificate, if it is time."""
+        if self._papers is None or self._clock.monotonic() < self._renew_at:
+            return
+        try:
+            if not self._papers.is_due(self._trusted.now()):
+                return
+            self._renew_at = self._clock.monotonic() + RENEWAL_PAUSE
+            self._papers.accept(self._control.certify(self._papers.request()))
+        except NotFoundError:
+            log.debug("this hub gives no certificates")
+        except EdgestillError as error:
+            log.warning("no new certificate: %s", error)
+        else:
+            log.info("has a new certificate")
 
     def forget(self) -> None:
         """Lets the next poll name the assignment again, even if it has not changed."""

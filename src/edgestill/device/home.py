@@ -5,6 +5,7 @@
     neighbours.json who is asked before the hub (device.neighbours); usually missing
     mirrors.json    who bundles are fetched from before the hub (device.mirrors); usually missing
     root.json       the publisher's TUF root, pinned by the join token
+    device.key      its private key, beside authorities.pem and certificate.pem (device.papers); missing where its hub gives none
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
     outbox.db       reports not yet delivered (device.outbox)
@@ -34,13 +35,17 @@ from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 IDENTITY: Final = "identity.json"
 SETTINGS: Final = "settings.json"
 ROOT: Final = "root.json"
 NEIGHBOURS: Final = "neighbours.json"
 MIRRORS: Final = "mirrors.json"
+DEVICE_KEY: Final = "device.key"
+AUTHORITIES: Final = "authorities.pem"
+CERTIFICATE: Final = "certificate.pem"
+PAPERS: Final = (DEVICE_KEY, AUTHORITIES, CERTIFICATE)
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
 MAX_SOCKET_BYTES: Final = 100
@@ -123,8 +128,16 @@ class Home:
     root: bytes
 
     @classmethod
-    def create(cls, path: Path, *, identity: Identity, settings: Settings, root: bytes) -> Self:
-        """Writes a new home.
+    def create(
+        cls,
+        path: Path,
+        *,
+        identity: Identity,
+        settings: Settings,
+        root: bytes,
+        papers: Mapping[str, bytes] | None = None,
+    ) -> Self:
+        """Writes a new home; `papers` by the names of their files. What a joining that was cut off left of them is removed.
 
         Raises:
             ConflictError: a device lives there already.
@@ -144,6 +157,11 @@ class Home:
             ) from error
         bundle.replace(path / ROOT, root)
         bundle.replace(path / SETTINGS, settings.to_bytes())
+        for name in PAPERS:
+            if papers is not None and name in papers:
+                bundle.replace(path / name, papers[name])
+            else:
+                (path / name).unlink(missing_ok=True)
         bundle.replace(path / IDENTITY, identity.to_bytes())
         return cls(path=path, identity=identity, settings=settings, root=root)
 
@@ -229,7 +247,7 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS):
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, *PAPERS):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

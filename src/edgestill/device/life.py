@@ -1,7 +1,9 @@
 """A device's life: it joins a fleet once, and then runs until it is told to stop.
 
 - Joining pins the publisher: the token names the digest of its root, and another root is refused before anything is
-  written down.
+  written down. It names the fleet's authority too, so that a hub is believed which has its certificate from there: the authority's
+  certificate is fetched from whoever answers, compared with the token, and only then anything secret is sent.
+- The device's key is made here and stays here. The hub gets a request for a certificate with it.
 - Running puts together what the other modules of this room are, for one home, and leaves nothing behind but that home.
 """
 
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, SettingError, TrustError
+from edgestill.core.errors import EdgestillError, NotFoundError, SettingError, TrustError
 from edgestill.core.hardware import ENGINES, HardwareClass
 from edgestill.core.wire import Enrol
 from edgestill.device import processes
@@ -26,11 +28,14 @@ from edgestill.device.installer import Installer
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
+from edgestill.device.papers import Papers, first_papers
 from edgestill.device.slots import Slots
 from edgestill.device.supervisor import Supervisor
 from edgestill.link.control import ControlClient
 from edgestill.link.folder import FolderTransport
 from edgestill.link.http import HttpTransport
+from edgestill.link.tls import hub_context, unverified_context
+from edgestill.trust.certificates import Authorities, IdentityKey
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.kept import KeptMetadata
 
@@ -48,7 +53,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMEOUT: Final = 20.0
-_TOKEN: Final = re.compile(r"est1\.[A-Za-z0-9_-]{1,120}\.([0-9a-f]{64})")
+_RANDOM: Final = r"[A-Za-z0-9_-]{1,120}"
+_DIGEST: Final = r"([0-9a-f]{64})"
+_TOKEN: Final = re.compile(rf"est1\.{_RANDOM}\.{_DIGEST}|est2\.{_RANDOM}\.{_DIGEST}\.{_DIGEST}")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -59,7 +66,7 @@ def join(
     token: str,
     name: str,
     settings: Settings,
-    transport: Transport,
+    transport: Transport | None = None,
     engine: str = ENGINES[0],
 ) -> Home:
     """Enrols a device with its hub and makes its home.
@@ -67,16 +74,16 @@ def join(
     Args:
         path: the home to make.
         hub: the hub's address.
-        token: what the operator gave: a secret, and the digest of the publisher's root.
+        token: what the operator gave: a secret, and the digests of the publisher's root and of the fleet's authority.
         name: the device's name in the fleet.
         settings: what its owner chose.
-        transport: to the hub.
+        transport: to the hub; real sockets where None, and TLS as the token says.
         engine: that will run its models; it is part of the device's hardware class.
 
     Raises:
         SettingError: a token or name that cannot be one.
         ConflictError: a device lives there already.
-        TrustError: the hub offers another publisher than the token names.
+        TrustError: the hub offers another publisher or another authority than the token names, or a certificate that is not ours.
         UnreachableError, RefusedError and others: the hub did not let it in.
     """
     pinned = _TOKEN.fullmatch(token)
@@ -84,7 +91,7 @@ def join(
         raise SettingError(
             "not a join token",
             where="--token",
-            expected="est1.SECRET.DIGEST",
+            expected="est2.SECRET.ROOT.AUTHORITY",
             fix="copy it whole",
             got="something else",
         )
@@ -99,15 +106,23 @@ def join(
     refuse_inhabited(path)
     hub = hub.rstrip("/")
     hardware_class = str(HardwareClass.here(engine))
-    control = ControlClient(transport, hub, timeout=TIMEOUT)
+    root, authority = pinned[1] or pinned[2], pinned[3]
+    key = IdentityKey.generate()
+    control = ControlClient(transport or _transport_to(hub, authority), hub, timeout=TIMEOUT)
     enrolled = control.enrol(
-        Enrol(join_token=token, device=name, hardware_class=hardware_class, labels=settings.labels)
+        Enrol(
+            join_token=token,
+            device=name,
+            hardware_class=hardware_class,
+            labels=settings.labels,
+            request=key.request().decode("ascii"),
+        )
     )
-    if Digest.of(enrolled.root).hex != pinned[1]:
+    if Digest.of(enrolled.root).hex != root:
         raise TrustError(
             "the hub offers another publisher than the join token names",
             where=hub,
-            expected=f"sha256:{pinned[1]}",
+            expected=f"sha256:{root}",
             got=Digest.of(enrolled.root),
             fix="ask the operator for a new token; do not trust this hub",
         )
@@ -118,7 +133,26 @@ def join(
         hardware_class=hardware_class,
         interval=enrolled.interval,
     )
-    return Home.create(path, identity=identity, settings=settings, root=enrolled.root)
+    papers = first_papers(enrolled, key, authority)
+    return Home.create(path, identity=identity, settings=settings, root=enrolled.root, papers=papers)
+
+
+def _transport_to(hub: str, authority: str | None) -> Transport:
+    """Real sockets to a hub, which believe the authority that was vouched for.
+
+    Raises:
+        TrustError: whoever answers there has another one.
+        UnreachableError, RefusedError and others: nobody does.
+    """
+    if authority is None or not hub.startswith("https:"):
+        return HttpTransport()
+    with HttpTransport(tls=unverified_context()) as public:
+        try:
+            told = ControlClient(public, hub, timeout=TIMEOUT).authorities()
+        except NotFoundError:  # a hub of old, which has its certificate from elsewhere
+            return HttpTransport()
+    vouched = Authorities.from_pem(told).only(authority)
+    return HttpTransport(tls=hub_context(vouched.to_pem().decode("ascii")))
 
 
 def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Path | None = None) -> None:
@@ -131,7 +165,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     clock = SystemClock()
     with home.locked(), _parts(home, transport, clock) as parts:
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
-        courier = parts.courier(nearby)
+        courier = parts.courier(nearby, Papers.of(home, clock))
         agent = parts.agent(rules)
         _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
 
@@ -152,7 +186,7 @@ def update(home: Home, source: Path, *, pace: Pace, rules: Rules) -> Target | No
     transport = FolderTransport(source, hub_url=identity.hub, device=identity.device)
     with home.locked(), _parts(home, transport, clock) as parts:
         agent = parts.agent(rules)
-        stick = Stick(parts.courier(None), state=lambda: agent.state)
+        stick = Stick(parts.courier(None, None), state=lambda: agent.state)
         supervisor = parts.supervisor(agent, stick, stick.fetch)
         stick.ends(supervisor.stop)
         _supervise(home, supervisor, pace=pace, ready=None)
@@ -169,7 +203,7 @@ class _Parts:
     transport: Transport
     clock: Clock
 
-    def courier(self, nearby: Nearby | None) -> Courier:
+    def courier(self, nearby: Nearby | None, papers: Papers | None) -> Courier:
         identity = self.home.identity
         control = ControlClient(self.transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
         trusted = TrustedClient(
@@ -181,6 +215,7 @@ class _Parts:
             trusted=trusted,
             transport=self.transport,
             clock=self.clock,
+            papers=papers,
             nearby=nearby,
         )
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core import logs
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.hardware import ENGINES
@@ -57,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _join(options: argparse.Namespace) -> None:
     from edgestill.device.home import Settings
     from edgestill.device.life import join
-    from edgestill.link.http import HttpTransport
 
     settings = Settings(leaves=options.leaves, labels=_labels(options.label))
     home = join(
@@ -66,7 +66,6 @@ def _join(options: argparse.Namespace) -> None:
         token=options.token,
         name=options.name,
         settings=settings,
-        transport=HttpTransport(),
         engine=options.engine,
     )
     sys.stdout.write(f"{home.identity.device} belongs to {home.identity.hub}\n")
@@ -76,8 +75,8 @@ def _run(options: argparse.Namespace) -> None:
     from edgestill.device.home import Home
     from edgestill.device.life import run
     from edgestill.device.machine import Rules
+    from edgestill.device.papers import hub_transport
     from edgestill.device.supervisor import Pace
-    from edgestill.link.http import HttpTransport
 
     logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"))
     home = Home.open(options.home)
@@ -92,7 +91,8 @@ def _run(options: argparse.Namespace) -> None:
             fix="write a duration such as 30s",
         )
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
-    run(home, pace=pace, rules=Rules(window=window), transport=HttpTransport(), ready=options.ready)
+    transport = hub_transport(home, SystemClock())
+    run(home, pace=pace, rules=Rules(window=window), transport=transport, ready=options.ready)
 
 
 def _update(options: argparse.Namespace) -> None:
@@ -137,9 +137,8 @@ def _serve(options: argparse.Namespace) -> None:
     require("numpy", extra="device", purpose="to run a model")
     require("uvicorn", extra="serve", purpose="to serve a model")
     from edgestill.core.bundle import replace
-    from edgestill.core.clock import SystemClock
     from edgestill.device.home import Home
-    from edgestill.device.serve.listening import Listening, tls_of
+    from edgestill.device.serve.listening import Listening, fleet_tls, tls_of
     from edgestill.device.serve.models import of_agent
     from edgestill.device.serve.running import run
     from edgestill.device.serve.tokens import read_tokens
@@ -148,11 +147,22 @@ def _serve(options: argparse.Namespace) -> None:
 
     logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"), chatty=("uvicorn",))
     clock = SystemClock()
+    tls = tls_of(options.tls_certificate, options.tls_key, options.client_ca)
+    if options.tls_fleet:
+        if tls is not None:
+            raise SettingError(
+                "two certificates for one server",
+                where="--tls-fleet",
+                expected="it alone, or --tls-certificate and --tls-key",
+                got="both",
+                fix="leave one out",
+            )
+        tls = fleet_tls(Home.open(options.home), clock)
     listening = Listening(
         host=options.host,
         port=options.port,
         tokens=() if options.token_file is None else read_tokens(options.token_file),
-        tls=tls_of(options.tls_certificate, options.tls_key, options.client_ca),
+        tls=tls,
         is_open=options.open,
     )
 
@@ -319,6 +329,9 @@ def _add_neighbours(four: argparse.ArgumentParser) -> None:
     four.add_argument("--timeout", metavar="DURATION", help="for its answer (default 5s)")
     four.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that it wants")
     four.add_argument("--plain-http", action="store_true", help="it may be elsewhere and without TLS")
+    four.add_argument(
+        "--fleet", metavar="DEVICE", help="the device of the fleet that serves there; * for any of them"
+    )
     four.add_argument("--remove", metavar="NAME", help="asks this one no more")
     four.add_argument(
         "--hedge-after", metavar="DURATION", help="asks the next as well after so long; or: never"
@@ -341,9 +354,14 @@ def _add_serve(four: argparse.ArgumentParser) -> None:
     four.add_argument(
         "--client-ca", type=Path, metavar="FILE", help="PEM authorities of clients' certificates"
     )
+    four.add_argument(
+        "--tls-fleet",
+        action="store_true",
+        help="serve with this device's certificate, and only devices of its fleet",
+    )
 
 
-_OF_ONE: Final = ("model", "output", "input", "timeout", "token_file", "plain_http")
+_OF_ONE: Final = ("model", "output", "input", "timeout", "token_file", "plain_http", "fleet")
 """Options of `neighbours --add`."""
 _VERBS: Final = {
     "join": _join,

@@ -12,6 +12,11 @@
 }
 ```
 
+Instead of a token a neighbour may be known by the fleet: `"fleet": "gateway-1"` is the name of the device that serves there
+(`edgestill-agent serve --tls-fleet`), `"*"` any device of the fleet. Each shows the other its certificate. It is the name in there that
+counts, not the host: a device has no host name, and its address may change. A neighbour that was revoked is not known as such here;
+its certificate ends within days.
+
 They are asked in this order (`infer.tiers`), about escalations only: an audit wants to know what the teacher says. All of them see
 what the teacher would see, so nothing is asked where the policy keeps inputs on the device. Their answers take the teacher's
 place in the fused one, with the teacher's weight and temperature: a neighbour should run the teacher, or a student of it. What
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.core.protocols import Clock, Predict, Transport
+    from edgestill.device.papers import Papers
     from edgestill.infer.policy import Policy
 
 TEACHER: Final = "teacher"
@@ -52,7 +58,8 @@ MOST: Final = 8
 MAX_BYTES: Final = 65_536
 _NAME: Final = r"[a-z0-9][a-z0-9._-]{0,31}"
 _URL: Final = r"https?://[^\s]{1,500}"
-_FIELDS: Final = ("name", "url", "model", "output", "input", "timeout", "token", "plain_http")
+_FIELDS: Final = ("name", "url", "model", "output", "input", "timeout", "token", "plain_http", "fleet")
+_MEMBER: Final = r"\*|[A-Za-z0-9_-]{1,64}"
 _OUTPUT: Final = f"logits|{PROBABILITIES}"
 _LEAST: Final = 0.001
 _LONGEST: Final = 60.0
@@ -73,6 +80,7 @@ class Upstream:
         timeout: seconds for an answer.
         token: shown to it; None shows nothing.
         plain_http: whether it may be reached without TLS.
+        fleet: name of the device of the fleet that serves there, `*` for any; empty for a server that is known by its host.
         transport: carries the questions; real sockets where None.
     """
 
@@ -84,6 +92,7 @@ class Upstream:
     timeout: float = 5.0
     token: str | None = field(default=None, repr=False)
     plain_http: bool = False
+    fleet: str = ""
     transport: Transport | None = None
 
     def connect(
@@ -94,6 +103,7 @@ class Upstream:
         clock: Clock,
         random: Callable[[], float],
         is_teacher: bool = True,
+        papers: Papers | None = None,
     ) -> RemoteModel:
         """The model, calibrated as the policy says.
 
@@ -103,10 +113,14 @@ class Upstream:
             clock: for deadlines.
             random: for the breaker.
             is_teacher: whether it is the teacher, where it does not tell who decided.
+            papers: of this device, to show to a member of the fleet.
+
+        Raises:
+            SettingError: it is a member of the fleet, and this is no device.
         """
         adapter = policy.adapter if policy.asks == "features" else None
         return RemoteModel(
-            self.transport or HttpTransport(clock=clock, plain_http=self.plain_http),
+            self.transport or self._sockets(papers, clock),
             self.url,
             model=self.model or (TEACHER if adapter is None else model_name(adapter)),
             clock=clock,
@@ -120,6 +134,19 @@ class Upstream:
             coder=Coder(allowed_by(policy), clock=clock),
             is_teacher=is_teacher and adapter is None,
         )
+
+    def _sockets(self, papers: Papers | None, clock: Clock) -> Transport:
+        if not self.fleet:
+            return HttpTransport(clock=clock, plain_http=self.plain_http)
+        if papers is None:
+            raise SettingError(
+                "only a device of the fleet can ask another",
+                where=f"{self.name}: fleet",
+                expected="a device's own neighbours",
+                got="those of a gateway without a certificate",
+                fix="give it a token instead",
+            )
+        return HttpTransport(clock=clock, tls=papers.to_member(self.fleet))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +262,14 @@ class Neighbours:
         return (*(one.name for one in self.each), TEACHER)
 
     def before(
-        self, teacher: Predict, policy: Policy, taken: str, *, clock: Clock, random: Callable[[], float]
+        self,
+        teacher: Predict,
+        policy: Policy,
+        taken: str,
+        *,
+        clock: Clock,
+        random: Callable[[], float],
+        papers: Papers | None = None,
     ) -> tuple[Predict, tuple[RemoteModel, ...]]:
         """The neighbours and then the teacher as one model, and the neighbours by themselves.
 
@@ -245,11 +279,16 @@ class Neighbours:
             taken: name of the student's input.
             clock: for deadlines.
             random: for breakers.
+            papers: of this device.
+
+        Raises:
+            SettingError: as `Upstream.connect`.
         """
         if not self.each:
             return teacher, ()
         models = tuple(
-            one.connect(policy, taken, clock=clock, random=random, is_teacher=False) for one in self.each
+            one.connect(policy, taken, clock=clock, random=random, is_teacher=False, papers=papers)
+            for one in self.each
         )
         tiers = map(Tier, self.names, (*models, teacher))
         return Tiers(tuple(tiers), clock=clock, hedge_after=self.hedge_after), models
@@ -281,8 +320,17 @@ def _read(fields: Fields) -> Upstream:
         else usual.timeout,
         token=fields.secret("token", at_most=1000) if fields.has("token") else usual.token,
         plain_http=fields.boolean("plain_http") if fields.has("plain_http") else usual.plain_http,
+        fleet=fields.text("fleet", pattern=_MEMBER) if fields.has("fleet") else usual.fleet,
     )
     check_url(found.url, plain_http=found.plain_http)
+    if found.fleet and not found.url.startswith("https:"):
+        raise SettingError(
+            "a member of the fleet is known by TLS only",
+            where=f"{fields.where}: url",
+            expected="https://HOST",
+            got=found.url[:200],
+            fix="use https, and `serve --tls-fleet` there",
+        )
     if found.token is not None:
         bearer(found.token)
     return found
@@ -292,7 +340,7 @@ def _told(one: Upstream) -> JsonObject:
     """One neighbour; what is usual is left out."""
     told: JsonObject = {"name": one.name, "url": one.url, "model": one.model or TEACHER}
     usual = Upstream(url="")
-    for name in ("output", "input", "timeout", "token", "plain_http"):
+    for name in ("output", "input", "timeout", "token", "plain_http", "fleet"):
         if getattr(one, name) != getattr(usual, name):
             told[name] = getattr(one, name)
     return told

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError
 from edgestill.device import asking
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, find_socket
 from edgestill.device.outbox import waiting_in
+from edgestill.device.papers import Papers
 from edgestill.device.slots import read_state
 from edgestill.device.state import State
 
@@ -29,6 +32,7 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
 
     Returns:
         device, hub, hardware_class, leaves; release, slot, phase, counter of what serves (None before the first);
+        certificate: when it ends (UTC), None where there is none;
         wanted and failure of installations; reports that wait; engine: what the engine says, or None.
 
     Raises:
@@ -43,6 +47,7 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         "hardware_class": home.identity.hardware_class,
         "leaves": home.settings.leaves,
         "labels": dict(home.settings.labels),
+        "certificate": _certificate(home),
         "release": None if serving is None else serving.release,
         "bundle": None if serving is None else str(serving.digest),
         "slot": state.active,
@@ -55,6 +60,11 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         "reports": waiting_in(home.outbox),
         "engine": _engine(path) if ask_engine and serving is not None else None,
     }
+
+
+def _certificate(home: Home) -> str | None:
+    found = Papers.of(home, SystemClock()).member()
+    return None if found is None else f"{datetime.fromtimestamp(found.ends, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _engine(path: Path) -> Json:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core.errors import EdgestillError
 from edgestill.device.neighbours import INPUT, TEACHER, Neighbours
+from edgestill.device.papers import Papers, hub_transport
 from edgestill.infer import adapter
 from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.remembering import Remembering
 from edgestill.infer.tiers import Bounded, Tier, Tiers
 from edgestill.link.breaker import Breaker, Guard
-from edgestill.link.http import HttpTransport
 from edgestill.link.inference import LONGEST_PAUSE, RemoteModel
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _adapter(home: Home, policy: Policy, *, clock: Clock, random: Callable[[], f
     """The hub's adapter for this policy. Neighbours are passed over: theirs are inputs."""
     assert policy.adapter is not None
     model = RemoteModel(
-        HttpTransport(clock=clock),
+        hub_transport(home, clock),
         home.identity.hub,
         model=adapter.model_name(policy.adapter),
         clock=clock,
@@ -107,7 +107,8 @@ def _teachers(
     except EdgestillError as error:
         log.warning("%s", error)
         neighbours, failure = Neighbours(), error.code
-    transport = HttpTransport(clock=clock)
+    papers = Papers.of(home, clock)
+    transport = hub_transport(home, clock)
     breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
     escalation, audit = (
         RemoteModel(
@@ -125,7 +126,7 @@ def _teachers(
         )
         for purpose in ("escalation", "audit")
     )
-    asked, meters = neighbours.before(escalation, policy, INPUT, clock=clock, random=random)
+    asked, meters = neighbours.before(escalation, policy, INPUT, clock=clock, random=random, papers=papers)
     asked_once = Remembering(Bounded(asked, at_once=QUESTIONS), clock=clock)
     return Teachers(
         asked_once,

@@ -1,4 +1,7 @@
-"""Who calls: a device by its credential, or an operator by a token; both are compared by their digests."""
+"""Who calls: a device by its certificate or its credential, or an operator by a token. Secrets are compared by their digests.
+
+A certificate that is shown says who calls. A credential beside it must be of the same device: two callers in one request are none.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import AccessError
-from edgestill.hub import operators, registry
+from edgestill.hub import certificates, operators, registry
 from edgestill.hub.operators import Operator
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
     from starlette.requests import Request
 
     from edgestill.hub.registry import Device
@@ -31,18 +35,42 @@ def digest_of(secret: str) -> str:
     return Digest.of(secret.encode("utf-8", "surrogateescape")).hex
 
 
-async def calling_device(request: Request, schemes: tuple[str, ...] = ("bearer",)) -> Device:
+async def calling_device(
+    request: Request, schemes: tuple[str, ...] = ("bearer",), *, renewing: bool = False
+) -> Device:
     """The device that sends this request.
 
     Args:
-        request: with its credential.
+        request: from it.
         schemes: names of authentication that are understood, in lower case.
+        renewing: whether the credential will do where certificates are required.
 
     Raises:
-        AccessError: no credential, one that nobody has, or one that was revoked.
+        AccessError: neither certificate nor credential, one that nobody has, or one that was revoked; a credential alone where
+            certificates are required.
     """
-    async with hub_of(request).database.read() as connection:
-        device = await registry.device_by_credential(connection, digest_of(bearer(request, schemes)))
+    hub, shown = hub_of(request), certificates.shown_in(request.scope)
+    if shown is None and hub.settings.require_certificates and not renewing:
+        raise AccessError(
+            "a certificate is missing",
+            where="TLS",
+            expected="the device's certificate in the handshake, as this hub requires",
+            got="none",
+            fix="let the device ask for one (POST /v1/certificate), and reach the hub itself and not a proxy",
+        )
+    async with hub.database.read() as connection:
+        if shown is None:
+            device = await _by_credential(connection, bearer(request, schemes))
+        else:
+            device = await certificates.device_of(connection, hub, shown)
+            if "authorization" in request.headers:
+                _require_same(device, await _by_credential(connection, bearer(request, schemes)))
+    request.state.caller = f"device {device.id}"
+    return registry.standing(device)
+
+
+async def _by_credential(connection: AsyncConnection, credential: str) -> Device:
+    device = await registry.device_by_credential(connection, digest_of(credential))
     if device is None:
         raise AccessError(
             "unknown credential",
@@ -51,8 +79,18 @@ async def calling_device(request: Request, schemes: tuple[str, ...] = ("bearer",
             expected="the credential of an enrolled device",
             got="another",
         )
-    request.state.caller = f"device {device.id}"
-    return registry.standing(device)
+    return device
+
+
+def _require_same(shown: Device, other: Device) -> None:
+    if shown.id != other.id:
+        raise AccessError(
+            "certificate and credential are of two devices",
+            where="authorization",
+            expected=f"the credential of {shown.id}, or none",
+            got=f"that of {other.id}",
+            fix="send the device's own",
+        )
 
 
 async def require(request: Request, right: str) -> Operator:

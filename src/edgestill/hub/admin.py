@@ -163,6 +163,7 @@ async def make_join_token(request: Request) -> Response:
             connection,
             secret=hub.secret(),
             root=Digest.of(root),
+            authority=hub.home.authority.authorities.digests[0],
             uses=uses,
             expires_in=expires_in,
             now=hub.clock.now(),

@@ -56,6 +56,8 @@ def _pages() -> list[Route]:
 def _control() -> list[Route]:
     return [
         Route("/v1/enrol", control.enrol, methods=["POST"]),
+        Route("/v1/certificate", control.certify, methods=["POST"]),
+        Route("/v1/authorities", control.authorities),
         Route("/v1/poll", control.poll),
         Route("/v1/reports", control.report, methods=["POST"]),
         Route("/v1/evidence/statistics", control.statistics, methods=["POST"]),

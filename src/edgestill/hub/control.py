@@ -2,14 +2,16 @@
 
 | exchange | what it does |
 |---|---|
-| `POST /v1/enrol` | a join token becomes a device with a credential |
+| `POST /v1/enrol` | a join token becomes a device with a credential, and with a certificate where it sent a request |
+| `POST /v1/certificate` | a device's next certificate; by the one that it has, or by its credential |
+| `GET /v1/authorities` | the certificates of the fleet's authority, for anybody |
 | `GET /v1/poll?wait=SECONDS` | the signed assignment; 304 while it is the one of `If-None-Match`, after waiting that long |
 | `POST /v1/reports` | steps and health figures; each counts once |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once. Of a window
   the largest `x-edgestill-sequence` counts, or without one the last to arrive |
 
-All but enrolment ask for the device's credential as a Bearer token; one that was revoked is refused everywhere, and a poll
-that waits ends.
+All others ask for the device's certificate in the handshake, or for its credential as a Bearer token (`hub.access`). A device that was
+revoked is refused everywhere, and a poll that waits ends.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from edgestill.core.wire import (
     MAX_MESSAGE_BYTES,
     MAX_SEQUENCE,
     SEQUENCE_HEADER,
+    Certified,
+    Certify,
     Enrol,
     Enrolled,
     Poll,
     reports_from_bytes,
 )
-from edgestill.hub import assignments, auditing, bodies, enrolment, registry, reports, sums
+from edgestill.hub import assignments, auditing, bodies, certificates, enrolment, registry, reports, sums
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.root import epoch_of
@@ -67,17 +71,46 @@ async def enrol(request: Request) -> Response:
             got="none",
         )
     credential = f"esd1.{hub.secret()}"
+    issued = _issued(hub, message)
     async with hub.database.write() as connection:
         now = hub.clock.now()
-        if await enrolment.enrol(connection, message, credential=credential, now=now):
+        if await enrolment.enrol(connection, message, credential=credential, now=now, issued=issued):
             about: JsonObject = {"class": message.hardware_class}
             await auditing.note(
                 connection, who=f"device {message.device}", what="device.enrol", about=about, now=now
             )
     log.info("device %s has enrolled, as %s", message.device, message.hardware_class)
     await hub.step()
-    enrolled = Enrolled(device=message.device, credential=credential, root=root, interval=_interval(hub))
+    enrolled = Enrolled(
+        device=message.device,
+        credential=credential,
+        root=root,
+        interval=_interval(hub),
+        certificate="" if issued is None else issued.certificate,
+        authorities="" if issued is None else certificates.authorities(hub),
+    )
     return _message(enrolled.to_bytes(), status=201)
+
+
+async def certify(request: Request) -> Response:
+    """`POST /v1/certificate`."""
+    hub = hub_of(request)
+    device = await calling_device(request, renewing=True)
+    message = Certify.from_bytes(await bodies.read(request, at_most=MAX_MESSAGE_BYTES))
+    requested = certificates.requested_by(message.request)
+    shows = certificates.shown_in(request.scope) is not None
+    async with hub.database.write() as connection:
+        present = await registry.require_standing(connection, device.id)
+        issued = await certificates.renew(connection, hub, present, requested, shows_certificate=shows)
+        await registry.mark_seen(connection, device.id, hub.clock.now())
+    log.info("device %s has its next certificate, until %.0f", device.id, issued.until)
+    told = Certified(certificate=issued.certificate, authorities=certificates.authorities(hub))
+    return _message(told.to_bytes())
+
+
+async def authorities(request: Request) -> Response:
+    """`GET /v1/authorities`."""
+    return Response(certificates.authorities(hub_of(request)), media_type="application/x-pem-file")
 
 
 async def poll(request: Request) -> Response:
@@ -131,6 +164,13 @@ async def statistics(request: Request) -> Response:
         "accepted" if accepted else "known already, or older than what is known",
     )
     return bodies.answer({"accepted": accepted})
+
+
+def _issued(hub: Hub, message: Enrol) -> certificates.Issued | None:
+    """A certificate where one was asked for."""
+    if not message.request:
+        return None
+    return certificates.issue(hub, message.device, certificates.requested_by(message.request))
 
 
 def tell(device: str, report: Report) -> None:

@@ -1,11 +1,12 @@
 """How a device comes into the fleet: join tokens, used once or several times, and credentials.
 
-- A join token is `est1.SECRET.ROOT`: ROOT is the SHA-256 of the root metadata the hub had when it made the token, so that
-  whoever carries the token to a device carries the trust too. The hub keeps the digest of SECRET only.
+- A join token is `est2.SECRET.ROOT.AUTHORITY`: ROOT is the SHA-256 of the root metadata the hub had when it made the token, and
+  AUTHORITY that of the certificate of the fleet's authority (DER), so that whoever carries the token to a device carries the trust
+  too. The hub keeps the digest of SECRET only. Tokens of older hubs, `est1.SECRET.ROOT`, go on.
 - Enrolling takes one use of the token and makes the device, together or not at all.
 - A device whose answer got lost may ask again with the same token, name, class and labels, as long as it never called
-  with its credential: it gets a new one, and the use is not taken twice. Any other second claim of a name is refused,
-  that of a revoked device included.
+  with its credential: it gets a new one, and the use is not taken twice. A certificate that the first answer held is of no use
+  any more, unless it is for the same key. Any other second claim of a name is refused, that of a revoked device included.
 - A token that is unknown, spent, revoked or past its time gets one and the same answer.
 - A token goes by the first `ID_LENGTH` hex digits of that digest, which tell nothing about it.
 """
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import Json, JsonObject
     from edgestill.core.wire import Enrol
+    from edgestill.hub.certificates import Issued
 
 MAX_USES: Final = 1_000_000
 LONGEST: Final = 366 * 86_400.0
@@ -36,11 +38,18 @@ MOST_LISTED: Final = 1_000
 REVOKED: Final = 0.0
 """When a revoked token ended: before any time, so that no clock brings it back."""
 
-_JOIN: Final = r"est1\.([A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})"
+_JOIN: Final = r"est[12]\.([A-Za-z0-9_-]{20,100})\.[0-9a-f]{64}(?:\.[0-9a-f]{64})?"
 
 
 async def make_join_token(
-    connection: AsyncConnection, *, secret: str, root: Digest, uses: int, expires_in: float, now: float
+    connection: AsyncConnection,
+    *,
+    secret: str,
+    root: Digest,
+    authority: str,
+    uses: int,
+    expires_in: float,
+    now: float,
 ) -> str:
     """A new token; this is the only time that it can be seen.
 
@@ -48,6 +57,7 @@ async def make_join_token(
         connection: of a write.
         secret: fresh, URL-safe.
         root: digest of the root metadata that devices shall start from.
+        authority: digest (hex) of the certificate of the fleet's authority.
         uses: devices that may enrol with it.
         expires_in: seconds from now.
         now: hub time.
@@ -68,11 +78,18 @@ async def make_join_token(
             digest=digest_of(secret), uses_left=uses, expires_at=now + expires_in, created_at=now
         )
     )
-    return f"est1.{secret}.{root.hex}"
+    return f"est2.{secret}.{root.hex}.{authority}"
 
 
-async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str, now: float) -> bool:
-    """Makes the device and remembers the digest of its credential; whether it is new, and not asking again.
+async def enrol(
+    connection: AsyncConnection,
+    message: Enrol,
+    *,
+    credential: str,
+    now: float,
+    issued: Issued | None = None,
+) -> bool:
+    """Makes the device and remembers the digest of its credential, and its key; whether it is new, and not asking again.
 
     Raises:
         AccessError: the token is unknown, spent or past its time.
@@ -83,7 +100,12 @@ async def enrol(connection: AsyncConnection, message: Enrol, *, credential: str,
     if found is None or now >= found.expires_at:
         raise _refused()
     known = (await connection.execute(select(devices).where(devices.c.id == message.device))).first()
-    fresh = {"credential": digest_of(credential), "enrolled_at": now}
+    fresh = {
+        "credential": digest_of(credential),
+        "enrolled_at": now,
+        "key": None if issued is None else issued.key,
+        "certified_until": None if issued is None else issued.until,
+    }
     if known is not None:
         is_same = (known.hardware_class, known.labels) == (message.hardware_class, message.labels)
         is_used = known.last_seen is not None or known.revoked_at is not None

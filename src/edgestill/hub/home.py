@@ -10,6 +10,9 @@
 | `lock` | held by the hub that serves |
 | `online.pem` | the hub's private key: snapshot, timestamp, assignments. Readable by its owner only |
 | `operator.token` | the operator's secret; the hub itself compares its digest |
+| `authority.key` | the private key of the fleet's authority, which issues certificates. Readable by its owner only |
+| `authority.pem` | its certificate, which everybody may have; after it those that are still believed. Written last of the two |
+| `server.pem` | key and certificate of a hub that serves with one of the fleet's own (`hub.tls`). Readable by its owner only |
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from typing import TYPE_CHECKING, Final, Self
 from edgestill.core.bundle import replace
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, PathError
+from edgestill.core.files import read_plain
 from edgestill.store.files import INCOMING
+from edgestill.trust.authority import Authority
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
@@ -33,9 +38,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDERS: Final = ("blobs", "metadata", "patches")
+SECRETS: Final = ("online.pem", "operator.token", "authority.key", "authority.pem")
 
 _OPERATOR_TOKEN: Final = r"eso1\.[A-Za-z0-9_-]{20,200}"  # noqa: S105  # the form of a secret, not one
 _OWNER_ONLY: Final = 0o700
+_MAX_SECRET_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,13 @@ class Home:
         folder: where everything is.
         key: the online key.
         operator: SHA-256 (hex) of the operator's token.
+        authority: issues certificates to devices.
     """
 
     folder: Path
     key: SigningKey
     operator: str
+    authority: Authority
 
     @classmethod
     def init(cls, folder: Path) -> Self:
@@ -76,6 +85,10 @@ class Home:
             replace(folder / "online.pem", SigningKey.generate().to_pem(None))
         if not (folder / "operator.token").exists():
             replace(folder / "operator.token", f"eso1.{secrets.token_urlsafe(32)}\n".encode())
+        if not (folder / "authority.pem").exists():
+            made = Authority.create(secrets.token_hex(8))
+            replace(folder / "authority.key", made.key_pem())
+            replace(folder / "authority.pem", made.authorities.to_pem())
         return cls.open(folder)
 
     @classmethod
@@ -84,11 +97,10 @@ class Home:
 
         Raises:
             PathError: not a hub's folder, or not readable.
-            MessageError: `online.pem` holds no key.
+            MessageError: `online.pem` holds no key, or the files of the authority not what they should.
+            TrustError: the authority's key is not its certificate's.
         """
-        missing = [
-            name for name in (*FOLDERS, "online.pem", "operator.token") if not (folder / name).exists()
-        ]
+        missing = [name for name in (*FOLDERS, *SECRETS) if not (folder / name).exists()]
         if missing:
             raise PathError(
                 "not a hub's folder",
@@ -100,6 +112,12 @@ class Home:
         try:
             key = SigningKey.from_pem((folder / "online.pem").read_bytes())
             token = (folder / "operator.token").read_text(encoding="utf-8").strip()
+            authority = Authority.open(
+                *(
+                    read_plain(folder / name, what="the authority", at_most=_MAX_SECRET_BYTES)
+                    for name in ("authority.key", "authority.pem")
+                )
+            )
         except OSError as error:
             raise PathError(
                 "cannot read the hub's folder",
@@ -116,7 +134,7 @@ class Home:
                 fix="delete the file and run init again to get a new one",
                 got="something else",
             )
-        return cls(folder, key, Digest.of(token.encode()).hex)
+        return cls(folder, key, Digest.of(token.encode()).hex, authority)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

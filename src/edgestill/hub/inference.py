@@ -1,6 +1,6 @@
 """The teacher's endpoints: `/v2/...` of the Open Inference Protocol (`infer.serving`), as this hub lets callers in.
 
-Health and metadata are open to anybody; to infer takes a device's credential, or a token whose role may operate. A device may say in
+Health and metadata are open to anybody; to infer takes a device's certificate or credential, or a token whose role may operate. A device may say in
 the request's parameters why it asks (`purpose`: `escalation` or `audit`) and whether the hub may keep what it sends (`retain`).
 That keeping fails never costs a device its answer.
 """
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from edgestill.core.errors import MessageError
 from edgestill.hub import evidence, registry
 from edgestill.hub.access import bearer, calling_device, require
+from edgestill.hub.certificates import shown_in
 from edgestill.hub.operators import TOKEN
 from edgestill.hub.teacher import NAME
 from edgestill.infer.serving.app import App
@@ -64,7 +65,7 @@ class Entrance:
             AccessError: neither.
         """
         request = Request(scope)
-        if bearer(request).startswith(TOKEN):
+        if shown_in(scope) is None and bearer(request).startswith(TOKEN):
             return Asker(self.hub, None, (await require(request, "operate")).name)
         return Asker(self.hub, (await calling_device(request)).id)
 

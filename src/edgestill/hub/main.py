@@ -3,19 +3,21 @@
 - `up` opens everything first, then binds its port, then says that it is ready, by writing its address to a file.
 - SIGTERM and SIGINT drain: polls that wait are answered, what is under way ends, and the process ends with 0.
 - Secrets travel over this port. Without TLS it listens on the loopback only, unless told that a proxy stands before it.
+- With TLS it asks devices for their certificates. Its own is the operator's, or with `--tls` one of the fleet's authority.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import os
 import random
 import secrets
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edgestill.core import logs
 from edgestill.core.clock import SystemClock
@@ -24,6 +26,7 @@ from edgestill.core.extras import require
 from edgestill.core.files import read_plain, refuse_special
 from edgestill.core.jsonio import canonical
 from edgestill.core.listening import bound, check_port, is_loopback, url_of
+from edgestill.core.units import parse_duration
 from edgestill.hub.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,7 +75,23 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--poll-interval", type=float, metavar="SECONDS", help="between two polls of a device")
     up.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM chain; needs --tls-key")
     up.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM key of the certificate")
+    up.add_argument("--tls", action="store_true", help="serve with a certificate of the fleet's authority")
+    up.add_argument(
+        "--tls-name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="by which devices reach the hub, for --tls; may be repeated (default: the --host)",
+    )
     up.add_argument("--behind-proxy", action="store_true", help="a proxy before this port speaks TLS")
+    up.add_argument(
+        "--certificate-lifetime", metavar="DURATION", help="of devices' certificates (default: 7 d)"
+    )
+    up.add_argument(
+        "--require-certificates",
+        action="store_true",
+        help="devices must show a certificate; a credential alone only gets them one",
+    )
     return parser
 
 
@@ -91,10 +110,19 @@ def _up(options: argparse.Namespace) -> int:
     check_port(options.port)
     if options.ready is not None:
         _check_writable(options.ready)
-    settings = Settings() if options.poll_interval is None else Settings(poll_interval=options.poll_interval)
+    settings = _settings(options)
     with Home.init(options.home).locked():
         _serve(options, settings)
     return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given: dict[str, Any] = {"require_certificates": options.require_certificates}
+    if options.poll_interval is not None:
+        given["poll_interval"] = options.poll_interval
+    if options.certificate_lifetime is not None:
+        given["certificate_lifetime"] = parse_duration(options.certificate_lifetime)
+    return Settings(**given)
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> None:
@@ -103,29 +131,43 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
     from edgestill.hub.app import create_app
     from edgestill.hub.server import Server
     from edgestill.hub.service import Hub
+    from edgestill.hub.tls import OwnCertificate, TlsHttp, context_of, load_given
 
+    clock = SystemClock()
     hub = Hub.open(
         options.home,
-        clock=SystemClock(),
+        clock=clock,
         chance=random.random,  # noqa: S311  # it spreads polls; nothing is guarded by it
         secret=lambda: secrets.token_urlsafe(32),
         settings=settings,
         teacher=None if options.teacher is None else _read(options.teacher, "the teacher"),
         adapters={str(path): _read(path, "an adapter") for path in options.adapter},
     )
+    context, own = (context_of(hub.home) if _speaks_tls(options) else None), None
+    if context is not None and options.tls_certificate is not None:
+        load_given(context, options.tls_certificate, options.tls_key)
+    elif context is not None:
+        own = OwnCertificate(hub.home, context, options.tls_name or [options.host], clock)
+        own.renew_if_due()
     with bound(options.host, options.port) as listener:
         config = uvicorn.Config(
             create_app(hub),
+            http="auto" if context is None else TlsHttp,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
-            ssl_certfile=options.tls_certificate,
-            ssl_keyfile=options.tls_key,
         )
-        url = url_of(options.host, listener, tls=options.tls_certificate is not None)
-        server = Server(config, hub, url=url, ready=options.ready)
+        config.load()
+        config.ssl = context
+        host = options.tls_name[0] if options.tls_name else options.host
+        url = url_of(host, listener, tls=context is not None)
+        server = Server(config, hub, url=url, ready=options.ready, own=own)
         asyncio.run(server.serve([listener]))
+
+
+def _speaks_tls(options: argparse.Namespace) -> bool:
+    return bool(options.tls) or options.tls_certificate is not None
 
 
 def _check_exposure(options: argparse.Namespace) -> None:
@@ -137,14 +179,58 @@ def _check_exposure(options: argparse.Namespace) -> None:
             fix="give the other one too",
             got="one of them",
         )
-    if options.tls_certificate is None and not options.behind_proxy and not is_loopback(options.host):
+    _check_certificates(options)
+    if not _speaks_tls(options) and not options.behind_proxy and not is_loopback(options.host):
         raise SettingError(
             "secrets would travel in the clear",
             where=f"--host {options.host}",
             expected="a loopback address, or TLS",
-            fix="give --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
+            fix="give --tls, or --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
             got="another address, without TLS",
         )
+
+
+def _check_certificates(options: argparse.Namespace) -> None:
+    """Refuses what nobody can mean: two certificates, names for none, and certificates where none can be shown."""
+    if options.tls and options.tls_certificate is not None:
+        raise SettingError(
+            "two certificates for one hub",
+            where="--tls",
+            expected="--tls, or --tls-certificate and --tls-key",
+            got="both",
+            fix="leave one out",
+        )
+    if options.tls_name and not options.tls:
+        raise SettingError(
+            "names without a certificate that could hold them",
+            where="--tls-name",
+            expected="--tls as well",
+            got="no --tls",
+            fix="give --tls, or leave the names out",
+        )
+    if options.tls and not options.tls_name and _is_any(options.host):
+        raise SettingError(
+            "a certificate needs the names by which the hub is reached",
+            where=f"--host {options.host}",
+            expected="--tls-name HOST",
+            got="an address that stands for all",
+            fix="name the host as devices write it in the hub's address",
+        )
+    if options.require_certificates and (options.behind_proxy or not _speaks_tls(options)):
+        raise SettingError(
+            "no device could show a certificate",
+            where="--require-certificates",
+            expected="TLS up to this port: --tls, or --tls-certificate and --tls-key",
+            got="--behind-proxy" if options.behind_proxy else "no TLS",
+            fix="let devices reach the hub itself, or leave it out",
+        )
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _check_writable(path: Path) -> None:

@@ -40,6 +40,8 @@ class Device:
         target: TUF path it shall run; None where nothing is assigned.
         last_seen: hub time of its last recorded call; None if it never called.
         revoked_at: hub time at which its credential was revoked; None while it is good.
+        key: id of the key that its certificates are for; None while it has none.
+        certified_until: hub time at which its last certificate ends; None likewise.
     """
 
     id: str
@@ -47,6 +49,8 @@ class Device:
     target: str | None
     last_seen: float | None
     revoked_at: float | None = None
+    key: str | None = None
+    certified_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,7 @@ def _described(row: RowMapping) -> JsonObject:
         "enrolled_at": row["enrolled_at"],
         "last_seen": row["last_seen"],
         "revoked_at": row["revoked_at"],
+        "certified_until": row["certified_until"],
         "health": None if row["answers"] is None else figures,
     }
 

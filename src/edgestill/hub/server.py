@@ -1,4 +1,4 @@
-"""The web server of a hub: it drains on a signal, and says when it listens."""
+"""The web server of a hub: it drains on a signal, says when it listens, and renews the certificate that it serves with."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 
 from edgestill.core.bundle import replace
+from edgestill.core.errors import EdgestillError
 
 if TYPE_CHECKING:
     import socket
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.hub.service import Hub
+    from edgestill.hub.tls import OwnCertificate
 
 log: Final = logging.getLogger(__name__)
 
@@ -25,11 +27,20 @@ log: Final = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """A server that drains the hub on a signal, and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub, *, url: str, ready: Path | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        hub: Hub,
+        *,
+        url: str,
+        ready: Path | None,
+        own: OwnCertificate | None = None,
+    ) -> None:
         super().__init__(config)
         self._hub = hub
         self._url = url
         self._ready = ready
+        self._own = own
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,6 +60,15 @@ class Server(uvicorn.Server):
         if self._ready is not None:
             replace(self._ready, f"{self._url}\n".encode())
         log.info("serves at %s", self._url)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether it is time to end. Looks after the hub's own certificate, once in a minute."""
+        if self._own is not None and counter % 600 == 0:
+            try:
+                self._own.renew_if_due()
+            except (EdgestillError, OSError) as error:  # which errors of TLS are too
+                log.warning("the hub's certificate cannot be renewed: %s", error)
+        return await super().on_tick(counter)
 
     def _end(self) -> None:
         log.info("was told to end; answers what is under way")

@@ -9,6 +9,11 @@ from edgestill.core.errors import SettingError
 
 SHORTEST_POLL: Final = 0.01
 LONGEST_POLL: Final = 43_200.0
+LONGEST_CERTIFICATE: Final = 366 * 86_400.0
+LONGEST_GRACE: Final = 3_660 * 86_400.0
+SHORTEST_CERTIFICATE: Final = 3_600.0
+POLLS: Final = 12
+"""That fit into a certificate's life at least, so that some are left when it is time for the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,9 @@ class Settings:
         patch_bases: older versions that a patch is made from when a new one is published.
         max_patched: of archives that patches are made for.
         keep_reports: how long a report's id is remembered, so that it counts once.
+        certificate_lifetime: of a device's certificate; the device asks for the next when a third of it is left.
+        certificate_grace: after the end of its last certificate, for which a device may still ask for one by its credential and its key.
+        require_certificates: whether devices must show a certificate; their credential alone then only renews one.
     """
 
     poll_interval: float = 30.0
@@ -60,6 +68,9 @@ class Settings:
     patch_bases: int = 3
     max_patched: int = 2**26
     keep_reports: float = 30 * 86_400.0
+    certificate_lifetime: float = 7 * 86_400.0
+    certificate_grace: float = 90 * 86_400.0
+    require_certificates: bool = False
 
     def __post_init__(self) -> None:
         times = (self.poll_interval, self.tick, self.assignment_lifetime, self.metadata_lifetime)
@@ -86,4 +97,21 @@ class Settings:
                 got=self.assignment_lifetime,
                 where="assignment_lifetime",
                 fix="lengthen it, or let devices poll more often",
+            )
+        shortest = max(SHORTEST_CERTIFICATE, POLLS * self.poll_interval)
+        if not shortest <= self.certificate_lifetime <= LONGEST_CERTIFICATE:
+            raise SettingError(
+                "the lifetime of certificates is out of range",
+                expected=f"{shortest:g} s (an hour, and {POLLS} polls) to {LONGEST_CERTIFICATE:g} s",
+                got=self.certificate_lifetime,
+                where="certificate_lifetime",
+                fix="choose one within",
+            )
+        if not 0 <= self.certificate_grace <= LONGEST_GRACE:
+            raise SettingError(
+                "the grace of certificates is out of range",
+                expected=f"0 to {LONGEST_GRACE:g} s",
+                got=self.certificate_grace,
+                where="certificate_grace",
+                fix="choose one within",
             )

@@ -61,6 +61,9 @@ devices: Final = Table(
     Column("last_seen", Float),
     # When the operator took its credential back; nothing it says is heard after that.
     Column("revoked_at", Float),
+    # The key that its certificates are for (SHA-256 of the public half), and when the last of them ends; null while it has none.
+    Column("key", _ID),
+    Column("certified_until", Float),
     # What it is told to run.
     Column("counter", BigInteger, nullable=False, default=0),
     Column("target", String(200)),

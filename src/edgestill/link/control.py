@@ -17,8 +17,11 @@ from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.protocols import Request
 from edgestill.core.wire import (
     ID_HEADER,
+    MAX_AUTHORITIES_BYTES,
     MAX_MESSAGE_BYTES,
     SEQUENCE_HEADER,
+    Certified,
+    Certify,
     Enrolled,
     Poll,
     reports_to_bytes,
@@ -73,6 +76,30 @@ class ControlClient:
         """
         request = self._request("POST", "/v1/enrol", enrol.to_bytes())
         return Enrolled.from_bytes(self._call(request, max_bytes=MAX_ENROLLED_BYTES).body)
+
+    def certify(self, request: bytes) -> Certified:
+        """Asks for the next certificate; asking again is harmless.
+
+        Args:
+            request: PEM, by the key that the device enrolled with.
+
+        Raises:
+            NotFoundError: a hub that gives none.
+            AccessError, RefusedError, UnreachableError, DeadlineError, MessageError: see `enrol`.
+        """
+        message = Certify(request.decode("ascii", "replace"))
+        asked = self._request("POST", "/v1/certificate", message.to_bytes())
+        return Certified.from_bytes(self._call(asked, documented=ABSENT).body)
+
+    def authorities(self) -> bytes:
+        """The certificates of the fleet's authority as PEM, which anybody may have: not to be believed for where they came from.
+
+        Raises:
+            NotFoundError: a hub that has none.
+            RefusedError, UnreachableError, DeadlineError: see `enrol`.
+        """
+        asked = self._request("GET", "/v1/authorities")
+        return self._call(asked, max_bytes=MAX_AUTHORITIES_BYTES, documented=ABSENT).body
 
     def poll(self, *, etag: str | None, wait: float) -> tuple[Poll | None, str]:
         """Asks what the hub wants: `GET /v1/poll?wait=SECONDS`.

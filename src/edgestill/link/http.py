@@ -7,6 +7,8 @@
 - An answer must say where it ends (a length, or chunks): one that ends with its connection may have broken off.
 - Heads are bounded (100 fields of 64 KiB), bodies come in pieces, and whoever reads them bounds their sum.
 - Plain `http` is spoken with this machine only, unless it was asked for: credentials travel in these requests.
+- TLS is a context, or whoever gives one: where another context comes than before, kept connections are closed. So a certificate is
+  renewed, or let go once it has ended, without a word to those who send.
 - Connections are kept and used again, by any number of threads. A kept connection may die while nobody looks: `GET`
   and `HEAD` are then sent once more, anything else is the caller's to repeat.
 """
@@ -15,8 +17,9 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import threading
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 from urllib.parse import urlsplit
 
 import urllib3
@@ -29,7 +32,7 @@ from edgestill.link.sockets import IN_HAND, Patience, PlainPool, TlsPool
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from edgestill.core.protocols import Clock, Request
 
@@ -47,7 +50,8 @@ class HttpTransport:
 
     Args:
         clock: for deadlines; the machine's own where None.
-        tls: verifies `https` peers, and holds a certificate of ours where one is wanted; None trusts the system's list.
+        tls: verifies `https` peers, and holds a certificate of ours where one is wanted (`link.tls`); None trusts the system's list.
+            A function is asked before each request.
         plain_http: whether `http` may be spoken with other machines.
         silence: seconds without a byte, within a body, after which a connection counts as dead.
     """
@@ -56,15 +60,17 @@ class HttpTransport:
         self,
         *,
         clock: Clock | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[], ssl.SSLContext | None] | None = None,
         plain_http: bool = False,
         silence: float = SILENCE,
     ) -> None:
         self._clock = SystemClock() if clock is None else clock
         self._plain_http = plain_http
         self._silence = silence
-        self._pools = urllib3.PoolManager(maxsize=KEPT_PER_HOST, ssl_context=tls)
-        self._pools.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._context = None if callable(tls) else tls
+        self._pools = _pools(self._context)
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +81,17 @@ class HttpTransport:
     def close(self) -> None:
         """Closes the connections that are kept; the transport may be used again."""
         self._pools.clear()
+
+    def _current(self) -> urllib3.PoolManager:
+        """Connections under the context that is given now."""
+        if not callable(self._tls):
+            return self._pools
+        context = self._tls()
+        with self._lock:
+            if context is not self._context:
+                self._pools.clear()
+                self._context, self._pools = context, _pools(context)
+            return self._pools
 
     def send(self, request: Request, *, timeout: float) -> HttpResponse:
         """Sends the request; see `core.protocols.Transport`.
@@ -126,7 +143,7 @@ class HttpTransport:
             IN_HAND.reset(token)
 
     def _once(self, request: Request, patience: Patience) -> urllib3.BaseHTTPResponse:
-        return self._pools.urlopen(
+        return self._current().urlopen(
             request.method,
             request.url,
             headers={"accept-encoding": "identity", "user-agent": "edgestill", **request.headers},
@@ -137,6 +154,16 @@ class HttpTransport:
             preload_content=False,
             decode_content=False,
         )
+
+
+def _pools(context: ssl.SSLContext | None) -> urllib3.PoolManager:
+    # where the context compares no host, urllib3 would do so itself
+    compares: dict[str, Any] = {}
+    if context is not None and not context.check_hostname:
+        compares["assert_hostname"] = False
+    pools = urllib3.PoolManager(maxsize=KEPT_PER_HOST, ssl_context=context, **compares)
+    pools.pool_classes_by_scheme = {"http": PlainPool, "https": TlsPool}
+    return pools
 
 
 @final

@@ -161,7 +161,7 @@ class _FaultyResponse:
 
     def _pieces(self) -> Iterator[bytes]:
         for chunk in self._inner.chunks():
-            size = self._fault.chunk or len(chunk)
+            size = self._fault.chunk or len(chunk) or 1
             for start in range(0, len(chunk), size):
                 yield chunk[start : start + size]
         while self._fault.endless:

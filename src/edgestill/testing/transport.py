@@ -53,10 +53,12 @@ class AsgiTransport:
 
     Attributes:
         crashes: what the application raised, in order; empty in a test that went well.
+        shown: certificate (PEM) that callers show from now on, as over TLS (ASGI TLS extension); None speaks plain HTTP.
     """
 
     def __init__(self, app: AsgiApp, *, client: str = "127.0.0.1") -> None:
         self.crashes: list[BaseException] = []
+        self.shown: str | None = None
         self._app = app
         self._client = client
         self._lock = threading.Lock()
@@ -94,6 +96,8 @@ class AsgiTransport:
         host = self._opened()
         exchange = _Exchange(request, host.loop, _Deadline.after(timeout))
         scope = _scope(request, self._client, host.state)
+        if self.shown is not None:
+            scope["extensions"] = {"tls": {"client_cert_chain": (self.shown,)}}
         host.run(self._serve(exchange, scope))
         return exchange.head()
 

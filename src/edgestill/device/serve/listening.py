@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 
 from edgestill.core.errors import SettingError
 from edgestill.core.listening import check_port, is_loopback
+from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY
+from edgestill.device.papers import Papers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgestill.core.protocols import Clock
+    from edgestill.device.home import Home
     from edgestill.device.serve.tokens import Token
 
 
@@ -27,11 +31,13 @@ class Tls:
         certificate: of the server, with those that it leans on.
         key: of the certificate.
         clients: authorities, one of which must have signed a client's certificate; None asks clients for none.
+        renews: whether the certificate is replaced now and then, and read again.
     """
 
     certificate: Path
     key: Path
     clients: Path | None = None
+    renews: bool = False
 
     def check(self) -> None:
         """Tries to use them.
@@ -95,6 +101,27 @@ class Listening:
                 got="another address, without TLS",
                 fix="give --tls-certificate and --tls-key, or --behind-proxy where a proxy speaks TLS",
             )
+
+
+def fleet_tls(home: Home, clock: Clock) -> Tls:
+    """The device's own papers: it serves with its certificate, and asks for one of the same fleet.
+
+    Raises:
+        SettingError: the device has no certificate that holds.
+    """
+    found = Papers.of(home, clock).member()
+    if found is None or not found.begins <= clock.now() <= found.ends:
+        raise SettingError(
+            "this device has no certificate that holds",
+            where="--tls-fleet",
+            expected="a certificate of the fleet in the device's home",
+            got="none" if found is None else "one that does not hold now",
+            fix="let the agent run: it asks the hub for one",
+        )
+    path = home.path
+    tls = Tls(certificate=path / CERTIFICATE, key=path / DEVICE_KEY, clients=path / AUTHORITIES, renews=True)
+    tls.check()
+    return tls
 
 
 def tls_of(certificate: Path | None, key: Path | None, clients: Path | None) -> Tls | None:

@@ -6,6 +6,7 @@ From the signal on it is not ready any more, takes no further connection, and an
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import ssl
 from contextlib import contextmanager
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.core.protocols import Clock
-    from edgestill.device.serve.listening import Listening
+    from edgestill.device.serve.listening import Listening, Tls
     from edgestill.infer.serving.endpoint import Endpoint
     from edgestill.infer.serving.limits import Rate
+
+log: Final = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 20
 MOST_CONNECTIONS: Final = 256
@@ -66,7 +69,7 @@ def serve(
     """
     with bound(listening.host, listening.port) as listener:
         url = url_of(listening.host, listener, tls=listening.tls is not None)
-        server = Server(_config(app, listening), endpoint, ready=lambda: ready(url))
+        server = Server(_config(app, listening), endpoint, ready=lambda: ready(url), tls=listening.tls)
         try:
             asyncio.run(server.serve([listener]))
         finally:
@@ -76,10 +79,18 @@ def serve(
 class Server(uvicorn.Server):
     """Drains the endpoint on a signal, and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, endpoint: Endpoint, *, ready: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        endpoint: Endpoint,
+        *,
+        ready: Callable[[], object],
+        tls: Tls | None = None,
+    ) -> None:
         super().__init__(config)
         self._endpoint = endpoint
         self._ready = ready
+        self._tls = tls if tls is not None and tls.renews else None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,6 +108,22 @@ class Server(uvicorn.Server):
         """Starts, and tells."""
         await super().startup(sockets)
         self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether it is time to end. Once in a minute it takes up a certificate that was renewed."""
+        if self._tls is not None and counter % 600 == 0:
+            self.take_up()
+        return await super().on_tick(counter)
+
+    def take_up(self) -> None:
+        """Reads certificate and authorities again; connections that are open go on."""
+        if self._tls is None or self.config.ssl is None:
+            return
+        try:
+            self.config.ssl.load_cert_chain(self._tls.certificate, self._tls.key)
+            self.config.ssl.load_verify_locations(self._tls.clients)
+        except OSError as error:  # which errors of TLS are too
+            log.warning("the renewed certificate cannot be used: %s", error)
 
     def _end(self) -> None:
         self._endpoint.drain()

@@ -1,0 +1,249 @@
+"""The papers of a device: its key, its certificate, and whom it believes about its fleet.
+
+    device.key        the private key; made here, never sent, readable by its owner alone
+    authorities.pem   certificates of the fleet's authority, which the join token vouched for
+    certificate.pem   what the hub made of the key; holds for days
+
+- The key is written before the hub hears of it, and never changes; the certificate is replaced whole. So whenever the power fails
+  there is a key and a certificate for it, or a key and the credential, and either gets the next certificate.
+- Nothing read back is believed: what is missing, damaged or of somebody else is as good as not there. The device then shows its
+  credential only, and asks for a certificate again.
+- A certificate that has ended is not shown, because a hub would end the handshake over it; the credential still opens.
+- Whoever sends asks for the context before each request (`link.http`), and the files are looked at then: the supervisor renews, and the
+  engine's process shows the new certificate too. Where the hub speaks plain HTTP (on the loopback) there is no context to ask for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Final, Self, final
+
+from edgestill.core.bundle import replace
+from edgestill.core.errors import EdgestillError, TrustError, UnreachableError
+from edgestill.core.files import read_plain
+from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS
+from edgestill.link.http import HttpTransport
+from edgestill.link.tls import hub_context, member_context
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgestill.core.protocols import Clock
+    from edgestill.core.wire import Certified, Enrolled
+    from edgestill.device.home import Home
+    from edgestill.trust.certificates import Authorities, IdentityKey, Member
+
+log = logging.getLogger(__name__)
+
+_MAX_BYTES: Final = 65_536
+_NEVER: Final = (1.0, 0.0)
+
+
+@final
+class Papers:
+    """Of the device that lives in a home.
+
+    Args:
+        folder: the home's.
+        device: its name.
+        clock: of this machine.
+    """
+
+    def __init__(self, folder: Path, device: str, clock: Clock) -> None:
+        self._folder = folder
+        self._device = device
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: tuple[object, bool] | None = None
+        self._times = _NEVER
+        self._context: ssl.SSLContext | None = None
+
+    @classmethod
+    def of(cls, home: Home, clock: Clock) -> Self:
+        """Of a home that is open."""
+        return cls(home.path, home.identity.device, clock)
+
+    def member(self) -> Member | None:
+        """Whom the certificate speaks for, if it is this device's and for its key, whatever its time; None where there is no such one."""
+        try:
+            return self._member()
+        except EdgestillError as error:
+            if (self._folder / CERTIFICATE).exists():
+                log.debug("the certificate is of no use: %s", error)
+            return None
+
+    def is_due(self, now: float) -> bool:
+        """Whether to ask for a certificate: there is none, or a third of its life is left."""
+        found = self.member()
+        return found is None or found.is_due(now)
+
+    def request(self) -> bytes:
+        """What to send to the hub for the next certificate (PEM).
+
+        Raises:
+            PathError: there was no key, and a new one cannot be written.
+        """
+        from edgestill.trust.certificates import IdentityKey
+
+        try:
+            key = self._key()
+        except EdgestillError as error:
+            if (self._folder / DEVICE_KEY).exists():
+                log.warning("the device's key is lost: %s", error)
+            key = IdentityKey.generate()
+            replace(self._folder / DEVICE_KEY, key.to_pem())
+        return key.request()
+
+    def accept(self, certified: Certified) -> None:
+        """Keeps what the hub gave.
+
+        Raises:
+            TrustError, MessageError: not a certificate for this device's key and name.
+            PathError: it cannot be written.
+        """
+        authorities = certified.authorities.encode()
+        certificate = certified.certificate.encode()
+        _checked(certificate, _authorities(authorities), self._key(), self._device)
+        replace(self._folder / AUTHORITIES, authorities)
+        replace(self._folder / CERTIFICATE, certificate)
+
+    def context(self) -> ssl.SSLContext | None:
+        """For connections to the hub: the same until the papers change or the certificate ends. None where there are no papers."""
+        with self._lock:
+            files = tuple(map(self._state, PAPERS))
+            if self._seen is None or self._seen[0] != files:
+                found = self.member()
+                self._times = _NEVER if found is None else (found.begins, found.ends)
+            begins, ends = self._times
+            now = (files, begins <= self._clock.now() <= ends)
+            if self._seen != now:
+                self._seen, self._context = now, self._made(shows=now[1])
+            return self._context
+
+    @property
+    def shows(self) -> bool:
+        """Whether the context that was given last shows a certificate."""
+        return self._seen is not None and self._seen[1]
+
+    def to_member(self, device: str) -> Callable[[], ssl.SSLContext]:
+        """Gives contexts for connections to another device of the fleet: the same one until the papers change.
+
+        Args:
+            device: its name; `*` for any of the fleet.
+
+        Returns:
+            A function for `link.http.HttpTransport`; it raises UnreachableError while this device has no certificate.
+        """
+        seen: object = None
+        context: ssl.SSLContext | None = None
+
+        def given() -> ssl.SSLContext:
+            nonlocal seen, context
+            with self._lock:
+                files = tuple(map(self._state, PAPERS))
+                if context is None or seen != files:
+                    seen, context = files, self._to_member(device)
+                return context
+
+        return given
+
+    def _to_member(self, device: str) -> ssl.SSLContext:
+        from edgestill.trust.certificates import device_uri
+
+        try:
+            found = self._member()
+            authorities = self._read(AUTHORITIES).decode("ascii", "replace")
+            return member_context(authorities, device_uri(found.fleet, device), self._files)
+        except EdgestillError as error:
+            raise UnreachableError(
+                "this device has no certificate to show to its neighbours",
+                where=CERTIFICATE,
+                expected="a certificate of the fleet",
+                got=error.what,
+                fix="let the agent run: it asks the hub for one",
+            ) from error
+
+    def _made(self, *, shows: bool) -> ssl.SSLContext | None:
+        try:
+            authorities = self._authorities().to_pem().decode("ascii")
+            return hub_context(authorities, self._files if shows else None)
+        except EdgestillError as error:
+            if (self._folder / AUTHORITIES).exists():
+                log.warning("%s", error)
+            return None
+
+    def _member(self) -> Member:
+        return _checked(self._read(CERTIFICATE), self._authorities(), self._key(), self._device)
+
+    def _key(self) -> IdentityKey:
+        from edgestill.trust.certificates import IdentityKey
+
+        return IdentityKey.from_pem(self._read(DEVICE_KEY))
+
+    def _authorities(self) -> Authorities:
+        return _authorities(self._read(AUTHORITIES))
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return self._folder / CERTIFICATE, self._folder / DEVICE_KEY
+
+    def _read(self, name: str) -> bytes:
+        return read_plain(self._folder / name, what="the device's papers", at_most=_MAX_BYTES)
+
+    def _state(self, name: str) -> tuple[int, ...] | None:
+        try:
+            about = (self._folder / name).stat()
+        except OSError:
+            return None
+        return about.st_ino, about.st_mtime_ns, about.st_size
+
+
+def hub_transport(home: Home, clock: Clock) -> HttpTransport:
+    """Real sockets to the hub of a home, which show the device's certificate while it holds."""
+    speaks_tls = home.identity.hub.startswith("https:")
+    return HttpTransport(clock=clock, tls=Papers.of(home, clock).context if speaks_tls else None)
+
+
+def first_papers(enrolled: Enrolled, key: IdentityKey, vouched: str | None) -> dict[str, bytes]:
+    """The papers that enrolment gave, by file; none where the hub gives none.
+
+    Args:
+        enrolled: the hub's answer.
+        key: whose request was sent.
+        vouched: digest of the authority's certificate that the join token names; None where it names none, and the hub is believed.
+
+    Raises:
+        TrustError: another authority than that, or a certificate that is not this device's.
+        MessageError: not certificates.
+    """
+    if not enrolled.certificate:
+        return {}
+    authorities = _authorities(enrolled.authorities.encode())
+    if vouched is not None:
+        authorities = authorities.only(vouched)
+    certificate = enrolled.certificate.encode()
+    _checked(certificate, authorities, key, enrolled.device)
+    return {DEVICE_KEY: key.to_pem(), AUTHORITIES: authorities.to_pem(), CERTIFICATE: certificate}
+
+
+def _authorities(pem: bytes) -> Authorities:
+    from edgestill.trust.certificates import Authorities
+
+    return Authorities.from_pem(pem)
+
+
+def _checked(certificate: bytes, authorities: Authorities, key: IdentityKey, device: str) -> Member:
+    """Whom a certificate speaks for: this device, with this key; whatever its time."""
+    found = authorities.member(certificate)
+    if (found.device, found.key) != (device, key.id):
+        raise TrustError(
+            "a certificate that is not this device's",
+            where="certificate",
+            expected=f"{device}, key {key.id}",
+            got=f"{found.device}, key {found.key}",
+            fix="ask the operator whether the hub is the right one",
+        )
+    return found
