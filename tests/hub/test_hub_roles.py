@@ -42,7 +42,7 @@ MAY = {
     "GET /v1/poll": DEVICE,
     "POST /v1/reports": DEVICE,
     "POST /v1/evidence/statistics": DEVICE,
-    "GET /metadata/{name}": EVERYBODY,
+    "GET /metadata/{name:path}": EVERYBODY,
     "GET /targets/{path:path}": EVERYBODY,
     "GET /patches/{base}/{new}": EVERYBODY,
     "GET /v2": EVERYBODY,
@@ -66,6 +66,9 @@ MAY = {
     "PUT /v1/admin/blobs": OPERATOR,
     "GET /v1/admin/metadata/targets": OPERATOR,
     "POST /v1/admin/targets": OPERATOR,
+    "GET /v1/admin/roles": OPERATOR,
+    "GET /v1/admin/roles/{role:path}": OPERATOR,
+    "POST /v1/admin/roles/{role:path}": OPERATOR,
     "GET /v1/admin/releases": OPERATOR,
     "GET /v1/admin/rollouts": OPERATOR,
     "POST /v1/admin/rollouts": OPERATOR,
@@ -85,7 +88,8 @@ MAY = {
     "GET /v1/admin/evidence/statistics": OPERATOR,
 }
 FILLED = {
-    "{name}": "timestamp.json",
+    "{name:path}": "timestamp.json",
+    "{role:path}": "auto/x",
     "{path:path}": "watch/1.0.0/x.esb",
     "{base}": "0" * 64,
     "{new}": "1" * 64,

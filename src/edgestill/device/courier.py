@@ -1,7 +1,7 @@
 """The device's side of its hub: polls, brings bundles, delivers reports. It decides nothing and believes nothing.
 
 - An assignment counts when the hub's key (named by the publisher's root) signed it for this device, its counter does
-  not go back, it has not expired, and the publisher lists its target *now*: the list is refreshed first.
+  not go back, it has not expired, and the publisher, or a role that it delegates to, lists its target *now*: the lists are refreshed first.
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched. Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
@@ -109,10 +109,9 @@ class Courier:
                 seen=seen,
                 now=self._trusted.now(),
             )
-            listed = self._trusted.target(found.target)
-            assigned = Assigned(
-                found.place, Target(name=found.target, digest=listed.digest, size=listed.size)
-            )
+            listing = self._trusted.listing(found.target)
+            target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
+            assigned = Assigned(found.place, target, listing.role)
         self._etag = new_etag or None
         return assigned, poll.interval
 

@@ -24,7 +24,7 @@ import os
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -35,6 +35,8 @@ from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from edgestill.core.jsonio import JsonObject
 
 IDENTITY: Final = "identity.json"
 SETTINGS: Final = "settings.json"
@@ -97,20 +99,27 @@ class Settings:
     Attributes:
         leaves: the most that may leave the device: `nothing`, `features` or `raw`.
         labels: for cohorts, such as `{"site": "north"}`.
+        accept_auto: whether updates are taken that only a role for unattended ones lists (`device.unattended`).
     """
 
     leaves: str
     labels: dict[str, str]
+    accept_auto: bool = False
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Reads `settings.json`; MessageError where it is none."""
         fields = Fields(parse_object(data, where=SETTINGS, max_bytes=_MAX_BYTES), SETTINGS)
-        return cls(leaves=fields.text("leaves", pattern="|".join(LEVELS)), labels=fields.texts("labels"))
+        return cls(
+            leaves=fields.text("leaves", pattern="|".join(LEVELS)),
+            labels=fields.texts("labels"),
+            accept_auto=fields.has("accept_auto") and fields.boolean("accept_auto"),
+        )
 
     def to_bytes(self) -> bytes:
         """The bytes of `settings.json`."""
-        return canonical({"leaves": self.leaves, "labels": dict(self.labels)})
+        told: JsonObject = {"leaves": self.leaves, "labels": dict(self.labels)}
+        return canonical(told | ({"accept_auto": True} if self.accept_auto else {}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +178,15 @@ class Home:
             settings=Settings.from_bytes(_read(path / SETTINGS)),
             root=_read(path / ROOT),
         )
+
+    def chosen(self, settings: Settings) -> Self:
+        """The home with other settings, which its agent follows from its next run on.
+
+        Raises:
+            PathError: they cannot be written.
+        """
+        bundle.replace(self.path / SETTINGS, settings.to_bytes())
+        return replace(self, settings=settings)
 
     @property
     def slots(self) -> Path:

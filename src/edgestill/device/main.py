@@ -1,8 +1,9 @@
 """`edgestill-agent`: join a fleet, run a device, ask where it stands.
 
-    edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw]
+    edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw] [--accept-auto]
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
     edgestill-agent status --home DIR [--json]
+    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto]
     edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
     edgestill-agent mirrors --home DIR [--add URL] [--remove URL]
     edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--archives] [--ready FILE]
@@ -58,7 +59,7 @@ def _join(options: argparse.Namespace) -> None:
     from edgestill.device.life import join
     from edgestill.link.http import HttpTransport
 
-    settings = Settings(leaves=options.leaves, labels=_labels(options.label))
+    settings = Settings(leaves=options.leaves, labels=_labels(options.label), accept_auto=options.accept_auto)
     home = join(
         options.home,
         hub=options.hub,
@@ -91,7 +92,8 @@ def _run(options: argparse.Namespace) -> None:
             fix="write a duration such as 30s",
         )
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
-    run(home, pace=pace, rules=Rules(window=window), transport=HttpTransport(), ready=options.ready)
+    rules = Rules(window=window, accept_auto=home.settings.accept_auto)
+    run(home, pace=pace, rules=rules, transport=HttpTransport(), ready=options.ready)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -104,6 +106,25 @@ def _status(options: argparse.Namespace) -> None:
     for name, value in status.items():
         shown = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         sys.stdout.write(f"{name:15} {shown}\n")
+
+
+def _settings(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from edgestill.device.home import Home
+
+    home = Home.open(options.home)
+    settings = home.settings
+    if options.accept_auto is not None:
+        settings = replace(settings, accept_auto=options.accept_auto)
+    if settings != home.settings:
+        home = home.chosen(settings)
+    for name, value in (
+        ("leaves", settings.leaves),
+        ("labels", json.dumps(settings.labels, sort_keys=True)),
+        ("accept_auto", json.dumps(settings.accept_auto)),
+    ):
+        sys.stdout.write(f"{name:15} {value}\n")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -216,7 +237,7 @@ def _labels(pairs: Sequence[str], where: str = "--label") -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgestill-agent", description="The agent of a device.")
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="join | run | status | neighbours | mirrors | serve"
+        dest="verb", required=True, metavar="join | run | status | settings | neighbours | mirrors | serve"
     )
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
@@ -235,6 +256,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--engine", choices=ENGINES, default=ENGINES[0], help="that runs its models (default: %(default)s)"
     )
+    one.add_argument(
+        "--accept-auto",
+        action="store_true",
+        help="take updates that only a role for unattended ones lists (default: none)",
+    )
     two = verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT")
     two.add_argument("--home", type=Path, required=True)
     two.add_argument("--ready", type=Path, metavar="FILE", help="written once the agent runs")
@@ -250,6 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     three = verbs.add_parser("status", help="where this device stands")
     three.add_argument("--home", type=Path, required=True)
     three.add_argument("--json", action="store_true", help="for machines")
+    _add_settings(verbs.add_parser("settings", help="what its owner chose; takes effect at the next run"))
     _add_neighbours(
         verbs.add_parser("neighbours", help="who is asked before the hub; takes effect at the next run")
     )
@@ -263,6 +290,15 @@ def _parser() -> argparse.ArgumentParser:
     four.add_argument("--remove", metavar="URL", help="asks this one no more")
     _add_serve(verbs.add_parser("serve", help="answer other programs over HTTP (Open Inference Protocol)"))
     return parser
+
+
+def _add_settings(four: argparse.ArgumentParser) -> None:
+    four.add_argument("--home", type=Path, required=True)
+    four.add_argument(
+        "--accept-auto",
+        action=argparse.BooleanOptionalAction,
+        help="whether updates are taken that only a role for unattended ones lists",
+    )
 
 
 def _add_neighbours(four: argparse.ArgumentParser) -> None:
@@ -306,6 +342,7 @@ _VERBS: Final = {
     "join": _join,
     "run": _run,
     "status": _status,
+    "settings": _settings,
     "neighbours": _neighbours,
     "mirrors": _mirrors,
     "serve": _serve,

@@ -28,7 +28,7 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         ask_engine: whether to ask the running engine as well.
 
     Returns:
-        device, hub, hardware_class, leaves; release, slot, phase, counter of what serves (None before the first);
+        device, hub, hardware_class, leaves, accept_auto; release, slot, phase, counter of what serves (None before the first);
         wanted and failure of installations; reports that wait; engine: what the engine says, or None.
 
     Raises:
@@ -43,6 +43,7 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         "hardware_class": home.identity.hardware_class,
         "leaves": home.settings.leaves,
         "labels": dict(home.settings.labels),
+        "accept_auto": home.settings.accept_auto,
         "release": None if serving is None else serving.release,
         "bundle": None if serving is None else str(serving.digest),
         "slot": state.active,
