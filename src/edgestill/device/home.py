@@ -4,6 +4,7 @@
     settings.json   what its owner chose: what may leave it
     neighbours.json who is asked before the hub (device.neighbours); usually missing
     mirrors.json    who bundles are fetched from before the hub (device.mirrors); usually missing
+    budget.json     bytes that were sent and received today (link.ledger)
     root.json       the publisher's TUF root, pinned by the join token
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
@@ -43,10 +44,12 @@ SETTINGS: Final = "settings.json"
 ROOT: Final = "root.json"
 NEIGHBOURS: Final = "neighbours.json"
 MIRRORS: Final = "mirrors.json"
+BUDGET: Final = "budget.json"
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
 MAX_SOCKET_BYTES: Final = 100
 _MAX_BYTES: Final = 300_000
+_MOST_A_DAY: Final = 2**50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +103,13 @@ class Settings:
         leaves: the most that may leave the device: `nothing`, `features` or `raw`.
         labels: for cohorts, such as `{"site": "north"}`.
         accept_auto: whether updates are taken that only a role for unattended ones lists (`device.unattended`).
+        bytes_per_day: that the device may send and receive, updates, questions and evidence together; None for any number.
     """
 
     leaves: str
     labels: dict[str, str]
     accept_auto: bool = False
+    bytes_per_day: int | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -114,12 +119,16 @@ class Settings:
             leaves=fields.text("leaves", pattern="|".join(LEVELS)),
             labels=fields.texts("labels"),
             accept_auto=fields.has("accept_auto") and fields.boolean("accept_auto"),
+            bytes_per_day=fields.integer("bytes_per_day", most=_MOST_A_DAY)
+            if fields.has("bytes_per_day")
+            else None,
         )
 
     def to_bytes(self) -> bytes:
         """The bytes of `settings.json`."""
         told: JsonObject = {"leaves": self.leaves, "labels": dict(self.labels)}
-        return canonical(told | ({"accept_auto": True} if self.accept_auto else {}))
+        told |= {"accept_auto": True} if self.accept_auto else {}
+        return canonical(told | ({} if self.bytes_per_day is None else {"bytes_per_day": self.bytes_per_day}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +223,11 @@ class Home:
         return self.path / MIRRORS
 
     @property
+    def budget(self) -> Path:
+        """What was sent and received today."""
+        return self.path / BUDGET
+
+    @property
     def learned(self) -> Path:
         """What the device learned by itself."""
         return self.path / "learned"
@@ -247,7 +261,7 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS):
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, BUDGET):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

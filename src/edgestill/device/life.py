@@ -24,9 +24,11 @@ from edgestill.device.installer import Installer
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.outbox import Outbox
 from edgestill.device.slots import Slots
+from edgestill.device.spending import fetching_within, ledger_of
 from edgestill.device.supervisor import Supervisor
 from edgestill.link.control import ControlClient
 from edgestill.link.http import HttpTransport
+from edgestill.link.metered import Metered
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.kept import KeptMetadata
 
@@ -125,8 +127,16 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     identity = home.identity
     with home.locked():
         slots, outbox = Slots.open(home.slots), Outbox.open(home.outbox)
-        control = ControlClient(transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
-        trusted = TrustedClient(KeptMetadata(home.tuf), root=home.root, fetch=control.artefact, clock=clock)
+        ledger = ledger_of(home, clock)
+        control = ControlClient(
+            Metered(transport, ledger), identity.hub, credential=identity.credential, timeout=TIMEOUT
+        )
+        trusted = TrustedClient(
+            KeptMetadata(home.tuf),
+            root=home.root,
+            fetch=fetching_within(ledger, control.artefact),
+            clock=clock,
+        )
         courier = Courier(
             identity,
             control=control,
@@ -134,6 +144,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
             transport=transport,
             clock=clock,
             nearby=Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock),
+            ledger=ledger,
         )
         supervisor = Supervisor(
             home.path,
@@ -156,6 +167,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
                 supervisor.run(listener=listener, pace=pace, ready=ready)
         finally:
             drop_socket(home.path, address)
+            ledger.settle()
             outbox.close()
 
 

@@ -1,9 +1,9 @@
 """`edgestill-agent`: join a fleet, run a device, ask where it stands.
 
-    edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw] [--accept-auto]
+    edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw] [--accept-auto] [--bytes-per-day SIZE]
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
     edgestill-agent status --home DIR [--json]
-    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto]
+    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited]
     edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
     edgestill-agent mirrors --home DIR [--add URL] [--remove URL]
     edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--archives] [--ready FILE]
@@ -26,7 +26,7 @@ from edgestill.core import logs
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.hardware import ENGINES
-from edgestill.core.units import parse_duration
+from edgestill.core.units import format_size, parse_duration, parse_size
 from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
@@ -117,14 +117,22 @@ def _settings(options: argparse.Namespace) -> None:
     settings = home.settings
     if options.accept_auto is not None:
         settings = replace(settings, accept_auto=options.accept_auto)
+    if options.bytes_per_day is not None:
+        settings = replace(settings, bytes_per_day=_bytes_per_day(options.bytes_per_day))
     if settings != home.settings:
         home = home.chosen(settings)
+    budget = settings.bytes_per_day
     for name, value in (
         ("leaves", settings.leaves),
         ("labels", json.dumps(settings.labels, sort_keys=True)),
         ("accept_auto", json.dumps(settings.accept_auto)),
+        ("bytes_per_day", "unlimited" if budget is None else format_size(budget)),
     ):
         sys.stdout.write(f"{name:15} {value}\n")
+
+
+def _bytes_per_day(given: str | None) -> int | None:
+    return None if given in {None, "unlimited"} else parse_size(str(given))
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -261,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take updates that only a role for unattended ones lists (default: none)",
     )
+    one.add_argument("--bytes-per-day", metavar="SIZE", help="that it may send and receive (default: any)")
     two = verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT")
     two.add_argument("--home", type=Path, required=True)
     two.add_argument("--ready", type=Path, metavar="FILE", help="written once the agent runs")
@@ -298,6 +307,11 @@ def _add_settings(four: argparse.ArgumentParser) -> None:
         "--accept-auto",
         action=argparse.BooleanOptionalAction,
         help="whether updates are taken that only a role for unattended ones lists",
+    )
+    four.add_argument(
+        "--bytes-per-day",
+        metavar="SIZE",
+        help="that it may send and receive, updates, questions and evidence together; or: unlimited",
     )
 
 

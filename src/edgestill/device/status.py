@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError
 from edgestill.device import asking
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, find_socket
 from edgestill.device.outbox import waiting_in
 from edgestill.device.slots import read_state
+from edgestill.device.spending import ledger_of
 from edgestill.device.state import State
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
 
     Returns:
         device, hub, hardware_class, leaves, accept_auto; release, slot, phase, counter of what serves (None before the first);
-        wanted and failure of installations; reports that wait; engine: what the engine says, or None.
+        wanted and failure of installations; reports that wait; budget: bytes per day, what was spent and is left of today, and what waits
+        for more, or None where the count cannot be read; engine: what the engine says, or None.
 
     Raises:
         NotFoundError: no device lives there.
@@ -54,7 +57,23 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         if failure is None
         else {"counter": failure.counter, "release": failure.target.release, "reason": failure.reason},
         "reports": waiting_in(home.outbox),
+        "budget": _budget(home),
         "engine": _engine(path) if ask_engine and serving is not None else None,
+    }
+
+
+def _budget(home: Home) -> Json:
+    try:
+        account = ledger_of(home, SystemClock()).account()
+    except EdgestillError:
+        return None
+    allowance = account.allowance
+    return {
+        "bytes_per_day": allowance.bytes_per_day,
+        "spent": allowance.spent,
+        "left": allowance.left(SystemClock().now()),
+        "waiting": account.waiting or None,
+        "needs": account.needs,
     }
 
 
