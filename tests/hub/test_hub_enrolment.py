@@ -281,7 +281,7 @@ def test_attack_two_devices_that_come_at_once_with_the_last_use(there: World) ->
 
         async def execute(self, statement: Any, *rest: Any) -> Any:
             """Carries a statement out; after the first question the other device has come."""
-            found = await self.inner.execute(statement, *rest)
+            found: Any = await self.inner.execute(statement, *rest)
             self.asked += 1
             if self.asked == 1:
                 found = found.freeze()()

@@ -6,7 +6,7 @@ Source: RFC 8878 (Zstandard); a base as a raw-content dictionary is what the com
 from __future__ import annotations
 
 from io import SEEK_END
-from typing import TYPE_CHECKING, BinaryIO, Final, final
+from typing import TYPE_CHECKING, BinaryIO, Final, cast, final
 
 import zstandard
 
@@ -72,8 +72,10 @@ def opened(payload: BinaryIO, base: bytes | None = None) -> BinaryIO:
     decompressor = zstandard.ZstdDecompressor(
         dict_data=None if base is None else _raw(base), max_window_size=MAX_WINDOW_BYTES
     )
-    # across frames, so that the source is asked once more after its frame, and can say that something follows
-    return decompressor.stream_reader(_OneFrame(payload), read_across_frames=True, closefd=False)
+    # it reads its source, and asks for no more; across frames, so that the source is asked once more after its frame, and can say that something follows
+    return decompressor.stream_reader(
+        cast("BinaryIO", _OneFrame(payload)), read_across_frames=True, closefd=False
+    )
 
 
 @final
