@@ -121,6 +121,30 @@ def test_one_stick_after_another(sticks: Sticks, tmp_path: Path) -> None:
         assert status(home)["release"] == f"light/{number}.0.0"
 
 
+def test_an_unattended_update_comes_by_a_stick_to_whoever_has_opted_in(tmp_path: Path) -> None:
+    """What a role of somebody else lists is on the stick with that role's list; a device that was not opted in refuses it there, too."""
+    with hub_up(tmp_path) as world:
+        world.run("release", "keys", "init")
+        world.run("release", "root")
+        lab, role = tmp_path / "lab", f"auto/{HERE}"
+        public = world.json("release", "keys", "new", "--delegate", lab)["public"]
+        world.run("release", "keys", "delegate", HERE, "--auto", "--name", "light", "--key", public)
+        for name, more in (("lamp", ("--accept-auto",)), ("door", ())):
+            token = world.json("hub", "token")["token"]
+            joining = ("--hub", world.url, "--token", token, "--name", name, "--leaves", "nothing", *more)
+            world.run("device", "join", "--home", tmp_path / name, *joining)
+        world.run("release", "publish", world.bundle("3.0.0"), "--role", role, "--delegate", lab)
+        world.run("rollout", "start", "light/3.0.0", "--stages", "100%")
+        stick = tmp_path / "stick"
+        world.run("release", "export", stick, "--device", "lamp", "--device", "door")
+        assert (stick / "metadata" / f"1.auto%2F{HERE}.json").is_file()
+        said = json.dumps({"device": "lamp", "release": "light/3.0.0"})
+        assert update(tmp_path / "lamp", stick) == (0, f"{said}\n")
+        code, why = update(tmp_path / "door", stick)
+        assert (code, "unattended" in why) == (1, True), why
+        assert status(tmp_path / "door")["release"] is None
+
+
 def test_attack_an_older_stick(sticks: Sticks, tmp_path: Path) -> None:
     """All on it was once signed and has not expired: the device knows newer, and stays with it."""
     home = sticks.home(tmp_path)

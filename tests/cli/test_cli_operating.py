@@ -453,6 +453,56 @@ def test_operators_are_made_and_ended_and_the_log_tells_it(world: World) -> None
     assert [one["id"] for one in entries] == list(range(1, len(entries) + 1))
 
 
+def test_somebody_else_lists_bundles_for_a_class(world: World) -> None:
+    """Their key is made where it signs; the publisher names its public half, and takes it back: all by verbs, over a real hub."""
+    lab = world.folder / "lab"
+    made = world.json("release", "keys", "new", "--delegate", lab)
+    public, role = made["public"], f"auto/{HERE}"
+    told = world.json("release", "keys", "delegate", HERE, "--auto", "--name", "light", "--key", public)
+    assert told == {"role": role, "paths": [f"light/*/{HERE}.esb"], "keys": [made["keyid"]]}
+    bundle = world.bundle("7.0.0")
+    published = world.json("release", "publish", bundle, "--role", role, "--delegate", lab)
+    assert published["releases"] == ["light/7.0.0"]
+    (one,) = world.json("release", "keys", "roles")["roles"]
+    assert (one["role"], one["version"], one["listed"]) == (role, 1, [f"light/7.0.0/{HERE}.esb"])
+    assert role in world.run("release", "keys", "roles")
+    assert role in world.run("release", "show", "light/7.0.0")
+    other = world.bundle("7.0.0", hardware_class="other")
+    refused = world.run("release", "publish", other, "--role", role, "--delegate", lab, fails=True)
+    assert "a name that this role may not list" in refused
+    world.run("release", "renew", "--role", role, "--delegate", lab)
+    retired = world.json("release", "retire", "light/7.0.0", "--role", role, "--delegate", lab)
+    assert retired["retired"] == [f"light/7.0.0/{HERE}.esb"]
+    thief = world.folder / "thief"
+    world.run("release", "keys", "new", "--delegate", thief)
+    text = world.run("release", "publish", bundle, "--role", role, "--delegate", thief, fails=True)
+    assert "the publisher has named other keys for this role" in text
+    key = thief / "delegate-1.pub.pem"
+    world.run("release", "keys", "delegate", HERE, "--auto", "--name", "light", "--key", key)
+    world.run("release", "publish", bundle, "--role", role, "--delegate", thief)
+    assert world.json("release", "keys", "roles")["roles"][0]["listed"] == [f"light/7.0.0/{HERE}.esb"]
+    assert world.json("release", "keys", "undelegate", role) == {"undelegated": role}
+    assert world.json("release", "keys", "roles") == {"roles": []}
+    gone = world.json("release", "show", "light/7.0.0")["bundles"][HERE]
+    assert (gone["listed"], gone["role"]) == (False, None)
+    text = world.run("release", "publish", bundle, "--role", role, "--delegate", lab, fails=True)
+    assert "the publisher delegates nothing to this role" in text
+
+
+def test_a_role_without_a_name_or_with_a_private_key_is_not_made(world: World) -> None:
+    """What is asked for is looked at before the hub hears of it."""
+    lab = world.folder / "careless"
+    world.run("release", "keys", "new", "--delegate", lab, "--no-passphrase")
+    text = world.run(
+        "release", "keys", "delegate", HERE, "--auto", "--key", lab / "delegate-1.pub.pem", fails=True
+    )
+    assert "a role for unattended updates without a name" in text
+    text = world.run("release", "keys", "delegate", HERE, "--key", lab / "delegate-1.pem", fails=True)
+    assert "not a public key that may be named" in text
+    text = world.run("release", "keys", "undelegate", "nobody", fails=True)
+    assert "no such role is delegated to" in text
+
+
 def test_a_stranger_is_refused(world: World) -> None:
     """A token that the hub does not know."""
     (world.folder / "wrong").write_text("eso1." + "x" * 43)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hub_worlds import CLASS, World, world
+from sqlalchemy import update
 
 from edgestill.core.digest import Digest
+from edgestill.core.errors import AccessError
 from edgestill.core.jsonio import canonical
 from edgestill.core.wire import Enrol, Enrolled
 from edgestill.hub import enrolment
+from edgestill.hub.tables import join_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 @pytest.fixture
@@ -261,3 +267,44 @@ def test_a_device_is_no_operator_and_an_operator_is_no_device(there: World) -> N
     for method, path in (("GET", "fleet"), ("POST", "join-tokens"), ("PUT", "blobs"), ("POST", "targets")):
         assert device.call(method, f"/v1/admin/{path}", b"{}").status == 401, path
     assert there.call("GET", "/v1/poll", authorization=f"Bearer {there.operator}").status == 401
+
+
+def test_attack_two_devices_that_come_at_once_with_the_last_use(there: World) -> None:
+    """Both have seen one use left: it is taken with the question whether it is there, so one of them is refused."""
+    token = there.token()
+
+    class Late:
+        """A connection to which the token looks unused, while somebody else takes its last use."""
+
+        def __init__(self, inner: AsyncConnection) -> None:
+            self.inner = inner
+            self.asked = 0
+
+        async def execute(self, statement: Any, *rest: Any) -> Any:
+            """Carries a statement out; after the first question the other device has come."""
+            found: Any = await self.inner.execute(statement, *rest)
+            self.asked += 1
+            if self.asked == 1:
+                found = found.freeze()()
+                await self.inner.execute(update(join_tokens).values(uses_left=0))
+            return found
+
+    async def come() -> None:
+        async with there.hub.database.write() as connection:
+            message = Enrol(join_token=token, device="late", hardware_class=CLASS)
+            late: Any = Late(connection)
+            await enrolment.enrol(late, message, credential="c", now=there.clock.now())
+
+    assert there.transport._host is not None
+    with pytest.raises(AccessError):
+        asyncio.run_coroutine_threadsafe(come(), there.transport._host.loop).result(timeout=10)
+    assert there.admin("GET", "fleet").json["devices"] == []
+
+
+def test_devices_are_found_by_the_token_that_they_came_by(there: World) -> None:
+    """By an index, however many there are."""
+    there.enrol("d0")
+    connection = sqlite3.connect(there.hub.home.database)
+    plan = connection.execute("EXPLAIN QUERY PLAN SELECT id FROM devices WHERE join_token = 'x'").fetchall()
+    connection.close()
+    assert "ix_devices_join_token" in str(plan)

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from hub_worlds import Reply
 
 R1 = "watch/1.0.0"
-LOOKS = ("releases", "rollouts", "fleet", "evidence", "online-key", "metadata/targets", "rollouts/1")
+LOOKS = (
+    "releases",
+    "roles",
+    "roles/auto/x",
+    "rollouts",
+    "fleet",
+    "evidence",
+    "online-key",
+    "metadata/targets",
+    "rollouts/1",
+)
 ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "operate": [
         ("POST", "join-tokens", {"uses": 1}),
@@ -39,7 +49,13 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("GET", "evidence/samples", {}),
         ("GET", "evidence/statistics?backbone=sha256:" + "0" * 64, {}),
     ],
-    "publish": [("POST", "root", {}), ("PUT", "blobs", {}), ("PUT", "images", {}), ("POST", "targets", {})],
+    "publish": [
+        ("POST", "root", {}),
+        ("PUT", "blobs", {}),
+        ("PUT", "images", {}),
+        ("POST", "targets", {}),
+        ("POST", "roles/auto/x", {}),
+    ],
     "administer": [
         ("GET", "operators", {}),
         ("POST", "operators", {"name": "eve", "role": "viewer"}),
@@ -100,7 +116,10 @@ def test_every_path_of_the_api_is_tried_above() -> None:
     paths = {route.path.removeprefix("/v1/admin/") for route in _admin()}
     tried = {*LOOKS, *(path.partition("?")[0] for orders in ORDERS.values() for _, path, _ in orders)}
     named = {
-        path.replace("{id:int}", "1").replace("{device}", "d0").replace("{operator}", "nobody")
+        path.replace("{id:int}", "1")
+        .replace("{device}", "d0")
+        .replace("{operator}", "nobody")
+        .replace("{role:path}", "auto/x")
         for path in paths
     }
     assert named == tried

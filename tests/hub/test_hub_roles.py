@@ -44,7 +44,7 @@ MAY = {
     "GET /v1/poll": DEVICE,
     "POST /v1/reports": DEVICE,
     "POST /v1/evidence/statistics": DEVICE,
-    "GET /metadata/{name}": EVERYBODY,
+    "GET /metadata/{name:path}": EVERYBODY,
     "GET /targets/{path:path}": EVERYBODY,
     "GET /patches/{base}/{new}": EVERYBODY,
     "GET /{tenant}/controller/v1/{controller}": DEVICE,
@@ -76,6 +76,9 @@ MAY = {
     "GET /v1/admin/metadata/targets": OPERATOR,
     "PUT /v1/admin/images": OPERATOR,
     "POST /v1/admin/targets": OPERATOR,
+    "GET /v1/admin/roles": OPERATOR,
+    "GET /v1/admin/roles/{role:path}": OPERATOR,
+    "POST /v1/admin/roles/{role:path}": OPERATOR,
     "GET /v1/admin/releases": OPERATOR,
     "GET /v1/admin/rollouts": OPERATOR,
     "POST /v1/admin/rollouts": OPERATOR,
@@ -96,7 +99,8 @@ MAY = {
     "GET /v1/admin/evidence/statistics": OPERATOR,
 }
 FILLED = {
-    "{name}": "timestamp.json",
+    "{name:path}": "timestamp.json",
+    "{role:path}": "auto/x",
     "{path:path}": "watch/1.0.0/x.esb",
     "{base}": "0" * 64,
     "{new}": "1" * 64,

@@ -465,6 +465,7 @@ def back_to_the_first_schema(path: Path) -> None:
     """Undoes the later revisions, as a database that an older hub wrote would be."""
     connection = sqlite3.connect(path)
     connection.execute("DROP INDEX ix_targets_backbone")
+    connection.execute("DROP INDEX ix_devices_join_token")
     for column in ("backbone", "classes", "features"):
         connection.execute(f"ALTER TABLE targets DROP COLUMN {column}")
     connection.execute("ALTER TABLE statistics DROP COLUMN sequence")

@@ -44,10 +44,35 @@ def test_attack_a_clock_that_swings_around_midnight() -> None:
         allowance = allowance.charge(0, midnight + swing)
 
 
+@pytest.mark.parametrize("back", [1, 3600, SECONDS_PER_DAY, 2 * SECONDS_PER_DAY, 30 * SECONDS_PER_DAY, 1e9])
+def test_attack_a_clock_that_is_set_back_gives_nothing_again(back: float) -> None:
+    """However far, and however often it is set forward to the same day again."""
+    allowance = Allowance(bytes_per_day=1_000).spend(1_000, NOON)
+    for _ in range(5):
+        for now in (NOON - back, NOON):
+            assert allowance.left(now) == 0
+            allowance = allowance.charge(0, now)
+
+
 def test_a_clock_that_was_far_ahead_does_not_shut_a_device_off() -> None:
-    """One reading of 2038, and then the right time again."""
+    """One reading of 2038, and then the right time again: from then on each 24 hours of running give a budget, and no less."""
     allowance = Allowance(bytes_per_day=1_000).charge(5_000, 2.1e9)
+    for hours in (1, 22.9):
+        allowance = allowance.after(hours * 3600)
+        assert allowance.left(NOON) == 0
+    allowance = allowance.after(360)
     assert allowance.left(NOON) == 1_000
+    allowance = allowance.spend(1_000, NOON)
+    assert allowance.left(NOON) == 0
+    assert allowance.left(2.1e9) == 0, "that day has had its budget"
+    assert allowance.after(SECONDS_PER_DAY).left(NOON) == 1_000
+
+
+def test_running_long_alone_gives_nothing() -> None:
+    """Where the clock is right, its midnight counts: a device that runs for 30 hours of one day by another clock gets nothing twice."""
+    allowance = Allowance(bytes_per_day=1_000).spend(1_000, NOON).after(30 * 3600)
+    for now in (NOON, NOON - 3600, NOON - SECONDS_PER_DAY):
+        assert allowance.left(now) == 0
 
 
 def test_what_has_happened_is_counted_even_beyond_the_budget() -> None:
@@ -78,6 +103,8 @@ _allowances = st.builds(
     bytes_per_day=st.none() | st.integers(0, 10**9),
     day=st.integers(0, 40_000),
     spent=st.integers(0, 10**9),
+    given=st.integers(0, 10**6),
+    ran=st.floats(0, 2 * SECONDS_PER_DAY),
 )
 
 
@@ -148,4 +175,7 @@ def test_a_meter_follows_its_clock() -> None:
     assert meter.left() == 30
     clock.advance(SECONDS_PER_DAY)
     assert meter.left() == 100
-    assert meter.allowance == Allowance(bytes_per_day=100, day=20_001)
+    assert meter.allowance == Allowance(bytes_per_day=100, day=20_001, given=2)
+    meter.ahead(50)
+    meter.settle()
+    assert (meter.left(), meter.bytes_per_day) == (100, 100)

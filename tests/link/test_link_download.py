@@ -398,19 +398,33 @@ def test_refusals_are_told_and_keep_what_is_there(
 def test_the_data_budget_ends_a_download_until_tomorrow(
     transport: AsgiTransport, to: Path, clock: FakeClock
 ) -> None:
-    """What arrived is kept and counted; with the next day's budget it goes on."""
+    """One that fits into no day: what arrived is kept and counted; with the next day's budget it goes on."""
     meter = Meter(Allowance(bytes_per_day=6_000), clock)
     faulty = FaultyTransport(transport, lambda _: Fault(chunk=1_000), clock=clock)
     with pytest.raises(SpentError, match=r"used up; at .*; got 6000 of 10000 bytes; it continues tomorrow"):
         _download(faulty, to, clock, allowance=meter)
     assert _part(to).read_bytes() == DATA[:6_000]
-    with pytest.raises(SpentError, match="got 6000 of 10000 bytes"):
+    with pytest.raises(SpentError, match="does not fit into the data budget of today"):
         _download(faulty, to, clock, allowance=meter)
     assert len(faulty.requests) == 1
     clock.advance(86_400)
     _download(faulty, to, clock, allowance=meter)
     assert to.read_bytes() == DATA
     assert meter.allowance.spent == 4_000
+
+
+def test_a_download_that_does_not_fit_today_is_not_begun(
+    transport: AsgiTransport, to: Path, clock: FakeClock
+) -> None:
+    """Its length is known: not a byte is asked for, and none is spent, until a day on which it can be had whole."""
+    meter = Meter(Allowance(bytes_per_day=12_000).charge(2_001, clock.now()), clock)
+    faulty = FaultyTransport(transport, lambda _: Fault(), clock=clock)
+    with pytest.raises(SpentError, match=r"of today; .*; expected at most 10 kB of 12 kB; got 10 kB; it is"):
+        _download(faulty, to, clock, allowance=meter)
+    assert (faulty.requests, meter.allowance.spent) == ([], 2_001)
+    clock.advance(86_400)
+    _download(faulty, to, clock, allowance=meter)
+    assert to.read_bytes() == DATA
 
 
 def test_a_budget_that_is_spent_by_the_last_byte_is_enough(

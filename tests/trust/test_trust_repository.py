@@ -289,8 +289,18 @@ def test_attack_tampered_targets_upload(change: Any, complaint: str) -> None:
         (lambda signed: signed["targets"][NAME].update(hashes={"sha256": "00"}), "not a digest"),
         (lambda signed: signed["targets"][NAME].update(length=2**40), "a target's size is out of range"),
         (
-            lambda signed: signed.update(delegations={"keys": {}, "roles": []}),
-            "delegations are not followed by devices",
+            lambda signed: signed.update(
+                delegations={
+                    "keys": {},
+                    "succinct_roles": {
+                        "bit_length": 2,
+                        "name_prefix": "bin",
+                        "keyids": ["a"],
+                        "threshold": 1,
+                    },
+                }
+            ),
+            "delegations of another kind",
         ),
     ],
 )

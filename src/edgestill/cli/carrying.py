@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.protocols import Clock, Transport
     from edgestill.link.operator import OperatorClient
+    from edgestill.trust.client import TrustedClient
     from edgestill.trust.metadata import TargetInfo
 
 MAX_MESSAGE_BYTES: Final = 64_000
@@ -62,17 +63,9 @@ def carry(
     _refuse_same_names(devices)
     told = {one: client.assignment(one, expires_in=expires_in) for one in devices}
     found = {one: _read(data) for one, data in told.items()}
-    metadata, listed = _metadata(client, transport, hub, clock)
-    for target in sorted({one.target for one in found.values()}):
-        info = listed.get(target)
-        if info is None:
-            raise ConflictError(
-                "what is assigned is not listed any more",
-                where="targets.json",
-                expected=target,
-                got="no such target",
-                fix="start a rollout of a release that is",
-            )
+    targets = sorted({one.target for one in found.values()})
+    metadata, listed = _metadata(targets, client, transport, hub, clock)
+    for target, info in listed.items():
         path = target_path(target, info.digest)
         to = folder / path
         _make(to.parent)
@@ -108,9 +101,9 @@ def good_until(folder: Path, found: Mapping[str, Assignment]) -> float:
 
 
 def _metadata(
-    client: OperatorClient, transport: Transport, hub: str, clock: Clock
+    targets: Sequence[str], client: OperatorClient, transport: Transport, hub: str, clock: Clock
 ) -> tuple[dict[str, bytes], dict[str, TargetInfo]]:
-    """Every file of it that a device could ask for, verified as a device would, and what they list."""
+    """Every file of it that a device asks for on the way to these targets, verified as a device would, and what they say of these."""
     from edgestill.link.control import ControlClient
     from edgestill.trust.client import TrustedClient
     from edgestill.trust.kept import KeptMetadata
@@ -134,7 +127,20 @@ def _metadata(
     with tempfile.TemporaryDirectory() as scratch:
         trusted = TrustedClient(KeptMetadata(Path(scratch) / "tuf"), root=first, fetch=fetch, clock=clock)
         trusted.refresh()
-        return fetched, trusted.targets()
+        return fetched, {target: _listed(trusted, target) for target in targets}
+
+
+def _listed(trusted: TrustedClient, target: str) -> TargetInfo:
+    """What the publisher, or a role of theirs, says of it."""
+    if trusted.find(target) is None:
+        raise ConflictError(
+            "what is assigned is not listed any more",
+            where="targets.json",
+            expected=target,
+            got="no such target",
+            fix="start a rollout of a release that is",
+        )
+    return trusted.listing(target).info
 
 
 def _read(told: bytes) -> Assignment:

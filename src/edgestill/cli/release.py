@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from edgestill.cli import delegating
 from edgestill.cli.carrying import carry, good_until
+from edgestill.cli.delegating import (
+    Auto,
+    DelegateFolder,
+    HardwareClass,
+    Names,
+    PublicKeys,
+    Role,
+    Threshold,
+)
 from edgestill.cli.delivering import deliver, let_speak
 from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
 from edgestill.core.bundle import Bundle
@@ -25,6 +35,8 @@ from edgestill.core.units import format_duration, format_size, parse_duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgestill.link.operator import OperatorClient
+    from edgestill.trust.delegate import Delegate
     from edgestill.trust.publisher import Publisher
 
 app = typer.Typer(help="Publish bundles, and retire them.", no_args_is_help=True)
@@ -104,6 +116,80 @@ def rotate(
     _tell_keys(signer, as_json=as_json)
 
 
+@keys.command()
+def new(
+    *,
+    delegate: DelegateFolder = delegating.HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key for a role, on the machine that shall sign with it. Its public half goes to the publisher."""
+    delegating.make_key(
+        delegate, lambda: None if no_passphrase else _passphrase(passphrase_file, twice=True), as_json=as_json
+    )
+
+
+@keys.command()
+def delegate(
+    hardware_class: HardwareClass,
+    *,
+    key: PublicKeys,
+    auto: Auto = False,
+    name: Names = None,
+    threshold: Threshold = 1,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let somebody else's key list bundles of a hardware class, in place of those that could until now."""
+    signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
+    from edgestill.trust.roles import AUTO, Delegation
+
+    one = Delegation(
+        role=f"{AUTO if auto else ''}{hardware_class}",
+        keys=delegating.read_keys(key),
+        threshold=threshold,
+        names=tuple(name or ()),
+    )
+    let_speak(signer, client)
+    signer.sign_targets(served=client.targets(), delegate=[one], now=SystemClock().now())
+    deliver(signer, client)
+    said: dict[str, Any] = {
+        "role": one.role,
+        "paths": list(one.paths),
+        "keys": [known.keyid for known in one.keys],
+    }
+    told(said, [f"{one.role} may list {', '.join(one.paths)}"], as_json=as_json)
+
+
+@keys.command()
+def undelegate(
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="CLASS or auto/CLASS.")],
+    *,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a role away: nothing that it lists is installed from then on."""
+    signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
+    signer.sign_targets(served=client.targets(), undelegate=[role], now=SystemClock().now())
+    deliver(signer, client)
+    told({"undelegated": role}, [f"{role} lists nothing any more"], as_json=as_json)
+
+
+@keys.command()
+def roles(*, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """List whom the publisher delegates to."""
+    delegating.tell_roles(operator(hub, token_file), as_json=as_json)
+
+
 @app.command()
 def root(
     *,
@@ -127,6 +213,8 @@ def root(
 @app.command()
 def renew(
     *,
+    role: Role = "",
+    delegate: DelegateFolder = delegating.HERE,
     hub: Hub = "",
     token_file: TokenFile = None,
     publisher: Folder = _HERE,
@@ -134,7 +222,12 @@ def renew(
     no_passphrase: Open = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sign root and list again as they are, for as long again: devices install nothing once they have passed."""
+    """Sign root and list again as they are, for as long again: devices install nothing once they have passed. With --role that role's list."""
+    if role:
+        other = _delegate(delegate, passphrase_file, is_open=no_passphrase)
+        delegating.sign_and_deliver(operator(hub, token_file), other, role)
+        told({"role": role}, [f"the list of {role} is signed again"], as_json=as_json)
+        return
     signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
     let_speak(signer, client)
     online, now = signer.online, SystemClock().now()
@@ -152,6 +245,8 @@ def renew(
 def publish(
     bundles: Archives,
     *,
+    role: Role = "",
+    delegate: DelegateFolder = delegating.HERE,
     hub: Hub = "",
     token_file: TokenFile = None,
     publisher: Folder = _HERE,
@@ -159,19 +254,23 @@ def publish(
     no_passphrase: Open = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hand bundles to the hub, and sign that they may be installed."""
+    """Hand bundles to the hub, and sign that they may be installed; with --role as one to whom the publisher delegates."""
     require("tuf", extra="agent", purpose="to sign what is published")
     from edgestill.trust.metadata import TargetInfo
 
     client, now = operator(hub, token_file), SystemClock().now()
     archives = _archives(bundles)
-    signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
-    let_speak(signer, client)
-    for archive in archives.values():
-        client.upload_bundle(archive)
     added = {name: TargetInfo(len(archive), Digest.of(archive)) for name, archive in archives.items()}
-    signer.sign_targets(served=client.targets(), add=added, now=now)
-    deliver(signer, client)
+    if role:
+        other = _delegate(delegate, passphrase_file, is_open=no_passphrase)
+        _upload(client, archives)
+        delegating.sign_and_deliver(client, other, role, add=added)
+    else:
+        signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
+        let_speak(signer, client)
+        _upload(client, archives)
+        signer.sign_targets(served=client.targets(), add=added, now=now)
+        deliver(signer, client)
     releases = sorted({name.rpartition("/")[0] for name in added})
     told(
         {"published": sorted(added), "releases": releases},
@@ -246,6 +345,8 @@ def retire(
         str, typer.Argument(metavar="NAME/VERSION", help="That no device shall install any more.")
     ],
     *,
+    role: Role = "",
+    delegate: DelegateFolder = delegating.HERE,
     hub: Hub = "",
     token_file: TokenFile = None,
     publisher: Folder = _HERE,
@@ -254,15 +355,25 @@ def retire(
     as_json: AsJson = False,
 ) -> None:
     """Take a release off the list: nothing installs it from then on, and no hub can make a device go back to it."""
-    require("tuf", extra="agent", purpose="to sign what is published")
+    client = operator(hub, token_file)
+    if role:
+        other = _delegate(delegate, passphrase_file, is_open=no_passphrase)
+        gone = delegating.sign_and_deliver(client, other, role, remove=lambda newest: _of(release, newest))
+    else:
+        signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
+        served = client.targets()
+        gone = _of(release, signer.newest(served))
+        signer.sign_targets(served=served, remove=gone, now=SystemClock().now())
+        deliver(signer, client)
+    told({"retired": gone}, (f"retired {name}" for name in gone), as_json=as_json)
+
+
+def _of(release: str, newest: bytes | None) -> list[str]:
+    """The names of a release in a list."""
     from edgestill.trust.repository import listed_in
 
-    client = operator(hub, token_file)
-    signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
-    served = client.targets()
-    newest = signer.newest(served)
-    gone = [name for name in ({} if newest is None else listed_in(newest)) if name.startswith(f"{release}/")]
-    if not gone:
+    found = [name for name in ({} if newest is None else listed_in(newest)) if name.startswith(f"{release}/")]
+    if not found:
         raise NotFoundError(
             "no such release is listed",
             where="targets.json",
@@ -270,9 +381,7 @@ def retire(
             got=release[:80],
             fix="run: edgestill release list",
         )
-    signer.sign_targets(served=served, remove=gone, now=SystemClock().now())
-    deliver(signer, client)
-    told({"retired": gone}, (f"retired {name}" for name in gone), as_json=as_json)
+    return found
 
 
 @app.command("list")
@@ -307,10 +416,21 @@ def show(
             fix="run: edgestill release list",
         )
     rows = (
-        (name, format_size(one["size"]), "listed" if one["listed"] else "retired", one["digest"])
+        (
+            name,
+            format_size(one["size"]),
+            "listed" if one["listed"] else "retired",
+            one.get("role") or "",
+            one["digest"],
+        )
         for name, one in sorted(found["bundles"].items())
     )
-    told(found, table(("HARDWARE CLASS", "SIZE", "STATE", "DIGEST"), rows), as_json=as_json)
+    told(found, table(("HARDWARE CLASS", "SIZE", "STATE", "LISTED BY", "DIGEST"), rows), as_json=as_json)
+
+
+def _upload(client: OperatorClient, archives: dict[str, bytes]) -> None:
+    for archive in archives.values():
+        client.upload_bundle(archive)
 
 
 def _archives(bundles: list[Path]) -> dict[str, bytes]:
@@ -354,6 +474,13 @@ def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Pub
             fix="make one: edgestill release keys init, or name it with --publisher",
         )
     return Publisher(folder, None if is_open else _passphrase(passphrase_file, twice=False))
+
+
+def _delegate(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Delegate:
+    require("tuf", extra="agent", purpose="to sign what is published")
+    from edgestill.trust.delegate import Delegate
+
+    return Delegate(folder, None if is_open else _passphrase(passphrase_file, twice=False))
 
 
 def _passphrase(path: Path | None, *, twice: bool) -> bytes:

@@ -268,6 +268,13 @@ class TrustError(EdgestillError):
     remedy = "do not use it; compare the keys with those of the publisher"
 
 
+class UnattendedError(EdgestillError):
+    """An update that nobody looked at, which this device does not take."""
+
+    code = "unattended-refused"
+    remedy = "have the publisher list the release itself; or let the device's owner opt in"
+
+
 class ReplayError(EdgestillError):
     """An assignment older than one already seen, of another epoch, or meant for another device."""
 

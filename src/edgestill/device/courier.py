@@ -1,10 +1,10 @@
 """The device's side of its hub: polls, brings bundles, delivers reports. It decides nothing and believes nothing.
 
 - An assignment counts when the hub's key (named by the publisher's root) signed it for this device, its counter does
-  not go back, it has not expired, and the publisher lists its target *now*: the list is refreshed first.
+  not go back, it has not expired, and the publisher, or a role that it delegates to, lists its target *now*: the lists are refreshed first.
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
-  does not, the whole file is fetched. Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
+  does not, the whole file is fetched. What does not fit into the data budget of today waits (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
 - A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
   holds no poll up: the old certificate, or the credential, still opens.
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
@@ -27,6 +27,7 @@ from edgestill.core.errors import (
     PatchError,
     PathError,
     RefusedError,
+    SpentError,
     UnreachableError,
 )
 from edgestill.delta.codec import apply
@@ -34,6 +35,7 @@ from edgestill.device.events import Assigned
 from edgestill.device.mirrors import apart
 from edgestill.device.state import Target
 from edgestill.link.download import download, part_of
+from edgestill.link.exchange import TOO_LONG
 from edgestill.trust import assignment as assignments
 from edgestill.trust.client import target_path
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from edgestill.device.outbox import Outbox
     from edgestill.device.papers import Papers
     from edgestill.link.control import ControlClient
+    from edgestill.link.ledger import Ledger
     from edgestill.trust.client import TrustedClient
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class Courier:
         wait: seconds for which the hub may hold back a poll's answer.
         nearby: mirrors; None asks the hub only.
         papers: of the device; None asks for no certificates.
+        ledger: the device's data budget; None is none. What `control` carries is counted by its transport.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Courier:
         wait: float = POLL_WAIT,
         nearby: Nearby | None = None,
         papers: Papers | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._identity = identity
         self._control = control
@@ -95,6 +100,7 @@ class Courier:
         self._nearby = nearby
         self._papers = papers
         self._renew_at = clock.monotonic()
+        self._ledger = ledger
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -120,10 +126,9 @@ class Courier:
                 seen=seen,
                 now=self._trusted.now(),
             )
-            listed = self._trusted.target(found.target)
-            assigned = Assigned(
-                found.place, Target(name=found.target, digest=listed.digest, size=listed.size)
-            )
+            listing = self._trusted.listing(found.target)
+            target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
+            assigned = Assigned(found.place, target, listing.role)
         self._etag = new_etag or None
         return assigned, poll.interval
 
@@ -154,12 +159,23 @@ class Courier:
             UnreachableError, DeadlineError, RefusedError, NotFoundError: from the network.
             TrustError, MessageError: bytes that are not the target.
             PathError: it cannot be written.
+            SpentError: it does not fit into the data budget of today; the ledger says that it waits.
         """
+        try:
+            self._fetch(target, to=to, base=base)
+        except SpentError:
+            if self._ledger is not None:
+                self._ledger.wait_for(target.release, target.size)
+            raise
+        if self._ledger is not None:
+            self._ledger.wait_for("", 0)
+        for unfinished in (to, apart(to)):  # what another way had begun
+            part_of(unfinished).unlink(missing_ok=True)
+
+    def _fetch(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
         patched = base is not None and self._patch(target, to=to, base=base)
         if not patched and not (self._nearby is not None and self._nearby.archive(target, to=to)):
             self._download(target, to)
-        for unfinished in (to, apart(to)):  # what another way had begun
-            part_of(unfinished).unlink(missing_ok=True)
 
     def _download(self, target: Target, to: Path) -> None:
         download(
@@ -171,6 +187,7 @@ class Courier:
             clock=self._clock,
             timeout=TIMEOUT,
             minimum_speed=MINIMUM_SPEED,
+            allowance=self._ledger,
         )
 
     def deliver(self, outbox: Outbox) -> bool:
@@ -178,6 +195,7 @@ class Courier:
 
         Raises:
             EdgestillError: the hub was not reached, and nothing is lost.
+            SpentError: what waits is evidence, and does not fit into the data budget of today.
         """
         reports = outbox.waiting()
         if reports:
@@ -186,6 +204,8 @@ class Courier:
         statistics = outbox.statistics()
         if statistics is None:
             return True
+        if self._ledger is not None:
+            self._ledger.require(len(statistics.body))
         try:
             self._control.statistics(statistics.id, statistics.body, sequence=statistics.sequence)
         except RefusedError as error:
@@ -209,12 +229,16 @@ class Courier:
                     return False
                 else:
                     return True
+        left = None if self._ledger is None else self._ledger.left()
+        fits = at_most if left is None else min(at_most, left)
         try:
-            hint = self._control.artefact(name, at_most)
+            hint = self._control.artefact(name, fits)
             _apply(hint, path, to, target)
         except NotFoundError:
             return False
         except (PatchError, PathError, MessageError, RefusedError, UnreachableError, DeadlineError) as error:
+            if fits < at_most and error.what == TOO_LONG:
+                raise _waits(name, error) from error
             # where nothing can be reached, the download says so too; where only patches cannot, it must not wait for them
             log.info("a patch was of no use: %s", error)
             return False
@@ -247,6 +271,17 @@ def _is_final(refusal: RefusedError) -> bool:
     Whatever else refuses (a busy hub, a captive portal, a proxy before a hub that is away) may be gone tomorrow.
     """
     return str(refusal.got).startswith(("HTTP 400", "HTTP 413", "HTTP 422"))
+
+
+def _waits(name: str, error: EdgestillError) -> SpentError:
+    """A patch that is longer than what is left of today; the whole file would be longer still."""
+    return SpentError(
+        "a patch that does not fit into the data budget of today",
+        where=name,
+        expected=error.expected,
+        got=error.got,
+        fix="it is fetched tomorrow (UTC); or raise bytes_per_day",
+    )
 
 
 def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:

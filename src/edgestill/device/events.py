@@ -29,10 +29,12 @@ class Assigned:
     Attributes:
         counter: its place among all assignments, `core.release.Assignment.place`.
         target: what it names.
+        role: that lists it: `targets` for the publisher itself.
     """
 
     counter: int
     target: Target
+    role: str = "targets"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@
     settings.json   what its owner chose: what may leave it
     neighbours.json who is asked before the hub (device.neighbours); usually missing
     mirrors.json    who bundles are fetched from before the hub (device.mirrors); usually missing
+    budget.json     bytes that were sent and received today (link.ledger)
     root.json       the publisher's TUF root, pinned by the join token
     device.key      its private key, beside authorities.pem and certificate.pem (device.papers); missing where its hub gives none
     tuf/            trusted metadata (trust.client)
@@ -25,7 +26,7 @@ import os
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -37,6 +38,8 @@ from edgestill.device.privacy import LEVELS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from edgestill.core.jsonio import JsonObject
+
 IDENTITY: Final = "identity.json"
 SETTINGS: Final = "settings.json"
 ROOT: Final = "root.json"
@@ -46,10 +49,12 @@ DEVICE_KEY: Final = "device.key"
 AUTHORITIES: Final = "authorities.pem"
 CERTIFICATE: Final = "certificate.pem"
 PAPERS: Final = (DEVICE_KEY, AUTHORITIES, CERTIFICATE)
+BUDGET: Final = "budget.json"
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
 MAX_SOCKET_BYTES: Final = 100
 _MAX_BYTES: Final = 300_000
+_MOST_A_DAY: Final = 2**50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +107,33 @@ class Settings:
     Attributes:
         leaves: the most that may leave the device: `nothing`, `features` or `raw`.
         labels: for cohorts, such as `{"site": "north"}`.
+        accept_auto: whether updates are taken that only a role for unattended ones lists (`device.unattended`).
+        bytes_per_day: that the device may send and receive, updates, questions and evidence together; None for any number.
     """
 
     leaves: str
     labels: dict[str, str]
+    accept_auto: bool = False
+    bytes_per_day: int | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Reads `settings.json`; MessageError where it is none."""
         fields = Fields(parse_object(data, where=SETTINGS, max_bytes=_MAX_BYTES), SETTINGS)
-        return cls(leaves=fields.text("leaves", pattern="|".join(LEVELS)), labels=fields.texts("labels"))
+        return cls(
+            leaves=fields.text("leaves", pattern="|".join(LEVELS)),
+            labels=fields.texts("labels"),
+            accept_auto=fields.has("accept_auto") and fields.boolean("accept_auto"),
+            bytes_per_day=fields.integer("bytes_per_day", most=_MOST_A_DAY)
+            if fields.has("bytes_per_day")
+            else None,
+        )
 
     def to_bytes(self) -> bytes:
         """The bytes of `settings.json`."""
-        return canonical({"leaves": self.leaves, "labels": dict(self.labels)})
+        told: JsonObject = {"leaves": self.leaves, "labels": dict(self.labels)}
+        told |= {"accept_auto": True} if self.accept_auto else {}
+        return canonical(told | ({} if self.bytes_per_day is None else {"bytes_per_day": self.bytes_per_day}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +206,15 @@ class Home:
             root=_read(path / ROOT),
         )
 
+    def chosen(self, settings: Settings) -> Self:
+        """The home with other settings, which its agent follows from its next run on.
+
+        Raises:
+            PathError: they cannot be written.
+        """
+        bundle.replace(self.path / SETTINGS, settings.to_bytes())
+        return replace(self, settings=settings)
+
     @property
     def slots(self) -> Path:
         """Bundles and state."""
@@ -212,6 +239,11 @@ class Home:
     def mirrors(self) -> Path:
         """Places nearby that bundles are fetched from; there need not be such a file."""
         return self.path / MIRRORS
+
+    @property
+    def budget(self) -> Path:
+        """What was sent and received today."""
+        return self.path / BUDGET
 
     @property
     def learned(self) -> Path:
@@ -247,7 +279,7 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, *PAPERS):
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, BUDGET, *PAPERS):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

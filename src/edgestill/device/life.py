@@ -30,10 +30,12 @@ from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
 from edgestill.device.papers import Papers, first_papers
 from edgestill.device.slots import Slots
+from edgestill.device.spending import fetching_within, ledger_of
 from edgestill.device.supervisor import Supervisor
 from edgestill.link.control import ControlClient
 from edgestill.link.folder import FolderTransport
 from edgestill.link.http import HttpTransport
+from edgestill.link.metered import Metered
 from edgestill.link.tls import hub_context, unverified_context
 from edgestill.trust.certificates import Authorities, IdentityKey
 from edgestill.trust.client import TrustedClient
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from edgestill.device.machine import Rules
     from edgestill.device.state import Target
     from edgestill.device.supervisor import Hub, Pace
+    from edgestill.link.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +168,13 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     clock = SystemClock()
     with home.locked(), _parts(home, transport, clock) as parts:
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
-        courier = parts.courier(nearby, Papers.of(home, clock))
+        ledger = ledger_of(home, clock)
+        courier = parts.courier(nearby, Papers.of(home, clock), ledger)
         agent = parts.agent(rules)
-        _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
+        try:
+            _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
+        finally:
+            ledger.settle()
 
 
 def update(home: Home, source: Path, *, pace: Pace, rules: Rules) -> Target | None:
@@ -186,7 +193,7 @@ def update(home: Home, source: Path, *, pace: Pace, rules: Rules) -> Target | No
     transport = FolderTransport(source, hub_url=identity.hub, device=identity.device)
     with home.locked(), _parts(home, transport, clock) as parts:
         agent = parts.agent(rules)
-        stick = Stick(parts.courier(None, None), state=lambda: agent.state)
+        stick = Stick(parts.courier(), state=lambda: agent.state)
         supervisor = parts.supervisor(agent, stick, stick.fetch)
         stick.ends(supervisor.stop)
         _supervise(home, supervisor, pace=pace, ready=None)
@@ -203,11 +210,15 @@ class _Parts:
     transport: Transport
     clock: Clock
 
-    def courier(self, nearby: Nearby | None, papers: Papers | None) -> Courier:
+    def courier(
+        self, nearby: Nearby | None = None, papers: Papers | None = None, ledger: Ledger | None = None
+    ) -> Courier:
         identity = self.home.identity
-        control = ControlClient(self.transport, identity.hub, credential=identity.credential, timeout=TIMEOUT)
+        carried = self.transport if ledger is None else Metered(self.transport, ledger)
+        control = ControlClient(carried, identity.hub, credential=identity.credential, timeout=TIMEOUT)
+        fetch = control.artefact if ledger is None else fetching_within(ledger, control.artefact)
         trusted = TrustedClient(
-            KeptMetadata(self.home.tuf), root=self.home.root, fetch=control.artefact, clock=self.clock
+            KeptMetadata(self.home.tuf), root=self.home.root, fetch=fetch, clock=self.clock
         )
         return Courier(
             identity,
@@ -215,8 +226,9 @@ class _Parts:
             trusted=trusted,
             transport=self.transport,
             clock=self.clock,
-            papers=papers,
             nearby=nearby,
+            papers=papers,
+            ledger=ledger,
         )
 
     def agent(self, rules: Rules) -> Agent:

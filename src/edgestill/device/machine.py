@@ -10,6 +10,7 @@
   engine deaths, and answer without too many failures; otherwise the other slot serves again.
 - What failed is not tried again under the same assignment, nor when that comes again in the next epoch. Versions never go back by themselves: only by an
   assignment, or by falling back to what served before.
+- An unattended update that is not for this device fails without being begun (`device.unattended`). After a restart it is looked at anew: its owner may have changed their mind.
 - An engine that keeps dying outside of a trial makes the other slot serve, where that holds a bundle.
 """
 
@@ -18,7 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core.errors import UnattendedError
 from edgestill.core.release import MAX_COUNTER
+from edgestill.device import unattended
 from edgestill.device.events import (
     Assigned,
     Booted,
@@ -66,6 +69,7 @@ class Rules:
         min_errors: failed answers before their share counts.
         max_hindered: times that an installation may be hindered by more than being offline (a full disk, bytes
             that are not what the publisher signed) before it fails.
+        accept_auto: whether its owner takes unattended updates; see `device.unattended`.
     """
 
     window: float = 30.0
@@ -74,6 +78,7 @@ class Rules:
     max_error_share: float = 0.1
     min_errors: int = 3
     max_hindered: int = 5
+    accept_auto: bool = False
 
 
 def step(state: State, event: Event, rules: Rules = Rules()) -> tuple[State, Effects]:
@@ -90,8 +95,8 @@ def step(state: State, event: Event, rules: Rules = Rules()) -> tuple[State, Eff
     match event:
         case Booted():
             return _boot(state, rules)
-        case Assigned(counter, target):
-            return _assign(state, counter, target)
+        case Assigned():
+            return _assign(state, event, rules)
         case EngineReady(slot):
             return _ready(state, slot)
         case EngineDied(slot, reason):
@@ -106,6 +111,8 @@ def step(state: State, event: Event, rules: Rules = Rules()) -> tuple[State, Eff
 
 def _boot(state: State, rules: Rules) -> tuple[State, Effects]:
     state = replace(state, deaths=0, watched=0.0, answers=0, errors=0)
+    if state.failure is not None and state.failure.refused:
+        state = replace(state, failure=None)
     if state.active is None:
         return state, _work(state)
     if state.phase != "watching":
@@ -115,7 +122,8 @@ def _boot(state: State, rules: Rules) -> tuple[State, Effects]:
     return replace(state, boots=state.boots + 1), (Serve(state.active, 0),)
 
 
-def _assign(state: State, counter: int, target: Target) -> tuple[State, Effects]:
+def _assign(state: State, event: Assigned, rules: Rules) -> tuple[State, Effects]:
+    counter, target = event.counter, event.target
     if counter < state.seen:
         return state, ()
     state = replace(state, seen=counter)
@@ -125,9 +133,23 @@ def _assign(state: State, counter: int, target: Target) -> tuple[State, Effects]
         return _assign_in_trial(state, counter, target)
     if state.serving == target:
         return _keep(state, counter, target)
+    try:
+        unattended.check(target, event.role, state, accepted=rules.accept_auto)
+    except UnattendedError as error:
+        return _refuse(state, counter, target, str(error))
     if state.wanted == target:
         return replace(state, counter=counter), ()
     return _begin(state, counter, target)
+
+
+def _refuse(state: State, counter: int, target: Target, reason: str) -> tuple[State, Effects]:
+    """What is assigned is not for this device; nor is it what was being installed before that."""
+    failure = Failure(counter=counter, target=target, reason=reason[:MAX_REASON], refused=True)
+    told = Tell(counter, "fell-back", target, failure.reason)
+    cleared: Effects = ()
+    if state.phase in INSTALLING:
+        state, cleared = state.holding(state.spare, None), (Clear(state.spare),)
+    return replace(_rested(state), wanted=None, failure=failure, hindered=0), (*cleared, told)
 
 
 def _is_of(failure: Failure, counter: int, target: Target) -> bool:

@@ -1,9 +1,10 @@
 """`edgestill-agent`: join a fleet, run a device, ask where it stands.
 
-    edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw]
+    edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw] [--accept-auto] [--bytes-per-day SIZE]
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
     edgestill-agent update --home DIR --from FOLDER [--health-window 30s] [--json]
     edgestill-agent status --home DIR [--json]
+    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited]
     edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
     edgestill-agent mirrors --home DIR [--add URL] [--remove URL]
     edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--archives] [--ready FILE]
@@ -27,7 +28,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.hardware import ENGINES
-from edgestill.core.units import parse_duration
+from edgestill.core.units import format_size, parse_duration, parse_size
 from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _join(options: argparse.Namespace) -> None:
     from edgestill.device.home import Settings
     from edgestill.device.life import join
 
-    settings = Settings(leaves=options.leaves, labels=_labels(options.label))
+    settings = Settings(leaves=options.leaves, labels=_labels(options.label), accept_auto=options.accept_auto)
     home = join(
         options.home,
         hub=options.hub,
@@ -92,7 +93,8 @@ def _run(options: argparse.Namespace) -> None:
         )
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
     transport = hub_transport(home, SystemClock())
-    run(home, pace=pace, rules=Rules(window=window), transport=transport, ready=options.ready)
+    rules = Rules(window=window, accept_auto=home.settings.accept_auto)
+    run(home, pace=pace, rules=rules, transport=transport, ready=options.ready)
 
 
 def _update(options: argparse.Namespace) -> None:
@@ -112,7 +114,8 @@ def _update(options: argparse.Namespace) -> None:
             fix="is the stick mounted there?",
         )
     pace = Pace(poll=0.1, health=max(window, 0.1), watch=max(window / 4, 0.1))
-    target = update(home, options.source, pace=pace, rules=Rules(window=window))
+    rules = Rules(window=window, accept_auto=home.settings.accept_auto)
+    target = update(home, options.source, pace=pace, rules=rules)
     release = None if target is None else target.release
     if options.json:
         sys.stdout.write(json.dumps({"device": home.identity.device, "release": release}) + "\n")
@@ -131,6 +134,33 @@ def _status(options: argparse.Namespace) -> None:
     for name, value in status.items():
         shown = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         sys.stdout.write(f"{name:15} {shown}\n")
+
+
+def _settings(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from edgestill.device.home import Home
+
+    home = Home.open(options.home)
+    settings = home.settings
+    if options.accept_auto is not None:
+        settings = replace(settings, accept_auto=options.accept_auto)
+    if options.bytes_per_day is not None:
+        settings = replace(settings, bytes_per_day=_bytes_per_day(options.bytes_per_day))
+    if settings != home.settings:
+        home = home.chosen(settings)
+    budget = settings.bytes_per_day
+    for name, value in (
+        ("leaves", settings.leaves),
+        ("labels", json.dumps(settings.labels, sort_keys=True)),
+        ("accept_auto", json.dumps(settings.accept_auto)),
+        ("bytes_per_day", "unlimited" if budget is None else format_size(budget)),
+    ):
+        sys.stdout.write(f"{name:15} {value}\n")
+
+
+def _bytes_per_day(given: str | None) -> int | None:
+    return None if given in {None, "unlimited"} else parse_size(str(given))
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -253,7 +283,9 @@ def _labels(pairs: Sequence[str], where: str = "--label") -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgestill-agent", description="The agent of a device.")
     verbs = parser.add_subparsers(
-        dest="verb", required=True, metavar="join | run | update | status | neighbours | mirrors | serve"
+        dest="verb",
+        required=True,
+        metavar="join | run | update | status | settings | neighbours | mirrors | serve",
     )
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
@@ -272,6 +304,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--engine", choices=ENGINES, default=ENGINES[0], help="that runs its models (default: %(default)s)"
     )
+    one.add_argument(
+        "--accept-auto",
+        action="store_true",
+        help="take updates that only a role for unattended ones lists (default: none)",
+    )
+    one.add_argument("--bytes-per-day", metavar="SIZE", help="that it may send and receive (default: any)")
     two = verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT")
     two.add_argument("--home", type=Path, required=True)
     two.add_argument("--ready", type=Path, metavar="FILE", help="written once the agent runs")
@@ -303,6 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     three = verbs.add_parser("status", help="where this device stands")
     three.add_argument("--home", type=Path, required=True)
     three.add_argument("--json", action="store_true", help="for machines")
+    _add_settings(verbs.add_parser("settings", help="what its owner chose; takes effect at the next run"))
     _add_neighbours(
         verbs.add_parser("neighbours", help="who is asked before the hub; takes effect at the next run")
     )
@@ -316,6 +355,20 @@ def _parser() -> argparse.ArgumentParser:
     four.add_argument("--remove", metavar="URL", help="asks this one no more")
     _add_serve(verbs.add_parser("serve", help="answer other programs over HTTP (Open Inference Protocol)"))
     return parser
+
+
+def _add_settings(four: argparse.ArgumentParser) -> None:
+    four.add_argument("--home", type=Path, required=True)
+    four.add_argument(
+        "--accept-auto",
+        action=argparse.BooleanOptionalAction,
+        help="whether updates are taken that only a role for unattended ones lists",
+    )
+    four.add_argument(
+        "--bytes-per-day",
+        metavar="SIZE",
+        help="that it may send and receive, updates, questions and evidence together; or: unlimited",
+    )
 
 
 def _add_neighbours(four: argparse.ArgumentParser) -> None:
@@ -368,6 +421,7 @@ _VERBS: Final = {
     "run": _run,
     "status": _status,
     "update": _update,
+    "settings": _settings,
     "neighbours": _neighbours,
     "mirrors": _mirrors,
     "serve": _serve,

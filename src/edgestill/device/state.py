@@ -51,6 +51,12 @@ class Target:
         return self.name.rpartition("/")[0]
 
     @property
+    def parts(self) -> tuple[str, tuple[int, ...]]:
+        """The bundle's name, and its version as numbers, which sorts versions."""
+        name, version, _ = self.name.split("/")
+        return name, tuple(map(int, version.split(".")))
+
+    @property
     def hardware_class(self) -> str:
         """Where the bundle may run."""
         return self.name.rpartition("/")[2].removesuffix(".esb")
@@ -77,11 +83,13 @@ class Failure:
         counter: of the assignment.
         target: what was assigned.
         reason: why, for people.
+        refused: whether this device's own settings were the reason; they may be others after a restart.
     """
 
     counter: int
     target: Target
     reason: str
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +228,7 @@ class State:
                     "counter": failure.counter,
                     "target": failure.target.as_json(),
                     "reason": failure.reason,
+                    "refused": failure.refused,
                 },
                 "boots": self.boots,
                 "hindered": self.hindered,
@@ -292,6 +301,7 @@ def _failure(fields: Fields) -> Failure:
         counter=fields.integer("counter"),
         target=Target.from_fields(fields.inner("target")),
         reason=fields.text("reason"),
+        refused=fields.has("refused") and fields.boolean("refused"),
     )
 
 

@@ -13,6 +13,7 @@ from edgestill.device.home import Home, find_socket
 from edgestill.device.outbox import waiting_in
 from edgestill.device.papers import Papers
 from edgestill.device.slots import read_state
+from edgestill.device.spending import ledger_of
 from edgestill.device.state import State
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         ask_engine: whether to ask the running engine as well.
 
     Returns:
-        device, hub, hardware_class, leaves; release, slot, phase, counter of what serves (None before the first);
+        device, hub, hardware_class, leaves, accept_auto; release, slot, phase, counter of what serves (None before the first);
         certificate: when it ends (UTC), None where there is none;
-        wanted and failure of installations; reports that wait; engine: what the engine says, or None.
+        wanted and failure of installations; reports that wait; budget: bytes per day, what was spent and is left of today, and what waits
+        for more, or None where the count cannot be read; engine: what the engine says, or None.
 
     Raises:
         NotFoundError: no device lives there.
@@ -48,6 +50,7 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         "leaves": home.settings.leaves,
         "labels": dict(home.settings.labels),
         "certificate": _certificate(home),
+        "accept_auto": home.settings.accept_auto,
         "release": None if serving is None else serving.release,
         "bundle": None if serving is None else str(serving.digest),
         "slot": state.active,
@@ -58,6 +61,7 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
         if failure is None
         else {"counter": failure.counter, "release": failure.target.release, "reason": failure.reason},
         "reports": waiting_in(home.outbox),
+        "budget": _budget(home),
         "engine": _engine(path) if ask_engine and serving is not None else None,
     }
 
@@ -65,6 +69,21 @@ def read_status(path: Path, *, ask_engine: bool = True) -> JsonObject:
 def _certificate(home: Home) -> str | None:
     found = Papers.of(home, SystemClock()).member()
     return None if found is None else f"{datetime.fromtimestamp(found.ends, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _budget(home: Home) -> Json:
+    try:
+        account = ledger_of(home, SystemClock()).account()
+    except EdgestillError:
+        return None
+    allowance = account.allowance
+    return {
+        "bytes_per_day": allowance.bytes_per_day,
+        "spent": allowance.spent,
+        "left": allowance.left(SystemClock().now()),
+        "waiting": account.waiting or None,
+        "needs": account.needs,
+    }
 
 
 def _engine(path: Path) -> Json:

@@ -1,4 +1,7 @@
-"""Whom a device asks, and with what: the hub's teacher and its neighbours with inputs, the hub's adapter with features, or nobody."""
+"""Whom a device asks, and with what: the hub's teacher and its neighbours with inputs, the hub's adapter with features, or nobody.
+
+Questions to the hub count towards the device's data budget (`device.spending`); those to neighbours do not.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from edgestill.core.errors import EdgestillError
 from edgestill.device.neighbours import INPUT, TEACHER, Neighbours
 from edgestill.device.papers import Papers, hub_transport
+from edgestill.device.spending import ledger_of
 from edgestill.infer import adapter
 from edgestill.infer.payload import Coder, allowed_by
 from edgestill.infer.remembering import Remembering
@@ -84,6 +88,7 @@ def _adapter(home: Home, policy: Policy, *, clock: Clock, random: Callable[[], f
         classes=len(policy.labels),
         coder=Coder(allowed_by(policy), clock=clock),
         is_teacher=False,
+        allowance=ledger_of(home, clock),
     )
     told = Tiers((Tier(adapter.ADAPTER, model),), clock=clock)  # why it fails is logged there
     asked_once = Remembering(Bounded(told, at_once=QUESTIONS), clock=clock, deputies=True)
@@ -107,7 +112,7 @@ def _teachers(
     except EdgestillError as error:
         log.warning("%s", error)
         neighbours, failure = Neighbours(), error.code
-    papers = Papers.of(home, clock)
+    papers, ledger = Papers.of(home, clock), ledger_of(home, clock)
     transport = hub_transport(home, clock)
     breaker = Guard(Breaker(longest=LONGEST_PAUSE), clock=clock, random=random)
     escalation, audit = (
@@ -123,6 +128,7 @@ def _teachers(
             temperature=policy.teacher_temperature,
             classes=len(policy.labels),
             coder=Coder(allowed_by(policy), clock=clock),
+            allowance=ledger,
         )
         for purpose in ("escalation", "audit")
     )

@@ -12,6 +12,8 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 | `PUT /v1/admin/images` | an image for other updaters, of an archive that is here -> `{"archive", "digest", "size"}` |
 | `GET /v1/admin/metadata/targets` | the publisher's list as it is served |
 | `POST /v1/admin/targets` | the publisher's next list |
+| `GET /v1/admin/roles` | `{"roles": [...]}`, whom the publisher delegates to, and which version of its list was named last |
+| `GET /v1/admin/roles/ROLE` | the role's list as it is served; `POST` takes its next one |
 | `GET /v1/admin/releases` | `{"releases": [...]}` |
 | `POST /v1/admin/rollouts` | `{"release", "stages", "gates", "labels"}` -> `{"id"}`; `GET` lists the newest |
 | `GET /v1/admin/rollouts/ID` | where it is, why, and how each device stands |
@@ -49,6 +51,7 @@ from edgestill.hub import (
     assignments,
     auditing,
     bodies,
+    delegates,
     enrolment,
     evidence,
     images,
@@ -239,11 +242,44 @@ async def targets(request: Request) -> Response:
 
 async def publish(request: Request) -> Response:
     """`POST /v1/admin/targets`."""
+    return await _publish(request, hub_of(request).publish)
+
+
+async def roles(request: Request) -> Response:
+    """`GET /v1/admin/roles`."""
+    artefacts = hub_of(request).artefacts
+    served = artefacts.publication
+    return bodies.answer(delegates.told(served.targets, served.delegated, artefacts.versions_said))
+
+
+async def role_list(request: Request) -> Response:
+    """`GET /v1/admin/roles/ROLE`."""
+    role: str = request.path_params["role"]
+    served = hub_of(request).artefacts.publication.delegated.get(role)
+    if served is None:
+        raise NotFoundError(
+            "no list of this role is served",
+            fix="publish one: edgestill release publish --role ROLE",
+            where="roles",
+            expected="a role that the publisher delegates to, and that has a list",
+            got=repr(role[:80]),
+        )
+    return Response(served.data, media_type="application/json", headers={"cache-control": "no-store"})
+
+
+async def publish_role(request: Request) -> Response:
+    """`POST /v1/admin/roles/ROLE`."""
+    hub, role = hub_of(request), request.path_params["role"]
+    return await _publish(request, lambda data: hub.publish_role(role, data))
+
+
+async def _publish(request: Request, take: Callable[[bytes], Awaitable[None]]) -> Response:
+    """Takes in a list, and says what may be installed now; the audit log is told what has changed by it."""
     hub = hub_of(request)
     data = await bodies.read(request, at_most=MAX_TARGETS_BYTES)
     request.state.about = {"list": str(Digest.of(data))}
     before = hub.artefacts.publication.listed.keys()
-    await hub.publish(data)
+    await take(data)
     now = hub.artefacts.publication.listed.keys()
     changed = {"released": now - before, "retired": before - now}
     request.state.about |= {verb: ", ".join(sorted(paths)) for verb, paths in changed.items() if paths}
@@ -256,8 +292,10 @@ async def publish(request: Request) -> Response:
 
 async def releases(request: Request) -> Response:
     """`GET /v1/admin/releases`."""
-    async with hub_of(request).database.read() as connection:
-        found: list[Json] = [*await registry.releases(connection)]
+    hub = hub_of(request)
+    listers = {path: who for path, (who, _) in hub.artefacts.publication.listers.items()}
+    async with hub.database.read() as connection:
+        found: list[Json] = [*await registry.releases(connection, listers)]
     return bodies.answer({"releases": found})
 
 

@@ -66,7 +66,7 @@ def _control() -> list[Route]:
 
 def _downloads() -> list[Route]:
     return [
-        Route("/metadata/{name}", downloads.metadata),
+        Route("/metadata/{name:path}", downloads.metadata),
         Route("/targets/{path:path}", downloads.archive),
         Route("/patches/{base}/{new}", downloads.patch),
     ]
@@ -95,6 +95,8 @@ def _admin() -> list[Route]:
     looks = [
         ("online-key", admin.online_key, "view"),
         ("metadata/targets", admin.targets, "view"),
+        ("roles", admin.roles, "view"),
+        ("roles/{role:path}", admin.role_list, "view"),
         ("releases", admin.releases, "view"),
         ("rollouts", admin.list_rollouts, "view"),
         ("rollouts/{id:int}", admin.show_rollout, "view"),
@@ -110,6 +112,7 @@ def _admin() -> list[Route]:
         ("PUT", "blobs", admin.add_archive, "publish", "bundle.upload"),
         ("PUT", "images", admin.add_image, "publish", "image.upload"),
         ("POST", "targets", admin.publish, "publish", "release.publish"),
+        ("POST", "roles/{role:path}", admin.publish_role, "publish", "role.publish"),
         ("POST", "join-tokens", admin.make_join_token, "operate", "token.make"),
         ("POST", "join-tokens/revoke", admin.revoke_join_token, "operate", "token.revoke"),
         ("POST", "rollouts", admin.start_rollout, "operate", "rollout.start"),

@@ -6,6 +6,7 @@
   patch. They are hints: a device trusts only the digest of the result.
 - `timestamp.json` is written last and is the one switch: until it names the new snapshot, the old list stands. What a kill
   leaves half written is not named by anything, and is written again by the next try.
+- The list of a role that the publisher delegates to is taken in likewise, as far as the publisher's newest list vouches for it (`hub.delegates`).
 - Everything here is synchronous and reads or writes files: the service calls it in a thread, one change at a time.
 """
 
@@ -30,9 +31,27 @@ from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.manifest import REFERENCE
 from edgestill.delta.codec import diff
 from edgestill.hub import images
+from edgestill.hub.delegates import (
+    MOST_NAMED,
+    RoleList,
+    listed_before,
+    lister_of,
+    read_lists,
+    still_vouched,
+)
 from edgestill.hub.registry import Parts, Reference
 from edgestill.learn.statistics import MAX_BYTES, Statistics
-from edgestill.trust.repository import TargetInfo, check_root, check_targets, file_name, freshen
+from edgestill.trust.metadata import file_of
+from edgestill.trust.repository import (
+    TargetInfo,
+    check_delegated,
+    check_root,
+    check_targets,
+    file_name,
+    freshen,
+    versions_said,
+)
+from edgestill.trust.roles import ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,6 +68,7 @@ METADATA_FILE: Final = r"(?:[1-9][0-9]{0,8}\.(?:root|targets|snapshot)|timestamp
 TARGET_FILE: Final = r"((?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.esb)"
 
 _MAX_METADATA: Final = 5_000_000
+_ROLE_FILE: Final = re.compile(rf"([1-9][0-9]{{0,8}})\.({ROLE})\.json")
 _ROOT_FILE: Final = re.compile(r"([1-9][0-9]{0,8})\.root\.json")
 
 
@@ -61,7 +81,9 @@ class Publication:
         targets: the publisher's list.
         snapshot: the hub's word on which list stands.
         timestamp: the hub's word on which snapshot stands.
-        listed: what the list says.
+        published: what the publisher's list says.
+        delegated: role -> its list, of roles that the publisher delegates to.
+        listers: name -> who is asked first of all that list it, and what they say.
         fresh_at: hub time at which snapshot and timestamp were made last; 0 when unknown.
     """
 
@@ -69,8 +91,15 @@ class Publication:
     targets: bytes | None = None
     snapshot: bytes | None = None
     timestamp: bytes | None = None
-    listed: Mapping[str, TargetInfo] = field(default_factory=dict)
+    published: Mapping[str, TargetInfo] = field(default_factory=dict)
+    delegated: Mapping[str, RoleList] = field(default_factory=dict)
+    listers: Mapping[str, tuple[str, TargetInfo]] = field(default_factory=dict)
     fresh_at: float = 0.0
+
+    @property
+    def listed(self) -> dict[str, TargetInfo]:
+        """What may be installed, by whoever lists it."""
+        return {path: info for path, (_, info) in self.listers.items()}
 
 
 @final
@@ -186,11 +215,56 @@ class Artefacts:
                 expected="an uploaded root",
                 got="none",
             )
-        listed = check_targets(root=served.root, previous=served.targets, targets=targets, now=now)
+        published = check_targets(root=served.root, previous=served.targets, targets=targets, now=now)
+        for path, info in published.items():
+            self._check_entry(path, info, served.published.get(path))
+        self._make_patches(published)
+        self._say(targets, published, still_vouched(targets, served.delegated), now)
+
+    def publish_role(self, role: str, data: bytes, now: float) -> None:
+        """Takes in the next list of a role that the publisher delegates to, and serves it once everything it names can be had.
+
+        Raises:
+            ConflictError: nothing is published yet, there were too many roles, or a name is somebody else's or got another content.
+            TrustError, ExpiredError, NotFoundError: the list is not to be trusted (see `check_delegated`), or an archive is not here.
+            BundleError: an archive is not what its path says.
+        """
+        served = self.publication
+        before = served.delegated.get(role)
+        if before is not None and data == before.data:
+            return
+        if served.targets is None:
+            raise ConflictError(
+                "nothing is published yet",
+                fix="have the publisher name the role's key: edgestill release keys delegate",
+                where="targets.json",
+                expected="a list that delegates to this role",
+                got="none",
+            )
+        said = self.versions_said
+        others = listed_before(role, served.published, served.delegated, served.targets)
+        listed = check_delegated(
+            targets=served.targets, role=role, data=data, last=said.get(role, 0), now=now, others=others
+        )
+        if role not in said and len(said) >= MOST_NAMED:
+            raise ConflictError(
+                "there were too many roles",
+                where="snapshot.json",
+                expected=f"at most {MOST_NAMED} lists, those of revoked roles too",
+                got=f"another one, {role}",
+                fix="use the name of a role that there was, or give the hub a new key",
+            )
         for path, info in listed.items():
-            self._check_entry(path, info)
+            self._check_entry(path, info, None if before is None else before.listed.get(path))
         self._make_patches(listed)
-        self._say(targets, listed, now)
+        taken = RoleList(data, listed)
+        replace(self._home.metadata / file_of(role, taken.version), data)
+        self._say(served.targets, served.published, {**served.delegated, role: taken}, now)
+
+    @property
+    def versions_said(self) -> dict[str, int]:
+        """Role -> version of its list that this hub has named last, be it served still or not."""
+        return versions_said(self.publication.snapshot, self._home.key.public)
 
     def freshen(self, now: float) -> None:
         """Says again, with new times, what is served.
@@ -200,7 +274,8 @@ class Artefacts:
             ExpiredError: root or list are past their time; the publisher must sign again.
         """
         if self.publication.root is not None and self.publication.targets is not None:
-            self._say(self.publication.targets, self.publication.listed, now)
+            served = self.publication
+            self._say(self.publication.targets, served.published, served.delegated, now)
 
     def needs_freshening(self, now: float) -> bool:
         """Whether half of the timestamp's lifetime is over."""
@@ -208,7 +283,11 @@ class Artefacts:
         return self.publication.targets is not None and not 0 <= age < self._settings.metadata_lifetime / 2
 
     def metadata_path(self, name: str) -> Path:
-        """The file behind `metadata/NAME`; NotFoundError where there is none."""
+        """The file behind `metadata/NAME`, of a role that is served as `3.CLASS.json` or `3.auto/CLASS.json`; NotFoundError where there is none."""
+        match = _ROLE_FILE.fullmatch(name)
+        if match is not None and match[2] in self.publication.delegated:
+            file = file_of(match[2], int(match[1]))
+            return _existing(self._home.metadata, file, re.escape(file))
         return _existing(self._home.metadata, name, METADATA_FILE)
 
     def patch_path(self, base: str, new: str) -> Path:
@@ -222,7 +301,7 @@ class Artefacts:
             NotFoundError: not listed by the publisher, or not here.
         """
         match = re.fullmatch(TARGET_FILE, path)
-        info = None if match is None else self.publication.listed.get(f"{match[1]}{match[3]}")
+        _, info = self.publication.listers.get("" if match is None else f"{match[1]}{match[3]}", ("", None))
         if match is None or info is None or info.digest.hex != match[2]:
             raise NotFoundError(
                 "no such target",
@@ -246,11 +325,24 @@ class Artefacts:
         timestamp = (folder / "timestamp.json").read_bytes()
         snapshot = (folder / f"{_named(timestamp, 'snapshot.json')}.snapshot.json").read_bytes()
         targets = (folder / f"{_named(snapshot, 'targets.json')}.targets.json").read_bytes()
+        published, delegated = _listed(targets), read_lists(folder, snapshot, targets)
         return Publication(
-            root=root, targets=targets, snapshot=snapshot, timestamp=timestamp, listed=_listed(targets)
+            root=root,
+            targets=targets,
+            snapshot=snapshot,
+            timestamp=timestamp,
+            published=published,
+            delegated=delegated,
+            listers=lister_of(published, delegated, targets),
         )
 
-    def _say(self, targets: bytes, listed: Mapping[str, TargetInfo], now: float) -> None:
+    def _say(
+        self,
+        targets: bytes,
+        published: Mapping[str, TargetInfo],
+        delegated: Mapping[str, RoleList],
+        now: float,
+    ) -> None:
         served = self.publication
         assert served.root is not None
         fresh = freshen(
@@ -261,6 +353,7 @@ class Artefacts:
             online=self._home.key,
             now=now,
             lifetime=self._settings.metadata_lifetime,
+            delegated={role: one.data for role, one in delegated.items()},
         )
         for data in (targets, fresh.snapshot, fresh.timestamp):
             replace(self._home.metadata / file_name(data), data)
@@ -269,12 +362,14 @@ class Artefacts:
             targets=targets,
             snapshot=fresh.snapshot,
             timestamp=fresh.timestamp,
-            listed=listed,
+            published=published,
+            delegated=delegated,
+            listers=lister_of(published, delegated, targets),
             fresh_at=now,
         )
 
-    def _check_entry(self, path: str, info: TargetInfo) -> None:
-        before = self.publication.listed.get(path)
+    def _check_entry(self, path: str, info: TargetInfo, before: TargetInfo | None) -> None:
+        """Looks at an entry; `before` is what the same list said of the name."""
         if before == info:
             return
         if before is not None:
@@ -306,9 +401,10 @@ class Artefacts:
             )
 
     def _make_patches(self, listed: Mapping[str, TargetInfo]) -> None:
-        known = {**self.publication.listed, **listed}
+        served = self.publication.listed
+        known = {**served, **listed}
         for path, info in listed.items():
-            if path not in self.publication.listed:
+            if served.get(path) != info:
                 for base in _bases(path, known)[: self._settings.patch_bases]:
                     self._make_patch(known[base], info)
 

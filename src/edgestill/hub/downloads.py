@@ -2,7 +2,8 @@
 
 | path | content |
 |---|---|
-| `GET /metadata/FILE` | TUF metadata with consistent snapshots: `1.root.json`, `3.targets.json`, `timestamp.json` |
+| `GET /metadata/FILE` | TUF metadata with consistent snapshots: `1.root.json`, `3.targets.json`, `timestamp.json`; of a role that
+  the publisher delegates to `3.CLASS.json`, or `3.auto%2FCLASS.json` (`/` as it stands is taken, too: servers differ) |
 | `GET /targets/NAME/VERSION/SHA256.CLASS.esb` | an archive that the publisher lists |
 | `GET /patches/BASE/NEW` | a patch between two archives, named by their digests; 404 is usual |
 

@@ -119,11 +119,14 @@ async def enrol(
             )
         await connection.execute(update(devices).where(devices.c.id == message.device).values(**fresh))
         return False
-    if found.uses_left < 1:
-        raise _refused()
-    await connection.execute(
-        update(join_tokens).where(join_tokens.c.digest == token).values(uses_left=join_tokens.c.uses_left - 1)
+    # asked and taken in one statement: two who come at once with the last use are not both let in
+    taken = await connection.execute(
+        update(join_tokens)
+        .where(join_tokens.c.digest == token, join_tokens.c.uses_left >= 1, join_tokens.c.expires_at > now)
+        .values(uses_left=join_tokens.c.uses_left - 1)
     )
+    if taken.rowcount != 1:
+        raise _refused()
     await connection.execute(
         insert(devices).values(
             id=message.device,

@@ -184,8 +184,8 @@ async def listed_paths(connection: AsyncConnection) -> frozenset[str]:
     return frozenset(rows.scalars())
 
 
-async def releases(connection: AsyncConnection) -> list[JsonObject]:
-    """Every release there ever was, newest publication first, with its bundles by class."""
+async def releases(connection: AsyncConnection, listers: Mapping[str, str] | None = None) -> list[JsonObject]:
+    """Every release there ever was, newest publication first, with its bundles by class, and who lists them (path -> role)."""
     rows = await connection.execute(
         select(targets).order_by(targets.c.published_at.desc(), targets.c.release, targets.c.path)
     )
@@ -202,6 +202,7 @@ async def releases(connection: AsyncConnection) -> list[JsonObject]:
             "digest": f"sha256:{row.digest}",
             "size": row.size,
             "listed": row.listed,
+            "role": (listers or {}).get(row.path),
         }
         one["listed"] = bool(one["listed"] or row.listed)
     return list(found.values())

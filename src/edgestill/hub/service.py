@@ -214,6 +214,15 @@ class Hub:
         await self._mirror()
         await self.step()
 
+    async def publish_role(self, role: str, data: bytes) -> None:
+        """Takes in the list of a role that the publisher delegates to (see `Artefacts.publish_role`), and lets rollouts know of it."""
+        async with self._publishing:
+            now = self.clock.now()
+            await self.in_thread(lambda: self.artefacts.publish_role(role, data, now))
+            self.trouble = ""
+        await self._mirror()
+        await self.step()
+
     async def _freshen(self, now: float) -> None:
         """Renews the hub's own metadata; where only the publisher can help, says so and goes on serving."""
         async with self._publishing:

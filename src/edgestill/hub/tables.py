@@ -56,7 +56,7 @@ devices: Final = Table(
     Column("hardware_class", String(60), nullable=False),
     Column("labels", JSON, nullable=False),
     Column("credential", _ID, nullable=False, unique=True),
-    Column("join_token", _ID, nullable=False),
+    Column("join_token", _ID, nullable=False, index=True),
     Column("enrolled_at", Float, nullable=False),
     Column("last_seen", Float),
     # When the operator took its credential back; nothing it says is heard after that.

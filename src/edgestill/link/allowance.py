@@ -1,18 +1,19 @@
 """The data budget: bytes per day, counted in one place.
 
 - A day is a day of UTC. What was spent is forgotten when a later day begins.
-- A clock that goes back by an hour or a day gives nothing back. One that goes back further (a flat battery) was wrong
-  before, and begins a new day: otherwise a single wrong reading could shut a device off for years.
+- A clock that goes back gives nothing back, however far. One that goes back by more than a day was wrong before, or is now: from then on a
+  new budget is given after each 24 hours that the other, monotonic clock has counted while the device ran. Otherwise a single wrong reading
+  could shut a device off for years.
 - `Allowance` is a value: `require` refuses what does not fit, `charge` counts what has happened, `spend` does both.
-  `Meter` is the same for threads that share one.
+  `Meter` is the same for threads that share one; `link.ledger` for processes, and over restarts.
 - What is counted are the bytes of bodies; heads and the layers below come on top.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Self, final
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol, Self, final
 
 from edgestill.core.errors import SettingError, SpentError
 from edgestill.core.jsonio import Fields, canonical, parse_object
@@ -33,14 +34,20 @@ class Allowance:
         bytes_per_day: None allows any number; they are counted all the same.
         day: that `spent` is about, in days since 1970-01-01 UTC.
         spent: bytes of that day.
+        given: how often a budget was given anew.
+        ran: seconds that a monotonic clock has counted since then.
     """
 
     bytes_per_day: int | None = None
     day: int = 0
     spent: int = 0
+    given: int = 0
+    ran: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.spent < 0 or (self.bytes_per_day is not None and self.bytes_per_day < 0):
+        if min(self.spent, self.given, self.ran) < 0 or (
+            self.bytes_per_day is not None and self.bytes_per_day < 0
+        ):
             raise SettingError(
                 "an allowance is out of range",
                 expected="0 bytes or more",
@@ -52,9 +59,16 @@ class Allowance:
     def on(self, now: float) -> Self:
         """The allowance as it stands at `now`, in seconds since 1970."""
         day = min(max(int(now // SECONDS_PER_DAY), 0), MAX_DAY)
-        if day in {self.day, self.day - 1}:
+        is_later = day > self.day
+        was_wrong = day < self.day - 1 and self.ran >= SECONDS_PER_DAY
+        if not is_later and not was_wrong:
             return self
-        return replace(self, day=day, spent=0)
+        # the later day stays: whoever sets the clock to it again has had its budget
+        return replace(self, day=max(day, self.day), spent=0, given=self.given + 1, ran=0.0)
+
+    def after(self, seconds: float) -> Self:
+        """The allowance when a monotonic clock has counted so many seconds more."""
+        return replace(self, ran=min(self.ran + max(seconds, 0.0), 2.0 * SECONDS_PER_DAY))
 
     def left(self, now: float) -> int | None:
         """Bytes that may still be spent today; None for any number."""
@@ -94,17 +108,52 @@ class Allowance:
 
     def to_bytes(self) -> bytes:
         """For a file."""
-        return canonical({"bytes_per_day": self.bytes_per_day, "day": self.day, "spent": self.spent})
+        return canonical(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Reads what `to_bytes` wrote; MessageError where it is something else."""
-        fields = Fields(parse_object(data, where="allowance"), "allowance")
+        return cls.from_fields(Fields(parse_object(data, where="allowance"), "allowance"))
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Reads its fields; MessageError where they are none."""
         return cls(
             bytes_per_day=fields.integer("bytes_per_day") if fields.has("bytes_per_day") else None,
             day=fields.integer("day", most=MAX_DAY),
             spent=fields.integer("spent"),
+            given=fields.integer("given") if fields.has("given") else 0,
+            ran=fields.number("ran", least=0, most=1e9) if fields.has("ran") else 0.0,
         )
+
+
+class Budget(Protocol):
+    """What is spent from: `Meter`, or `link.ledger.Ledger`."""
+
+    @property
+    def bytes_per_day(self) -> int | None:
+        """Of a whole day; None for any number."""
+        ...
+
+    def left(self) -> int | None:
+        """Bytes that may still be spent today; None for any number."""
+        ...
+
+    def require(self, count: int) -> None:
+        """SpentError where `count` bytes do not fit; counts nothing."""
+        ...
+
+    def ahead(self, count: int) -> None:
+        """Counts `count` bytes that may be spent next, as far as they fit, so that a kill after them forgets nothing."""
+        ...
+
+    def charge(self, count: int) -> None:
+        """Counts `count` bytes that have come or gone, of those ahead first."""
+        ...
+
+    def settle(self) -> None:
+        """Gives back what was counted ahead and not spent."""
+        ...
 
 
 @final
@@ -120,6 +169,11 @@ class Meter:
         self._allowance = allowance
         self._clock = clock
         self._lock = threading.Lock()
+
+    @property
+    def bytes_per_day(self) -> int | None:
+        """Of a whole day; None for any number."""
+        return self._allowance.bytes_per_day
 
     @property
     def allowance(self) -> Allowance:
@@ -146,3 +200,9 @@ class Meter:
         """Counts `count` bytes that have come or gone."""
         with self._lock:
             self._allowance = self._allowance.charge(count, self._clock.now())
+
+    def ahead(self, count: int) -> None:
+        """Nothing: what is in memory only is gone with a kill anyway."""
+
+    def settle(self) -> None:
+        """Nothing, as `ahead`."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, final
-from urllib.parse import quote
 
 from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.jsonio import Fields, parse_object
@@ -41,7 +40,9 @@ MAX_ENROLLED_BYTES: Final = (
 
 _SECRET: Final = re.compile(r"[\x21-\x7e]{1,500}")
 _ETAG: Final = re.compile(r'(W/)?"[\x21\x23-\x7e]{0,200}"')
-_PATH: Final = re.compile(r"(?!.*(^|/)\.\.?(/|$))[A-Za-z0-9_.-]{1,255}(/[A-Za-z0-9_.-]{1,255}){0,15}")
+_PART: Final = r"(?:[A-Za-z0-9_.-]|%2F){1,255}"
+"""Names of TUF roles are quoted: `3.auto%2Fwatch.json`."""
+_PATH: Final = re.compile(rf"(?!.*(^|/|%2F)\.\.?(/|%2F|$)){_PART}(/{_PART}){{0,15}}")
 
 
 @final
@@ -183,7 +184,7 @@ class ControlClient:
                 expected="metadata/1.root.json or alike",
                 got="another path",
             )
-        request = Request("GET", f"{self._hub}/{quote(path)}", {})
+        request = Request("GET", f"{self._hub}/{path}", {})
         return self._call(request, max_bytes=max_bytes, documented=ABSENT).body
 
     def _request(

@@ -6,7 +6,8 @@
 - Endless data: nothing beyond the known size is written, and a peer that states or sends more is refused.
 - Slow retrieval: every stretch of `timeout` seconds must bring `minimum_speed` on average, so a download ends within
   `timeout + size / minimum_speed` seconds whatever the peer does.
-- The data budget ends a download where it is; what is there is kept for tomorrow.
+- A download that does not fit into what is left of today's data budget is not begun. One that fits into no day's budget goes on each day
+  until that is used up; what is there is kept for tomorrow.
 
 Sources: RFC 9110, section 14 (range requests); the names of the attacks are those of the TUF specification, section 1.5.
 `If-Range` is not sent: its validators are the peer's word, the digest is the publisher's.
@@ -36,12 +37,13 @@ from edgestill.core.units import format_size
 from edgestill.link.exchange import ABSENT, check_head, read_problem, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from hashlib import _Hash
     from pathlib import Path
 
     from edgestill.core.digest import Digest
     from edgestill.core.protocols import Clock, Response, Transport
-    from edgestill.link.allowance import Meter
+    from edgestill.link.allowance import Budget
 
 CHUNK: Final = 1_048_576
 
@@ -58,7 +60,7 @@ def download(
     clock: Clock,
     timeout: float,
     minimum_speed: float,
-    allowance: Meter | None = None,
+    allowance: Budget | None = None,
 ) -> None:
     """Fetches a file, or the rest of it; returns at once where it is there.
 
@@ -71,13 +73,13 @@ def download(
         clock: for the speed.
         timeout: seconds of each stretch over which the speed is measured, connecting included.
         minimum_speed: bytes per second, above 0.
-        allowance: counts the bytes that arrive.
+        allowance: counts the bytes that arrive; None counts nothing, as for places nearby.
 
     Raises:
         NotFoundError: there is none (404).
         UnreachableError: the connection broke. What arrived is kept, as it is by the next two.
         DeadlineError: too slow.
-        SpentError: the data budget is used up.
+        SpentError: what is missing does not fit into the data budget of today.
         AccessError, RefusedError: the peer said no, or answered another question.
         TrustError: the bytes are not the file that was listed. They are thrown away.
         PathError: it cannot be written.
@@ -162,7 +164,7 @@ class _Task:
     size: int
     digest: Digest
     pace: _Pace
-    allowance: Meter | None
+    allowance: Budget | None
     hash: _Hash = field(default_factory=hashlib.sha256)
     have: int = 0
 
@@ -221,7 +223,7 @@ class _Task:
         self.hash, self.have = hashlib.sha256(), 0
 
     def _fetch(self, file: BinaryIO) -> None:
-        self._refuse_if_spent()
+        self._refuse_what_does_not_fit()
         headers = {"range": f"bytes={self.have}-"} if self.have else {}
         self.pace.begin()
         response = self.transport.send(
@@ -232,6 +234,8 @@ class _Task:
             self._read(response, file)
         finally:
             response.close()
+            if self.allowance is not None:
+                self.allowance.settle()
         if self.have < self.size:
             raise UnreachableError(
                 "a download that ended too early",
@@ -277,9 +281,8 @@ class _Task:
             )
 
     def _read(self, response: Response, file: BinaryIO) -> None:
-        for chunk in response.chunks():
-            if self.allowance is not None:
-                self.allowance.charge(len(chunk))
+        chunks = iter(response.chunks())
+        while (chunk := self._next(chunks)) is not None:
             if self.have + len(chunk) > self.size:
                 self._discard()
                 raise self._wrong_length("more")
@@ -289,6 +292,30 @@ class _Task:
             if self.have < self.size:
                 self._refuse_if_spent()
                 self.pace.add(len(chunk), self.request.url)
+
+    def _next(self, chunks: Iterator[bytes]) -> bytes | None:
+        """The next piece, counted before it is asked for as far as can be known."""
+        if self.allowance is not None:
+            self.allowance.ahead(min(self.size - self.have, CHUNK))
+        chunk = next(chunks, None)
+        if self.allowance is not None and chunk is not None:
+            self.allowance.charge(len(chunk))
+        return chunk
+
+    def _refuse_what_does_not_fit(self) -> None:
+        """What could be had whole on another day waits for it; what never could takes what there is."""
+        if self.allowance is None or (left := self.allowance.left()) is None:
+            return
+        rest, day = self.size - self.have, self.allowance.bytes_per_day or 0
+        if left < rest <= day:
+            raise SpentError(
+                "a download that does not fit into the data budget of today",
+                where=self.request.url,
+                expected=f"at most {format_size(left)} of {format_size(day)}",
+                got=format_size(rest),
+                fix="it is begun tomorrow (UTC); or raise bytes_per_day",
+            )
+        self._refuse_if_spent()
 
     def _refuse_if_spent(self) -> None:
         if self.allowance is not None and self.allowance.left() == 0:

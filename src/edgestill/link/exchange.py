@@ -35,6 +35,9 @@ MAX_TEXT: Final = 300
 ABSENT: Final[Mapping[int, type[EdgestillError]]] = {HTTPStatus.NOT_FOUND: NotFoundError}
 CONFLICTING: Final[Mapping[int, type[EdgestillError]]] = {**ABSENT, HTTPStatus.CONFLICT: ConflictError}
 
+TOO_LONG: Final = "an answer that is too long"
+"""What a `RefusedError` says of one, be it by its head or by its body."""
+
 _WHAT: Final = (
     "what",
     "error",
@@ -167,9 +170,7 @@ def _read(response: Response, max_bytes: int, request: Request) -> bytes:
 
 
 def _too_long(max_bytes: int, request: Request, got: str) -> RefusedError:
-    return RefusedError(
-        "an answer that is too long", where=_where(request), expected=f"at most {max_bytes} bytes", got=got
-    )
+    return RefusedError(TOO_LONG, where=_where(request), expected=f"at most {max_bytes} bytes", got=got)
 
 
 def _problem(body: bytes) -> JsonObject:

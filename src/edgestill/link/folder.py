@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 ASSIGNMENTS: Final = "assignments"
 
 _CHUNK: Final = 1_048_576
-_PART: Final = r"(?!\.)[A-Za-z0-9_.-]{1,255}"
+_PART: Final = r"(?!\.)(?:[A-Za-z0-9_.-]|%2F){1,255}"
+"""Names of TUF roles are quoted, on the stick as well: `3.auto%2Fwatch.json`."""
 _PATH: Final = re.compile(rf"(?:metadata|targets|patches)(?:/{_PART}){{1,6}}", re.ASCII)
 _DEVICE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,18})-", re.ASCII)

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock, Transport
-    from edgestill.link.allowance import Meter
+    from edgestill.link.allowance import Budget
     from edgestill.link.breaker import Guard
 
 PROBABILITIES: Final = "probabilities"
@@ -138,7 +138,7 @@ class RemoteModel:
         output: str = "logits",
         temperature: float = 1.0,
         classes: int | None = None,
-        allowance: Meter | None = None,
+        allowance: Budget | None = None,
         breaker: Guard | None = None,
         coder: Coder | None = None,
         is_teacher: bool = True,
@@ -393,6 +393,7 @@ class RemoteModel:
     def _refuse_if_it_does_not_fit(self, tensor: Tensor) -> None:
         if self._allowance is not None:
             self._allowance.require(len(tensor.data))
+            self._allowance.ahead(len(tensor.data))
 
     def _count_sent(self, count: int, inputs: int) -> None:
         with self._lock:

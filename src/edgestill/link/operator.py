@@ -122,6 +122,27 @@ class OperatorClient:
         """Hands over the publisher's next list; every archive that it names must be there."""
         self._call("POST", "targets", targets)
 
+    def roles(self) -> JsonObject:
+        """`{"roles": [...]}`: whom the publisher delegates to, and which version of each list the hub has named last."""
+        return self._object("GET", "roles")
+
+    def role_list(self, role: str) -> bytes | None:
+        """A role's list as the hub serves it; None where it has none that the publisher's newest list vouches for."""
+        path = f"roles/{quote(role, safe='')}"
+        reply = self._reply("GET", path, max_bytes=MAX_TARGETS_BYTES)
+        if reply.status == HTTPStatus.NOT_FOUND:
+            return None
+        return accepted(reply, self._request("GET", path)).body
+
+    def upload_role(self, role: str, targets: bytes) -> None:
+        """Hands over a role's next list; every archive that it names must be there.
+
+        Raises:
+            NotFoundError: the publisher delegates nothing to this role, or an archive is missing.
+            ConflictError: a name that somebody before it lists.
+        """
+        self._call("POST", f"roles/{quote(role, safe='')}", targets, documented=CONFLICTING)
+
     def releases(self) -> JsonObject:
         """`{"releases": [...]}`."""
         return self._object("GET", "releases")

@@ -12,12 +12,14 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import NotFoundError
 from edgestill.trust import repository
 from edgestill.trust.keys import SigningKey
-from edgestill.trust.metadata import TargetInfo, target_path
+from edgestill.trust.metadata import TargetInfo, file_of, target_path
+from edgestill.trust.roles import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from edgestill.core.protocols import Clock
+    from edgestill.trust.roles import Delegation
 
 DAY = 86_400.0
 
@@ -36,6 +38,7 @@ class RepositorySimulator:
         files: path -> bytes, as served.
         fetched: path and longest answer wanted, of every fetch.
         root: the newest root.
+        delegated: role -> its newest list, of roles that the publisher delegates to.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class RepositorySimulator:
         self.fetched: list[tuple[str, int]] = []
         self.targets: bytes | None = None
         self.fresh: repository.Fresh | None = None
+        self.delegated: dict[str, bytes] = {}
         self.root = self._new_root(1)
         self._serve(self.root)
 
@@ -83,6 +87,56 @@ class RepositorySimulator:
         self._serve(self.targets)
         self.freshen()
 
+    def delegate(self, *roles: Delegation, revoke: Iterable[str] = ()) -> None:
+        """Lets others list bundles from now on, takes roles away, and freshens."""
+        self.targets = repository.sign_targets(
+            previous=self.targets,
+            add={},
+            keys=[self.targets_key],
+            expires=self.clock.now() + 90 * DAY,
+            delegate=roles,
+            undelegate=revoke,
+        )
+        self._serve(self.targets)
+        self.freshen()
+
+    def publish_role(
+        self,
+        role: str,
+        bundles: Mapping[str, bytes],
+        key: SigningKey,
+        *,
+        least: int = 1,
+        anew: bool = False,
+    ) -> bytes:
+        """Lists and serves bundles under a role, signed by this key, and freshens; the list.
+
+        Args:
+            role: that lists them.
+            bundles: target name -> archive.
+            key: signs.
+            least: a version that the list has at least.
+            anew: begins a list, whatever there was before; else the list until now goes on.
+        """
+        added = {name: TargetInfo(len(data), Digest.of(data)) for name, data in bundles.items()}
+        made = repository.sign_targets(
+            previous=None if anew else self.delegated.get(role),
+            add=added,
+            keys=[key],
+            expires=self.clock.now() + 30 * DAY,
+            least=least,
+        )
+        for name, data in bundles.items():
+            self.files[target_path(name, added[name].digest)] = data
+        self.serve_role(role, made)
+        return made
+
+    def serve_role(self, role: str, data: bytes) -> None:
+        """Serves a role's list, whoever has signed it, and freshens."""
+        self.delegated[role] = data
+        self.files[f"metadata/{file_of(role, version_of(data))}"] = data
+        self.freshen()
+
     def freshen(self) -> None:
         """Signs a new timestamp, and a new snapshot where one is needed."""
         assert self.targets is not None, "publish something first"
@@ -94,6 +148,7 @@ class RepositorySimulator:
             online=self.online,
             now=self.clock.now(),
             lifetime=self.lifetime,
+            delegated=self.delegated,
         )
         self._serve(self.fresh.snapshot)
         self._serve(self.fresh.timestamp)

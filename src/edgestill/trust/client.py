@@ -18,6 +18,7 @@ One process, one thread at a time, per folder.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final, final
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from edgestill.trust.assignment import AssignmentKeys
     from edgestill.trust.kept import Kept
 
-__all__ = ("Fetch", "TargetInfo", "TrustedClient", "target_path")
+__all__ = ("Fetch", "Listing", "TargetInfo", "TrustedClient", "target_path")
 
 Fetch = Callable[[str, int], bytes]
 """Path such as `metadata/1.root.json` and the longest answer wanted, in bytes -> the bytes.
@@ -59,6 +60,19 @@ MAX_NEW_ROOTS: Final = 32
 
 FLOOR_STEP: Final = 3600.0
 """Seconds by which the kept time floor may lag: writing it at every refresh would wear out flash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is said of a bundle, and by whom.
+
+    Attributes:
+        role: `targets` for the publisher itself, or a role of `trust.roles`.
+        info: size and digest.
+    """
+
+    role: str
+    info: TargetInfo
 
 
 @final
@@ -125,7 +139,7 @@ class TrustedClient:
         return True
 
     def target(self, name: str) -> TargetInfo:
-        """What the publisher says about the bundle of this name.
+        """What targets.json itself says about the bundle of this name; roles that it delegates to are not asked.
 
         Raises:
             TrustError: not listed, or nothing is verified yet.
@@ -142,23 +156,52 @@ class TrustedClient:
             )
         return target_info(name, entry)
 
+    def listing(self, name: str) -> Listing:
+        """What the publisher says about the bundle of this name, or a role to which it delegates; and which role that is.
+
+        Raises:
+            TrustError: nobody lists it, nothing is verified yet, or the role was named by another than the publisher: who may list
+                unattended updates must not make roles that are taken for others.
+            ExpiredError, NotFoundError: as `find`.
+        """
+        found = self.find(name)
+        if found is None:
+            raise TrustError(
+                "the publisher does not list this target",
+                where="targets.json",
+                got=repr(name[:200]),
+                fix="publish it, or assign another",
+                expected="a name that targets.json lists, or a role that it delegates to",
+            )
+        if found.delegator not in {Root.type, Targets.type}:
+            raise TrustError(
+                "a role that the publisher has not named",
+                where=found.role[:100],
+                expected="a delegation by targets.json",
+                got=f"one by {found.delegator[:100]}",
+            )
+        return Listing(found.role, target_info(name, found.entry))
+
     def find(self, name: str) -> Listed | None:
         """What targets.json, or a role that it delegates to, says of a target of any name; None where none lists it.
 
         Roles are fetched and kept as the search comes to them (TUF 5.6.7).
 
         Raises:
-            TrustError, ExpiredError: nothing is verified, or a role on the way must not be trusted.
+            TrustError, ExpiredError: nothing is verified, or a role on the way must not be trusted or is past its time.
             NotFoundError: the repository lacks a role.
         """
         self._current()
         trusted = self._view
         assert trusted is not None
-        return find(
-            name,
-            lambda role, delegator: self._targets_of(trusted, role, delegator),
-            by_hash=bool(trusted.root.consistent_snapshot),
-        )
+        now = self.now()
+
+        def load(role: str, delegator: str) -> Targets:
+            signed = self._targets_of(trusted, role, delegator)
+            check_time(signed, now)
+            return signed
+
+        return find(name, load, by_hash=bool(trusted.root.consistent_snapshot))
 
     def targets(self) -> dict[str, TargetInfo]:
         """All bundles the publisher lists, by name. Entries of a kind unknown here are left out.

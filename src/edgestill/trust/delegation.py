@@ -33,12 +33,14 @@ class Listed:
     Attributes:
         name: of the target.
         role: that lists it.
+        delegator: that delegates to this role.
         entry: length and hashes.
         by_hash: whether its file is named by its hash (TUF 6.2).
     """
 
     name: str
     role: str
+    delegator: str
     entry: TargetFile
     by_hash: bool
 
@@ -99,7 +101,7 @@ def find(name: str, load: Load, *, by_hash: bool) -> Listed | None:
         asked.add(role)
         signed = load(role, delegator)
         if name in signed.targets:
-            return Listed(name, role, signed.targets[name], by_hash)
+            return Listed(name, role, delegator, signed.targets[name], by_hash)
         if signed.delegations is not None:
             below = []
             for child, terminating in signed.delegations.get_roles_for_target(name):

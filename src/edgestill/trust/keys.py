@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 
 from edgestill.core.digest import Digest
@@ -74,6 +75,32 @@ class PublicKey:
         inner = fields.inner("keyval")
         inner.only(("public",))
         return cls(inner.text("public", pattern=r"[0-9a-f]{64}"))
+
+    def to_pem(self) -> bytes:
+        """The key as PEM (SubjectPublicKeyInfo, RFC 8410): what somebody hands over to be named."""
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.hex))
+        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Self:
+        """Reads what `to_pem` gave.
+
+        Raises:
+            MessageError: not a PEM file of an Ed25519 public key; a private one is refused, it should not have left its owner.
+        """
+        try:
+            key = load_pem_public_key(pem) if len(pem) <= MAX_PEM_BYTES else None
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PublicKey):
+            raise MessageError(
+                "not a public key that may be named",
+                expected="a PEM file of an Ed25519 public key",
+                where="key file",
+                got="a private key" if b"PRIVATE KEY" in pem else "something else",
+                fix="ask for the .pub.pem of its owner; the other half stays there",
+            )
+        return cls(key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex())
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
         """Whether `signature` was made over `data` by the private half of this key."""

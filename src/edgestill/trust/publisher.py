@@ -30,6 +30,7 @@ from edgestill.core.files import read_plain
 from edgestill.trust.keys import MAX_PEM_BYTES, PublicKey, SigningKey
 from edgestill.trust.metadata import bound_of, read
 from edgestill.trust.repository import sign_targets
+from edgestill.trust.roles import delegations_in
 from edgestill.trust.root import assignment_keys, check_root, create_root
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.trust.metadata import TargetInfo
+    from edgestill.trust.roles import Delegation
 
 ROLES: Final = ("root", "targets")
 MOST_KEYS: Final = 9
@@ -105,30 +107,7 @@ class Publisher:
         made = {f"root-{number}.pem": SigningKey.generate() for number in range(1, root_keys + 1)}
         made["targets-1.pem"] = SigningKey.generate()
         locked = {name: key.to_pem(passphrase) for name, key in made.items()}
-        begun = folder.with_name(f".{folder.name}.begun")
-        try:
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise ConflictError(
-                    "there is something already",
-                    where=folder,
-                    expected="no folder, or an empty one",
-                    got=next(folder.iterdir()).name if folder.is_dir() else "a file",
-                    fix="choose another folder, or go on with the keys that are there",
-                )
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(begun, ignore_errors=True)  # of a kill
-            begun.mkdir(mode=_OWNER_ONLY)
-            for name, pem in locked.items():
-                write_whole(begun / name, pem)
-            begun.rename(folder)
-        except OSError as error:
-            raise PathError(
-                "cannot make the publisher's folder",
-                where=folder,
-                expected="a folder that can be made",
-                got=error.strerror,
-                fix="choose another one",
-            ) from error
+        make_folder(folder, locked)
         return cls(folder, passphrase, lifetimes)
 
     # What was signed here
@@ -264,6 +243,8 @@ class Publisher:
         served: bytes | None,
         add: Mapping[str, TargetInfo] | None = None,
         remove: Iterable[str] = (),
+        delegate: Iterable[Delegation] = (),
+        undelegate: Iterable[str] = (),
         now: float,
     ) -> bytes:
         """The next list; the same content for longer, where nothing is added or removed.
@@ -272,11 +253,14 @@ class Publisher:
             served: the list as the hub hands it out; None where it has none.
             add: target name -> size and digest.
             remove: names to retire.
+            delegate: roles that may list bundles from now on, each in place of an earlier one of its name.
+            undelegate: roles that may not any more.
             now: seconds since 1970.
 
         Raises:
             TrustError: what the hub hands out is not this publisher's, or no key that counts is here.
-            ConflictError: another content under a name that is listed. NotFoundError: a name to remove is not listed.
+            ConflictError: another content under a name that is listed. NotFoundError: a name or role to remove is not there.
+            SettingError: too many roles.
         """
         keys = [self._all()[name] for name in self.counting()["targets"]]
         if not keys:
@@ -289,7 +273,21 @@ class Publisher:
             )
         newest = self.newest(served)
         trusted = [] if newest is None else self._signers(newest)
-        return self._keep_list(newest, keys, trusted=trusted, now=now, add=add or {}, remove=remove)
+        return self._keep_list(
+            newest,
+            keys,
+            trusted=trusted,
+            now=now,
+            add=add,
+            remove=remove,
+            delegate=delegate,
+            undelegate=undelegate,
+        )
+
+    def delegations(self, served: bytes | None) -> dict[str, Delegation]:
+        """Role -> what it may list, by the newest list; TrustError as `newest`."""
+        newest = self.newest(served)
+        return {} if newest is None else delegations_in(read(Targets, newest).signed)
 
     def newest(self, served: bytes | None) -> bytes | None:
         """The list to go on from: the hub's, or the one that was signed here where that is newer.
@@ -359,6 +357,8 @@ class Publisher:
         now: float,
         add: Mapping[str, TargetInfo] | None = None,
         remove: Iterable[str] = (),
+        delegate: Iterable[Delegation] = (),
+        undelegate: Iterable[str] = (),
     ) -> bytes:
         data = sign_targets(
             previous=before,
@@ -367,6 +367,8 @@ class Publisher:
             keys=keys,
             expires=now + self._lifetimes.targets,
             trusted=trusted,
+            delegate=delegate,
+            undelegate=undelegate,
         )
         write_whole(self.folder / "targets.json", data, mode=PUBLIC)
         return data
@@ -447,6 +449,38 @@ class Publisher:
             return [one.name for one in self.folder.iterdir()]
         except OSError:
             return []
+
+
+def make_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Makes a folder for keys, readable by its owner alone, at once or not at all.
+
+    Raises:
+        ConflictError: something is there already: keys are never replaced by accident. PathError: it cannot be written.
+    """
+    begun = folder.with_name(f".{folder.name}.begun")
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConflictError(
+                "there is something already",
+                where=folder,
+                expected="no folder, or an empty one",
+                got=next(folder.iterdir()).name if folder.is_dir() else "a file",
+                fix="choose another folder, or go on with the keys that are there",
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(begun, ignore_errors=True)  # of a kill
+        begun.mkdir(mode=_OWNER_ONLY)
+        for name, pem in files.items():
+            write_whole(begun / name, pem)
+        begun.rename(folder)
+    except OSError as error:
+        raise PathError(
+            "cannot make a folder for keys",
+            where=folder,
+            expected="a folder that can be made",
+            got=error.strerror,
+            fix="choose another one",
+        ) from error
 
 
 def _epoch(before: bytes | None, online: PublicKey) -> int:

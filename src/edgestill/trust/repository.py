@@ -34,6 +34,7 @@ from edgestill.trust.metadata import (
     time_of,
     verified,
 )
+from edgestill.trust.roles import Delegation, change_delegations, check_delegated, delegations_in
 from edgestill.trust.root import check_root, create_root
 
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
     from edgestill.trust.keys import PublicKey, SigningKey
 
 __all__ = (
+    "Delegation",
     "Fresh",
     "TargetInfo",
+    "check_delegated",
     "check_root",
     "check_targets",
     "countersign",
@@ -54,6 +57,7 @@ __all__ = (
     "freshen",
     "sign_targets",
     "target_path",
+    "versions_said",
 )
 
 SNAPSHOT_LIFETIMES: Final = 4
@@ -99,8 +103,12 @@ def sign_targets(
     keys: Sequence[SigningKey],
     expires: float,
     trusted: Sequence[PublicKey] = (),
+    delegate: Iterable[Delegation] = (),
+    undelegate: Iterable[str] = (),
+    least: int = 1,
+    most_bytes: int = MAX_BYTES[Targets.type],
 ) -> bytes:
-    """The publisher's next list of what may be installed.
+    """The next list of what may be installed: the publisher's, or of a role that the publisher delegates to.
 
     Args:
         previous: the list until now, as the hub gave it; None starts a list.
@@ -110,12 +118,16 @@ def sign_targets(
         expires: seconds since 1970; devices stop installing then, so sign again in time.
         trusted: keys that must all have signed `previous`; those of `keys` when empty. Name the old ones after
             a change of keys.
+        delegate: roles that speak for a part of the names from now on, each in place of an earlier one of its name.
+        undelegate: names of roles that speak for nothing any more.
+        least: a version that the new list has at least.
+        most_bytes: of the new list.
 
     Raises:
         TrustError: `previous` lacks a signature: somebody else may have slipped something in.
-        NotFoundError: a name to remove is not listed.
+        NotFoundError: a name to remove is not listed, or a role to undelegate not delegated to.
         ConflictError: another content under a name that is listed.
-        SettingError: no keys, or the list would become longer than devices accept.
+        SettingError: no keys, too many roles, or the list would become longer than devices accept.
     """
     if not keys:
         raise SettingError(
@@ -137,13 +149,14 @@ def sign_targets(
             )
     for name, info in add.items():
         _add(signed, name, info)
-    signed.version = 1 if previous is None else signed.version + 1
+    change_delegations(signed, delegate, undelegate)
+    signed.version = max(least, 1 if previous is None else signed.version + 1)
     signed.expires = time_of(expires)
     data = signed_by(Metadata(signed), keys)
-    if len(data) > MAX_BYTES[Targets.type]:
+    if len(data) > most_bytes:
         raise SettingError(
             "the list of targets is too long",
-            expected=f"at most {MAX_BYTES[Targets.type]} bytes",
+            expected=f"at most {most_bytes} bytes",
             got=len(data),
             fix="remove old releases",
             where=_TARGETS_FILE,
@@ -173,7 +186,7 @@ def check_targets(
 
     Raises:
         TrustError: too few good signatures, a version that does not grow, an entry no device would install, or
-            delegations (devices do not follow any yet).
+            delegations of another kind than `trust.roles` has.
         ExpiredError: past its time.
     """
     signed = verified(Targets, targets, root_of(root))
@@ -186,10 +199,7 @@ def check_targets(
             got=signed.version,
             fix="sign again, from the current list",
         )
-    if signed.delegations is not None:
-        raise TrustError(
-            "delegations are not followed by devices", where=_TARGETS_FILE, expected="none", got="delegations"
-        )
+    delegations_in(signed)
     return {name: target_info(name, entry) for name, entry in signed.targets.items()}
 
 
@@ -205,14 +215,29 @@ def freshen(
     online: SigningKey,
     now: float,
     lifetime: float,
+    delegated: Mapping[str, bytes] | None = None,
 ) -> Fresh:
     """A timestamp that holds for `lifetime` seconds, and the snapshot it names.
 
-    The snapshot stays byte for byte while it names the same targets.json and outlives the timestamp. Call this at every
+    The snapshot stays byte for byte while it names the same lists and outlives the timestamp. Call this at every
     change, and again well within the lifetime: devices refuse everything once the timestamp has expired.
 
+    What a snapshot has named, the next one names too (TUF 5.5.5), also of a role that was revoked; only the first under another online key
+    begins anew, which is how a version far ahead is recovered from (TUF 5.3.11). Whether a delegated list has expired is not looked at:
+    that concerns who looks for something in it, and must not silence the publisher.
+
+    Args:
+        root: the publisher's newest.
+        targets: the publisher's list.
+        previous_snapshot: said last.
+        previous_timestamp: likewise.
+        online: signs.
+        now: seconds since 1970.
+        lifetime: seconds.
+        delegated: role -> its list, as `roles.check_delegated` has accepted it.
+
     Raises:
-        TrustError: root does not name this key, targets.json is not signed as root says, or is older than the one in
+        TrustError: root does not name this key, targets.json is not signed as root says, or a list is older than the one in
             the previous snapshot.
         ExpiredError: root or targets.json is past its time; the publisher must sign again.
         SettingError: a lifetime under one second.
@@ -230,11 +255,17 @@ def freshen(
     _check_online(trusted, online.public)
     listed = verified(Targets, targets, trusted)
     check_time(listed, now)
-    pinned = MetaFile.from_data(listed.version, targets, ["sha256"])
-    snapshot = _still_good(previous_snapshot, pinned, online.public, now + lifetime)
-    if snapshot is None:
+    pinned = {_TARGETS_FILE: MetaFile.from_data(listed.version, targets, ["sha256"])}
+    for role, data in sorted((delegated or {}).items()):
+        pinned[f"{role}.json"] = MetaFile.from_data(read(Targets, data).signed.version, data, ["sha256"])
+    said = _said_by(previous_snapshot, online.public)
+    pinned = _going_on(said, pinned)
+    still_good = said is not None and said.meta == pinned and not said.is_expired(time_of(now + lifetime))
+    if previous_snapshot is not None and still_good:
+        snapshot = previous_snapshot
+    else:
         until = time_of(now + SNAPSHOT_LIFETIMES * lifetime)
-        content = Snapshot(_next_version(previous_snapshot), None, until, {_TARGETS_FILE: pinned})
+        content = Snapshot(_next_version(previous_snapshot), None, until, pinned)
         snapshot = signed_by(Metadata(content), [online])
     named = MetaFile.from_data(_head(snapshot)[1], snapshot, ["sha256"])
     stamp = Timestamp(_next_version(previous_timestamp), None, time_of(now + lifetime), named)
@@ -317,20 +348,35 @@ def _next_version(previous: bytes | None) -> int:
     return 1 if previous is None else _head(previous)[1] + 1
 
 
-def _still_good(previous: bytes | None, pinned: MetaFile, online: PublicKey, until: float) -> bytes | None:
-    """The previous snapshot where it still says what is true, for long enough; None asks for a new one."""
-    if previous is None:
+def versions_said(snapshot: bytes | None, online: PublicKey) -> dict[str, int]:
+    """Role -> version of its list, of all lists that a snapshot of this key names; of none where it is another key's."""
+    said = _said_by(snapshot, online)
+    return (
+        {} if said is None else {file.removesuffix(".json"): one.version for file, one in said.meta.items()}
+    )
+
+
+def _said_by(snapshot: bytes | None, online: PublicKey) -> Snapshot | None:
+    """What a snapshot says that this key has signed."""
+    if snapshot is None:
         return None
-    found = read(Snapshot, previous)
-    named = found.signed.meta.get(_TARGETS_FILE)
-    if named is not None and named.version > pinned.version:
-        raise TrustError(
-            "targets.json is older than the one already served",
-            where=_TARGETS_FILE,
-            expected=f"version {named.version} or more",
-            got=pinned.version,
-        )
+    found = read(Snapshot, snapshot)
     signature = found.signatures.get(online.keyid)
-    if signature is None or not _is_signed(online, signature, found.signed_bytes):
-        return None
-    return previous if named == pinned and not found.signed.is_expired(time_of(until)) else None
+    good = signature is not None and _is_signed(online, signature, found.signed_bytes)
+    return found.signed if good else None
+
+
+def _going_on(said: Snapshot | None, pinned: dict[str, MetaFile]) -> dict[str, MetaFile]:
+    """With what was said before of lists that are not told of now."""
+    if said is None:
+        return pinned
+    for file, before in said.meta.items():
+        named = pinned.setdefault(file, before)
+        if before.version > named.version:
+            raise TrustError(
+                f"{file[:100]} is older than the one already served",
+                where=file[:100],
+                expected=f"version {before.version} or more",
+                got=named.version,
+            )
+    return pinned

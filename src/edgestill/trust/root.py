@@ -74,7 +74,7 @@ def create_root(
     signed = Root(
         version=version,
         expires=time_of(expires),
-        keys={key.keyid: _tuf_key(key) for key in (*held, *targets, online)},
+        keys={key.keyid: tuf_key(key) for key in (*held, *targets, online)},
         roles=roles,
         consistent_snapshot=True,
         unrecognized_fields={ASSIGNMENT_FIELD: AssignmentKeys((online,), epoch=epoch).as_json()},
@@ -168,5 +168,6 @@ def _role(keys: Sequence[PublicKey], threshold: int) -> Role:
     return Role(keyids, threshold)
 
 
-def _tuf_key(key: PublicKey) -> Key:
+def tuf_key(key: PublicKey) -> Key:
+    """A key as python-tuf has it."""
     return SSlibKey(key.keyid, "ed25519", "ed25519", {"public": key.hex})
