@@ -78,7 +78,7 @@ def test_a_migration_that_dies_leaves_the_old_schema(tmp_path: Path, monkeypatch
     assert set(tables.METADATA.tables) < table_names(tmp_path / "hub.db")
 
 
-EARLIER = ["0001", "0002", "0003", "0004", "0005", "0006"]
+EARLIER = [f"000{number}" for number in range(1, 9)]
 ROWS: dict[str, dict[str, Any]] = {
     "devices": {
         "id": "d0",
@@ -142,7 +142,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
 }
 NEW: dict[str, dict[str, int | None]] = {
-    "devices": {"revoked_at": None},
+    "devices": dict.fromkeys(("revoked_at", "key", "certified_until")),
     "targets": dict.fromkeys(("backbone", "classes", "features")),
     "statistics": {"sequence": None},
     "rollouts": {},
