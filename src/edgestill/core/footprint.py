@@ -61,6 +61,7 @@ class Footprint:
         size: bytes of the bundle without `train.onnx`.
         latency: seconds for one answer, 95 of 100 times; None where nobody looked.
         memory: bytes that loading the model and answering add to a process; None where nobody looked.
+        update: bytes of the patch from the bundle that it follows; None where it follows none, or nobody looked.
         hardware_class: where that is so.
         source: whether the latency was measured there, or predicted from measurements there.
     """
@@ -68,6 +69,7 @@ class Footprint:
     size: int
     latency: float | None = None
     memory: int | None = None
+    update: int | None = None
     hardware_class: str
     source: Source = "measured"
 
@@ -117,6 +119,7 @@ def slacks(budget: Budget, footprint: Footprint) -> tuple[Slack, ...]:
         ("size", budget.size, footprint.size),
         ("latency", budget.latency, footprint.latency),
         ("memory", budget.memory, footprint.memory),
+        ("update", budget.update, footprint.update),
     )
     found = [
         Slack(name=name, bound=bound, value=value)

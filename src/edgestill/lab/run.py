@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgestill.core.bundle import Bundle
+from edgestill.core.manifest import MODEL
 from edgestill.lab.fits import as_source
 from edgestill.lab.packing.assemble import Origin, Packed
 from edgestill.lab.packing.aware import trained_for_codes
 from edgestill.lab.packing.footprint import held_to, policy_within
+from edgestill.lab.packing.grid import Grid
 from edgestill.lab.packing.material import labelled
 from edgestill.lab.packing.pack import pack
 from edgestill.lab.teacher.asking import Asking
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from edgestill.lab.data.source import Source
     from edgestill.lab.inherit import IndexMap
     from edgestill.lab.packing.gate import Gate
-    from edgestill.lab.packing.grid import Grid
     from edgestill.lab.recipe import Recipe
 
 
@@ -68,6 +70,7 @@ class Run:
         hardware_class: HardwareClass | None = None,
         gate: Gate | None = None,
         grid: Grid | None = None,
+        follows: Path | str | None = None,
     ) -> Packed:
         """The bundle in memory; see `lab.packing.pack.pack`. The budget's escalation share bounds the policy's.
 
@@ -77,16 +80,24 @@ class Run:
             hardware_class: where it will run; by default this run's.
             gate: what int8 may cost; by default this run's. Where it costs more, the student is trained on for it, in a
                 copy.
-            grid: quantisation grid of the version that it follows; by default its own.
+            grid: quantisation grid of the version that it follows; by default that of `follows`, or its own.
+            follows: the bundle before it, `NAME.esb` or a folder: the lineage names it, and the budget's `update` bounds the patch from it.
 
         Raises:
             SettingError: the bundle takes more than the budget allows, as measured on this machine, or bundles are not
                 for this kind of model yet.
+            BundleError, PathError and others: `follows` is no sound bundle. ModelError: it is of another network.
             DataError: the held-out data has no labels, or too few samples.
 
         Warns:
-            NotMeasuredWarning: latency or memory are bounded, and the bundle is for other hardware.
+            NotMeasuredWarning: latency or memory are bounded, and the bundle is for other hardware; or an update, and it follows none.
         """
+        origin, before = origin or self._origin("student"), None
+        if follows is not None:
+            before = Bundle.open(follows)
+            before.verify()
+            grid = grid or Grid.of(before.read(MODEL))
+            origin = replace(origin, parent=origin.parent or before.manifest.digest)
         heldout = labelled(self.validation, "validation")
         packed = pack(
             self.student,
@@ -94,13 +105,13 @@ class Run:
             train=self.train,
             heldout=heldout,
             policy=policy_within(policy, self.budget, heldout.classes),
-            origin=origin or self._origin("student"),
+            origin=origin,
             hardware_class=hardware_class or self.hardware_class,
             gate=gate or self.gate,
             grid=grid,
             retrain=self._trained_for_codes,
         )
-        return held_to(self.budget, packed, heldout.inputs)
+        return held_to(self.budget, packed, heldout.inputs, follows=before)
 
     def save_bundle(
         self,

@@ -6,10 +6,12 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core.bundle import archive_bytes
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import SettingError
 from edgestill.core.footprint import Footprint, slacks
 from edgestill.core.manifest import MODEL
+from edgestill.delta.codec import diff
 from edgestill.infer.engines import engine_name, engine_of, runs_here
 from edgestill.infer.memory import is_measurable, memory_of
 from edgestill.infer.policy import Policy
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.core.budget import Budget
+    from edgestill.core.bundle import Bundle
     from edgestill.core.manifest import Manifest
     from edgestill.lab.packing.assemble import Packed
 
@@ -31,6 +34,10 @@ _TOO_MUCH: Final = {
     "size": "the bundle is larger than its budget",
     "latency": "the student is slower than its budget",
     "memory": "the student takes more memory than its budget",
+    "update": "the patch is larger than its budget",
+}
+_FIX: Final = {
+    "update": "train it on for fewer steps or fewer layers, or let `Gate(forgone=...)` give up more of what was learned",
 }
 
 
@@ -45,13 +52,16 @@ def policy_within(wanted: Policy | None, budget: Budget | None, classes: int) ->
     return replace(wanted, escalation_share=share, audit_share=min(wanted.audit_share, share))
 
 
-def held_to(budget: Budget | None, packed: Packed, inputs: NDArray[np.generic]) -> Packed:
+def held_to(
+    budget: Budget | None, packed: Packed, inputs: NDArray[np.generic], *, follows: Bundle | None = None
+) -> Packed:
     """The bundle with what it takes, where there is a budget.
 
     Args:
         budget: what is bounded.
         packed: the bundle.
         inputs: `[N, ...]`, some that the sensor gives.
+        follows: the version before it, from which devices are sent a patch; None for a first one.
 
     Raises:
         SettingError: it takes more than the budget allows.
@@ -62,8 +72,22 @@ def held_to(budget: Budget | None, packed: Packed, inputs: NDArray[np.generic]) 
     if budget is None:
         return packed
     footprint = footprint_of(packed.manifest, packed.blobs, inputs, budget)
+    if budget.update is not None:
+        footprint = replace(footprint, update=_update_of(packed, follows))
     check_budget(budget, footprint)
     return replace(packed, footprint=footprint)
+
+
+def _update_of(packed: Packed, follows: Bundle | None) -> int | None:
+    """Bytes of the patch between the archives, as a hub makes it."""
+    if follows is None:
+        warnings.warn(
+            NotMeasuredWarning("update was not held against its budget: the bundle follows no other"),
+            stacklevel=5,
+        )
+        return None
+    before = archive_bytes(follows.manifest, {name: follows.read(name) for name in follows.manifest.blobs})
+    return len(diff(before, archive_bytes(packed.manifest, packed.blobs)))
 
 
 def footprint_of(
@@ -114,8 +138,13 @@ def check_budget(budget: Budget, footprint: Footprint) -> None:
                 where=slack.name,
                 expected=f"at most {slack.bound:g} {_UNITS[slack.name]} (budget)",
                 got=f"{slack.value:g}",
-                fix="give a narrower student",
+                fix=_FIX.get(slack.name, "give a narrower student"),
             )
 
 
-_UNITS: Final = {"size": "bytes", "latency": "seconds in 95 of 100 answers, one thread", "memory": "bytes"}
+_UNITS: Final = {
+    "size": "bytes",
+    "latency": "seconds in 95 of 100 answers, one thread",
+    "memory": "bytes",
+    "update": "bytes",
+}
