@@ -54,5 +54,21 @@ def test_a_spread_is_in_order() -> None:
 
 def test_a_footprint_is_plain_json() -> None:
     """For reports, with where its latency is from."""
-    told = Footprint(size=5, latency=0.1, memory=7, hardware_class=HERE, source="predicted").as_json()
-    assert told == {"size": 5, "latency": 0.1, "memory": 7, "hardware_class": HERE, "source": "predicted"}
+    made = Footprint(size=5, latency=0.1, memory=7, update=3, hardware_class=HERE, source="predicted")
+    assert made.as_json() == {
+        "size": 5,
+        "latency": 0.1,
+        "memory": 7,
+        "update": 3,
+        "hardware_class": HERE,
+        "source": "predicted",
+    }
+
+
+def test_an_update_is_held_like_any_other_bound() -> None:
+    """Where it is known; a first version has none, and nothing to exceed."""
+    budget = Budget(update="2 kB", size="1 MB")
+    (tightest, other) = slacks(budget, Footprint(size=10, update=2_500, hardware_class=HERE))
+    assert (tightest.name, tightest.kept, str(tightest)) == ("update", False, "update 2.5 kB of 2 kB")
+    assert other.name == "size"
+    assert [one.name for one in slacks(budget, Footprint(size=10, hardware_class=HERE))] == ["size"]
