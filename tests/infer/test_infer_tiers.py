@@ -110,8 +110,19 @@ def test_why_a_tier_fails_is_logged_when_that_changes(caplog: pytest.LogCaptureF
     for error in errors:
         near.first = failing(error).first if error else lambda: None
         model.predict(BATCH)
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["a is passed over"] * 3
+    fails, again = "a does not answer", "a answers again"
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [fails, fails, again, fails]
     assert [one in caplog.text for one in ("nobody there", "who are you")] == [True, True]
+
+
+def test_why_the_last_of_them_fails_is_logged_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be the only one: a teacher whose output has another name would never be missed."""
+    model = tiers(failing())
+    for _ in range(3):
+        with pytest.raises(UnreachableError):
+            model.predict(BATCH)
+    (line,) = caplog.records
+    assert line.getMessage().startswith("a does not answer: ")
 
 
 def test_tiers_behind_a_tier_are_named_too() -> None:

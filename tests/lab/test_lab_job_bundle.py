@@ -53,6 +53,7 @@ def test_a_source_of_the_users_becomes_a_bundle_too(tmp_path: Path) -> None:
     report = Job.read(path).run(tmp_path / "out")
     assert report["bundle"] == {
         "file": "student.esb",
+        "size": Bundle.open(tmp_path / "out" / "student.esb").manifest.size,
         "bytes": (tmp_path / "out" / "student.esb").stat().st_size,
     }
 

@@ -137,7 +137,9 @@ def _upstream(
     if not url:
         return None
     from edgestill.device.neighbours import Upstream, read_token
+    from edgestill.link.http import check_url
 
+    check_url(url, plain_http=plain_http)
     shown = None if token is None else read_token(token)
     return Upstream(
         url=url,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgestill.core.units import format_size
+
 if TYPE_CHECKING:
     from edgestill.core.jsonio import JsonObject
 
@@ -16,6 +18,7 @@ def plain(text: str) -> str:
 
 
 def bundle_line(told: JsonObject) -> str:
-    """What a job wrote: the bundle, and the adapter beside it."""
-    line = f"bundle: {told['file']}, {told['bytes']:,} bytes"
+    """What a job wrote: the bundle with its size, which budgets count, and that of its archive; and the adapter beside it."""
+    sizes = [format_size(told[name]) for name in ("size", "bytes")]  # type: ignore[arg-type]  # as `bundle_of` has them
+    line = f"bundle: {told['file']}, {sizes[0]}; {sizes[1]} as an archive"
     return f"{line}; {told['adapter']} goes to the hub (--adapter)" if "adapter" in told else line

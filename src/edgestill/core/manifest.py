@@ -31,8 +31,10 @@ REFERENCE: Final = "reference.stats"
 REQUIRED: Final = (MODEL, POLICY, GOLDEN, LINEAGE, CARD)
 
 _BLOB_NAME: Final = r"[a-z0-9][a-z0-9_.-]{0,63}"
-_NAME: Final = r"[a-z0-9][a-z0-9_-]{0,63}"
-_VERSION: Final = r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
+NAME: Final = r"[a-z0-9][a-z0-9_-]{0,63}"
+"""Of a model."""
+VERSION: Final = r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
+"""`MAJOR.MINOR.PATCH`."""
 _CLASS: Final = r"[a-z0-9_-]{1,60}"
 
 
@@ -123,8 +125,8 @@ class Manifest:
                 "a blob is missing", where=fields.where, expected=", ".join(REQUIRED), got=f"no {missing}"
             )
         return cls(
-            name=fields.text("name", pattern=_NAME),
-            version=fields.text("version", pattern=_VERSION),
+            name=fields.text("name", pattern=NAME),
+            version=fields.text("version", pattern=VERSION),
             hardware_class=fields.text("hardware_class", pattern=_CLASS),
             blobs=blobs,
             unknown=fields.unknown(("schema", "name", "version", "hardware_class", "blobs")),

@@ -284,8 +284,6 @@ class Neighbours:
         Raises:
             SettingError: as `Upstream.connect`.
         """
-        if not self.each:
-            return teacher, ()
         models = tuple(
             one.connect(policy, taken, clock=clock, random=random, is_teacher=False, papers=papers)
             for one in self.each

@@ -2,8 +2,8 @@
 
 - A tier that fails in any of our ways is passed over, and the next is asked with the time that is left. While a deadline
   is near, no tier but the last may use more than half of what is left: a frozen neighbour must not cost the cloud's answer.
-- Why a tier failed is logged when it begins to, and when it fails otherwise: a wrong token or address would go unnoticed. Of
-  hedged questions it is not.
+- Why a tier failed is logged when it begins to, and when it fails otherwise, and that it answers again: a wrong token or address, or an
+  output of another name, would go unnoticed. Of hedged questions it is not.
 - Hedging, off unless asked for: where a tier has not answered within `hedge_after` seconds, the next is asked as well,
   and whichever answers first is taken. It buys time with bytes. The slower one is not waited for; what it says is dropped,
   and as long as `UNDER_WAY` such questions run on, nobody else is asked.
@@ -94,18 +94,19 @@ class Tiers:
             try:
                 answer = _asked(tier, batch, self._share(deadline, last=last), self._tiers[:place])
             except EdgestillError as error:
+                self._note(tier, error)
                 if last:
                     raise
-                self._note(tier, error)
             else:
-                self._failing.pop(tier.name, None)
+                if self._failing.pop(tier.name, None) is not None:
+                    log.warning("%s answers again", tier.name)
                 return answer
         raise AssertionError("there is a last tier")
 
     def _note(self, tier: Tier, error: EdgestillError) -> None:
         if self._failing.get(tier.name) != error.code:
             self._failing[tier.name] = error.code
-            log.warning("%s is passed over: %s", tier.name, error)
+            log.warning("%s does not answer: %s", tier.name, error)
 
     def _share(self, deadline: float | None, *, last: bool) -> float | None:
         """The deadline of one tier."""

@@ -17,17 +17,19 @@ teacher's answers and the newest checkpoint. The same job in the same folder goe
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path  # noqa: TC003  # `from_table` reads the annotations
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
 
 from edgestill.core.budget import Budget
-from edgestill.core.bundle import PUBLIC
+from edgestill.core.bundle import PUBLIC, Bundle
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DataError, PathError, SettingError, within
 from edgestill.core.hardware import HardwareClass
+from edgestill.core.manifest import NAME, VERSION
 from edgestill.infer.policy import Leaves, Policy
 from edgestill.lab.compare import Slice
 from edgestill.lab.distil import distill
@@ -41,6 +43,7 @@ from edgestill.lab.packing.calibrate import FEWEST
 from edgestill.lab.packing.material import check_packable
 from edgestill.lab.progress import shown
 from edgestill.lab.recipe import Recipe
+from edgestill.lab.run import FIRST
 from edgestill.lab.searching.settings import Search
 from edgestill.lab.searching.workshop import fitted_student, needed
 from edgestill.lab.settings import Table, from_table, nearest, read_toml
@@ -53,8 +56,10 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import JsonObject
     from edgestill.lab.jobdata import Data
+    from edgestill.lab.packing.assemble import Packed
     from edgestill.lab.packing.gate import Gate
     from edgestill.lab.progress import Show
+    from edgestill.lab.run import Run
 
 T = TypeVar("T")
 
@@ -109,15 +114,21 @@ class StudentName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleWish:
-    """What a bundle is made for.
+    """What a bundle is called and made for.
 
     Attributes:
+        name: of the model, and of the file: `NAME.esb`. Small letters, digits, `-` and `_`.
+        version: `MAJOR.MINOR.PATCH`; a hub takes each version of a name once.
+        follows: the bundle of the version before, whose grid is kept so that the patch is small; the budget's `update` bounds it.
         hardware_class: where it will run, such as `aarch64-dotprod-onnxruntime`; empty for this machine's.
         leaves: what may leave the device: `nothing`, `features` (for an adapter, which is trained and goes to the hub) or `raw`.
         lossy: whether pictures may lose something on their way to the teacher, to be fewer bytes (JPEG).
         bytes_per_day: of questions that a device sends, at most; None leaves it open.
     """
 
+    name: str = "student"
+    version: str = FIRST
+    follows: Path | None = None
     hardware_class: str = ""
     leaves: Leaves = "raw"
     lossy: bool = False
@@ -132,8 +143,29 @@ class BundleWish:
                 got=self.leaves,
                 fix="leave it out where you are unsure",
             )
+        for what, value, pattern in (("name", self.name, NAME), ("version", self.version, VERSION)):
+            if re.fullmatch(pattern, value) is None:
+                raise SettingError(
+                    "a bundle's value is out of range",
+                    where=what,
+                    expected=f"text that matches {pattern}",
+                    got=repr(value[:80]),
+                    fix="name it like camera, in version 1.0.0",
+                )
+        if self.follows is not None:
+            Bundle.open(self.follows).verify()  # rather than after the training
         if self.hardware_class:
             HardwareClass(self.hardware_class)
+
+    @property
+    def file(self) -> str:
+        """The bundle's."""
+        return f"{self.name}.esb"
+
+    def packed(self, run: Run, policy: Policy) -> Packed:
+        """The bundle of a run; errors as `Run.pack`."""
+        origin = run.origin(self.name, self.version)
+        return run.pack(policy, origin=origin, hardware_class=self.where, follows=self.follows)
 
     @property
     def where(self) -> HardwareClass | None:
@@ -249,8 +281,7 @@ class Job:
         if missing:
             report["bundle"] = {"file": None, "why": missing}
         else:
-            bundle = run.save_bundle(out / "student.esb", policy, hardware_class=self.bundle.where)
-            report["bundle"] = bundle_of(bundle)
+            report["bundle"] = bundle_of(self.bundle.packed(run, policy).save(out / self.bundle.file))
         report["seconds"] = round(clock.monotonic() - start, 1)
         write_report(out, report)
         return report

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgestill.core.bundle import Bundle
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.fits import as_source
 from edgestill.lab.measure import mean_figure, share_figure
@@ -53,8 +54,9 @@ def report_of(run: Run, *, seconds: float) -> JsonObject:
 
 
 def bundle_of(path: Path) -> JsonObject:
-    """What was written: the bundle's file and bytes, and the adapter's file where there is one."""
-    told: JsonObject = {"file": path.name, "bytes": path.stat().st_size}
+    """What was written: the bundle's file, its size, the bytes of the file, and the adapter's file where there is one."""
+    size = Bundle.open(path).manifest.size
+    told: JsonObject = {"file": path.name, "size": size, "bytes": path.stat().st_size}
     return told | ({"adapter": adapter_path(path).name} if adapter_path(path).is_file() else {})
 
 

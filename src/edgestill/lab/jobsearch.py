@@ -17,7 +17,7 @@ from edgestill.core.footprint import slacks
 from edgestill.infer.engines import runs_here
 from edgestill.infer.profiling import write_shapes
 from edgestill.lab.fits import as_source
-from edgestill.lab.job import make_folder, write_report
+from edgestill.lab.job import BundleWish, make_folder, write_report
 from edgestill.lab.jobreport import bundle_of
 from edgestill.lab.models import ModelName, save_weights
 from edgestill.lab.progress import shown
@@ -96,7 +96,7 @@ def run_search(
     report: dict[str, Any] = dict(found.as_json())
     write_report(out, report)  # what was found stays, whatever becomes of the bundle
     if job.budget is not None:
-        report |= _chosen(job.budget, found, out, policy)
+        report |= _chosen(job.budget, found, out, policy, job.bundle)
     report["seconds"] = round(clock.monotonic() - start, 1)
     write_report(out, report)
     write_whole(out / "report.html", drawn(report).encode(), mode=PUBLIC)
@@ -157,14 +157,14 @@ def _space(job: Job) -> FactorySpace | None:
     return FactorySpace(made, ranges, name=f"{name.model} {sorted(name.arguments.items())} {weights}")
 
 
-def _chosen(budget: Budget, found: Found, out: Path, policy: Policy) -> dict[str, Any]:
+def _chosen(budget: Budget, found: Found, out: Path, policy: Policy, wish: BundleWish) -> dict[str, Any]:
     """The best within the budget, packed and written; where its bundle takes more than promised, the next best."""
     found.pick(budget)  # which says what is wrong where none fits
     passed: dict[str, str] = {}
     for point in found.fitting(budget):
         run = found.run(point, budget)
         try:
-            packed = run.pack(policy)
+            packed = wish.packed(run, policy)
         except SettingError as error:
             passed[point.name] = str(error)
             continue
@@ -178,7 +178,7 @@ def _chosen(budget: Budget, found: Found, out: Path, policy: Policy) -> dict[str
             fix="allow a little more, or let int8 cost more",
         )
     save_weights(run.student, out / "student.safetensors")
-    bundle = packed.save(out / "student.esb")
+    bundle = packed.save(out / wish.file)
     here = runs_here(found.hardware_class.name)
     return {
         "picked": point.name,

@@ -44,8 +44,8 @@ class Recipe:
         schedule: of the learning rate over the steps.
         average_tail: share of the last steps whose weights are averaged into the result (Polyak and Juditsky 1992);
             0 takes the last step's. Needs a network without BatchNorm, whose statistics belong to one set of weights, or frozen ones.
-        frozen_statistics: whether BatchNorm keeps the statistics it has and normalises by them, as it will when it serves. For a student
-            that is trained on: statistics that go on to move change every weight of the file a little.
+        frozen_statistics: whether BatchNorm keeps the statistics it has and normalises by them, as it will when it serves. A student that
+            is trained on wants it, since statistics that go on to move change every weight of the file a little.
         clip: largest norm of the gradient (Pascanu et al. 2013); 0 leaves it as it is.
         label_smoothing: of the hard labels.
         method: how the student follows the teacher; see `lab.loss.objective`.

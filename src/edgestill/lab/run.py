@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgestill.core.bundle import Bundle
-from edgestill.core.manifest import MODEL
+from edgestill.core.errors import SettingError
+from edgestill.core.manifest import MODEL, NAME, VERSION
 from edgestill.lab.fits import as_source
 from edgestill.lab.packing.assemble import Origin, Packed
 from edgestill.lab.packing.aware import trained_for_codes
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from edgestill.lab.inherit import IndexMap
     from edgestill.lab.packing.gate import Gate
     from edgestill.lab.recipe import Recipe
+
+
+FIRST: Final = "1.0.0"
+"""The version of a bundle whose maker does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,7 +98,7 @@ class Run:
         Warns:
             NotMeasuredWarning: latency or memory are bounded, and the bundle is for other hardware; or an update, and it follows none.
         """
-        origin, before = origin or self._origin("student"), None
+        origin, before = origin or self.origin(), None
         if follows is not None:
             before = Bundle.open(follows)
             before.verify()
@@ -118,16 +124,41 @@ class Run:
         path: Path | str,
         policy: Policy | None = None,
         *,
+        version: str = FIRST,
         hardware_class: HardwareClass | None = None,
+        follows: Path | str | None = None,
     ) -> Path:
-        """Packs and writes `NAME.esb`; the file's name becomes the model's. Args and errors as `pack`."""
+        """Packs and writes `NAME.esb`; the file's name becomes the model's. Errors as `pack`.
+
+        Args:
+            path: of the file.
+            policy: as for `pack`.
+            version: `MAJOR.MINOR.PATCH`.
+            hardware_class: as for `pack`.
+            follows: as for `pack`.
+        """
         path = Path(path)
-        packed = self.pack(policy, origin=self._origin(path.stem.lower()), hardware_class=hardware_class)
+        origin = self.origin(path.stem.lower(), version)
+        packed = self.pack(policy, origin=origin, hardware_class=hardware_class, follows=follows)
         return packed.save(path)
+
+    def origin(self, name: str = "student", version: str = FIRST) -> Origin:
+        """Where the student comes from, under this name and version.
+
+        Raises:
+            SettingError: no name or version that a bundle can have.
+        """
+        for what, value, pattern in (("name", name, NAME), ("version", version, VERSION)):
+            if re.fullmatch(pattern, value) is None:
+                raise SettingError(
+                    f"a {what} that no bundle can have",
+                    where=what,
+                    expected=f"text that matches {pattern}",
+                    got=repr(value[:80]),
+                    fix="name it like camera, in version 1.0.0",
+                )
+        return Origin(name=name, version=version, recipe=self.recipe.as_json(), seed=self.recipe.seed)
 
     def _trained_for_codes(self, hardware_class: HardwareClass) -> nn.Module:
         source, asking = as_source(self.train, "train", self.augment), Asking(teacher=self.teacher)
         return trained_for_codes(self.student, asking, source, self.recipe, hardware_class)
-
-    def _origin(self, name: str) -> Origin:
-        return Origin(name=name, version="1.0.0", recipe=self.recipe.as_json(), seed=self.recipe.seed)

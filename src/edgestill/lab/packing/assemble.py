@@ -25,7 +25,7 @@ from edgestill.lab.measure import Figure, accuracy, run_model
 from edgestill.lab.notices import NoGainWarning, NothingLearnedWarning
 from edgestill.lab.packing.calibrate import Heldout, asking_text, calibrate, kept_budget, promise_text
 from edgestill.lab.packing.grid import grid_id
-from edgestill.lab.packing.leverage import relative_leverage
+from edgestill.lab.packing.leverage import relative_leverage, room_for
 from edgestill.lab.packing.material import spread
 from edgestill.lab.packing.probabilities import shippable
 
@@ -221,8 +221,8 @@ def answers_from(adapter: bytes, features: NDArray[np.floating]) -> NDArray[np.f
 
 
 def _may_tell_leverage(parts: Parts, width: int) -> bool:
-    """Whether the matrix that it takes is small beside the file, whose size was judged without it; or it was asked for."""
-    return parts.policy.measure == "leverage" or 4 * (width + 1) ** 2 <= len(parts.written.model) // 20
+    """Whether the matrix that it takes is small beside the file, or it was asked for."""
+    return parts.policy.measure == "leverage" or room_for(width, len(parts.written.model)) > 0
 
 
 def reweighted(packed: Packed, **changes: object) -> Packed:

@@ -138,7 +138,7 @@ def check_budget(budget: Budget, footprint: Footprint) -> None:
                 where=slack.name,
                 expected=f"at most {slack.bound:g} {_UNITS[slack.name]} (budget)",
                 got=f"{slack.value:g}",
-                fix=_FIX.get(slack.name, "give a narrower student"),
+                fix=_FIX.get(slack.name, "allow a little more, or give a narrower student"),
             )
 
 

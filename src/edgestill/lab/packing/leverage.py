@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from edgestill.learn.statistics import Statistics
 
 _TOLERANCE: Final = 1e-3
+_NODES: Final = 420
+"""Bytes of the graph's part beside the matrix."""
+_SHARE: Final = 20
+
+
+def room_for(width: int, size: int) -> int:
+    """Bytes that telling it adds to a file; 0 where its matrix would be more than a twentieth of the file, and it is not told.
+
+    Args:
+        width: features.
+        size: bytes of the file without it.
+    """
+    matrix = 4 * (width + 1) ** 2
+    return matrix + _NODES if matrix <= size // _SHARE else 0
 
 
 def relative_leverage(reference: Statistics) -> Leverage:

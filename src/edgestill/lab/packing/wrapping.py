@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from edgestill.lab.recipe import Recipe
 
 _SAMPLES: Final = 64
-_ROOM: Final = 256
-"""Figures are written with more or fewer digits."""
+_ROOM: Final = 512
+"""Figures are written with more or fewer digits, and each way to write the student down that was tried takes a line."""
 _ADAPTER_ROOM: Final = 512
 """The name of an adapter, its accuracy with an interval, and its row in the card."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
 import torch
 
 from edgestill.lab.packing.export import export_onnx, head_of
+from edgestill.lab.packing.leverage import room_for
 from edgestill.lab.packing.probabilities import shippable
 from edgestill.lab.packing.quantise import quantise
 from edgestill.lab.searching.shape import Direction
@@ -113,12 +114,14 @@ class Drafts:
         if len(self._floats) > _KEPT:
             self._floats.popitem(last=False)
         model = shippable(exported.model(shape.precision, self))
-        return Draft(shape=shape, widths=widths, model=model, size=len(model) + exported.wrapping)
+        size = len(model) + exported.wrapping + room_for(exported.features, len(model))
+        return Draft(shape=shape, widths=widths, model=model, size=size)
 
     def _exported(self, shape: Shape) -> _Exported:
         student = self.space.built(shape.direction, shape.scale).eval()
         floats = export_onnx(student, torch.from_numpy(self.shown[:2]))
-        return _Exported({"floats": floats}, self._wrapping(head_of(student)[1].in_features))
+        features = head_of(student)[1].in_features
+        return _Exported({"floats": floats}, self._wrapping(features), features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class _Exported:
 
     files: dict[Precision, bytes]
     wrapping: int
+    features: int
 
     def model(self, precision: Precision, drafts: Drafts) -> bytes:
         if precision not in self.files:
