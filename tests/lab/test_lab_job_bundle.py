@@ -12,7 +12,7 @@ from lab_worlds import TRAIN
 
 from edgestill.core.bundle import Bundle
 from edgestill.core.digest import Digest
-from edgestill.core.errors import DataError, SettingError
+from edgestill.core.errors import DataError, EdgestillError, SettingError
 from edgestill.infer.policy import Policy
 from edgestill.lab import job as module
 from edgestill.lab.job import Job
@@ -38,6 +38,36 @@ def test_a_bundle_is_made_for_the_device_that_is_named(tmp_path: Path) -> None:
     assert policy.adapter == (Digest.of(file.read_bytes()) if file.exists() else None)
     with pytest.raises(SettingError, match=r"out of range; at .*leaves; expected nothing, features, raw"):
         Job.read(write_job(tmp_path / "no", JOB + '[bundle]\nleaves = "all"\n'))
+
+
+def test_the_next_version_of_a_job_is_named_and_follows(tmp_path: Path) -> None:
+    """Two jobs, one after the other: each file has its name, and the second its version, its parent's grid and digest."""
+    job = JOB + '[bundle]\nname = "camera"\n'
+    report = Job.read(write_job(tmp_path / "one", job)).run(tmp_path / "first")
+    assert report["bundle"]["file"] == "camera.esb"
+    first = Bundle.open(tmp_path / "first" / "camera.esb")
+    assert (first.manifest.name, first.manifest.version) == ("camera", "1.0.0")
+    more = f'version = "1.1.0"\nfollows = "{tmp_path}/first/camera.esb"\n[budget]\nupdate = "1 MB"\n'
+    Job.read(write_job(tmp_path / "two", job + more)).run(tmp_path / "second")
+    second = Bundle.open(tmp_path / "second" / "camera.esb")
+    assert (second.manifest.name, second.manifest.version) == ("camera", "1.1.0")
+    assert json.loads(second.read("lineage.json"))["parent"] == str(first.manifest.digest)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ('name = "My Camera"', "name; expected text that matches"),
+        ('version = "1.1"', "version; expected text that matches"),
+        ('follows = "nothing.esb"', "nothing.esb"),
+    ],
+)
+def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_trained(
+    tmp_path: Path, line: str, wrong: str
+) -> None:
+    """So is a bundle to follow that is not there."""
+    with pytest.raises(EdgestillError, match=wrong):
+        Job.read(write_job(tmp_path / "job", f"{JOB}[bundle]\n{line}\n"))
 
 
 def test_a_source_of_the_users_becomes_a_bundle_too(tmp_path: Path) -> None:

@@ -210,6 +210,21 @@ def test_weights_that_have_outgrown_the_grid_are_counted() -> None:
     )
 
 
+@pytest.mark.parametrize("where", [VNNI, AVX2])
+def test_a_table_that_is_looked_up_is_cut_where_its_own_codes_end(where: HardwareClass) -> None:
+    """Its codes are uint8 around a zero point: none of the file that made the grid, and of one far to one side a part."""
+    model, inputs = mixed()
+    proto = onnx.load_from_string(model)
+    (table,) = (one for one in proto.graph.initializer if "table" in one.name)
+    positive = np.abs(onnx.numpy_helper.to_array(table)) + 1
+    table.CopyFrom(onnx.numpy_helper.from_array(positive, table.name))
+    model = bytes(proto.SerializeToString())
+    grid = Grid.of(quantise(model, inputs, where))
+    assert grid.clipped(model, where) < 0.001
+    table.CopyFrom(onnx.numpy_helper.from_array(-positive, table.name))
+    assert grid.clipped(proto.SerializeToString(), where) > 0.3
+
+
 def test_weights_that_have_outgrown_a_grid_of_7_bits_do_not_get_8() -> None:
     """Where products can saturate, a next version keeps to codes that cannot, however large its weights have become."""
     grid, proto = Grid.of(int8(AVX2)), onnx.load_from_string(fp32())

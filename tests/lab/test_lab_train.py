@@ -26,7 +26,7 @@ from edgestill.lab.data.augment import MotionJitter
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.recipe import Recipe
 from edgestill.lab.teacher.guide import LiveGuide
-from edgestill.lab.training.train import Lesson, train_
+from edgestill.lab.training.train import Lesson, freeze_statistics_, train_
 
 SAMPLES = points(24)
 
@@ -149,6 +149,16 @@ def test_frozen_statistics_stay_while_everything_else_learns() -> None:
         if "running" in name and not torch.equal(one, before[name])
     ]
     assert followed == [name for name in before if "running" in name]
+
+
+def test_every_kind_of_running_statistics_is_frozen() -> None:
+    """Also those that normalise each sample by itself while they are trained: an average over weights would not fit them."""
+    network = nn.Sequential(nn.Conv1d(6, 4, 3), nn.InstanceNorm1d(4, affine=True, track_running_stats=True))
+    network.train()
+    freeze_statistics_(network)
+    before = copy.deepcopy(network.state_dict())
+    network(torch.randn(8, 6, 16))
+    assert all(torch.equal(one, before[name]) for name, one in network.state_dict().items())
 
 
 def test_frozen_statistics_make_a_batch_of_one_learnable() -> None:

@@ -62,6 +62,22 @@ class Step:
         shape[self.axis] = -1
         return self.scale.reshape(shape)
 
+    def beyond(self, tensor: NDArray[np.floating], limit: int) -> NDArray[np.bool_]:
+        """Where a tensor's numbers are nearest to no code: of int8, those are from `-limit` to `limit`; of uint8 all there are."""
+        code = tensor / self.along(tensor)
+        outside: NDArray[np.bool_]
+        if self.zero.dtype == np.int8:
+            outside = np.abs(code) > limit + 0.5
+            return outside
+        zero = self.zero.astype(np.float32)
+        moved = code + (
+            zero
+            if self.axis is None
+            else zero.reshape([-1 if at == self.axis else 1 for at in range(tensor.ndim)])
+        )
+        outside = (moved < -0.5) | (moved > np.iinfo(self.zero.dtype).max + 0.5)
+        return outside
+
     @property
     def overrides(self) -> list[dict[str, Any]]:
         """As onnxruntime's quantiser wants to be told."""
@@ -121,18 +137,20 @@ class Grid:
 
     def clipped(self, model: bytes, hardware_class: HardwareClass) -> float:
         """The share of a float file's weights that lie beyond this grid and are cut; 0 where it has none of them."""
-        limit = LIMITS[saturates(hardware_class)] + 0.5
+        limit = LIMITS[saturates(hardware_class)]
         beyond = total = 0
         for one in onnx.load_from_string(model).graph.initializer:
             step = self.steps.get(one.name)
             if step is not None:
                 weight = onnx.numpy_helper.to_array(one)
-                beyond += int((np.abs(weight) > step.along(weight) * limit).sum())
+                beyond += int(step.beyond(weight, limit).sum())
                 total += weight.size
         return beyond / total if total else 0.0
 
     def settle_(self, graph: ir.Graph, hardware_class: HardwareClass, *, coarse: int = 1) -> None:
         """Moves a graph's weights to where this grid has codes for them, so that none gets a code that it shall not have.
+
+        Tables that are looked up (Gather) have uint8 codes, of which every one may be had: they stay as they are.
 
         Of a scale that it is given the quantiser uses every code: where products can saturate, weights that have outgrown the
         grid would get codes of eight bits.

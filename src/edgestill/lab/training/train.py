@@ -123,9 +123,9 @@ def _check(model: nn.Module, lesson: Lesson, recipe: Recipe, objective: Objectiv
 
 
 def freeze_statistics_(model: nn.Module) -> None:
-    """Lets BatchNorm normalise by the statistics it has, and keep them, until the next `train()`."""
+    """Lets every normalisation that has running statistics normalise by them, and keep them, until the next `train()`."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  # all kinds of it, and nothing else, are of this class
+        if isinstance(getattr(module, "running_mean", None), Tensor):
             module.eval()
 
 
