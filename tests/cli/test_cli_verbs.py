@@ -138,13 +138,17 @@ def test_a_report_that_cannot_be_written_is_found_before_training(tmp_path: Path
 
 
 def test_predict_answers_a_batch(bundle: Path, tmp_path: Path) -> None:
-    """Labels and confidences, row by row."""
+    """Labels and probabilities, row by row; for machines also the confidence, and by which measure."""
     np.save(tmp_path / "batch.npy", np.array([[2, 0], [0, 2], [0, 9]], dtype=np.float32))
     done = edgestill("predict", bundle, tmp_path / "batch.npy", "--json")
-    answers = json.loads(done.stdout)["answers"]
-    assert [one["label"] for one in answers] == ["left", "right", "right"]
-    assert answers[0]["confidence"] == pytest.approx(1 / (1 + np.exp(-6)), abs=1e-3)
-    assert edgestill("predict", bundle, tmp_path / "batch.npy").stdout.splitlines()[0].endswith("left")
+    told = json.loads(done.stdout)
+    assert told["measure"] == "max_probability"
+    assert [one["label"] for one in told["answers"]] == ["left", "right", "right"]
+    sure = 1 / (1 + np.exp(-6))
+    assert told["answers"][0]["confidence"] == pytest.approx(sure, abs=1e-3)
+    assert told["answers"][0]["probability"] == pytest.approx(sure, abs=1e-3)
+    lines = edgestill("predict", bundle, tmp_path / "batch.npy").stdout.splitlines()
+    assert lines[0] == f"{sure:.3f}  left"
 
 
 def test_predict_takes_what_the_sensor_wrote(bundle: Path, tmp_path: Path) -> None:

@@ -25,7 +25,10 @@ def predict(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Answer a batch with a bundle's student alone; every byte of the bundle is checked first."""
+    """Answer a batch with a bundle's student alone: the probability of the likeliest class, and its name.
+
+    Every byte of the bundle is checked first. With --json also the confidence by the policy's measure, which decides about asking.
+    """
     require("onnxruntime", extra="device", purpose="to run a model")
     import numpy as np
 
@@ -43,12 +46,18 @@ def predict(
         of = inputs if isinstance(error, ShapeError | DtypeError | NotFiniteError) else bundle
         error.where = f"{of}: {error.where}"
         raise
+    policy = model.policy
     rows = [
-        {"label": model.policy.labels[int(one.argmax())], "confidence": round(float(sure), 4)}
+        {
+            "label": policy.labels[int(one.argmax())],
+            "probability": round(float(one.max()), 4),
+            "confidence": round(float(sure), 4),
+        }
         for one, sure in zip(answer.probabilities, answer.confidence, strict=True)
     ]
     if as_json:
-        typer.echo(json.dumps({"answers": rows, "latency_ms": round(answer.latency * 1000, 3)}))
+        told = {"answers": rows, "measure": policy.measure, "latency_ms": round(answer.latency * 1000, 3)}
+        typer.echo(json.dumps(told))
         return
     for row in rows:
-        typer.echo(f"{row['confidence']:.3f}  {plain(str(row['label']))}")
+        typer.echo(f"{row['probability']:.3f}  {plain(str(row['label']))}")

@@ -116,13 +116,18 @@ def _profile(path: Path) -> Profile:
     return Profile.from_bytes(read_plain(path, what="a profile", at_most=MAX_BYTES), where=str(path))
 
 
+def _counted(students: int) -> str:
+    """How many there are, in words."""
+    return "1 student" if students == 1 else f"{students} students"
+
+
 def _told(report: JsonObject, folder: Path) -> Iterator[str]:
     """The report in sentences."""
     points: dict[str, Any] = report["points"]  # type: ignore[assignment]  # our own report
     front: list[str] = report["front"]  # type: ignore[assignment]
     if report["latencies"]:
         yield str(report["latencies"])
-    yield f"{len(points)} students trained to the end; {len(front)} that no other beats:"
+    yield f"{_counted(len(points))} trained to the end; {len(front)} that no other beats:"
     for name in front:
         mark = "  <- picked" if name == report.get("picked") else ""
         yield f"  {_line(points[name])}{mark}"

@@ -96,8 +96,8 @@ async def start(
                 "another rollout is open",
                 where=f"rollout {other.id} ({other.rollout.release}, {other.state})",
                 expected="one open rollout for each device",
-                fix="let it finish, or roll it back",
-                got="two",
+                fix=f"let it finish, or roll it back: edgestill rollout rollback {other.id}",
+                got=f"a second one for some of its devices, of {rollout.release}",
             )
     result = await connection.execute(
         insert(rollouts).values(

@@ -122,6 +122,9 @@ class _Receiver(io.RawIOBase):
 class _Patient(HTTPConnection):
     """Gives every socket of the connection the patience of the request in hand."""
 
+    def __repr__(self) -> str:  # which the library puts before what went wrong
+        return f"{self.host}:{self.port}"
+
     def connect(self) -> None:
         super().connect()
         self.sock = PatientSocket(self.sock, IN_HAND.get())

@@ -27,7 +27,7 @@ def drawn(report: Told) -> str:
     parts = [
         "<h1>A budget in, a student out</h1>",
         (
-            f"<p>{len(points)} students were trained to the end; {len(report['front'])} of them no other beats in everything. "
+            f"<p>Students trained to the end: {len(points)}; that no other beats in everything: {len(report['front'])}. "
             "Scores are of held-out data that no choice has seen; bars are 95 % intervals.</p>"
         ),
         svg(front_plot(report)),
