@@ -328,14 +328,19 @@ def test_attack_another_key_gets_no_certificate(there: World) -> None:
     assert shows(there, certificate).status == 200
 
 
-def test_a_device_of_old_binds_its_first_key(there: World) -> None:
-    """It enrolled without one: its credential gets the first certificate, and from then on the key is the device's."""
-    device = there.enrol("d0")
-    reply = renewed(there, by=device)
-    certificate = Certified.from_bytes(reply.body).certificate
-    assert shows(there, certificate).status == 200
-    assert renewed(there, key=OTHER, by=device).status == 409
-    assert renewed(there, by=device).status == 200
+@pytest.mark.parametrize("required", [False, True])
+def test_attack_a_copied_credential_of_a_device_without_a_key(tmp_path: Path, *, required: bool) -> None:
+    """Attack: the device enrolled without one, as existing fleets' do; a key that the credential brings later is not bound."""
+    settings = Settings(longest_poll=5, require_certificates=required)
+    with world(tmp_path / "hub", settings=settings) as there:
+        there.give_root()
+        device = there.enrol("d0")
+        for key in (KEY, OTHER, KEY):
+            reply = renewed(there, key=key, by=device)
+            assert (reply.status, reply.json["what"]) == (409, "a device that enrolled without a key")
+        (shown,) = there.admin("GET", "fleet").json["devices"]
+        assert shown["certified_until"] is None
+        assert device.call("GET", "/v1/poll").status == (401 if required else 200)
 
 
 def test_an_ended_certificate_is_renewed_by_credential_and_key(there: World) -> None:
