@@ -13,10 +13,11 @@ import pytest
 from hub_processes import Process
 
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import AccessError, SettingError, TrustError, UnreachableError
+from edgestill.core.errors import AccessError, PathError, SettingError, TrustError, UnreachableError
 from edgestill.core.protocols import Request
 from edgestill.core.wire import Enrol
 from edgestill.device.life import _transport_to
+from edgestill.hub import home as home_module
 from edgestill.hub.home import Home
 from edgestill.hub.main import main
 from edgestill.hub.tls import SERVER, SERVER_LIFETIME, OwnCertificate, context_of, told
@@ -275,13 +276,65 @@ def test_the_authority_is_made_once_and_kept(tmp_path: Path) -> None:
     assert Home.init(tmp_path / "other").authority.authorities.fleet != first.authority.authorities.fleet
 
 
-def test_a_kill_between_key_and_certificate_begins_anew(tmp_path: Path) -> None:
-    """Nobody has seen the certificate of a key that was not followed by it."""
+@pytest.mark.parametrize(
+    ("lost", "left"), [("authority.pem", "authority.key"), ("authority.key", "authority.pem")]
+)
+def test_a_lost_file_of_the_authority_is_told_and_the_other_kept(
+    tmp_path: Path, lost: str, left: str
+) -> None:
+    """The fleet believes that authority: no other one takes its place, and putting the file back is enough."""
     home = Home.init(tmp_path / "hub")
-    (home.folder / "authority.pem").unlink()
-    again = Home.init(tmp_path / "hub")
-    assert again.authority.authorities != home.authority.authorities
-    assert Home.open(tmp_path / "hub").authority.authorities == again.authority.authorities
+    path, kept = home.folder / lost, (home.folder / left).read_bytes()
+    data = path.read_bytes()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(PathError, match="a file of the fleet's authority is lost") as caught:
+            Home.init(tmp_path / "hub")
+        assert str(caught.value.where) == str(path)
+        assert (home.folder / left).read_bytes() == kept
+        assert not path.exists()
+    path.write_bytes(data)
+    assert Home.init(tmp_path / "hub").authority.authorities == home.authority.authorities
+
+
+class Killed(BaseException):
+    """The power failed: nothing of ours may catch it."""
+
+
+@pytest.mark.parametrize("of_old", [False, True], ids=["first", "update"])
+@pytest.mark.parametrize("at", ["authority.key.new", "authority.pem", "rename"])
+@pytest.mark.parametrize("fault", ["before", "after"])
+def test_a_kill_anywhere_in_the_first_init_leaves_one_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, fault: str, *, of_old: bool
+) -> None:
+    """The next one ends what was begun; a certificate that somebody may have seen is the one that stays."""
+    folder = tmp_path / "hub"
+    if of_old:
+        Home.init(folder)
+        for name in ("authority.key", "authority.pem"):
+            (folder / name).unlink()
+
+    def failing(real: Any, name: str) -> Any:
+        def write(path: Path, *given: Any) -> None:
+            if name == at or path.name == at:
+                if fault == "after":
+                    real(path, *given)
+                raise Killed
+            real(path, *given)
+
+        return write
+
+    with monkeypatch.context() as context:
+        context.setattr(home_module, "replace", failing(home_module.replace, ""))
+        context.setattr(type(folder), "rename", failing(type(folder).rename, "rename"))
+        with pytest.raises(Killed):
+            Home.init(folder)
+    seen = folder / "authority.pem"
+    before = seen.read_bytes() if seen.exists() else None
+    home = Home.init(folder)
+    assert before in {None, home.authority.authorities.to_pem()}
+    assert not (folder / "authority.key.new").exists()
+    assert Home.init(folder).authority.authorities == home.authority.authorities
 
 
 def test_an_older_hubs_folder_gets_an_authority(tmp_path: Path) -> None:
