@@ -11,8 +11,8 @@ from hub_worlds import CLASS, Device, World, question, sums, teacher_model, worl
 from edgestill.core.errors import SettingError
 from edgestill.core.wire import Certified, Certify, Enrol, Enrolled, reports_to_bytes
 from edgestill.hub.settings import LONGEST_CERTIFICATE, Settings
-from edgestill.trust.authority import BACKDATED, Authority
-from edgestill.trust.certificates import Authorities, IdentityKey, Requested, device_uri
+from edgestill.trust.authority import Authority
+from edgestill.trust.certificates import BACKDATED, Authorities, IdentityKey, Requested, device_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -247,6 +247,38 @@ def test_the_hubs_certificate_is_renewed_while_it_serves(tmp_path: Path) -> None
     assert IdentityKey.from_pem(path.read_bytes()).id != IdentityKey.from_pem(first).id
 
 
+def test_the_hubs_certificate_outlives_restarts(tmp_path: Path) -> None:
+    """While it is not due, for the same hosts, and whole; so a restart locks no device out whose clock is behind."""
+    clock, home = FakeClock(), Home.init(tmp_path / "hub")
+    path = home.folder / SERVER
+
+    def started(*hosts: str) -> bool:
+        """Whether a start takes a new one; it serves in any case."""
+        context = context_of(home)
+        before = path.read_bytes() if path.exists() else b""
+        is_new = OwnCertificate(home, context, hosts or ("hub.example",), clock).renew_if_due()
+        assert is_new == (path.read_bytes() != before)
+        return is_new
+
+    assert started()
+    clock.advance(SERVER_LIFETIME * 2 / 3 - 2)
+    assert not started()
+    clock.advance(2)
+    assert started(), "it is due"
+    assert started("other.example")
+    assert not started("other.example")
+    for damage in (b"", path.read_bytes()[:400], b"\0" * 100_000):
+        path.write_bytes(damage)
+        assert started("other.example")
+    clock.jump(-40 * DAY)
+    assert started("other.example"), "the clock was wrong"
+    clock.advance(SERVER_LIFETIME * 2 / 3 - 2)
+    own = OwnCertificate(home, context_of(home), ("other.example",), clock)
+    assert not own.renew_if_due()
+    clock.advance(2)
+    assert own.renew_if_due(), "one that was kept is renewed in its time"
+
+
 def test_a_host_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
     """Before anything is written."""
     home = Home.init(tmp_path / "hub")
@@ -316,7 +348,7 @@ def test_a_kill_anywhere_in_the_first_init_leaves_one_authority(
 
     def failing(real: Any, name: str) -> Any:
         def write(path: Path, *given: Any) -> None:
-            if name == at or path.name == at:
+            if at in {name, path.name}:
                 if fault == "after":
                     real(path, *given)
                 raise Killed
