@@ -17,9 +17,10 @@ from edgestill.core.wire import Certified
 from edgestill.device.courier import RENEWAL_PAUSE, Courier
 from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS, Home, Identity, Settings
 from edgestill.device.life import join
-from edgestill.device.papers import Papers
+from edgestill.device.papers import HubTransport, Papers, papers_of
 from edgestill.device.status import read_status
 from edgestill.link.control import ControlClient
+from edgestill.link.http import HttpTransport
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.faults import Fault, FaultyTransport
 from edgestill.trust.authority import Authority
@@ -78,7 +79,7 @@ def courier_of(home: Home, hub: TinyHub, clock: FakeClock, transport: Transport 
         trusted=trusted,
         transport=transport,
         clock=clock,
-        papers=Papers.of(home, clock),
+        papers=papers_of(transport, home, clock),
     )
 
 
@@ -435,10 +436,56 @@ def test_a_certificate_that_has_ended_is_not_shown(tmp_path: Path, hub: TinyHub,
     assert second is not first
     assert not shows_something(papers)
     assert second is not None, "the hub is still known by the fleet's authority"
-    clock.jump(-8 * DAY)
+    clock.jump(-11 * DAY)
     assert not shows_something(papers), "nor one that does not hold yet"
     clock.jump(2 * DAY)
     assert shows_something(papers)
+
+
+def test_a_certificate_that_the_hub_does_not_hear_is_replaced(
+    tmp_path: Path, hub: TinyHub, clock: FakeClock
+) -> None:
+    """It answers 401: the next request goes without it, first of all for the next certificate, which is shown again."""
+    home = joined(tmp_path / "home", hub)
+    transport = HubTransport(MemoryTransport(hub), Papers.of(home, clock))
+    papers = papers_of(transport, home, clock)
+    courier = courier_of(home, hub, clock, transport)
+    courier.poll(seen=0)
+    assert papers.shows
+    hub.refuse["/v1/poll"] = 401
+    with pytest.raises(AccessError):
+        courier.poll(seen=0)
+    hub.refuse.clear()
+    assert not shows_something(papers)
+    clock.advance(1)
+    courier.poll(seen=0)
+    assert hub.served[-2:] == ["/v1/certificate", "/v1/poll"]
+    assert ends(home, clock) == clock.now() + 7 * DAY
+    assert papers.shows
+
+
+def test_a_hub_that_hears_nobody_without_a_certificate_is_shown_it_again(
+    tmp_path: Path, hub: TinyHub, clock: FakeClock
+) -> None:
+    """Both ways by turns, where neither opens; a hub that is not there at all changes nothing."""
+    home = joined(tmp_path / "home", hub)
+    papers = Papers.of(home, clock)
+    transport = HubTransport(MemoryTransport(hub), papers)
+    control = ControlClient(transport, URL, credential=home.identity.credential, timeout=5)
+    hub.refuse["/v1/poll"] = 401
+    shown = []
+    for _ in range(4):
+        shown.append(shows_something(papers))
+        with pytest.raises(AccessError):
+            control.poll(etag=None, wait=0)
+    assert shown == [True, False, True, False]
+    away = HubTransport(HttpTransport(clock=clock, tls=papers.context), papers)
+    control = ControlClient(away, "https://127.0.0.1:1", credential="secret", timeout=5)
+    assert shows_something(papers)
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            control.poll(etag=None, wait=0)
+        assert shows_something(papers)
 
 
 def test_papers_of_anothers_home_are_not_shown(tmp_path: Path, hub: TinyHub, clock: FakeClock) -> None:

@@ -16,7 +16,9 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import AccessError, PathError, SettingError, TrustError, UnreachableError
 from edgestill.core.protocols import Request
 from edgestill.core.wire import Enrol
-from edgestill.device.life import _transport_to
+from edgestill.device.home import CERTIFICATE, DEVICE_KEY, Settings
+from edgestill.device.life import _transport_to, join
+from edgestill.device.papers import HubTransport, hub_transport, papers_of
 from edgestill.hub import home as home_module
 from edgestill.hub.home import Home
 from edgestill.hub.main import main
@@ -152,6 +154,33 @@ def test_attack_certificates_that_end_in_the_handshake(tmp_path: Path) -> None:
             with pytest.raises(UnreachableError):
                 polls(process, shown, credential)
         assert polls(process, None, credential)[0] is not None
+
+
+def test_a_certificate_that_ended_by_the_hubs_clock_alone_locks_no_device_out(tmp_path: Path) -> None:
+    """The device's clock is behind: the handshake ends once, then the credential opens and gets the next, which is shown."""
+    with serving(tmp_path, "--tls") as process:
+        token, now = operator(process).join_token(), SystemClock().now()
+        settings = Settings(leaves="raw", labels={})
+        home = join(tmp_path / "device", hub=process.url(), token=token, name="d0", settings=settings)
+        key = IdentityKey.from_pem((home.path / DEVICE_KEY).read_bytes())
+        requested = Requested.from_pem(key.request())
+        ended = Home.open(process.home).authority.device(requested, "d0", now=now - 7200, lifetime=3600)
+        (home.path / CERTIFICATE).write_bytes(ended)
+        clock = FakeClock(now - 5400)
+        transport = hub_transport(home, clock)
+        assert isinstance(transport, HubTransport)
+        papers = papers_of(transport, home, clock)
+        control = ControlClient(transport, process.url(), credential=home.identity.credential)
+        assert not papers.is_due(clock.now())
+        with pytest.raises(UnreachableError):
+            control.poll(etag=None, wait=0)
+        assert papers.is_due(clock.now())
+        papers.accept(control.certify(papers.request()))
+        assert not papers.shows
+        assert control.poll(etag=None, wait=0)[0] is not None
+        assert papers.shows
+        assert not papers.is_due(clock.now())
+        OPENED.append(cast("HttpTransport", transport._inner))
 
 
 def test_a_device_finds_the_hub_by_its_token_alone(tmp_path: Path) -> None:
