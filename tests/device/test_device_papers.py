@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -398,6 +400,43 @@ def test_papers_that_rotted_lock_no_device_out(
     courier_of(home, hub, clock).poll(seen=0)
     assert "/v1/poll" in hub.served
     assert (ends(home, clock) is None) == (name == DEVICE_KEY)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_key_that_cannot_be_read_now_is_left_alone(
+    tmp_path: Path, hub: TinyHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It may be whole: the device polls by its credential, tries again later, and then has the same key."""
+    home = joined(tmp_path / "home", hub)
+    key = (home.path / DEVICE_KEY).read_bytes()
+    clock.advance(6 * DAY)
+    courier, real = courier_of(home, hub, clock), os.open
+
+    def failing(path: Any, *given: Any) -> int:
+        if str(path).endswith(DEVICE_KEY):
+            raise OSError(number, os.strerror(number))
+        return real(path, *given)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "open", failing)
+        courier.poll(seen=0)
+        assert hub.served.count("/v1/certificate") == 0
+    assert (home.path / DEVICE_KEY).read_bytes() == key
+    clock.advance(RENEWAL_PAUSE)
+    courier.poll(seen=0)
+    assert ends(home, clock) == clock.now() + 7 * DAY
+    assert (home.path / DEVICE_KEY).read_bytes() == key
+
+
+def test_a_damaged_key_is_kept_beside_the_new_one(tmp_path: Path, hub: TinyHub, clock: FakeClock) -> None:
+    """The first one, which the hub knows, and whoever mends the disk may want; never another in its place."""
+    home = joined(tmp_path / "home", hub)
+    papers = Papers.of(home, clock)
+    for damage in (b"the hub's", b"another"):
+        (home.path / DEVICE_KEY).write_bytes(damage)
+        request = Requested.from_pem(papers.request())
+        assert IdentityKey.from_pem((home.path / DEVICE_KEY).read_bytes()).id == request.key
+        assert (home.path / f"{DEVICE_KEY}.damaged").read_bytes() == b"the hub's"
 
 
 def shows_something(papers: Papers) -> bool:

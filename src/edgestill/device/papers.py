@@ -4,8 +4,11 @@
     authorities.pem   certificates of the fleet's authority, which the join token vouched for
     certificate.pem   what the hub made of the key; holds for days
 
-- The key is written before the hub hears of it, and never changes; the certificate is replaced whole. So whenever the power fails
-  there is a key and a certificate for it, or a key and the credential, and either gets the next certificate.
+- At joining key and certificate are written once the hub has answered, and the identity after them: where the power fails before that,
+  nothing of it counts, and the device joins again with another key. From then on the key never changes, and the certificate is
+  replaced whole. So there is a key and a certificate for it, or a key and the credential, and either gets the next certificate.
+- Where there is no key, one is made and written before the hub hears of it. One that cannot be read now (a disk's error, no handles
+  left) may be whole: it is left alone, and read again at the next try. A damaged one is kept beside the new one.
 - Nothing read back is believed: what is missing, damaged or of somebody else is as good as not there. The device then shows its
   credential only, and asks for a certificate again.
 - A certificate that has ended is not shown, because a hub would end the handshake over it; the credential still opens. By whose clock
@@ -24,7 +27,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.bundle import replace
-from edgestill.core.errors import EdgestillError, TrustError, UnreachableError
+from edgestill.core.errors import EdgestillError, MessageError, PathError, TrustError, UnreachableError
 from edgestill.core.files import read_plain
 from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS
 from edgestill.link.http import HttpTransport
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DAMAGED: Final = f"{DEVICE_KEY}.damaged"
 _MAX_BYTES: Final = 65_536
 _NEVER: Final = (1.0, 0.0)
 
@@ -88,18 +92,36 @@ class Papers:
         """What to send to the hub for the next certificate (PEM).
 
         Raises:
-            PathError: there was no key, and a new one cannot be written.
+            PathError: the key is there and cannot be read, or there was none, and a new one cannot be written.
         """
         from edgestill.trust.certificates import IdentityKey
 
         try:
-            key = self._key()
-        except EdgestillError as error:
-            if (self._folder / DEVICE_KEY).exists():
-                log.warning("the device's key is lost: %s", error)
-            key = IdentityKey.generate()
-            replace(self._folder / DEVICE_KEY, key.to_pem())
+            return self._key().request()
+        except PathError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        except MessageError as error:
+            log.warning("the device's key is lost, and kept as %s: %s", DAMAGED, error)
+            self._put_aside()
+        key = IdentityKey.generate()
+        replace(self._folder / DEVICE_KEY, key.to_pem())
         return key.request()
+
+    def _put_aside(self) -> None:
+        """Keeps a key that is damaged: the first one, which is the one that the hub knows."""
+        kept = self._folder / DAMAGED
+        try:
+            if not kept.exists():
+                (self._folder / DEVICE_KEY).rename(kept)
+        except OSError as error:
+            raise PathError(
+                "a damaged key cannot be put aside",
+                where=kept,
+                expected="a folder that can be written",
+                got=error.strerror,
+                fix="check the folder's owner and its disk",
+            ) from error
 
     def accept(self, certified: Certified) -> None:
         """Keeps what the hub gave.
