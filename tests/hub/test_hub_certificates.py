@@ -396,6 +396,25 @@ def test_attack_a_copied_credential_where_certificates_are_required(strict: Worl
     assert member(strict, certificate).key == KEY.id, "what it gets is for the device's own key"
 
 
+def test_a_hub_that_requires_certificates_tells_whom_it_shuts_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its start, by number: those that enrolled without a key and were not revoked; a hub that does not require them says nothing."""
+    folder = tmp_path / "hub"
+    with world(folder) as there:
+        there.give_root()
+        enrolled(there)
+        for name in ("old1", "old2", "old3"):
+            there.enrol(name)
+        there.admin("POST", "devices/old3/revoke")
+    for required in (False, True):
+        caplog.clear()
+        with world(folder, settings=Settings(longest_poll=5, require_certificates=required)) as there:
+            there.call("GET", "/health/live")
+        said = "requires certificates: 2 devices that enrolled without one are shut out"
+        assert (said in caplog.messages) == required
+
+
 # Settings
 
 

@@ -14,10 +14,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from edgestill.core.errors import AccessError, ConflictError, ExpiredError, MessageError, TrustError
 from edgestill.hub import registry
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from edgestill.hub.registry import Device
     from edgestill.hub.service import Hub
+
+log: Final = logging.getLogger(__name__)
 
 TLS: Final = "tls"
 """Name of the ASGI extension, and of `client_cert_chain` within it (ASGI TLS extension 0.2)."""
@@ -124,6 +127,25 @@ async def renew(
         .values(key=issued.key, certified_until=max(issued.until, until or 0.0))
     )
     return issued
+
+
+async def tell_who_has_none(hub: Hub) -> int:
+    """Warns of devices that this hub shuts out: it requires certificates, and they enrolled without; how many there are.
+
+    Those that were revoked do not count.
+    """
+    if not hub.settings.require_certificates:
+        return 0
+    shut_out = (
+        select(func.count())
+        .select_from(devices)
+        .where(devices.c.key.is_(None), devices.c.revoked_at.is_(None))
+    )
+    async with hub.database.read() as connection:
+        count = int((await connection.execute(shut_out)).scalar_one())
+    if count:
+        log.warning("requires certificates: %d devices that enrolled without one are shut out", count)
+    return count
 
 
 async def device_of(connection: AsyncConnection, hub: Hub, shown: str) -> Device:
