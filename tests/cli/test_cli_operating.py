@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from edgestill.cli.app import app
+from edgestill.cli.fleet import _end
 from edgestill.core.bundle import build, write_archive
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError
@@ -223,6 +224,7 @@ def test_a_release_goes_from_the_publisher_to_a_device(world: World) -> None:
         )
         assert "site=north" in world.run("fleet", "list")
         assert "assigned: light/2.0.0/" in world.run("fleet", "show", "lamp")
+        assert "certificate: ends in " in world.run("fleet", "show", "lamp")
         assert "may not come back" in world.run("fleet", "revoke", "lamp")
         assert "revoked: " in world.run("fleet", "show", "lamp")
     finally:
@@ -534,3 +536,12 @@ def test_open_keys_are_made_where_that_is_said(tmp_path: Path) -> None:
     said = json.loads(CliRunner().invoke(app, arguments).output)
     assert sorted(said["keys"]) == ["root-1.pem", "root-2.pem", "root-3.pem", "targets-1.pem"]
     assert b"ENCRYPTED" not in (tmp_path / "p" / "root-1.pem").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("until", "text"),
+    [(None, "-"), (2 * 86_400.0, "ends in 24 h"), (86_400.0, "ended now"), (0.0, "ended 24 h ago")],
+)
+def test_a_device_is_shown_with_the_end_of_its_certificate(until: float | None, text: str) -> None:
+    """In both directions of time; a device that has none says so."""
+    assert _end(until, 86_400.0) == text

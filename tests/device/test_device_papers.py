@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +19,13 @@ from edgestill.core.wire import Certified
 from edgestill.device.courier import RENEWAL_PAUSE, Courier
 from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS, Home, Identity, Settings
 from edgestill.device.life import join
-from edgestill.device.papers import Papers
+from edgestill.device.papers import HubTransport, Papers, papers_of
 from edgestill.device.status import read_status
 from edgestill.link.control import ControlClient
+from edgestill.link.http import HttpTransport
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.faults import Fault, FaultyTransport
-from edgestill.trust.authority import BACKDATED, Authority
+from edgestill.trust.authority import Authority
 from edgestill.trust.certificates import IdentityKey, Requested
 from edgestill.trust.client import TrustedClient
 from edgestill.trust.kept import KeptMetadata
@@ -78,7 +81,7 @@ def courier_of(home: Home, hub: TinyHub, clock: FakeClock, transport: Transport 
         trusted=trusted,
         transport=transport,
         clock=clock,
-        papers=Papers.of(home, clock),
+        papers=papers_of(transport, home, clock),
     )
 
 
@@ -266,7 +269,7 @@ def test_a_certificate_is_renewed_when_a_third_is_left(
     courier = courier_of(home, hub, clock)
     first = ends(home, clock)
     assert first is not None
-    third = (7 * DAY + BACKDATED) / 3
+    third = 7 * DAY / 3
     clock.advance(7 * DAY - third - 1)
     courier.poll(seen=0)
     assert hub.served.count("/v1/certificate") == 0
@@ -399,6 +402,43 @@ def test_papers_that_rotted_lock_no_device_out(
     assert (ends(home, clock) is None) == (name == DEVICE_KEY)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_key_that_cannot_be_read_now_is_left_alone(
+    tmp_path: Path, hub: TinyHub, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It may be whole: the device polls by its credential, tries again later, and then has the same key."""
+    home = joined(tmp_path / "home", hub)
+    key = (home.path / DEVICE_KEY).read_bytes()
+    clock.advance(6 * DAY)
+    courier, real = courier_of(home, hub, clock), os.open
+
+    def failing(path: Any, *given: Any) -> int:
+        if str(path).endswith(DEVICE_KEY):
+            raise OSError(number, os.strerror(number))
+        return real(path, *given)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "open", failing)
+        courier.poll(seen=0)
+        assert hub.served.count("/v1/certificate") == 0
+    assert (home.path / DEVICE_KEY).read_bytes() == key
+    clock.advance(RENEWAL_PAUSE)
+    courier.poll(seen=0)
+    assert ends(home, clock) == clock.now() + 7 * DAY
+    assert (home.path / DEVICE_KEY).read_bytes() == key
+
+
+def test_a_damaged_key_is_kept_beside_the_new_one(tmp_path: Path, hub: TinyHub, clock: FakeClock) -> None:
+    """The first one, which the hub knows, and whoever mends the disk may want; never another in its place."""
+    home = joined(tmp_path / "home", hub)
+    papers = Papers.of(home, clock)
+    for damage in (b"the hub's", b"another"):
+        (home.path / DEVICE_KEY).write_bytes(damage)
+        request = Requested.from_pem(papers.request())
+        assert IdentityKey.from_pem((home.path / DEVICE_KEY).read_bytes()).id == request.key
+        assert (home.path / f"{DEVICE_KEY}.damaged").read_bytes() == b"the hub's"
+
+
 def shows_something(papers: Papers) -> bool:
     """Whether the papers were put into the context."""
     papers.context()
@@ -435,10 +475,56 @@ def test_a_certificate_that_has_ended_is_not_shown(tmp_path: Path, hub: TinyHub,
     assert second is not first
     assert not shows_something(papers)
     assert second is not None, "the hub is still known by the fleet's authority"
-    clock.jump(-8 * DAY)
+    clock.jump(-11 * DAY)
     assert not shows_something(papers), "nor one that does not hold yet"
     clock.jump(2 * DAY)
     assert shows_something(papers)
+
+
+def test_a_certificate_that_the_hub_does_not_hear_is_replaced(
+    tmp_path: Path, hub: TinyHub, clock: FakeClock
+) -> None:
+    """It answers 401: the next request goes without it, first of all for the next certificate, which is shown again."""
+    home = joined(tmp_path / "home", hub)
+    transport = HubTransport(MemoryTransport(hub), Papers.of(home, clock))
+    papers = papers_of(transport, home, clock)
+    courier = courier_of(home, hub, clock, transport)
+    courier.poll(seen=0)
+    assert papers.shows
+    hub.refuse["/v1/poll"] = 401
+    with pytest.raises(AccessError):
+        courier.poll(seen=0)
+    hub.refuse.clear()
+    assert not shows_something(papers)
+    clock.advance(1)
+    courier.poll(seen=0)
+    assert hub.served[-2:] == ["/v1/certificate", "/v1/poll"]
+    assert ends(home, clock) == clock.now() + 7 * DAY
+    assert papers.shows
+
+
+def test_a_hub_that_hears_nobody_without_a_certificate_is_shown_it_again(
+    tmp_path: Path, hub: TinyHub, clock: FakeClock
+) -> None:
+    """Both ways by turns, where neither opens; a hub that is not there at all changes nothing."""
+    home = joined(tmp_path / "home", hub)
+    papers = Papers.of(home, clock)
+    transport = HubTransport(MemoryTransport(hub), papers)
+    control = ControlClient(transport, URL, credential=home.identity.credential, timeout=5)
+    hub.refuse["/v1/poll"] = 401
+    shown = []
+    for _ in range(4):
+        shown.append(shows_something(papers))
+        with pytest.raises(AccessError):
+            control.poll(etag=None, wait=0)
+    assert shown == [True, False, True, False]
+    away = HubTransport(HttpTransport(clock=clock, tls=papers.context), papers)
+    control = ControlClient(away, "https://127.0.0.1:1", credential="secret", timeout=5)
+    assert shows_something(papers)
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            control.poll(etag=None, wait=0)
+        assert shows_something(papers)
 
 
 def test_papers_of_anothers_home_are_not_shown(tmp_path: Path, hub: TinyHub, clock: FakeClock) -> None:

@@ -11,8 +11,8 @@ from hub_worlds import CLASS, Device, World, question, sums, teacher_model, worl
 from edgestill.core.errors import SettingError
 from edgestill.core.wire import Certified, Certify, Enrol, Enrolled, reports_to_bytes
 from edgestill.hub.settings import LONGEST_CERTIFICATE, Settings
-from edgestill.trust.authority import BACKDATED, Authority
-from edgestill.trust.certificates import Authorities, IdentityKey, Requested, device_uri
+from edgestill.trust.authority import Authority
+from edgestill.trust.certificates import BACKDATED, Authorities, IdentityKey, Requested, device_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -328,14 +328,19 @@ def test_attack_another_key_gets_no_certificate(there: World) -> None:
     assert shows(there, certificate).status == 200
 
 
-def test_a_device_of_old_binds_its_first_key(there: World) -> None:
-    """It enrolled without one: its credential gets the first certificate, and from then on the key is the device's."""
-    device = there.enrol("d0")
-    reply = renewed(there, by=device)
-    certificate = Certified.from_bytes(reply.body).certificate
-    assert shows(there, certificate).status == 200
-    assert renewed(there, key=OTHER, by=device).status == 409
-    assert renewed(there, by=device).status == 200
+@pytest.mark.parametrize("required", [False, True])
+def test_attack_a_copied_credential_of_a_device_without_a_key(tmp_path: Path, *, required: bool) -> None:
+    """Attack: the device enrolled without one, as existing fleets' do; a key that the credential brings later is not bound."""
+    settings = Settings(longest_poll=5, require_certificates=required)
+    with world(tmp_path / "hub", settings=settings) as there:
+        there.give_root()
+        device = there.enrol("d0")
+        for key in (KEY, OTHER, KEY):
+            reply = renewed(there, key=key, by=device)
+            assert (reply.status, reply.json["what"]) == (409, "a device that enrolled without a key")
+        (shown,) = there.admin("GET", "fleet").json["devices"]
+        assert shown["certified_until"] is None
+        assert device.call("GET", "/v1/poll").status == (401 if required else 200)
 
 
 def test_an_ended_certificate_is_renewed_by_credential_and_key(there: World) -> None:
@@ -389,6 +394,25 @@ def test_attack_a_copied_credential_where_certificates_are_required(strict: Worl
     assert renewed(strict, key=OTHER, by=device).status == 409
     certificate = Certified.from_bytes(renewed(strict, by=device).body).certificate
     assert member(strict, certificate).key == KEY.id, "what it gets is for the device's own key"
+
+
+def test_a_hub_that_requires_certificates_tells_whom_it_shuts_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At its start, by number: those that enrolled without a key and were not revoked; a hub that does not require them says nothing."""
+    folder = tmp_path / "hub"
+    with world(folder) as there:
+        there.give_root()
+        enrolled(there)
+        for name in ("old1", "old2", "old3"):
+            there.enrol(name)
+        there.admin("POST", "devices/old3/revoke")
+    for required in (False, True):
+        caplog.clear()
+        with world(folder, settings=Settings(longest_poll=5, require_certificates=required)) as there:
+            there.call("GET", "/health/live")
+        said = "requires certificates: 2 devices that enrolled without one are shut out"
+        assert (said in caplog.messages) == required
 
 
 # Settings

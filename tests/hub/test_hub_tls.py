@@ -13,10 +13,13 @@ import pytest
 from hub_processes import Process
 
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import AccessError, SettingError, TrustError, UnreachableError
+from edgestill.core.errors import AccessError, PathError, SettingError, TrustError, UnreachableError
 from edgestill.core.protocols import Request
 from edgestill.core.wire import Enrol
-from edgestill.device.life import _transport_to
+from edgestill.device.home import CERTIFICATE, DEVICE_KEY, Settings
+from edgestill.device.life import _transport_to, join
+from edgestill.device.papers import HubTransport, hub_transport, papers_of
+from edgestill.hub import home as home_module
 from edgestill.hub.home import Home
 from edgestill.hub.main import main
 from edgestill.hub.tls import SERVER, SERVER_LIFETIME, OwnCertificate, context_of, told
@@ -153,6 +156,33 @@ def test_attack_certificates_that_end_in_the_handshake(tmp_path: Path) -> None:
         assert polls(process, None, credential)[0] is not None
 
 
+def test_a_certificate_that_ended_by_the_hubs_clock_alone_locks_no_device_out(tmp_path: Path) -> None:
+    """The device's clock is behind: the handshake ends once, then the credential opens and gets the next, which is shown."""
+    with serving(tmp_path, "--tls") as process:
+        token, now = operator(process).join_token(), SystemClock().now()
+        settings = Settings(leaves="raw", labels={})
+        home = join(tmp_path / "device", hub=process.url(), token=token, name="d0", settings=settings)
+        key = IdentityKey.from_pem((home.path / DEVICE_KEY).read_bytes())
+        requested = Requested.from_pem(key.request())
+        ended = Home.open(process.home).authority.device(requested, "d0", now=now - 7200, lifetime=3600)
+        (home.path / CERTIFICATE).write_bytes(ended)
+        clock = FakeClock(now - 5400)
+        transport = hub_transport(home, clock)
+        assert isinstance(transport, HubTransport)
+        papers = papers_of(transport, home, clock)
+        control = ControlClient(transport, process.url(), credential=home.identity.credential)
+        assert not papers.is_due(clock.now())
+        with pytest.raises(UnreachableError):
+            control.poll(etag=None, wait=0)
+        assert papers.is_due(clock.now())
+        papers.accept(control.certify(papers.request()))
+        assert not papers.shows
+        assert control.poll(etag=None, wait=0)[0] is not None
+        assert papers.shows
+        assert not papers.is_due(clock.now())
+        OPENED.append(cast("HttpTransport", transport._inner))
+
+
 def test_a_device_finds_the_hub_by_its_token_alone(tmp_path: Path) -> None:
     """The authority is fetched from whoever answers, compared with the token, and believed from then on; another one is not."""
     with serving(tmp_path, "--tls", "--tls-name", "localhost") as process:
@@ -246,6 +276,38 @@ def test_the_hubs_certificate_is_renewed_while_it_serves(tmp_path: Path) -> None
     assert IdentityKey.from_pem(path.read_bytes()).id != IdentityKey.from_pem(first).id
 
 
+def test_the_hubs_certificate_outlives_restarts(tmp_path: Path) -> None:
+    """While it is not due, for the same hosts, and whole; so a restart locks no device out whose clock is behind."""
+    clock, home = FakeClock(), Home.init(tmp_path / "hub")
+    path = home.folder / SERVER
+
+    def started(*hosts: str) -> bool:
+        """Whether a start takes a new one; it serves in any case."""
+        context = context_of(home)
+        before = path.read_bytes() if path.exists() else b""
+        is_new = OwnCertificate(home, context, hosts or ("hub.example",), clock).renew_if_due()
+        assert is_new == (path.read_bytes() != before)
+        return is_new
+
+    assert started()
+    clock.advance(SERVER_LIFETIME * 2 / 3 - 2)
+    assert not started()
+    clock.advance(2)
+    assert started(), "it is due"
+    assert started("other.example")
+    assert not started("other.example")
+    for damage in (b"", path.read_bytes()[:400], b"\0" * 100_000):
+        path.write_bytes(damage)
+        assert started("other.example")
+    clock.jump(-40 * DAY)
+    assert started("other.example"), "the clock was wrong"
+    clock.advance(SERVER_LIFETIME * 2 / 3 - 2)
+    own = OwnCertificate(home, context_of(home), ("other.example",), clock)
+    assert not own.renew_if_due()
+    clock.advance(2)
+    assert own.renew_if_due(), "one that was kept is renewed in its time"
+
+
 def test_a_host_that_is_none_is_told_at_the_start(tmp_path: Path) -> None:
     """Before anything is written."""
     home = Home.init(tmp_path / "hub")
@@ -275,13 +337,65 @@ def test_the_authority_is_made_once_and_kept(tmp_path: Path) -> None:
     assert Home.init(tmp_path / "other").authority.authorities.fleet != first.authority.authorities.fleet
 
 
-def test_a_kill_between_key_and_certificate_begins_anew(tmp_path: Path) -> None:
-    """Nobody has seen the certificate of a key that was not followed by it."""
+@pytest.mark.parametrize(
+    ("lost", "left"), [("authority.pem", "authority.key"), ("authority.key", "authority.pem")]
+)
+def test_a_lost_file_of_the_authority_is_told_and_the_other_kept(
+    tmp_path: Path, lost: str, left: str
+) -> None:
+    """The fleet believes that authority: no other one takes its place, and putting the file back is enough."""
     home = Home.init(tmp_path / "hub")
-    (home.folder / "authority.pem").unlink()
-    again = Home.init(tmp_path / "hub")
-    assert again.authority.authorities != home.authority.authorities
-    assert Home.open(tmp_path / "hub").authority.authorities == again.authority.authorities
+    path, kept = home.folder / lost, (home.folder / left).read_bytes()
+    data = path.read_bytes()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(PathError, match="a file of the fleet's authority is lost") as caught:
+            Home.init(tmp_path / "hub")
+        assert str(caught.value.where) == str(path)
+        assert (home.folder / left).read_bytes() == kept
+        assert not path.exists()
+    path.write_bytes(data)
+    assert Home.init(tmp_path / "hub").authority.authorities == home.authority.authorities
+
+
+class Killed(BaseException):
+    """The power failed: nothing of ours may catch it."""
+
+
+@pytest.mark.parametrize("of_old", [False, True], ids=["first", "update"])
+@pytest.mark.parametrize("at", ["authority.key.new", "authority.pem", "rename"])
+@pytest.mark.parametrize("fault", ["before", "after"])
+def test_a_kill_anywhere_in_the_first_init_leaves_one_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, fault: str, *, of_old: bool
+) -> None:
+    """The next one ends what was begun; a certificate that somebody may have seen is the one that stays."""
+    folder = tmp_path / "hub"
+    if of_old:
+        Home.init(folder)
+        for name in ("authority.key", "authority.pem"):
+            (folder / name).unlink()
+
+    def failing(real: Any, name: str) -> Any:
+        def write(path: Path, *given: Any) -> None:
+            if at in {name, path.name}:
+                if fault == "after":
+                    real(path, *given)
+                raise Killed
+            real(path, *given)
+
+        return write
+
+    with monkeypatch.context() as context:
+        context.setattr(home_module, "replace", failing(home_module.replace, ""))
+        context.setattr(type(folder), "rename", failing(type(folder).rename, "rename"))
+        with pytest.raises(Killed):
+            Home.init(folder)
+    seen = folder / "authority.pem"
+    before = seen.read_bytes() if seen.exists() else None
+    home = Home.init(folder)
+    assert before in {None, home.authority.authorities.to_pem()}
+    assert not (folder / "authority.key.new").exists()
+    assert Home.init(folder).authority.authorities == home.authority.authorities
 
 
 def test_an_older_hubs_folder_gets_an_authority(tmp_path: Path) -> None:

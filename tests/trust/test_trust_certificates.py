@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ExpiredError, MessageError, SettingError, TrustError
 from edgestill.core.wire import MAX_CERTIFICATE_BYTES, MAX_REQUEST_BYTES
-from edgestill.trust.authority import BACKDATED, MOST_HOSTS, Authority
+from edgestill.trust.authority import MOST_HOSTS, Authority
 from edgestill.trust.certificates import (
+    BACKDATED,
     MAX_AUTHORITIES,
     Authorities,
     IdentityKey,
@@ -394,14 +395,43 @@ def test_attack_an_expired_certificate(now: float, text: str) -> None:
         member.check_time(now)
 
 
-def test_the_next_one_is_due_when_a_third_is_left() -> None:
-    """And from then on."""
-    member = AUTHORITY.authorities.member(issued())
-    third = (member.ends - member.begins) / 3
+@pytest.mark.parametrize("lifetime", [3600.0, 2 * 86_400.0, WEEK, 52 * WEEK])
+def test_the_next_one_is_due_when_a_third_is_left(lifetime: float) -> None:
+    """And from then on; of the life that it was issued for, not of the days before."""
+    member = AUTHORITY.authorities.member(
+        AUTHORITY.device(Requested.from_pem(KEY.request()), "d1", now=NOW, lifetime=lifetime)
+    )
+    third = lifetime / 3
     assert not member.is_due(NOW)
     assert not member.is_due(member.ends - third - 1)
     assert member.is_due(member.ends - third)
     assert member.is_due(member.ends + WEEK)
+
+
+def test_a_device_whose_clock_is_days_behind_believes_the_hub() -> None:
+    """Three days, for a certificate that is not shorter; of a shorter one as long as it holds."""
+    for lifetime, behind in ((30 * 86_400.0, 3 * 86_400.0), (WEEK, 3 * 86_400.0), (3600.0, 3600.0)):
+        pem = AUTHORITY.server(KEY, ["hub"], now=NOW, lifetime=lifetime)
+        assert AUTHORITY.server_times(KEY.to_pem() + pem, ["hub"]) == (NOW - behind, NOW + lifetime)
+
+
+def test_a_server_certificate_is_known_again() -> None:
+    """For the same hosts, with its own key, and of this authority; anything else is none."""
+    pem = AUTHORITY.server(KEY, ["hub", "::1"], now=NOW, lifetime=WEEK)
+    device = issued()
+    other = Authority.create(FLEET)
+    assert AUTHORITY.server_times(KEY.to_pem() + pem, ["hub", "[::1]"]) is not None
+    for held, hosts in (
+        (KEY.to_pem() + pem, ["hub"]),
+        (IdentityKey.generate().to_pem() + pem, ["hub", "::1"]),
+        (KEY.to_pem() + other.server(KEY, ["hub", "::1"], now=NOW, lifetime=WEEK), ["hub", "::1"]),
+        (KEY.to_pem() + device, ["hub", "::1"]),
+        (KEY.to_pem(), ["hub", "::1"]),
+        (pem, ["hub", "::1"]),
+        (KEY.to_pem() + pem[: len(pem) // 2], ["hub", "::1"]),
+        (b"\0", ["hub", "::1"]),
+    ):
+        assert AUTHORITY.server_times(held, hosts) is None
 
 
 @pytest.mark.parametrize("pem", [b"", b"nothing", b"-" * (MAX_CERTIFICATE_BYTES + 1), KEY.request()])

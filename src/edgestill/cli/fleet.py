@@ -93,6 +93,7 @@ def _lines(one: Any) -> Iterator[str]:
     yield f"labels: {_labels(one) or '-'}"
     now = SystemClock().now()
     yield f"last seen: {_ago(one['last_seen'], now)}; enrolled: {_ago(one['enrolled_at'], now)}"
+    yield f"certificate: {_end(one.get('certified_until'), now)}"
     if one["revoked_at"]:
         yield f"revoked: {_ago(one['revoked_at'], now)}"
     for name, value in sorted((one["health"] or {}).items()):
@@ -101,6 +102,13 @@ def _lines(one: Any) -> Iterator[str]:
 
 def _labels(one: Any) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(one["labels"].items()))
+
+
+def _end(until: float | None, now: float) -> str:
+    """When a certificate ends, or has ended."""
+    if until is None:
+        return "-"
+    return f"ends in {format_duration(until - now)}" if until > now else f"ended {_ago(until, now)}"
 
 
 def _ago(then: float | None, now: float) -> str:

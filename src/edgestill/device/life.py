@@ -28,7 +28,7 @@ from edgestill.device.installer import Installer
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
-from edgestill.device.papers import Papers, first_papers
+from edgestill.device.papers import Papers, first_papers, papers_of
 from edgestill.device.slots import Slots
 from edgestill.device.spending import fetching_within, ledger_of
 from edgestill.device.supervisor import Supervisor
@@ -169,7 +169,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     with home.locked(), _parts(home, transport, clock) as parts:
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
         ledger = ledger_of(home, clock)
-        courier = parts.courier(nearby, Papers.of(home, clock), ledger)
+        courier = parts.courier(nearby, papers_of(transport, home, clock), ledger)
         agent = parts.agent(rules)
         try:
             _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)

@@ -4,11 +4,16 @@
     authorities.pem   certificates of the fleet's authority, which the join token vouched for
     certificate.pem   what the hub made of the key; holds for days
 
-- The key is written before the hub hears of it, and never changes; the certificate is replaced whole. So whenever the power fails
-  there is a key and a certificate for it, or a key and the credential, and either gets the next certificate.
+- At joining key and certificate are written once the hub has answered, and the identity after them: where the power fails before that,
+  nothing of it counts, and the device joins again with another key. From then on the key never changes, and the certificate is
+  replaced whole. So there is a key and a certificate for it, or a key and the credential, and either gets the next certificate.
+- Where there is no key, one is made and written before the hub hears of it. One that cannot be read now (a disk's error, no handles
+  left) may be whole: it is left alone, and read again at the next try. A damaged one is kept beside the new one.
 - Nothing read back is believed: what is missing, damaged or of somebody else is as good as not there. The device then shows its
   credential only, and asks for a certificate again.
-- A certificate that has ended is not shown, because a hub would end the handshake over it; the credential still opens.
+- A certificate that has ended is not shown, because a hub would end the handshake over it; the credential still opens. By whose clock
+  it has ended the device cannot know: where a connection broke over which it was shown, or the hub answered 401, the next request
+  goes without, and the next certificate is asked for. So a clock that is behind locks no device out.
 - Whoever sends asks for the context before each request (`link.http`), and the files are looked at then: the supervisor renews, and the
   engine's process shows the new certificate too. Where the hub speaks plain HTTP (on the loopback) there is no context to ask for.
 """
@@ -16,28 +21,30 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.bundle import replace
-from edgestill.core.errors import EdgestillError, TrustError, UnreachableError
+from edgestill.core.errors import EdgestillError, MessageError, PathError, TrustError, UnreachableError
 from edgestill.core.files import read_plain
 from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS
 from edgestill.link.http import HttpTransport
 from edgestill.link.tls import hub_context, member_context
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
     from pathlib import Path
 
-    from edgestill.core.protocols import Clock
+    from edgestill.core.protocols import Clock, Request, Response, Transport
     from edgestill.core.wire import Certified, Enrolled
     from edgestill.device.home import Home
     from edgestill.trust.certificates import Authorities, IdentityKey, Member
 
 log = logging.getLogger(__name__)
 
+DAMAGED: Final = f"{DEVICE_KEY}.damaged"
 _MAX_BYTES: Final = 65_536
 _NEVER: Final = (1.0, 0.0)
 
@@ -58,6 +65,7 @@ class Papers:
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: tuple[object, bool] | None = None
+        self._is_refused = False
         self._times = _NEVER
         self._context: ssl.SSLContext | None = None
 
@@ -76,26 +84,44 @@ class Papers:
             return None
 
     def is_due(self, now: float) -> bool:
-        """Whether to ask for a certificate: there is none, or a third of its life is left."""
+        """Whether to ask for a certificate: there is none, the hub seems not to hear it, or a third of its life is left."""
         found = self.member()
-        return found is None or found.is_due(now)
+        return found is None or self._is_refused or found.is_due(now)
 
     def request(self) -> bytes:
         """What to send to the hub for the next certificate (PEM).
 
         Raises:
-            PathError: there was no key, and a new one cannot be written.
+            PathError: the key is there and cannot be read, or there was none, and a new one cannot be written.
         """
         from edgestill.trust.certificates import IdentityKey
 
         try:
-            key = self._key()
-        except EdgestillError as error:
-            if (self._folder / DEVICE_KEY).exists():
-                log.warning("the device's key is lost: %s", error)
-            key = IdentityKey.generate()
-            replace(self._folder / DEVICE_KEY, key.to_pem())
+            return self._key().request()
+        except PathError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        except MessageError as error:
+            log.warning("the device's key is lost, and kept as %s: %s", DAMAGED, error)
+            self._put_aside()
+        key = IdentityKey.generate()
+        replace(self._folder / DEVICE_KEY, key.to_pem())
         return key.request()
+
+    def _put_aside(self) -> None:
+        """Keeps a key that is damaged: the first one, which is the one that the hub knows."""
+        kept = self._folder / DAMAGED
+        try:
+            if not kept.exists():
+                (self._folder / DEVICE_KEY).rename(kept)
+        except OSError as error:
+            raise PathError(
+                "a damaged key cannot be put aside",
+                where=kept,
+                expected="a folder that can be written",
+                got=error.strerror,
+                fix="check the folder's owner and its disk",
+            ) from error
 
     def accept(self, certified: Certified) -> None:
         """Keeps what the hub gave.
@@ -111,14 +137,15 @@ class Papers:
         replace(self._folder / CERTIFICATE, certificate)
 
     def context(self) -> ssl.SSLContext | None:
-        """For connections to the hub: the same until the papers change or the certificate ends. None where there are no papers."""
+        """For connections to the hub: the same until the papers change, or the certificate ends or is refused. None without papers."""
         with self._lock:
             files = tuple(map(self._state, PAPERS))
             if self._seen is None or self._seen[0] != files:
                 found = self.member()
                 self._times = _NEVER if found is None else (found.begins, found.ends)
+                self._is_refused = False
             begins, ends = self._times
-            now = (files, begins <= self._clock.now() <= ends)
+            now = (files, begins <= self._clock.now() <= ends and not self._is_refused)
             if self._seen != now:
                 self._seen, self._context = now, self._made(shows=now[1])
             return self._context
@@ -127,6 +154,15 @@ class Papers:
     def shows(self) -> bool:
         """Whether the context that was given last shows a certificate."""
         return self._seen is not None and self._seen[1]
+
+    def failed(self, *, shown: bool) -> None:
+        """Goes the other way next: without the certificate where it was shown, with it where it was not.
+
+        Args:
+            shown: whether the request that failed went over a connection that shows it.
+        """
+        with self._lock:
+            self._is_refused = shown
 
     def to_member(self, device: str) -> Callable[[], ssl.SSLContext]:
         """Gives contexts for connections to another device of the fleet: the same one until the papers change.
@@ -201,10 +237,56 @@ class Papers:
         return about.st_ino, about.st_mtime_ns, about.st_size
 
 
-def hub_transport(home: Home, clock: Clock) -> HttpTransport:
-    """Real sockets to the hub of a home, which show the device's certificate while it holds."""
-    speaks_tls = home.identity.hub.startswith("https:")
-    return HttpTransport(clock=clock, tls=Papers.of(home, clock).context if speaks_tls else None)
+@final
+class HubTransport:
+    """Carries requests to the hub, and tells the papers where their certificate may be what it refuses.
+
+    Args:
+        inner: that asks the papers for its context.
+        papers: of the device.
+    """
+
+    def __init__(self, inner: Transport, papers: Papers) -> None:
+        self._inner = inner
+        self.papers = papers
+
+    def send(self, request: Request, *, timeout: float) -> Response:
+        """Sends the request; see `core.protocols.Transport`.
+
+        Raises:
+            UnreachableError, DeadlineError, SettingError: from the inner one.
+        """
+        self.papers.context()
+        shown = self.papers.shows
+        try:
+            response = self._inner.send(request, timeout=timeout)
+        except UnreachableError as error:
+            if _broke(error):
+                self.papers.failed(shown=shown)
+            raise
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            self.papers.failed(shown=shown)
+        return response
+
+
+def _broke(error: UnreachableError) -> bool:
+    """Whether a connection was there and broke, as over a certificate: in the handshake, or (TLS 1.3) right after it."""
+    cause = error.__cause__
+    causes = (error, cause, *(() if cause is None else cause.args))
+    return any(isinstance(one, (ssl.SSLError, ConnectionResetError, BrokenPipeError)) for one in causes)
+
+
+def hub_transport(home: Home, clock: Clock) -> Transport:
+    """Real sockets to the hub of a home, which show the device's certificate while it holds and is heard."""
+    if not home.identity.hub.startswith("https:"):
+        return HttpTransport(clock=clock)
+    papers = Papers.of(home, clock)
+    return HubTransport(HttpTransport(clock=clock, tls=papers.context), papers)
+
+
+def papers_of(transport: Transport, home: Home, clock: Clock) -> Papers:
+    """The papers that a transport shows, so that whoever renews them hears of a refusal; else those of the home."""
+    return transport.papers if isinstance(transport, HubTransport) else Papers.of(home, clock)
 
 
 def first_papers(enrolled: Enrolled, key: IdentityKey, vouched: str | None) -> dict[str, bytes]:

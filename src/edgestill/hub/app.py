@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from edgestill.hub import admin, control, ddi_routes, downloads, inference, pages
+from edgestill.hub import admin, certificates, control, ddi_routes, downloads, inference, pages
 from edgestill.hub.problems import Problems, Refusals, on_refusal
 from edgestill.infer.serving.places import paths
 
@@ -26,6 +26,7 @@ def create_app(hub: Hub) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await hub.start()
+        await certificates.tell_who_has_none(hub)
         try:
             yield
         finally:

@@ -1,8 +1,9 @@
 """Certificates of devices: who gets one, for which key, and whom one that is shown speaks for.
 
-- A device has one key. The first request binds it, at enrolment or, for a device that enrolled without, at its first renewal; a
-  request with another key is refused. So a copied credential alone gets no certificate, and an answer that went astray is of no
-  use to whoever found it.
+- A device has one key, which the join token vouched for: the request at enrolment binds it, and one with another key is refused.
+  A device that enrolled without a request (of an older version, or an existing fleet's) has none, and gets no certificate under
+  this name: a first key that its credential could bind might be that of whoever copied the credential. So a copied credential alone
+  gets no certificate, of any device, and an answer that went astray is of no use to whoever found it.
 - A request is no secret and needs no freshness: what it leads to is of use only to who holds the key (RFC 8446, 4.4.3). Whoever
   sends it must show a certificate that holds, or the credential; and the credential only until `certificate_grace` after the last
   certificate has ended. A device that was away for longer enrols anew, under another name.
@@ -13,10 +14,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from edgestill.core.errors import AccessError, ConflictError, ExpiredError, MessageError, TrustError
 from edgestill.hub import registry
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
     from edgestill.hub.registry import Device
     from edgestill.hub.service import Hub
+
+log: Final = logging.getLogger(__name__)
 
 TLS: Final = "tls"
 """Name of the ASGI extension, and of `client_cert_chain` within it (ASGI TLS extension 0.2)."""
@@ -84,10 +88,18 @@ async def renew(
         shows_certificate: whether the device came with one that holds, and not with its credential only.
 
     Raises:
-        ConflictError: another key than the one it has.
+        ConflictError: another key than the one it has, or it has none.
         AccessError: its last certificate ended too long ago.
     """
-    if device.key not in {None, requested.key}:
+    if device.key is None:
+        raise ConflictError(
+            "a device that enrolled without a key",
+            where=f"device {device.id}",
+            expected="one whose key came with its join token",
+            got="none",
+            fix="go on with the credential; for certificates, enrol the device under another name",
+        )
+    if device.key != requested.key:
         raise ConflictError(
             "another key than the device's",
             where=f"device {device.id}",
@@ -115,6 +127,25 @@ async def renew(
         .values(key=issued.key, certified_until=max(issued.until, until or 0.0))
     )
     return issued
+
+
+async def tell_who_has_none(hub: Hub) -> int:
+    """Warns of devices that this hub shuts out: it requires certificates, and they enrolled without; how many there are.
+
+    Those that were revoked do not count.
+    """
+    if not hub.settings.require_certificates:
+        return 0
+    shut_out = (
+        select(func.count())
+        .select_from(devices)
+        .where(devices.c.key.is_(None), devices.c.revoked_at.is_(None))
+    )
+    async with hub.database.read() as connection:
+        count = int((await connection.execute(shut_out)).scalar_one())
+    if count:
+        log.warning("requires certificates: %d devices that enrolled without one are shut out", count)
+    return count
 
 
 async def device_of(connection: AsyncConnection, hub: Hub, shown: str) -> Device:

@@ -11,7 +11,8 @@
 | `online.pem` | the hub's private key: snapshot, timestamp, assignments. Readable by its owner only |
 | `operator.token` | the operator's secret; the hub itself compares its digest |
 | `authority.key` | the private key of the fleet's authority, which issues certificates. Readable by its owner only |
-| `authority.pem` | its certificate, which everybody may have; after it those that are still believed. Written last of the two |
+| `authority.pem` | its certificate, which everybody may have; after it those that are still believed |
+| `authority.key.new` | the key until its certificate is written; then it gets its name. So either of the two alone has lost the other |
 | `server.pem` | key and certificate of a hub that serves with one of the fleet's own (`hub.tls`). Readable by its owner only |
 """
 
@@ -25,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from edgestill.core.bundle import replace
+from edgestill.core.bundle import replace, sync_folder
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, PathError
 from edgestill.core.files import read_plain
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDERS: Final = ("blobs", "metadata", "patches")
-SECRETS: Final = ("online.pem", "operator.token", "authority.key", "authority.pem")
+AUTHORITY_KEY: Final = "authority.key"
+AUTHORITIES: Final = "authority.pem"
+SECRETS: Final = ("online.pem", "operator.token", AUTHORITY_KEY, AUTHORITIES)
 
 _OPERATOR_TOKEN: Final = r"eso1\.[A-Za-z0-9_-]{20,200}"  # noqa: S105  # the form of a secret, not one
 _OWNER_ONLY: Final = 0o700
@@ -66,7 +69,7 @@ class Home:
         """Makes what is missing and keeps what is there, so that it may be called again after a kill.
 
         Raises:
-            PathError: it cannot be written.
+            PathError: it cannot be written, or one of the authority's two files is lost, which cannot be made again.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,10 +88,7 @@ class Home:
             replace(folder / "online.pem", SigningKey.generate().to_pem(None))
         if not (folder / "operator.token").exists():
             replace(folder / "operator.token", f"eso1.{secrets.token_urlsafe(32)}\n".encode())
-        if not (folder / "authority.pem").exists():
-            made = Authority.create(secrets.token_hex(8))
-            replace(folder / "authority.key", made.key_pem())
-            replace(folder / "authority.pem", made.authorities.to_pem())
+        _make_authority(folder)
         return cls.open(folder)
 
     @classmethod
@@ -113,10 +113,7 @@ class Home:
             key = SigningKey.from_pem((folder / "online.pem").read_bytes())
             token = (folder / "operator.token").read_text(encoding="utf-8").strip()
             authority = Authority.open(
-                *(
-                    read_plain(folder / name, what="the authority", at_most=_MAX_SECRET_BYTES)
-                    for name in ("authority.key", "authority.pem")
-                )
+                _read_authority(folder / AUTHORITY_KEY), _read_authority(folder / AUTHORITIES)
             )
         except OSError as error:
             raise PathError(
@@ -191,3 +188,47 @@ class Home:
     def incoming(self) -> Path:
         """The folder of uploads in progress."""
         return self.blobs / INCOMING
+
+
+def _make_authority(folder: Path) -> None:
+    """Makes an authority where there is none, or ends what a kill has left of that.
+
+    Neither of its files is ever written over, because the fleet believes them: the key cannot be made again, and a certificate that
+    was made again would be another one, since its signature is random (FIPS 186-5, 6.3.1) and join tokens name its digest.
+
+    Raises:
+        PathError: one of both is lost, or cannot be written.
+        TrustError, MessageError: what a kill has left does not belong together.
+    """
+    key, certificate, new = folder / AUTHORITY_KEY, folder / AUTHORITIES, folder / f"{AUTHORITY_KEY}.new"
+    if not key.exists() and not certificate.exists():
+        made = Authority.create(secrets.token_hex(8))
+        replace(new, made.key_pem())
+        replace(certificate, made.authorities.to_pem())
+    if not key.exists() and new.exists():
+        Authority.open(_read_authority(new), _read_authority(certificate))
+        try:
+            new.rename(key)
+            sync_folder(folder)
+        except OSError as error:
+            raise PathError(
+                "cannot make the fleet's authority",
+                where=key,
+                expected="a file that can be made",
+                got=error.strerror,
+                fix="check the folder's owner and its disk, and run init again",
+            ) from error
+    missing = [path for path in (key, certificate) if not path.exists()]
+    if missing:
+        raise PathError(
+            "a file of the fleet's authority is lost",
+            where=missing[0],
+            expected=f"{AUTHORITY_KEY} and {AUTHORITIES}, which belong together",
+            got=f"{(key if missing[0] == certificate else certificate).name} alone",
+            fix="put it back from a backup (a device's authorities.pem is as good for a lost authority.pem); where nobody has"
+            " joined yet, or all shall join anew, remove both and run init again",
+        )
+
+
+def _read_authority(path: Path) -> bytes:
+    return read_plain(path, what="the authority", at_most=_MAX_SECRET_BYTES)

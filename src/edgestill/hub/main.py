@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--require-certificates",
         action="store_true",
-        help="devices must show a certificate; a credential alone only gets them one",
+        help="devices must show a certificate; a credential alone only renews one. Shuts out SWUpdate, and devices that joined without",
     )
     return parser
 

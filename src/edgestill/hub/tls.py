@@ -5,7 +5,7 @@
 - What was shown goes into the scope of each request, as the ASGI TLS extension has it; nothing else decides who calls. A header
   cannot say it, and so a proxy cannot either: devices behind one show their credential.
 - Where the operator has no certificate for the hub, the fleet's authority gives it one, for the hosts that were named; it is renewed
-  while the hub runs. Devices trust that authority because their join token vouches for it.
+  while the hub runs, and kept over restarts: one that begins anew is refused by devices whose clocks are far behind. Devices trust that authority because their join token vouches for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgestill.core.bundle import replace
-from edgestill.core.errors import SettingError
+from edgestill.core.errors import PathError, SettingError
+from edgestill.core.files import read_plain
 from edgestill.hub.certificates import CHAIN, TLS
 from edgestill.trust.certificates import IdentityKey
 
@@ -36,6 +37,8 @@ log: Final = logging.getLogger(__name__)
 
 SERVER: Final = "server.pem"
 SERVER_LIFETIME: Final = 30 * 86_400.0
+
+_MAX_BYTES: Final = 65_536
 
 
 def context_of(home: Home) -> ssl.SSLContext:
@@ -87,22 +90,37 @@ class OwnCertificate:
     def renew_if_due(self) -> bool:
         """Takes a new key and certificate where a third of the last one's life is left; whether it did.
 
+        The first time it goes on with those of the run before, if they are for the same hosts.
+
         Connections that are open go on with what they began with.
 
         Raises:
             SettingError: a host that is none. PathError: the folder cannot be written.
         """
         now = self._clock.now()
+        path = self._home.folder / SERVER
+        if not self._due and (kept := self._kept(path)) is not None:
+            begins, ends = kept
+            if begins <= now < ends - SERVER_LIFETIME / 3:
+                self._context.load_cert_chain(path)
+                self._due = ends - SERVER_LIFETIME / 3
         if now < self._due:
             return False
         key = IdentityKey.generate()
         certificate = self._home.authority.server(key, self._hosts, now=now, lifetime=SERVER_LIFETIME)
-        path = self._home.folder / SERVER
         replace(path, key.to_pem() + certificate)
         self._context.load_cert_chain(path)
         self._due = now + SERVER_LIFETIME * 2 / 3
         log.info("serves with a certificate of the fleet's authority, for %s", ", ".join(self._hosts))
         return True
+
+    def _kept(self, path: Path) -> tuple[float, float] | None:
+        """From when to when what an earlier run has left holds; None where it is of no use."""
+        try:
+            pem = read_plain(path, what="the hub's certificate", at_most=_MAX_BYTES)
+        except PathError:
+            return None
+        return self._home.authority.server_times(pem, self._hosts)
 
 
 @final

@@ -4,7 +4,7 @@
 - It issues to devices and to its hub, and nothing else: its certificate allows no authority below it (RFC 5280, 4.2.1.9).
 - Its own certificate has no end: `99991231235959Z` (RFC 5280, 4.1.2.5). It is a trust anchor, taken back by no longer trusting
   it, and a fleet whose devices sleep for years must not stop on a date that nobody remembers.
-- What it issues begins an hour before now, or as long before as it holds, because devices' clocks are not all right.
+- What it issues begins three days before now, or as long before as it holds, because devices' clocks are not all right.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Self, final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgestill.core.errors import SettingError, TrustError
+from edgestill.core.errors import MessageError, SettingError, TrustError
 from edgestill.trust.certificates import (
+    BACKDATED,
     FLEET,
     NAME,
     Authorities,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
     from edgestill.trust.certificates import Requested
 
-BACKDATED: Final = 3600.0
 MOST_HOSTS: Final = 16
 
 _BEGINS: Final = datetime(2020, 1, 1, tzinfo=UTC)
@@ -146,6 +147,33 @@ class Authority:
         Raises:
             SettingError: none, too many, or one that is no host.
         """
+        fleet, names = self.authorities.fleet, self._server_names(hosts)
+        purposes = (ExtendedKeyUsageOID.SERVER_AUTH,)
+        public = key.private.public_key()
+        return self._issue(public, _name(fleet, "hub"), purposes, names, (now, lifetime))
+
+    def server_times(self, pem: bytes, hosts: Sequence[str]) -> tuple[float, float] | None:
+        """From when to when a server's key and certificate hold; None where they are not what `server` gives for these hosts.
+
+        Args:
+            pem: the key and its certificate, from a file of the hub's own.
+            hosts: as for `server`.
+
+        Raises:
+            SettingError: as `server`.
+        """
+        names = self._server_names(hosts)
+        try:
+            key, certificate = IdentityKey.from_pem(pem), x509.load_pem_x509_certificate(pem)
+            certificate.verify_directly_issued_by(self.authorities.certificates[0])
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (MessageError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return None
+        if found != names or certificate.public_key() != key.private.public_key():
+            return None
+        return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+
+    def _server_names(self, hosts: Sequence[str]) -> x509.SubjectAlternativeName:
         if not 1 <= len(hosts) <= MOST_HOSTS:
             raise SettingError(
                 "a wrong number of hosts",
@@ -154,12 +182,8 @@ class Authority:
                 got=len(hosts),
                 fix="name those by which devices reach the hub",
             )
-        fleet = self.authorities.fleet
-        uri = x509.UniformResourceIdentifier(hub_uri(fleet))
-        names = x509.SubjectAlternativeName([*map(_host, hosts), uri])
-        purposes = (ExtendedKeyUsageOID.SERVER_AUTH,)
-        public = key.private.public_key()
-        return self._issue(public, _name(fleet, "hub"), purposes, names, (now, lifetime))
+        uri = x509.UniformResourceIdentifier(hub_uri(self.authorities.fleet))
+        return x509.SubjectAlternativeName([*map(_host, hosts), uri])
 
     def _issue(
         self,
@@ -170,10 +194,11 @@ class Authority:
         time: tuple[float, float],
     ) -> bytes:
         now, lifetime = time
+        begins = max(now - min(BACKDATED, abs(lifetime)), min(now, 0.0))  # a clock may begin in 1970
         issuer = self.authorities.certificates[0]
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         made = (
-            _begun(public, subject, time_of(now - min(BACKDATED, abs(lifetime))), time_of(now + lifetime))
+            _begun(public, subject, time_of(begins), time_of(now + lifetime))
             .issuer_name(issuer.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(issues=False), critical=True)

@@ -40,6 +40,8 @@ from edgestill.trust.keys import MAX_PEM_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+BACKDATED: Final = 3 * 86_400.0
+"""Seconds before its issue at which a certificate begins to hold, or its lifetime where that is less: clocks of devices may be behind."""
 MAX_AUTHORITIES: Final = 4
 """At a time: the one that issues, and those before it."""
 FLEET: Final = r"[0-9a-f]{16}"
@@ -215,8 +217,9 @@ class Member:
             )
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time for the next one: a third of its life is left, or less."""
-        return now >= self.ends - (self.ends - self.begins) / 3
+        """Whether it is time for the next one: a third of its life is left, or less; what lies before its issue does not count."""
+        whole = self.ends - self.begins
+        return now >= self.ends - max(whole - BACKDATED, whole / 2) / 3
 
 
 @final
