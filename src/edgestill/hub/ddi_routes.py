@@ -261,14 +261,18 @@ def _unknown(got: str) -> NotFoundError:
 
 
 def _base(request: Request, device: Device) -> str:
-    """The address of the controller resource as the device reaches it.
+    """The address of the controller resource as the device reaches it: never in the clear where a proxy ends TLS.
 
     Raises:
         MessageError: the request names a host that no link can hold.
     """
+    path, settings = f"{ddi.TENANT}/controller/v1/{device.id}", hub_of(request).settings
+    if settings.public_url:
+        return f"{settings.public_url}/{path}"
     host = request.headers.get("host", "")
     if re.fullmatch(_HOST, host, re.ASCII) is None:
         raise MessageError(
             "no host to link to", where="host", expected="HOST or HOST:PORT", got=repr(host[:80])
         )
-    return f"{request.url.scheme}://{host}/{ddi.TENANT}/controller/v1/{device.id}"
+    scheme = "https" if settings.behind_proxy else request.url.scheme
+    return f"{scheme}://{host}/{path}"
