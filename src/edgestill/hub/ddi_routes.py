@@ -95,7 +95,9 @@ async def deployment(request: Request) -> Response:
                 connection, device.id, Action(id=action, target=todo.target, outcome="open")
             )
             await reports.remark(connection, device.id, Parts.of(todo.target).release, "")
-    return bodies.answer(images.deployment(action, todo.target, image, _base(request, device)))
+        has_it = last.id == action and last.is_staged
+    told = images.deployment(action, todo.target, None if has_it else image, _base(request, device))
+    return bodies.answer(told)
 
 
 async def feedback(request: Request) -> Response:

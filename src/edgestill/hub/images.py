@@ -78,9 +78,14 @@ def file_name(target: str) -> str:
     return f"{parts.name}-{parts.version}-{parts.hardware_class}.swu"
 
 
-def deployment(action: int, target: str, image: Image, base: str) -> JsonObject:
-    """The message that tells a device to install this image."""
+def deployment(action: int, target: str, image: Image | None, base: str) -> JsonObject:
+    """The message that tells a device to install this image; None for a device that has: there is nothing in it, but the action's id."""
     parts = Parts.of(target)
+    if image is None:
+        return {
+            "id": str(action),
+            "deployment": {"download": "forced", "update": "forced", "chunks": []},
+        }
     return {
         "id": str(action),
         "deployment": {
@@ -159,13 +164,23 @@ async def last_action(connection: AsyncConnection, device: str) -> tuple[Action,
     row = (await connection.execute(select(controllers).where(controllers.c.device_id == device))).first()
     if row is None:
         return Action(), None
-    return Action(id=row.action, target=row.target, outcome=row.outcome, note=row.note), row.attributes
+    action = Action(
+        id=row.action, target=row.target, outcome=row.outcome, is_staged=row.staged, note=row.note
+    )
+    return action, row.attributes
 
 
 async def keep_action(connection: AsyncConnection, device: str, action: Action) -> None:
     """Remembers where a device's last action stands."""
-    told = {"action": action.id, "target": action.target, "outcome": action.outcome, "note": action.note}
-    await _keep(connection, device, **told)
+    await _keep(
+        connection,
+        device,
+        action=action.id,
+        target=action.target,
+        outcome=action.outcome,
+        staged=action.is_staged,
+        note=action.note,
+    )
 
 
 async def keep_attributes(connection: AsyncConnection, device: str, told: dict[str, str]) -> None:

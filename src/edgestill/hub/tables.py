@@ -247,6 +247,8 @@ controllers: Final = Table(
     Column("action", BigInteger, nullable=False, default=0),
     Column("target", String(200), nullable=False, default=""),
     Column("outcome", String(20), nullable=False, default=""),
+    # Whether it has said that the image is written.
+    Column("staged", Boolean, nullable=False, default=False),
     # What it said of errors on the way.
     Column("note", String(500), nullable=False, default=""),
     # What it says of itself; null until it does.

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("action", sa.BigInteger(), nullable=False),
         sa.Column("target", sa.String(length=200), nullable=False),
         sa.Column("outcome", sa.String(length=20), nullable=False),
+        sa.Column("staged", sa.Boolean(), nullable=False),
         sa.Column("note", sa.String(length=500), nullable=False),
         sa.Column("attributes", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(["device_id"], ["devices.id"], name=op.f("fk_controllers_device_id")),
