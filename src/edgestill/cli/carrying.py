@@ -1,8 +1,13 @@
-"""What devices without a network are brought: the publisher's list, archives and assignments, as files in a folder."""
+"""What devices without a network are brought: the publisher's list, archives and assignments, as files in a folder.
+
+- A stick that comes back may have been in anybody's hands. Before anything is written each part of each path is looked at: links, and files that
+  have another name elsewhere, are refused, so that nothing outside the folder is written.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -55,9 +60,9 @@ def carry(
         SettingError: two names that differ in case only, which a stick cannot tell apart.
         NotFoundError, ConflictError: no such device, or nothing is assigned to it; or nothing is published.
         TrustError, ExpiredError: the hub serves what no device would take.
-        PathError: the folder cannot be written.
+        PathError: the folder cannot be written, or a link in it would lead out of it.
     """
-    from edgestill.link.download import download
+    from edgestill.link.download import download, part_of
     from edgestill.trust.client import target_path
 
     _refuse_same_names(devices)
@@ -65,8 +70,12 @@ def carry(
     found = {one: _read(data) for one, data in told.items()}
     targets = sorted({one.target for one in found.values()})
     metadata, listed = _metadata(targets, client, transport, hub, clock)
+    archives = {target: target_path(target, info.digest) for target, info in listed.items()}
+    for path in (*archives.values(), *metadata, *(f"{ASSIGNMENTS}/{device}.json" for device in told)):
+        _refuse_links(folder, Path(path))
+        _refuse_links(folder, part_of(Path(path)))
     for target, info in listed.items():
-        path = target_path(target, info.digest)
+        path = archives[target]
         to = folder / path
         _make(to.parent)
         download(
@@ -157,6 +166,31 @@ def _refuse_same_names(devices: Sequence[str]) -> None:
             got=", ".join(devices)[:200],
             fix="make a folder for each",
         )
+
+
+def _refuse_links(folder: Path, path: Path) -> None:
+    """Looks at each part of a path within the folder that is to be written."""
+    for part in (*reversed(path.parents[:-1]), path):
+        try:
+            found = (folder / part).lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unsafe(folder / part, error.strerror or error) from error
+        if part != path and not stat.S_ISDIR(found.st_mode):
+            raise _unsafe(folder / part, "no plain folder")
+        if part == path and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
+            raise _unsafe(folder / part, "no plain file with one name")
+
+
+def _unsafe(where: Path, got: object) -> PathError:
+    return PathError(
+        "a folder that would have other files overwritten",
+        where=where,
+        expected="plain files in plain folders, or nothing yet",
+        got=got,
+        fix="do not trust this stick: empty it, or take another",
+    )
 
 
 def _make(folder: Path) -> None:
