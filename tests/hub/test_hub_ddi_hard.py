@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from test_hub_ddi import R1, controller, shown, there
+from hub_worlds import CLASS
+from test_hub_ddi import R1, R2, controller, image, shown, there
 
 if TYPE_CHECKING:
     from hub_worlds import World
@@ -44,6 +45,42 @@ def test_what_is_staged_is_not_installed_again(there: World) -> None:
         assert (again["id"], again["deployment"]["chunks"]) == (str(action), [])
         one.says(action, "proceeding", "none", progress={"cnt": 0, "of": 0})
     assert one.says(action).status == 200
-    there.roll_out("watch/2.0.0")
+    there.roll_out(R2)
     (chunk,) = one.fetch()["deployment"]["chunks"]
     assert chunk["version"] == "2.0.0"
+
+
+def test_a_device_that_would_not_stop_goes_on_after_its_release_was_retired(there: World) -> None:
+    """Nothing could close the action any more, so the hub does, and the device gets what is assigned to it since."""
+    one = controller(there)
+    number = there.roll_out(R1)
+    action = int(one.fetch()["id"])
+    there.admin("POST", f"rollouts/{number}/rollback")
+    assert one.says(action, "rejected", "none", of="cancelAction").status == 200
+    there.publish(retire=(f"watch/1.0.0/{CLASS}.esb",))
+    assert one.links() == {}, "nothing else is assigned yet"
+    assert one.says(action).status == 410
+    there.roll_out(R2)
+    deployment = one.fetch()
+    assert deployment["deployment"]["chunks"][0]["version"] == "2.0.0"
+    assert one.says(int(deployment["id"])).status == 200
+    assert shown(there, one)["release"] == R2
+
+
+def test_a_device_that_would_not_stop_is_given_the_next_at_once_when_its_release_is_retired(
+    there: World,
+) -> None:
+    """The next was assigned before; one poll is enough. A release without an image waits there as anywhere."""
+    one = controller(there)
+    number = there.roll_out(R1)
+    action = int(one.fetch()["id"])
+    there.admin("POST", f"rollouts/{number}/rollback")
+    one.says(action, "rejected", "none", of="cancelAction")
+    there.publish("3.0.0")
+    rollout = there.roll_out("watch/3.0.0")
+    assert one.links() == {"deploymentBase": f"/deploymentBase/{action}"}, "it goes on"
+    there.publish(retire=(f"watch/1.0.0/{CLASS}.esb",))
+    assert one.links() == {}
+    assert there.rollout(rollout)["devices"]["gate"]["reason"] == "no image was handed over"
+    there.admin("PUT", "images", image("3.0.0"))
+    assert one.fetch()["deployment"]["chunks"][0]["version"] == "3.0.0"

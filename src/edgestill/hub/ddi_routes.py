@@ -58,10 +58,9 @@ async def root(request: Request) -> Response:
         device = await registry.require_standing(connection, device.id)
         last, known = await images.last_action(connection, device.id)
         todo = ddi.due(last, counter=device.counter, target=device.target)
-        image = await images.of_target(connection, todo.target) if isinstance(todo, Install) else None
-    if isinstance(todo, Install) and image is None:
-        await _miss(hub, device.id)
-        todo = None
+        lacks = await _lacks_image(connection, todo)
+    if lacks:
+        todo = await _without_image(hub, device.id)
     interval = assignments.spread(hub.settings.poll_interval, hub.chance())
     return bodies.answer(
         ddi.root_message(_base(request, device), todo, interval=interval, wants_attributes=known is None)
@@ -216,21 +215,30 @@ async def _take_in(connection: AsyncConnection, device: str, heard: Heard, now: 
     return await reports.accept(connection, device, [report], now)
 
 
-async def _miss(hub: Hub, device: str) -> None:
-    """Says once that a device cannot be given what is assigned to it."""
+async def _lacks_image(connection: AsyncConnection, todo: Install | Cancel | None) -> bool:
+    return isinstance(todo, Install) and await images.of_target(connection, todo.target) is None
+
+
+async def _without_image(hub: Hub, device: str) -> Install | Cancel | None:
+    """What a device shall do, there being no image of what it should; says once that there is none of what is assigned to it."""
     async with hub.database.write() as connection:
         present = await registry.require_standing(connection, device)
         last, _ = await images.last_action(connection, device)
-        if (
-            present.target is None
-            or last.is_under_way
-            or (last.id, last.outcome) == (present.counter, "missing")
-        ):
-            return
-        missing = Action(id=present.counter, target=present.target, outcome="missing")
+        closed = ddi.without_image(last)
+        if closed != last and await images.of_target(connection, last.target) is None:
+            await images.keep_action(connection, device, closed)
+            log.info("device %s: action %d is closed: %s", device, last.id, closed.note)
+            last = closed
+        todo = ddi.due(last, counter=present.counter, target=present.target)
+        if not isinstance(todo, Install) or not await _lacks_image(connection, todo):
+            return todo
+        if last.is_under_way or (last.id, last.outcome) == (todo.action, "missing"):
+            return None
+        missing = Action(id=todo.action, target=todo.target, outcome="missing")
         await images.keep_action(connection, device, missing)
-        await reports.remark(connection, device, Parts.of(present.target).release, "no image was handed over")
-    log.warning("device %s takes images, and there is none of %s", device, present.target)
+        await reports.remark(connection, device, Parts.of(todo.target).release, "no image was handed over")
+    log.warning("device %s takes images, and there is none of %s", device, todo.target)
+    return None
 
 
 def _action(request: Request) -> int:
