@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sqlite3
+from typing import TYPE_CHECKING, Any
 
 from hub_worlds import CLASS
 from test_hub_ddi import R1, R2, controller, image, shown, there
 
 if TYPE_CHECKING:
     from hub_worlds import World
+    from test_hub_ddi import Controller
 
 __all__ = ["there"]
 
@@ -84,3 +86,36 @@ def test_a_device_that_would_not_stop_is_given_the_next_at_once_when_its_release
     assert there.rollout(rollout)["devices"]["gate"]["reason"] == "no image was handed over"
     there.admin("PUT", "images", image("3.0.0"))
     assert one.fetch()["deployment"]["chunks"][0]["version"] == "3.0.0"
+
+
+def path_of(one: Controller, deployment: Any) -> str:
+    """Where the image of a deployment is, below the device's resource."""
+    (artefact,) = deployment["deployment"]["chunks"][0]["artifacts"]
+    return str(artefact["_links"]["download"]["href"].removeprefix(f"http://hub.test:81{one.base}"))
+
+
+def test_an_image_that_is_handed_over_again_breaks_no_download(there: World) -> None:
+    """The rest of the earlier one is served to whoever has begun with it; who asks anew is told the newest, whichever that is."""
+    one, other = controller(there), controller(there, "other")
+    there.roll_out(R1)
+    path, first = path_of(one, one.fetch()), image("1.0.0")
+    newer = [image("1.0.0", inbox=f"/data/{number}") for number in range(2)]
+    for anew in newer:
+        assert there.admin("PUT", "images", anew).status == 201
+        reply = one.call("GET", path, range="bytes=1000-")
+        assert (reply.status, reply.body) == (206, first[1000:])
+        assert other.call("GET", path_of(other, other.fetch())).body == anew
+    assert there.admin("PUT", "images", first).status == 201
+    assert path_of(other, other.fetch()) == path
+    there.publish(retire=(f"watch/1.0.0/{CLASS}.esb",))
+    assert one.call("GET", path).status == 404, "what is retired is out of reach in every form"
+
+
+def test_an_image_that_is_handed_over_often_is_known_once(there: World) -> None:
+    """The same bytes are one image, however often they come."""
+    for _ in range(3):
+        assert there.admin("PUT", "images", image("1.0.0")).status == 201
+    connection = sqlite3.connect(there.folder / "hub.db")
+    (count,) = connection.execute("SELECT count(*) FROM images").fetchone()
+    connection.close()
+    assert count == 2, "one of each release"

@@ -148,10 +148,10 @@ async def cancel_feedback(request: Request) -> Response:
 async def artefact(request: Request) -> Response:
     """`GET /TENANT/controller/v1/DEVICE/softwaremodules/IMAGE/artifacts/FILE`, while the device has it to install."""
     hub, device = hub_of(request), await _caller(request)
+    asked: tuple[str, str] = (request.path_params["module"], request.path_params["file"])
     async with hub.database.read() as connection:
         last, _ = await images.last_action(connection, device.id)
-        image = await images.of_target(connection, last.target) if last.is_under_way else None
-    asked = (request.path_params["module"], request.path_params["file"])
+        image = await images.of_target(connection, last.target, asked[0]) if last.is_under_way else None
     if image is None or asked != (image.digest, images.file_name(last.target)):
         raise NotFoundError(
             "no such image",
