@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from test_cli_offline import Sticks, sticks, update
+
+from edgestill.cli import carrying
+from edgestill.core.bundle import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,3 +126,31 @@ def test_a_stick_that_comes_back_is_filled_again(sticks: Sticks, tmp_path: Path)
     assert (stick / part).read_bytes() == (sticks.folder / "stick2" / part).read_bytes()
     assert not (stick / f"{part}.part").exists()
     assert update(sticks.home(tmp_path), stick)[0] == 0
+
+
+def test_a_stick_is_good_whenever_it_is_pulled_out_while_it_is_filled(
+    sticks: Sticks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each file that is written the timestamp leads to a snapshot that is there, and that to lists which are."""
+    written: list[str] = []
+
+    def looked_at(path: Path, data: bytes, *, mode: int) -> None:
+        replace(path, data, mode=mode)
+        written.append(path.name)
+        check_leads_on(stick / "metadata")
+
+    stick = sticks.stick(1, tmp_path)
+    check_leads_on(stick / "metadata")
+    monkeypatch.setattr(carrying, "replace", looked_at)
+    fill(sticks, stick)
+    assert written.index("timestamp.json") == len(written) - 3, "two assignments come after it"
+    assert update(sticks.home(tmp_path), stick)[0] == 0
+
+
+def check_leads_on(metadata: Path) -> None:
+    """What the timestamp names is there, and what that names."""
+    path = metadata / "timestamp.json"
+    for name in ("snapshot.json", "targets.json"):
+        version = json.loads(path.read_bytes())["signed"]["meta"][name]["version"]
+        path = metadata / f"{version}.{name}"
+        assert path.is_file(), path.name

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_BYTES: Final = 64_000
 MAX_LIST_BYTES: Final = 5_000_000
+TIMESTAMP: Final = "metadata/timestamp.json"
 TIMEOUT: Final = 30.0
 MINIMUM_SPEED: Final = 4096.0
 
@@ -42,7 +43,7 @@ def carry(
     expires_in: float,
     clock: Clock,
 ) -> dict[str, Assignment]:
-    """Fills a folder for these devices; assignments come last, so that a folder with one has all that it needs.
+    """Fills a folder for these devices; assignments come last, so that a folder with one has all that it needs, and the timestamp after what it leads to.
 
     Args:
         folder: new, empty, or one that was filled before.
@@ -89,7 +90,7 @@ def carry(
             minimum_speed=MINIMUM_SPEED,
         )
     _make(folder / "metadata")
-    for path, data in metadata.items():
+    for path, data in sorted(metadata.items(), key=lambda one: one[0] == TIMESTAMP):
         replace(folder / path, data, mode=PUBLIC)
     _make(folder / ASSIGNMENTS)
     for device, data in told.items():
