@@ -154,3 +154,21 @@ def check_leads_on(metadata: Path) -> None:
         version = json.loads(path.read_bytes())["signed"]["meta"][name]["version"]
         path = metadata / f"{version}.{name}"
         assert path.is_file(), path.name
+
+
+def test_what_else_is_on_a_stick_does_not_matter_for_how_long_it_is_good(
+    sticks: Sticks, tmp_path: Path
+) -> None:
+    """Files that a Mac leaves beside each, and metadata of an earlier time that has ended; the time is the same as on a new stick."""
+    stick = sticks.stick(1, tmp_path)
+    ended = (stick / "metadata" / "timestamp.json").read_bytes().replace(b'"expires":"2', b'"expires":"1')
+    assert ended != (stick / "metadata" / "timestamp.json").read_bytes()
+    for name in ("1.snapshot.json", "0.targets.json", "7.other.json"):
+        (stick / "metadata" / name).write_bytes(ended)
+    for name in ("._1.root.json", "._timestamp.json", "x.root.json", "notes"):
+        (stick / "metadata" / name).write_bytes(b"\x00\x05\x16\x07")
+    order = ("release", "export", "--device", "lamp", "--device", "door", "--expires", "1h")
+    made = sticks.world.json(*order, stick)
+    new = sticks.world.json(*order, tmp_path / "new")
+    assert abs(made["good_until"] - new["good_until"]) < 60
+    assert update(sticks.home(tmp_path), stick)[0] == 0

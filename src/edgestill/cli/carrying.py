@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import stat
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,8 +31,22 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES: Final = 64_000
 MAX_LIST_BYTES: Final = 5_000_000
 TIMESTAMP: Final = "metadata/timestamp.json"
+_ROOT: Final = re.compile(r"metadata/([0-9]{1,15})\.root\.json", re.ASCII)
 TIMEOUT: Final = 30.0
 MINIMUM_SPEED: Final = 4096.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What a folder was filled with.
+
+    Attributes:
+        assigned: to each device.
+        good_until: when the first thing ends that these devices need (seconds since 1970).
+    """
+
+    assigned: Mapping[str, Assignment]
+    good_until: float
 
 
 def carry(
@@ -42,7 +58,7 @@ def carry(
     hub: str,
     expires_in: float,
     clock: Clock,
-) -> dict[str, Assignment]:
+) -> Carried:
     """Fills a folder for these devices; assignments come last, so that a folder with one has all that it needs, and the timestamp after what it leads to.
 
     Args:
@@ -55,7 +71,7 @@ def carry(
         clock: for metadata and speeds.
 
     Returns:
-        What each device is assigned.
+        What each device is assigned, and until when.
 
     Raises:
         SettingError: two names that differ in case only, which a stick cannot tell apart.
@@ -95,16 +111,16 @@ def carry(
     _make(folder / ASSIGNMENTS)
     for device, data in told.items():
         replace(folder / ASSIGNMENTS / f"{device}.json", data, mode=PUBLIC)
-    return found
+    return Carried(assigned=found, good_until=_good_until(found, metadata))
 
 
-def good_until(folder: Path, found: Mapping[str, Assignment]) -> float:
-    """When the first thing of the folder ends that these devices need (seconds since 1970)."""
+def _good_until(found: Mapping[str, Assignment], metadata: Mapping[str, bytes]) -> float:
+    """When the first thing ends that these devices need; of several roots the newest counts. Nothing else in the folder does."""
+    roots = {int(known[1]): path for path in metadata if (known := _ROOT.fullmatch(path)) is not None}
+    older = {path for version, path in roots.items() if version < max(roots)}
     ends = [float(one.expires) for one in found.values()]
-    roots = sorted((folder / "metadata").glob("*.root.json"), key=lambda one: int(one.name.split(".")[0]))
-    others = [one for one in (folder / "metadata").iterdir() if not one.name.endswith(".root.json")]
-    for path in (roots[-1], *others):
-        signed = Fields(parse_object(path.read_bytes(), where=path.name, max_bytes=MAX_LIST_BYTES), path.name)
+    for path in metadata.keys() - older:
+        signed = Fields(parse_object(metadata[path], where=path, max_bytes=MAX_LIST_BYTES), path)
         told = signed.inner("signed").text("expires", at_most=40)
         ends.append(dt.datetime.fromisoformat(told).timestamp())
     return min(ends)
