@@ -152,6 +152,27 @@ def test_an_unmodified_swupdate_installs_a_release(world: World) -> None:
     assert not [line for line in refused if "by device" in line]
 
 
+def test_a_device_that_is_started_without_a_word_does_not_install_again(world: World) -> None:
+    """SWUpdate remembers nothing over a restart without a bootloader's environment; the hub does, and the device still confirms."""
+    bundle = world.bundle("1.0.0", name="again")
+    with device(world, "forgetful") as one:
+        world.run("release", "publish", bundle)
+        world.run("release", "image", export(world, bundle, one.inbox))
+        world.run("rollout", "start", "again/1.0.0", "--stages", "100%", "--label", "row=forgetful")
+        with one.running():
+            until(lambda: one.shown()["state"] == "staged")
+        written = one.told().count("Found file")
+        (one.inbox / "again.esb").unlink()
+        asked = one.told().count("Update action available")
+        with one.running():
+            until(lambda: one.told().count("Update action available") >= asked + 6)
+        assert one.told().count("Found file") == written > 0
+        assert not (one.inbox / "again.esb").exists()
+        assert one.shown()["state"] == "staged"
+        with one.running("-c", "2"):
+            until(lambda: one.shown()["state"] == "confirmed")
+
+
 def other_key(world: World, bundle: Path, inbox: Path) -> bytes:
     """Sound in all, but signed with a key that the device does not know."""
     make_key(world.folder, "other")

@@ -77,6 +77,31 @@ def test_a_device_that_will_not_stop_goes_on_and_the_next_waits() -> None:
     assert ddi.due(heard.action, counter=8, target=TARGETS[1]) == Install(8, TARGETS[1])
 
 
+def test_an_action_that_nothing_could_close_is_closed_where_its_image_is_gone() -> None:
+    """Only one that the device would not have called off: any other is called off, or begins again with another image."""
+    bound = Action(id=7, target=TARGETS[0], outcome="bound", note="ERROR : x")
+    closed = ddi.without_image(bound)
+    assert (closed.outcome, closed.note) == ("cancelled", "the release was retired; ERROR : x")
+    assert ddi.due(closed, counter=8, target=TARGETS[1]) == Install(8, TARGETS[1])
+    for other in (OPEN, Action(), closed, Action(id=7, target=TARGETS[0], outcome="missing")):
+        assert ddi.without_image(other) == other
+
+
+def test_after_it_was_staged_only_the_last_word_shows_that_a_device_lives() -> None:
+    """Whatever it says in between is heard, and its errors are kept."""
+    staged = ddi.hear(OPEN, said("proceeding", "none", progress={"cnt": 1, "of": 1}))
+    assert staged is not None
+    assert (staged.state, staged.lives, staged.action.is_staged) == ("staged", True, True)
+    for execution in EXECUTIONS:
+        for finished in ("success", "none"):
+            if (execution, finished) == ("closed", "none"):
+                continue
+            heard = ddi.hear(staged.action, said(execution, finished, details=["ERROR : y"]))
+            assert heard is not None
+            assert heard.lives == (execution in {"closed", "canceled"})
+            assert heard.lives or (heard.state is None and heard.action.is_staged)
+
+
 def test_an_action_without_an_image_is_due_again_once_there_is_one() -> None:
     """To have said that it is missing closes nothing."""
     missing = Action(id=7, target=TARGETS[0], outcome="missing")

@@ -1,9 +1,16 @@
-"""What devices without a network are brought: the publisher's list, archives and assignments, as files in a folder."""
+"""What devices without a network are brought: the publisher's list, archives and assignments, as files in a folder.
+
+- A stick that comes back may have been in anybody's hands. Before anything is written each part of each path is looked at: links, and files that
+  have another name elsewhere, are refused, so that nothing outside the folder is written.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
+import stat
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,8 +30,23 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE_BYTES: Final = 64_000
 MAX_LIST_BYTES: Final = 5_000_000
+TIMESTAMP: Final = "metadata/timestamp.json"
+_ROOT: Final = re.compile(r"metadata/([0-9]{1,15})\.root\.json", re.ASCII)
 TIMEOUT: Final = 30.0
 MINIMUM_SPEED: Final = 4096.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What a folder was filled with.
+
+    Attributes:
+        assigned: to each device.
+        good_until: when the first thing ends that these devices need (seconds since 1970).
+    """
+
+    assigned: Mapping[str, Assignment]
+    good_until: float
 
 
 def carry(
@@ -36,8 +58,8 @@ def carry(
     hub: str,
     expires_in: float,
     clock: Clock,
-) -> dict[str, Assignment]:
-    """Fills a folder for these devices; assignments come last, so that a folder with one has all that it needs.
+) -> Carried:
+    """Fills a folder for these devices; assignments come last, so that a folder with one has all that it needs, and the timestamp after what it leads to.
 
     Args:
         folder: new, empty, or one that was filled before.
@@ -49,15 +71,15 @@ def carry(
         clock: for metadata and speeds.
 
     Returns:
-        What each device is assigned.
+        What each device is assigned, and until when.
 
     Raises:
         SettingError: two names that differ in case only, which a stick cannot tell apart.
         NotFoundError, ConflictError: no such device, or nothing is assigned to it; or nothing is published.
         TrustError, ExpiredError: the hub serves what no device would take.
-        PathError: the folder cannot be written.
+        PathError: the folder cannot be written, or a link in it would lead out of it.
     """
-    from edgestill.link.download import download
+    from edgestill.link.download import download, part_of
     from edgestill.trust.client import target_path
 
     _refuse_same_names(devices)
@@ -65,8 +87,12 @@ def carry(
     found = {one: _read(data) for one, data in told.items()}
     targets = sorted({one.target for one in found.values()})
     metadata, listed = _metadata(targets, client, transport, hub, clock)
+    archives = {target: target_path(target, info.digest) for target, info in listed.items()}
+    for path in (*archives.values(), *metadata, *(f"{ASSIGNMENTS}/{device}.json" for device in told)):
+        _refuse_links(folder, Path(path))
+        _refuse_links(folder, part_of(Path(path)))
     for target, info in listed.items():
-        path = target_path(target, info.digest)
+        path = archives[target]
         to = folder / path
         _make(to.parent)
         download(
@@ -80,21 +106,21 @@ def carry(
             minimum_speed=MINIMUM_SPEED,
         )
     _make(folder / "metadata")
-    for path, data in metadata.items():
+    for path, data in sorted(metadata.items(), key=lambda one: one[0] == TIMESTAMP):
         replace(folder / path, data, mode=PUBLIC)
     _make(folder / ASSIGNMENTS)
     for device, data in told.items():
         replace(folder / ASSIGNMENTS / f"{device}.json", data, mode=PUBLIC)
-    return found
+    return Carried(assigned=found, good_until=_good_until(found, metadata))
 
 
-def good_until(folder: Path, found: Mapping[str, Assignment]) -> float:
-    """When the first thing of the folder ends that these devices need (seconds since 1970)."""
+def _good_until(found: Mapping[str, Assignment], metadata: Mapping[str, bytes]) -> float:
+    """When the first thing ends that these devices need; of several roots the newest counts. Nothing else in the folder does."""
+    roots = {int(known[1]): path for path in metadata if (known := _ROOT.fullmatch(path)) is not None}
+    older = {path for version, path in roots.items() if version < max(roots)}
     ends = [float(one.expires) for one in found.values()]
-    roots = sorted((folder / "metadata").glob("*.root.json"), key=lambda one: int(one.name.split(".")[0]))
-    others = [one for one in (folder / "metadata").iterdir() if not one.name.endswith(".root.json")]
-    for path in (roots[-1], *others):
-        signed = Fields(parse_object(path.read_bytes(), where=path.name, max_bytes=MAX_LIST_BYTES), path.name)
+    for path in metadata.keys() - older:
+        signed = Fields(parse_object(metadata[path], where=path, max_bytes=MAX_LIST_BYTES), path)
         told = signed.inner("signed").text("expires", at_most=40)
         ends.append(dt.datetime.fromisoformat(told).timestamp())
     return min(ends)
@@ -157,6 +183,31 @@ def _refuse_same_names(devices: Sequence[str]) -> None:
             got=", ".join(devices)[:200],
             fix="make a folder for each",
         )
+
+
+def _refuse_links(folder: Path, path: Path) -> None:
+    """Looks at each part of a path within the folder that is to be written."""
+    for part in (*reversed(path.parents[:-1]), path):
+        try:
+            found = (folder / part).lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unsafe(folder / part, error.strerror or error) from error
+        if part != path and not stat.S_ISDIR(found.st_mode):
+            raise _unsafe(folder / part, "no plain folder")
+        if part == path and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
+            raise _unsafe(folder / part, "no plain file with one name")
+
+
+def _unsafe(where: Path, got: object) -> PathError:
+    return PathError(
+        "a folder that would have other files overwritten",
+        where=where,
+        expected="plain files in plain folders, or nothing yet",
+        got=got,
+        fix="do not trust this stick: empty it, or take another",
+    )
 
 
 def _make(folder: Path) -> None:

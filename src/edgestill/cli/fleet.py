@@ -8,15 +8,19 @@ import typer
 
 from edgestill.cli.operating import AsJson, Hub, TokenFile, label_of, operator, table, told
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import NotFoundError
+from edgestill.core.errors import DeadlineError, NotFoundError, UnreachableError
 from edgestill.core.units import format_duration
 from edgestill.core.wire import Enrol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ENROL_SECONDS: Final = 60.0
-"""For which the join token holds that is used at once."""
+    from edgestill.core.wire import Enrolled
+    from edgestill.link.control import ControlClient
+
+ENROL_SECONDS: Final = 300.0
+"""For which the join token holds that is used at once, all tries included."""
+ENROL_TRIES: Final = 3
 
 app = typer.Typer(help="Look at the fleet.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Of the device.")]
@@ -74,7 +78,7 @@ def add(
         hardware_class=hardware_class,
         labels=dict(label_of(one) for one in label or ()),
     )
-    enrolled = ControlClient(HttpTransport(), hub).enrol(message)
+    enrolled = _enrolled(ControlClient(HttpTransport(), hub), message)
     told({"device": enrolled.device, "token": enrolled.credential}, [enrolled.credential], as_json=as_json)
 
 
@@ -83,6 +87,16 @@ def revoke(device: Name, *, hub: Hub = "", token_file: TokenFile = None, as_json
     """Take a device's credential back, for ever."""
     said = operator(hub, token_file).revoke(device)
     told(said, [f"{said['device']} may not come back"], as_json=as_json)
+
+
+def _enrolled(control: ControlClient, message: Enrol) -> Enrolled:
+    """Asks again by the same join token where an answer is lost: with another, the name would be taken already."""
+    for _ in range(ENROL_TRIES - 1):
+        try:
+            return control.enrol(message)
+        except (UnreachableError, DeadlineError):
+            continue
+    return control.enrol(message)
 
 
 def _lines(one: Any) -> Iterator[str]:

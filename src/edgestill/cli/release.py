@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from edgestill.cli import delegating
-from edgestill.cli.carrying import carry, good_until
+from edgestill.cli.carrying import carry
 from edgestill.cli.delegating import (
     Auto,
     DelegateFolder,
@@ -318,7 +318,7 @@ def export(
     from edgestill.link.http import HttpTransport
 
     client, clock = operator(hub, token_file), SystemClock()
-    found = carry(
+    carried = carry(
         folder,
         device,
         client=client,
@@ -327,8 +327,8 @@ def export(
         expires_in=parse_duration(expires),
         clock=clock,
     )
-    end = good_until(folder, found)
-    assigned = {name: one.target for name, one in found.items()}
+    end = carried.good_until
+    assigned = {name: one.target for name, one in carried.assigned.items()}
     told(
         {"folder": os.fspath(folder), "assigned": assigned, "good_until": end},
         [

@@ -4,8 +4,12 @@
   of its own.
 - A device is given one action at a time. One that it was given and has not closed is called off before the next one; where it refuses
   that, the next waits until it is closed.
+- One whose image is gone meanwhile, because the release was retired, is closed by the hub where the device would not be called off: nothing could close it
+  otherwise, and the next would wait for ever.
 - What counts is what the device says when it closes the action: `success` is *confirmed*, `failure` is *fell back*. A rollout looks at these
   as at those of any other device. Anything before is a step on the way at most: an image that is written is *staged*.
+- A device that has staged is told of the action still, because SWUpdate asks for its number before it closes it; but there is nothing more in it to
+  install, and no word but the closing one shows that the device is at it.
 - A closed action stays closed. The word that closed it may be said again and changes nothing; another is too late.
 - What is not known as a word of the interface is refused, and nothing changes.
 
@@ -42,6 +46,7 @@ _CANCELLED: Final = "the device has cancelled it"
 _ERROR: Final = "ERROR"
 """How SWUpdate begins a line that tells one; what closes an action often says less."""
 _BETWEEN: Final = "; "
+_WITHDRAWN: Final = "the release was retired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +57,14 @@ class Action:
         id: counter of the assignment; 0 before the first.
         target: TUF path of what it is to install.
         outcome: where it stands.
+        is_staged: whether the device has said that the image is written.
         note: what went wrong on the way, as the device said; at most `MAX_REASON` characters.
     """
 
     id: int = 0
     target: str = ""
     outcome: Outcome = ""
+    is_staged: bool = False
     note: str = ""
 
     @property
@@ -189,9 +196,13 @@ def hear(last: Action, said: Feedback) -> Heard | None:
     if said.execution == "rejected":
         return Heard(last, lives=False)
     now = replace(last, note=_joined(last.note, *(one for one in said.details if one.startswith(_ERROR))))
+    if last.is_staged:
+        return Heard(now, lives=False)
     if said.execution == "downloaded":
         return Heard(now, "downloaded")
-    return Heard(now, "staged" if said.execution == "proceeding" and said.is_complete else None)
+    if said.execution == "proceeding" and said.is_complete:
+        return Heard(replace(now, is_staged=True), "staged")
+    return Heard(now)
 
 
 def hear_of_cancelling(last: Action, said: Feedback, *, counter: int) -> Action | None:
@@ -208,6 +219,13 @@ def hear_of_cancelling(last: Action, said: Feedback, *, counter: int) -> Action 
     if said.closes == "failure" or said.execution == "rejected":
         return replace(last, outcome="bound")
     return last
+
+
+def without_image(last: Action) -> Action:
+    """The last action where there is no image of it any more: closed, where the device was told to stop and would not."""
+    if last.outcome != "bound":
+        return last
+    return replace(last, outcome="cancelled", note=_joined(_WITHDRAWN, last.note))
 
 
 def attributes(data: bytes, known: dict[str, str] | None) -> dict[str, str]:

@@ -58,10 +58,9 @@ async def root(request: Request) -> Response:
         device = await registry.require_standing(connection, device.id)
         last, known = await images.last_action(connection, device.id)
         todo = ddi.due(last, counter=device.counter, target=device.target)
-        image = await images.of_target(connection, todo.target) if isinstance(todo, Install) else None
-    if isinstance(todo, Install) and image is None:
-        await _miss(hub, device.id)
-        todo = None
+        lacks = await _lacks_image(connection, todo)
+    if lacks:
+        todo = await _without_image(hub, device.id)
     interval = assignments.spread(hub.settings.poll_interval, hub.chance())
     return bodies.answer(
         ddi.root_message(_base(request, device), todo, interval=interval, wants_attributes=known is None)
@@ -95,7 +94,9 @@ async def deployment(request: Request) -> Response:
                 connection, device.id, Action(id=action, target=todo.target, outcome="open")
             )
             await reports.remark(connection, device.id, Parts.of(todo.target).release, "")
-    return bodies.answer(images.deployment(action, todo.target, image, _base(request, device)))
+        has_it = last.id == action and last.is_staged
+    told = images.deployment(action, todo.target, None if has_it else image, _base(request, device))
+    return bodies.answer(told)
 
 
 async def feedback(request: Request) -> Response:
@@ -147,10 +148,10 @@ async def cancel_feedback(request: Request) -> Response:
 async def artefact(request: Request) -> Response:
     """`GET /TENANT/controller/v1/DEVICE/softwaremodules/IMAGE/artifacts/FILE`, while the device has it to install."""
     hub, device = hub_of(request), await _caller(request)
+    asked: tuple[str, str] = (request.path_params["module"], request.path_params["file"])
     async with hub.database.read() as connection:
         last, _ = await images.last_action(connection, device.id)
-        image = await images.of_target(connection, last.target) if last.is_under_way else None
-    asked = (request.path_params["module"], request.path_params["file"])
+        image = await images.of_target(connection, last.target, asked[0]) if last.is_under_way else None
     if image is None or asked != (image.digest, images.file_name(last.target)):
         raise NotFoundError(
             "no such image",
@@ -214,21 +215,30 @@ async def _take_in(connection: AsyncConnection, device: str, heard: Heard, now: 
     return await reports.accept(connection, device, [report], now)
 
 
-async def _miss(hub: Hub, device: str) -> None:
-    """Says once that a device cannot be given what is assigned to it."""
+async def _lacks_image(connection: AsyncConnection, todo: Install | Cancel | None) -> bool:
+    return isinstance(todo, Install) and await images.of_target(connection, todo.target) is None
+
+
+async def _without_image(hub: Hub, device: str) -> Install | Cancel | None:
+    """What a device shall do, there being no image of what it should; says once that there is none of what is assigned to it."""
     async with hub.database.write() as connection:
         present = await registry.require_standing(connection, device)
         last, _ = await images.last_action(connection, device)
-        if (
-            present.target is None
-            or last.is_under_way
-            or (last.id, last.outcome) == (present.counter, "missing")
-        ):
-            return
-        missing = Action(id=present.counter, target=present.target, outcome="missing")
+        closed = ddi.without_image(last)
+        if closed != last and await images.of_target(connection, last.target) is None:
+            await images.keep_action(connection, device, closed)
+            log.info("device %s: action %d is closed: %s", device, last.id, closed.note)
+            last = closed
+        todo = ddi.due(last, counter=present.counter, target=present.target)
+        if not isinstance(todo, Install) or not await _lacks_image(connection, todo):
+            return todo
+        if last.is_under_way or (last.id, last.outcome) == (todo.action, "missing"):
+            return None
+        missing = Action(id=todo.action, target=todo.target, outcome="missing")
         await images.keep_action(connection, device, missing)
-        await reports.remark(connection, device, Parts.of(present.target).release, "no image was handed over")
-    log.warning("device %s takes images, and there is none of %s", device, present.target)
+        await reports.remark(connection, device, Parts.of(todo.target).release, "no image was handed over")
+    log.warning("device %s takes images, and there is none of %s", device, todo.target)
+    return None
 
 
 def _action(request: Request) -> int:
@@ -261,14 +271,18 @@ def _unknown(got: str) -> NotFoundError:
 
 
 def _base(request: Request, device: Device) -> str:
-    """The address of the controller resource as the device reaches it.
+    """The address of the controller resource as the device reaches it: never in the clear where a proxy ends TLS.
 
     Raises:
         MessageError: the request names a host that no link can hold.
     """
+    path, settings = f"{ddi.TENANT}/controller/v1/{device.id}", hub_of(request).settings
+    if settings.public_url:
+        return f"{settings.public_url}/{path}"
     host = request.headers.get("host", "")
     if re.fullmatch(_HOST, host, re.ASCII) is None:
         raise MessageError(
             "no host to link to", where="host", expected="HOST or HOST:PORT", got=repr(host[:80])
         )
-    return f"{request.url.scheme}://{host}/{ddi.TENANT}/controller/v1/{device.id}"
+    scheme = "https" if settings.behind_proxy else request.url.scheme
+    return f"{scheme}://{host}/{path}"

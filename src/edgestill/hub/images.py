@@ -4,7 +4,8 @@
   interface is given the image of it.
 - An image is taken in only where its archive is here and is what the image says, and where nothing else is in it (`core.swu`). Whether its
   signature is good is for devices to say: the hub knows neither key nor certificate.
-- An image that is handed over again takes the place of the earlier one, as when a certificate has ended.
+- An image that is handed over again takes the place of the earlier one, as when a certificate has ended. Who has begun to fetch the earlier one
+  gets the rest of it.
 """
 
 from __future__ import annotations
@@ -78,9 +79,14 @@ def file_name(target: str) -> str:
     return f"{parts.name}-{parts.version}-{parts.hardware_class}.swu"
 
 
-def deployment(action: int, target: str, image: Image, base: str) -> JsonObject:
-    """The message that tells a device to install this image."""
+def deployment(action: int, target: str, image: Image | None, base: str) -> JsonObject:
+    """The message that tells a device to install this image; None for a device that has: there is nothing in it, but the action's id."""
     parts = Parts.of(target)
+    if image is None:
+        return {
+            "id": str(action),
+            "deployment": {"download": "forced", "update": "forced", "chunks": []},
+        }
     return {
         "id": str(action),
         "deployment": {
@@ -131,19 +137,22 @@ def take_in(coming: Incoming, blobs: FileBlobs) -> Image:
 
 
 async def keep(connection: AsyncConnection, image: Image, now: float) -> None:
-    """Remembers an image that lies among the blobs, in place of an earlier one of the same archive."""
-    await connection.execute(delete(images).where(images.c.archive == image.archive))
+    """Remembers an image that lies among the blobs, as the newest of its archive."""
+    await connection.execute(delete(images).where(images.c.digest == image.digest))
     await connection.execute(insert(images).values(**asdict(image), added_at=now))
 
 
-async def of_target(connection: AsyncConnection, target: str) -> Image | None:
-    """The image of a listed target; None where there is none."""
+async def of_target(connection: AsyncConnection, target: str, digest: str = "") -> Image | None:
+    """The newest image of a listed target, or the one of this digest (hex); None where there is none."""
     columns = [images.c[name] for name in Image.__dataclass_fields__]
-    rows = await connection.execute(
+    wanted = (
         select(*columns)
         .join(targets, targets.c.digest == images.c.archive)
         .where(targets.c.path == target, targets.c.listed)
+        .order_by(images.c.id.desc())
+        .limit(1)
     )
+    rows = await connection.execute(wanted.where(images.c.digest == digest) if digest else wanted)
     row = rows.mappings().first()
     return None if row is None else Image(**row)
 
@@ -159,13 +168,23 @@ async def last_action(connection: AsyncConnection, device: str) -> tuple[Action,
     row = (await connection.execute(select(controllers).where(controllers.c.device_id == device))).first()
     if row is None:
         return Action(), None
-    return Action(id=row.action, target=row.target, outcome=row.outcome, note=row.note), row.attributes
+    action = Action(
+        id=row.action, target=row.target, outcome=row.outcome, is_staged=row.staged, note=row.note
+    )
+    return action, row.attributes
 
 
 async def keep_action(connection: AsyncConnection, device: str, action: Action) -> None:
     """Remembers where a device's last action stands."""
-    told = {"action": action.id, "target": action.target, "outcome": action.outcome, "note": action.note}
-    await _keep(connection, device, **told)
+    await _keep(
+        connection,
+        device,
+        action=action.id,
+        target=action.target,
+        outcome=action.outcome,
+        staged=action.is_staged,
+        note=action.note,
+    )
 
 
 async def keep_attributes(connection: AsyncConnection, device: str, told: dict[str, str]) -> None:

@@ -85,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--behind-proxy", action="store_true", help="a proxy before this port speaks TLS")
     up.add_argument(
+        "--public-url",
+        default="",
+        metavar="URL",
+        help="by which devices reach the hub: what links for hawkBit's clients begin with",
+    )
+    up.add_argument(
         "--certificate-lifetime", metavar="DURATION", help="of devices' certificates (default: 7 d)"
     )
     up.add_argument(
@@ -117,7 +123,11 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    given: dict[str, Any] = {"require_certificates": options.require_certificates}
+    given: dict[str, Any] = {
+        "require_certificates": options.require_certificates,
+        "public_url": options.public_url,
+        "behind_proxy": options.behind_proxy,
+    }
     if options.poll_interval is not None:
         given["poll_interval"] = options.poll_interval
     if options.certificate_lifetime is not None:

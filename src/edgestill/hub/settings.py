@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 from edgestill.core.errors import SettingError
+from edgestill.core.listening import is_loopback
 
 SHORTEST_POLL: Final = 0.01
 LONGEST_POLL: Final = 43_200.0
@@ -14,6 +16,10 @@ LONGEST_GRACE: Final = 3_660 * 86_400.0
 SHORTEST_CERTIFICATE: Final = 3_600.0
 POLLS: Final = 12
 """That fit into a certificate's life at least, so that some are left when it is time for the next."""
+_PUBLIC_URL: Final = re.compile(
+    r"(https?)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]{1,100}){0,8}",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,8 @@ class Settings:
         certificate_lifetime: of a device's certificate; the device asks for the next when a third of it is left.
         certificate_grace: after the end of its last certificate, for which a device may still ask for one by its credential and its key.
         require_certificates: whether devices must show a certificate; their credential alone then only renews one.
+        public_url: address by which devices reach the hub, for the links of hawkBit's interface; empty takes host and scheme of the request.
+        behind_proxy: whether a proxy before the hub speaks TLS, so that a link never leads a token past it in the clear.
     """
 
     poll_interval: float = 30.0
@@ -71,6 +79,8 @@ class Settings:
     certificate_lifetime: float = 7 * 86_400.0
     certificate_grace: float = 90 * 86_400.0
     require_certificates: bool = False
+    public_url: str = ""
+    behind_proxy: bool = False
 
     def __post_init__(self) -> None:
         times = (self.poll_interval, self.tick, self.assignment_lifetime, self.metadata_lifetime)
@@ -115,3 +125,16 @@ class Settings:
                 where="certificate_grace",
                 fix="choose one within",
             )
+        if self.public_url and not _leads_somewhere_safe(self.public_url):
+            raise SettingError(
+                "no address that links may lead to",
+                expected="https://HOST[:PORT][/PATH], without a slash at its end; http only on the loopback",
+                got=repr(self.public_url[:100]),
+                where="public_url",
+                fix="give the address as devices write it",
+            )
+
+
+def _leads_somewhere_safe(url: str) -> bool:
+    found = _PUBLIC_URL.fullmatch(url)
+    return found is not None and (found[1] == "https" or is_loopback(found[2].strip("[]")))

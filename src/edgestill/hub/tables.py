@@ -226,12 +226,13 @@ statistics: Final = Table(
     UniqueConstraint("device_id", "message_id"),
 )
 
-# What other updaters than ours are given, by the SHA-256 of the archive in it; the image itself lies among the blobs.
+# What other updaters than ours are given, by the SHA-256 of the archive in it: the one with the largest id; the image itself lies among the blobs.
 images: Final = Table(
     "images",
     METADATA,
-    Column("archive", _ID, primary_key=True),
-    Column("digest", _ID, nullable=False),
+    Column("id", Integer, primary_key=True),
+    Column("archive", _ID, nullable=False, index=True),
+    Column("digest", _ID, nullable=False, unique=True),
     Column("size", BigInteger, nullable=False),
     Column("sha1", String(40), nullable=False),
     Column("md5", String(32), nullable=False),
@@ -247,6 +248,8 @@ controllers: Final = Table(
     Column("action", BigInteger, nullable=False, default=0),
     Column("target", String(200), nullable=False, default=""),
     Column("outcome", String(20), nullable=False, default=""),
+    # Whether it has said that the image is written.
+    Column("staged", Boolean, nullable=False, default=False),
     # What it said of errors on the way.
     Column("note", String(500), nullable=False, default=""),
     # What it says of itself; null until it does.
