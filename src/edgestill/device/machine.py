@@ -146,7 +146,10 @@ def _assign(state: State, event: Assigned, rules: Rules) -> tuple[State, Effects
     if state.serving == target:
         return _keep(state, counter, target)
     try:
-        if (state.wanted, state.role) == (target, event.role):  # begun already, which has changed what the slots hold
+        if (state.wanted, state.role) == (
+            target,
+            event.role,
+        ):  # begun already, which has changed what the slots hold
             unattended.check_owner(target, event.role, accepted=rules.accept_auto)
         else:
             unattended.check(target, event.role, state, accepted=rules.accept_auto)

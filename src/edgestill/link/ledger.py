@@ -51,11 +51,13 @@ class Account:
         allowance: of the day.
         waiting: what did not fit when it was tried last; empty where nothing waits.
         needs: bytes that it needs.
+        since: how many budgets had been given when it began to wait.
     """
 
     allowance: Allowance
     waiting: str = ""
     needs: int = 0
+    since: int = 0
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -65,6 +67,7 @@ class Account:
             allowance=Allowance.from_fields(fields.inner("allowance")),
             waiting=fields.text("waiting", at_most=300),
             needs=fields.integer("needs"),
+            since=fields.integer("since") if fields.has("since") else 0,
         )
 
     def to_bytes(self) -> bytes:
@@ -142,8 +145,19 @@ class Ledger:
 
     def wait_for(self, what: str, needs: int) -> None:
         """Says what does not fit today, for whoever looks; an empty text says that nothing waits any more."""
+
+        def change(account: Account) -> Account:
+            what_waits = what[:300]
+            since = account.since if what_waits == account.waiting else account.allowance.given
+            return replace(account, waiting=what_waits, needs=needs if what else 0, since=since)
+
         with self._lock, suppress(SpentError):
-            self._turn(lambda account: replace(account, waiting=what[:300], needs=needs if what else 0))
+            self._turn(change)
+
+    def has_waited(self, what: str) -> bool:
+        """Whether this began to wait in an earlier day's budget: then waiting for another one need not help."""
+        account = self.account()
+        return bool(what) and account.waiting == what[:300] and account.since < account.allowance.given
 
     def account(self) -> Account:
         """What the file says, as of now; nothing is written."""
