@@ -25,7 +25,7 @@ from edgestill.core.errors import EdgestillError, PathError, SpentError
 from edgestill.core.files import read_plain
 from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.core.units import format_size
-from edgestill.link.allowance import MAX_DAY, SECONDS_PER_DAY, Allowance
+from edgestill.link.allowance import MAX_DAY, SECONDS_PER_DAY, Allowance, Held, taken_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +38,8 @@ log: Final = logging.getLogger(__name__)
 MOST_AHEAD: Final = 65_536
 SHARES: Final = 64
 """Of a day's budget: one of them is counted ahead."""
+_MOST_SHARES: Final = 2
+"""That are kept ahead, where more was held and not spent."""
 MAX_BYTES: Final = 16_384
 _KEPT_AHEAD: Final = 3600.0
 """Seconds of running after which they are written, though nothing is spent."""
@@ -108,15 +110,8 @@ class Ledger:
 
     def require(self, count: int) -> None:
         """SpentError where `count` bytes do not fit; counts nothing."""
-        left = self.left()
-        if left is not None and count > left:
-            raise SpentError(
-                "the data budget of today is used up",
-                where=self._path.name,
-                expected=f"at most {format_size(left)} of {format_size(self._bytes_per_day or 0)}",
-                got=format_size(count),
-                fix="wait for tomorrow (UTC), or raise bytes_per_day",
-            )
+        with self._lock:
+            self._fit(count)
 
     def ahead(self, count: int) -> None:
         """Counts `count` bytes that may be spent next, as far as they fit; they are in the file when this returns.
@@ -127,9 +122,35 @@ class Ledger:
         with self._lock:
             self._count(count)
 
-    def charge(self, count: int) -> None:
-        """Counts `count` bytes that have come or gone, of those ahead first. It never refuses: they are spent."""
+    def reserve(self, count: int) -> Held:
+        """Counts `count` bytes for this caller alone, whoever else asks at the same time; they are in the file when this returns.
+
+        Raises:
+            SpentError: they do not fit, and nothing is counted; or they cannot be counted.
+        """
         with self._lock:
+            if self._owed or self._ahead < count or self._is_another_day():
+                self._fit(count)
+                self._count(count + self._share())
+            if self._ahead < count and self._bytes_per_day is not None:  # another process was faster
+                left = self._ahead
+                self._settle()
+                raise self._used_up(count, left)
+            self._ahead -= min(count, self._ahead)
+            return Held(count, self._given)
+
+    def release(self, held: Held) -> None:
+        """Gives back what was held and not spent: to who asks next, and from a few shares on to everybody."""
+        with self._lock:
+            self._ahead += taken_of(held, held.count, self._given)
+            if self._ahead > _MOST_SHARES * self._share():
+                self._settle()
+
+    def charge(self, count: int, held: Held | None = None) -> None:
+        """Counts `count` bytes that have come or gone, of those held and ahead first. It never refuses: they are spent."""
+        with self._lock:
+            if not self._is_another_day():
+                count -= taken_of(held, count, self._given)
             known = 0 if self._is_another_day() else min(count, self._ahead)
             self._ahead -= known
             self._owed += count - known
@@ -139,9 +160,8 @@ class Ledger:
 
     def settle(self) -> None:
         """Gives back what was counted ahead and not spent."""
-        with self._lock, suppress(SpentError):
-            self._turn(self._given_back)
-            self._ahead = 0
+        with self._lock:
+            self._settle()
 
     def wait_for(self, what: str, needs: int) -> None:
         """Says what does not fit today, for whoever looks; an empty text says that nothing waits any more."""
@@ -163,6 +183,28 @@ class Ledger:
         """What the file says, as of now; nothing is written."""
         known = self._read() or self._spent()
         return replace(known, allowance=known.allowance.on(self._clock.now()))
+
+    def _fit(self, count: int) -> None:
+        """SpentError where `count` bytes do not fit."""
+        if self._bytes_per_day is None:
+            return
+        left = self._left(self._turn(lambda account: account).allowance)
+        if count > left:
+            raise self._used_up(count, left)
+
+    def _settle(self) -> None:
+        with suppress(SpentError):
+            self._turn(self._given_back)
+            self._ahead = 0
+
+    def _used_up(self, count: int, left: int) -> SpentError:
+        return SpentError(
+            "the data budget of today is used up",
+            where=self._path.name,
+            expected=f"at most {format_size(left)} of {format_size(self._bytes_per_day or 0)}",
+            got=format_size(count),
+            fix="wait for tomorrow (UTC), or raise bytes_per_day",
+        )
 
     def _count(self, ahead: int) -> None:
         """Counts what was spent beyond what was ahead, and more ahead where that is not enough."""
