@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgestill.core import protocols
 from edgestill.core.errors import (
     AccessError,
     DeadlineError,
@@ -37,10 +36,12 @@ from edgestill.testing.transport import AsgiTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from starlette.requests import Request as WebRequest
 
+    from edgestill.core import protocols
     from edgestill.core.jsonio import Json
     from edgestill.core.protocols import Transport
 
