@@ -131,6 +131,22 @@ def test_after_a_clock_that_was_wrong_a_budget_comes_with_each_day_of_running(
     assert opened(tmp_path, clock).left() == 0
 
 
+def test_attack_many_processes_do_not_make_a_day_of_running_shorter(tmp_path: Path, clock: FakeClock) -> None:
+    """After a clock that was wrong a budget comes with 24 hours of running, counted once: by the one that keeps the time."""
+    clock.jump(5_000 * SECONDS_PER_DAY)
+    keeper = opened(tmp_path, clock)
+    others = [
+        Ledger(tmp_path / "budget.json", bytes_per_day=DAY, clock=clock, keeps_time=False) for _ in range(3)
+    ]
+    keeper.charge(DAY)
+    clock.jump(-5_000 * SECONDS_PER_DAY)
+    for _ in range(23):
+        clock.advance(3_600)
+        assert [one.left() for one in (keeper, *others)] == [0, 0, 0, 0]
+    clock.advance(3_600)
+    assert [one.left() for one in (keeper, *others)] == [DAY] * 4
+
+
 class Killed(BaseException):
     """The process ends here."""
 

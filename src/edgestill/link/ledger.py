@@ -85,12 +85,16 @@ class Ledger:
         path: of the file; its folder exists.
         bytes_per_day: as the device's owner chose it; None allows any number.
         clock: tells the day.
+        keeps_time: whether this one counts the seconds for which the device has run; one of all its processes does, or they would count double.
     """
 
-    def __init__(self, path: Path, *, bytes_per_day: int | None, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, *, bytes_per_day: int | None, clock: Clock, keeps_time: bool = True
+    ) -> None:
         self._path = path
         self._bytes_per_day = bytes_per_day
         self._clock = clock
+        self._keeps_time = keeps_time
         self._lock = threading.Lock()
         self._ahead = self._owed = 0
         self._given = self._day = -1
@@ -245,7 +249,7 @@ class Ledger:
         try:
             with self._alone():
                 before = self._read()
-                ran = self._clock.monotonic() - self._since
+                ran = self._clock.monotonic() - self._since if self._keeps_time else 0.0
                 found = self._spent() if before is None else before
                 known = replace(found, allowance=found.allowance.after(ran).on(self._clock.now()))
                 if known.allowance.given != self._given:  # what was ahead was of another day's budget
