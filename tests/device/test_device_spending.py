@@ -24,7 +24,6 @@ from device_bundles import (
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, SpentError
-from edgestill.core.protocols import Request
 from edgestill.core.wire import Report
 from edgestill.delta.codec import diff
 from edgestill.device.courier import Courier
@@ -49,6 +48,8 @@ from edgestill.trust.kept import KeptMetadata
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgestill.core.protocols import Request
 
 URL = "http://127.0.0.1:1"
 DAY = 86_400.0

@@ -149,10 +149,14 @@ class Delegate:
             )
         newest, remove = self.newest(role, served), list(remove)
         keys = self._all()
-        until = now + self._lifetime / 2
-        if newest is not None and _says(newest, served, said, add or {}, remove, until):
-            if len(self._signers(newest)) == len(keys):
-                return newest
+        if (
+            newest is not None
+            and newest != served
+            and _holds(newest, least=said + 1, until=now + self._lifetime / 2)
+            and _says(newest, served, add or {}, remove)
+            and len(self._signers(newest)) == len(keys)
+        ):
+            return newest
         data = sign_targets(
             previous=newest,
             add=add or {},
@@ -198,18 +202,14 @@ class Delegate:
         return found
 
 
-def _says(
-    newest: bytes,
-    served: bytes | None,
-    said: int,
-    add: Mapping[str, TargetInfo],
-    remove: Iterable[str],
-    until: float,
-) -> bool:
-    """Whether a list that has not reached the hub says what one that is signed now would say, and holds until then."""
+def _holds(newest: bytes, *, least: int, until: float) -> bool:
+    """Whether a hub would take a list for its version, and for long enough."""
     signed = read(Targets, newest).signed
-    if newest == served or signed.version <= said or signed.expires.timestamp() < until:
-        return False
+    return bool(signed.version >= least and signed.expires.timestamp() >= until)
+
+
+def _says(newest: bytes, served: bytes | None, add: Mapping[str, TargetInfo], remove: Iterable[str]) -> bool:
+    """Whether a list that has not reached the hub says already what is asked for."""
     before, after = {} if served is None else listed_in(served), listed_in(newest)
     is_added = all(after.get(name) == info for name, info in add.items())
     return is_added and all(name in before and name not in after for name in remove)
