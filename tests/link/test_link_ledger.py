@@ -86,6 +86,30 @@ def test_small_things_are_counted_ahead_together(
     assert unlimited.left() is None
 
 
+def test_polls_beyond_a_budget_wear_out_no_flash(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted a share at a time when nothing is left, too; nothing may be spent of what is counted so, and it is given back."""
+    writes: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        writes.append(path)
+        replace(path, data)
+
+    ledger = opened(tmp_path, clock)
+    ledger.charge(DAY)
+    monkeypatch.setattr(module, "write_whole", write)
+    for number in range(1, 101):
+        ledger.charge(10)
+        assert ledger.left() == 0
+        assert counted(tmp_path, clock) >= DAY + 10 * number
+        with pytest.raises(SpentError):
+            ledger.reserve(1)
+    assert len(writes) <= 100 * 10 // SHARE + 1
+    ledger.settle()
+    assert counted(tmp_path, clock) == DAY + 1_000
+
+
 def test_a_new_day_gives_a_new_budget_once(tmp_path: Path, clock: FakeClock) -> None:
     """To all processes together, whoever looks first; what one had ahead was of yesterday."""
     one, other = opened(tmp_path, clock), opened(tmp_path, clock)

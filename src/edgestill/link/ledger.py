@@ -5,7 +5,8 @@
 
 - What may be spent next is counted *ahead*, in the file, before it is spent; what was not spent is given back. A kill in between costs what
   was ahead, and forgets nothing.
-- To spare flash, small things are counted ahead together: a 64th of a day's budget at once, at most `MOST_AHEAD` bytes.
+- To spare flash, small things are counted ahead together: a 64th of a day's budget at once, at most `MOST_AHEAD` bytes; also those that are sent when the
+  budget is used up.
 - With a budget, what cannot be counted is not spent: a disk that refuses, or a file that is damaged, leaves nothing for today. Without one, counting is
   a courtesy and hinders nobody.
 """
@@ -97,6 +98,7 @@ class Ledger:
         self._keeps_time = keeps_time
         self._lock = threading.Lock()
         self._ahead = self._owed = 0
+        self._is_beyond = False
         self._given = self._day = -1
         self._since = clock.monotonic()
 
@@ -133,7 +135,7 @@ class Ledger:
             SpentError: they do not fit, and nothing is counted; or they cannot be counted.
         """
         with self._lock:
-            if self._owed or self._ahead < count or self._is_another_day():
+            if self._owed or self._ahead < count or self._is_beyond or self._is_another_day():
                 self._fit(count)
                 self._count(count + self._share())
             if self._ahead < count and self._bytes_per_day is not None:  # another process was faster
@@ -160,7 +162,7 @@ class Ledger:
             self._owed += count - known
             if self._owed:
                 with suppress(SpentError):  # what could not be written is counted with what comes next
-                    self._count(self._share())
+                    self._count(self._share(), beyond=True)
 
     def settle(self) -> None:
         """Gives back what was counted ahead and not spent."""
@@ -210,25 +212,34 @@ class Ledger:
             fix="wait for tomorrow (UTC), or raise bytes_per_day",
         )
 
-    def _count(self, ahead: int) -> None:
-        """Counts what was spent beyond what was ahead, and more ahead where that is not enough."""
+    def _count(self, ahead: int, *, beyond: bool = False) -> None:
+        """Counts what was spent beyond what was ahead, and more ahead where that is not enough.
+
+        Args:
+            ahead: bytes.
+            beyond: whether they are for what is sent all the same: then they are counted together also where the budget is used up.
+        """
         if not self._owed and self._ahead >= ahead and not self._is_another_day():
             return
-        held = more = 0
+        held = more = free = 0
 
         def change(account: Account) -> Account:
-            nonlocal held, more
+            nonlocal held, more, free
             known = account.allowance
             spent, held = known.spent + self._owed, self._ahead
             free = ahead if known.bytes_per_day is None else max(known.bytes_per_day - spent, 0)
-            more = min(max(ahead - held, 0), free)
+            more = max(ahead - held, 0)
+            if not (beyond and free == 0):
+                more = min(more, free)
             return replace(account, allowance=replace(known, spent=spent + more))
 
         self._turn(change)
         self._ahead, self._owed = held + more, 0
+        self._is_beyond = beyond and more > free
 
     def _left(self, allowance: Allowance) -> int:
-        return max((allowance.left(self._clock.now()) or 0) + self._ahead - self._owed, 0)
+        today = allowance.on(self._clock.now())
+        return max((today.bytes_per_day or 0) - today.spent + self._ahead - self._owed, 0)
 
     def _share(self) -> int:
         return MOST_AHEAD if self._bytes_per_day is None else min(MOST_AHEAD, self._bytes_per_day // SHARES)
