@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,16 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, SpentError
 from edgestill.core.wire import Report
 from edgestill.delta.codec import diff
+from edgestill.device import engine_work, processes
+from edgestill.device.arrays import to_tensor
 from edgestill.device.courier import Courier
 from edgestill.device.events import Download, Downloaded, Hindered
+from edgestill.device.frames import Frame, send
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.installer import Installer
 from edgestill.device.main import main
 from edgestill.device.mirrors import Mirrors, Nearby
+from edgestill.device.model import Serving
 from edgestill.device.outbox import Outbox
 from edgestill.device.privacy import Permissions
 from edgestill.device.slots import Slots
@@ -429,6 +434,29 @@ def test_questions_and_downloads_spend_from_one_budget(tmp_path: Path) -> None:
                 ledger=ledger,
             ).fetch(listed("1.1.0", NEW), to=tmp_path / "x.esb", base=None)
         assert np.isfinite(spent)
+
+
+def test_an_engine_that_ends_in_order_gives_back_what_it_had_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has asked stays counted, and no more: each restart would cost a share of the day otherwise."""
+    hub = TinyHub(clock=SystemClock())
+    with HttpHub(hub) as served, monkeypatch.context() as patch:
+        device = Device(tmp_path, 3_200_000, hub=served.url)
+        archive = tmp_path / "x.esb"
+        archive.write_bytes(OLD)
+        serving = Serving.open(device.home, archive, clock=SystemClock(), random=lambda: 0.9)
+        serving.answer(Frame({"op": "predict"}, (to_tensor("input", batches(4, 1)),)))
+        assert len(hub.asked) == 1
+        ahead = device.ledger.account().allowance.spent
+        patch.setattr(Serving, "open", lambda *_, **__: serving)
+        ours, theirs = socket.socketpair()
+        with ours, theirs, processes.listening(tmp_path / "s") as listener:
+            send(ours, Frame({"op": "stop"}))
+            engine_work.serve(device.home, archive, theirs, listener)
+    spent = device.ledger.account().allowance.spent
+    assert ahead >= 50_000
+    assert 100 < spent < 10_000
 
 
 def test_the_owner_sets_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,9 +31,7 @@ ALWAYS = (".root.json", "/timestamp.json")
 
 def ledger_of(home: Home, clock: Clock, *, keeps_time: bool = False) -> Ledger:
     """The budget of the device that lives in this home; each of its processes opens its own, and the supervisor's keeps the time."""
-    return Ledger(
-        home.budget, bytes_per_day=home.settings.bytes_per_day, clock=clock, keeps_time=keeps_time
-    )
+    return Ledger(home.budget, bytes_per_day=home.settings.bytes_per_day, clock=clock, keeps_time=keeps_time)
 
 
 def require_soon(budget: Budget, count: int) -> None:
