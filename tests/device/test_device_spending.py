@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 from device_bundles import (
     HERE,
     HttpHub,
+    MemoryResponse,
     MemoryTransport,
     TinyHub,
     batches,
@@ -25,12 +27,16 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, SpentError
 from edgestill.core.wire import Report
 from edgestill.delta.codec import diff
+from edgestill.device import engine_work, processes
+from edgestill.device.arrays import to_tensor
 from edgestill.device.courier import Courier
 from edgestill.device.events import Download, Downloaded, Hindered
+from edgestill.device.frames import Frame, send
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.installer import Installer
 from edgestill.device.main import main
 from edgestill.device.mirrors import Mirrors, Nearby
+from edgestill.device.model import Serving
 from edgestill.device.outbox import Outbox
 from edgestill.device.privacy import Permissions
 from edgestill.device.slots import Slots
@@ -47,6 +53,8 @@ from edgestill.trust.kept import KeptMetadata
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from edgestill.core.protocols import Request
 
 URL = "http://127.0.0.1:1"
 DAY = 86_400.0
@@ -197,6 +205,88 @@ def test_a_patch_is_brought_where_the_file_would_not_fit(tmp_path: Path) -> None
     assert device.served("targets") == 0
 
 
+def until_it_is_there(device: Device, spent_first: int, *, base: bool = False) -> int:
+    """Days until the new bundle is there, where polls take so much of each before it is asked for."""
+    for days in range(12):
+        device.restart()
+        device.ledger.charge(spent_first)
+        try:
+            assert device.fetch("1.1.0", base=base).read_bytes() == NEW
+        except SpentError:
+            device.ledger.settle()
+            device.clock.advance(DAY)
+        else:
+            return days
+    pytest.fail("it never comes")
+
+
+def test_a_patch_that_fits_into_no_day_does_not_lock_a_device_out(tmp_path: Path) -> None:
+    """It waits for one day; then the whole file comes in pieces."""
+    device = Device(tmp_path, 6_000)
+    old, new = listed("1.0.0", OLD), listed("1.1.0", NEW)
+    device.hub.patches[f"patches/{old.digest.hex}/{new.digest.hex}"] = bytes(7_000)
+    assert 1 <= until_it_is_there(device, 1_000, base=True) <= 4
+    assert device.served("targets") >= 1
+
+
+def test_an_archive_comes_from_nearby_where_a_patch_does_not_fit(tmp_path: Path) -> None:
+    """A mirror costs nothing, so nothing waits while it has the bundle."""
+    device = Device(tmp_path, 2 * len(NEW))
+    old, new = listed("1.0.0", OLD), listed("1.1.0", NEW)
+    device.hub.patches[f"patches/{old.digest.hex}/{new.digest.hex}"] = bytes(8_000)
+
+    class Mirror(MemoryTransport):
+        """Has archives, and no patches."""
+
+        def send(self, request: Request, *, timeout: float) -> MemoryResponse:
+            path = request.url if "/targets/" in request.url else f"{URL}/targets/nothing"
+            return super().send(replace(request, url=path), timeout=timeout)
+
+    device.nearby = Nearby(
+        Mirrors(("http://10.0.0.2:8000",)), transport=Mirror(device.hub), clock=device.clock
+    )
+    device.restart()
+    device.leave(7_000)
+    assert device.fetch("1.1.0", base=True).read_bytes() == NEW
+    assert (device.ledger.left() or 0) > 6_000
+
+
+def test_an_archive_just_below_a_days_budget_comes_though_polls_cost(tmp_path: Path) -> None:
+    """It waits for one day, and over restarts that is known; then it takes what there is."""
+    assert until_it_is_there(Device(tmp_path, len(NEW) + 50), 100) == 1
+
+
+def test_a_list_longer_than_a_days_budget_is_fetched_on_a_fresh_day(tmp_path: Path) -> None:
+    """Where less than half of the day is left it waits, and an owner who allows nothing gets nothing."""
+    device, fetched = Device(tmp_path, 10_000), []
+    fetch = fetching_within(device.ledger, lambda path, at_most: fetched.append((path, at_most)) or b"")
+    fetch("metadata/2.targets.json", 20_000)
+    device.leave(4_999)
+    with pytest.raises(SpentError):
+        fetch("metadata/2.targets.json", 20_000)
+    assert len(fetched) == 1
+    nothing = Ledger(tmp_path / "none.json", bytes_per_day=0, clock=device.clock)
+    with pytest.raises(SpentError):
+        fetching_within(nothing, lambda *_: b"")("metadata/2.targets.json", 1)
+
+
+def test_statistics_longer_than_a_days_budget_do_not_block_those_behind_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are dropped with a line in the log; what is a little shorter is sent, though polls have cost something."""
+    device = Device(tmp_path, 10_000)
+    outbox = Outbox.open(device.home.outbox)
+    for name, size in (("long", 10_001), ("short", 9_999)):
+        outbox.put_statistics(name, bytes(size), at=1.0)
+    device.leave(9_000)
+    assert not device.courier.deliver(outbox)
+    assert "fit into no day's data budget, and are dropped" in caplog.text
+    assert not device.courier.deliver(outbox)
+    assert list(device.hub.statistics.values()) == [bytes(9_999)]
+    assert device.courier.deliver(outbox)
+    outbox.close()
+
+
 def test_mirrors_cost_nothing(tmp_path: Path) -> None:
     """They are nearby: a bundle comes from one though nothing is left of the day."""
     device = Device(tmp_path, 2 * len(NEW))
@@ -344,6 +434,29 @@ def test_questions_and_downloads_spend_from_one_budget(tmp_path: Path) -> None:
                 ledger=ledger,
             ).fetch(listed("1.1.0", NEW), to=tmp_path / "x.esb", base=None)
         assert np.isfinite(spent)
+
+
+def test_an_engine_that_ends_in_order_gives_back_what_it_had_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has asked stays counted, and no more: each restart would cost a share of the day otherwise."""
+    hub = TinyHub(clock=SystemClock())
+    with HttpHub(hub) as served, monkeypatch.context() as patch:
+        device = Device(tmp_path, 3_200_000, hub=served.url)
+        archive = tmp_path / "x.esb"
+        archive.write_bytes(OLD)
+        serving = Serving.open(device.home, archive, clock=SystemClock(), random=lambda: 0.9)
+        serving.answer(Frame({"op": "predict"}, (to_tensor("input", batches(4, 1)),)))
+        assert len(hub.asked) == 1
+        ahead = device.ledger.account().allowance.spent
+        patch.setattr(Serving, "open", lambda *_, **__: serving)
+        ours, theirs = socket.socketpair()
+        with ours, theirs, processes.listening(tmp_path / "s") as listener:
+            send(ours, Frame({"op": "stop"}))
+            engine_work.serve(device.home, archive, theirs, listener)
+    spent = device.ledger.account().allowance.spent
+    assert ahead >= 50_000
+    assert 100 < spent < 10_000
 
 
 def test_the_owner_sets_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

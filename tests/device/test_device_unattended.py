@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -166,6 +167,53 @@ def test_what_serves_already_goes_on_after_opting_out() -> None:
     state, effects = run(SERVING, Assigned(6, NEW, AUTO), OPTED_OUT)
     assert (state.failure, state.serving) == (None, NEW)
     assert [one.state for one in effects if isinstance(one, Tell)] == ["confirmed"]
+
+
+def installing(phase: str, wanted: Target = NEWER) -> State:
+    """An unattended update that has come so far, as it is read after a kill."""
+    from edgestill.device.events import Downloaded, Staged, Verified
+
+    state, _ = run(SERVING, Assigned(6, wanted, AUTO), OPTED_IN)
+    for event in (Downloaded(wanted.digest), Verified(wanted.digest), Staged(wanted.digest)):
+        if state.phase != phase:
+            state, _ = run(state, event, OPTED_IN)
+    assert state.phase == phase
+    return State.from_bytes(state.to_bytes())
+
+
+@pytest.mark.parametrize("phase", ["downloading", "verifying", "staging", "probing"])
+def test_opting_out_ends_an_unattended_update_that_has_begun(phase: str) -> None:
+    """However far it has come, a restart clears its slot and says why; whoever stays opted in gets it."""
+    state, effects = run(installing(phase), Booted(), OPTED_OUT)
+    assert (state.phase, state.wanted, state.a, state.serving) == ("idle", None, None, NEW)
+    serve, clear, told = effects
+    assert (serve, clear) == (Serve("b", 0), Clear("a"))
+    assert isinstance(told, Tell)
+    assert (told.counter, told.state, told.target) == (6, "fell-back", NEWER)
+    assert told.reason.startswith("[unattended-refused]")
+    assert run(state, Assigned(6, NEWER, AUTO), OPTED_OUT) == (state, ())
+    state, effects = run(installing(phase), Booted(), OPTED_IN)
+    assert (state.phase, state.wanted, len(effects)) == (phase, NEWER, 2)
+
+
+def test_opting_out_does_not_end_what_somebody_stands_for() -> None:
+    """Also where an unattended role listed it first, and where the state was written before roles were remembered."""
+    state = installing("verifying")
+    state, effects = run(state, Assigned(7, NEWER, CLASS), OPTED_IN)
+    assert (state.role, effects) == (CLASS, ())
+    assert run(state, Booted(), OPTED_OUT)[0].wanted == NEWER
+    before = json.loads(installing("verifying").to_bytes())
+    del before["role"]
+    old = State.from_bytes(json.dumps(before).encode())
+    assert old.role == "targets"
+    assert run(old, Booted(), OPTED_OUT)[0].wanted == NEWER
+
+
+def test_bringing_back_survives_a_restart_on_its_way() -> None:
+    """The other slot does not count as whole while it is looked at; neither a start nor the same assignment again refuses it for that."""
+    state, _ = run(installing("verifying", OLD), Booted(), OPTED_IN)
+    assert state.wanted == OLD
+    assert run(state, Assigned(6, OLD, AUTO), OPTED_IN) == (state, ())
 
 
 @settings(max_examples=200, deadline=None)

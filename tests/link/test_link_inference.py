@@ -29,16 +29,19 @@ from edgestill.core.oip import DATATYPE_OF, HEADER, NUMPY_NAMES, InferRequest, I
 from edgestill.link.allowance import Allowance, Meter
 from edgestill.link.breaker import Breaker, Guard
 from edgestill.link.inference import RemoteModel
+from edgestill.link.ledger import Ledger
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.faults import Fault, FaultyTransport
 from edgestill.testing.transport import AsgiTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from starlette.requests import Request as WebRequest
 
+    from edgestill.core import protocols
     from edgestill.core.jsonio import Json
     from edgestill.core.protocols import Transport
 
@@ -416,6 +419,32 @@ def test_questions_and_answers_are_counted(server: _Server, transport: AsgiTrans
     assert once > BATCH.nbytes + 3 * 3 * 4
     model.predict(BATCH)
     assert meter.allowance.spent == 2 * once
+
+
+def test_attack_a_question_that_is_under_way_has_its_bytes_for_itself(
+    transport: AsgiTransport, tmp_path: Path
+) -> None:
+    """Another at the same time is not asked with them, and the count on disk has them before they go."""
+    clock = FakeClock()
+    path = tmp_path / "budget.json"
+    sizes = _model(transport, clock)
+    sizes.predict(BATCH)
+    ledger = Ledger(path, bytes_per_day=sizes.take_sent() + BATCH.nbytes, clock=clock)
+    outcomes: list[str] = []
+
+    class Slow:
+        """While the first question goes, another is asked."""
+
+        def send(self, request: protocols.Request, *, timeout: float) -> protocols.Response:
+            counted = Ledger(path, bytes_per_day=None, clock=clock).account().allowance.spent
+            assert counted >= len(request.body)
+            with pytest.raises(SpentError):
+                _model(transport, clock, allowance=ledger).predict(BATCH)
+            outcomes.append("refused")
+            return transport.send(request, timeout=timeout)
+
+    _model(Slow(), clock, allowance=ledger).predict(BATCH)
+    assert outcomes == ["refused"]
 
 
 def test_a_question_beyond_the_budget_is_not_asked(transport: AsgiTransport) -> None:

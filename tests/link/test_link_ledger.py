@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Barrier
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -15,7 +16,7 @@ from edgestill.core.bundle import replace
 from edgestill.core.errors import MessageError, PathError, SpentError
 from edgestill.core.protocols import Request
 from edgestill.link import ledger as module
-from edgestill.link.allowance import SECONDS_PER_DAY, Allowance
+from edgestill.link.allowance import SECONDS_PER_DAY, Allowance, Held
 from edgestill.link.ledger import MOST_AHEAD, SHARES, Account, Ledger
 from edgestill.link.metered import Metered
 from edgestill.testing.clock import FakeClock
@@ -85,6 +86,30 @@ def test_small_things_are_counted_ahead_together(
     assert unlimited.left() is None
 
 
+def test_polls_beyond_a_budget_wear_out_no_flash(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted a share at a time when nothing is left, too; nothing may be spent of what is counted so, and it is given back."""
+    writes: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        writes.append(path)
+        replace(path, data)
+
+    ledger = opened(tmp_path, clock)
+    ledger.charge(DAY)
+    monkeypatch.setattr(module, "write_whole", write)
+    for number in range(1, 101):
+        ledger.charge(10)
+        assert ledger.left() == 0
+        assert counted(tmp_path, clock) >= DAY + 10 * number
+        with pytest.raises(SpentError):
+            ledger.reserve(1)
+    assert len(writes) <= 100 * 10 // SHARE + 1
+    ledger.settle()
+    assert counted(tmp_path, clock) == DAY + 1_000
+
+
 def test_a_new_day_gives_a_new_budget_once(tmp_path: Path, clock: FakeClock) -> None:
     """To all processes together, whoever looks first; what one had ahead was of yesterday."""
     one, other = opened(tmp_path, clock), opened(tmp_path, clock)
@@ -128,6 +153,22 @@ def test_after_a_clock_that_was_wrong_a_budget_comes_with_each_day_of_running(
     assert ledger.left() == DAY
     ledger.charge(DAY)
     assert opened(tmp_path, clock).left() == 0
+
+
+def test_attack_many_processes_do_not_make_a_day_of_running_shorter(tmp_path: Path, clock: FakeClock) -> None:
+    """After a clock that was wrong a budget comes with 24 hours of running, counted once: by the one that keeps the time."""
+    clock.jump(5_000 * SECONDS_PER_DAY)
+    keeper = opened(tmp_path, clock)
+    others = [
+        Ledger(tmp_path / "budget.json", bytes_per_day=DAY, clock=clock, keeps_time=False) for _ in range(3)
+    ]
+    keeper.charge(DAY)
+    clock.jump(-5_000 * SECONDS_PER_DAY)
+    for _ in range(23):
+        clock.advance(3_600)
+        assert [one.left() for one in (keeper, *others)] == [0, 0, 0, 0]
+    clock.advance(3_600)
+    assert [one.left() for one in (keeper, *others)] == [DAY] * 4
 
 
 class Killed(BaseException):
@@ -205,6 +246,43 @@ def test_processes_and_threads_do_not_overrun_it_together(tmp_path: Path, clock:
         done += sum(threads.map(lambda _: _spend(path, 100), range(8)))
     assert done <= DAY
     assert counted(tmp_path, clock) == done
+
+
+def test_attack_many_questions_at_once_do_not_overrun_it(tmp_path: Path, clock: FakeClock) -> None:
+    """Eight ask for what only one may have; a kill while it is under way forgets nothing, and what was not spent comes back."""
+    ledger, begun = opened(tmp_path, clock), Barrier(8)
+
+    def ask(_: int) -> Held | None:
+        begun.wait()
+        try:
+            return ledger.reserve(DAY - 10)
+        except SpentError:
+            return None
+
+    with ThreadPoolExecutor(8) as threads:
+        (held,) = [one for one in threads.map(ask, range(8)) if one is not None]
+    assert counted(tmp_path, clock) >= DAY - 10
+    assert ledger.left() == 10
+    ledger.charge(1_000, held)
+    ledger.release(held)
+    assert ledger.left() == DAY - 1_000
+    assert counted(tmp_path, clock) == 1_000
+    ledger.release(held)
+    assert ledger.left() == DAY - 1_000
+
+
+def test_what_is_held_for_one_is_not_spent_by_another(tmp_path: Path, clock: FakeClock) -> None:
+    """Each settles its own; and what was held of yesterday gives nothing back today."""
+    ledger = opened(tmp_path, clock)
+    one, other = ledger.reserve(2_000), ledger.reserve(3_000)
+    ledger.charge(2_500, one)
+    ledger.release(one)
+    assert ledger.left() == DAY - 5_500
+    clock.advance(SECONDS_PER_DAY)
+    assert ledger.left() == DAY
+    ledger.charge(300, other)
+    ledger.release(other)
+    assert ledger.left() == DAY - 300
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"nonsense", b'{"allowance": {"day": -1}}'])

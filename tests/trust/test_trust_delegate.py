@@ -19,11 +19,11 @@ from edgestill.core.errors import (
 )
 from edgestill.testing.clock import FakeClock
 from edgestill.trust import delegate as module
-from edgestill.trust.delegate import MOST_SAID, Delegate
+from edgestill.trust.delegate import Delegate
 from edgestill.trust.keys import PublicKey, SigningKey
 from edgestill.trust.metadata import TargetInfo
 from edgestill.trust.repository import listed_in, sign_targets
-from edgestill.trust.roles import Delegation, check_delegated, version_of
+from edgestill.trust.roles import MOST_FIRST, MOST_SAID, Delegation, check_delegated, version_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ DAY = 86_400.0
 SECRET = b"battery staple"
 CLASS = "x86_64-vnni-onnxruntime"
 AUTO = f"auto/{CLASS}"
-ONE, TWO = f"watch/1.0.0/{CLASS}.esb", f"watch/2.0.0/{CLASS}.esb"
+ONE, TWO, THREE = (f"watch/{number}.0.0/{CLASS}.esb" for number in (1, 2, 3))
 PUBLISHER = SigningKey.generate()
 
 
@@ -115,13 +115,52 @@ def test_each_role_has_a_list_of_its_own(lab: Delegate) -> None:
 
 
 def test_an_upload_that_failed_is_not_lost(lab: Delegate) -> None:
-    """The hub still has the older list, or none: the next goes on from what was signed here, with a version above."""
+    """The hub still has the older list, or none: the next goes on from what was signed here, with a version above where it says something else."""
     old = own(lab)
-    lab.sign(AUTO, served=old, said=1, add={TWO: info(b"two")}, now=NOW)
+    failed = lab.sign(AUTO, served=old, said=1, add={TWO: info(b"two")}, now=NOW)
     for served in (old, None):
-        again = lab.sign(AUTO, served=served, said=1, now=NOW)
-        assert set(listed_in(again)) == {ONE, TWO}
-    assert version_of(again) == 4
+        assert lab.sign(AUTO, served=served, said=1, now=NOW) == failed
+    other = lab.sign(AUTO, served=old, said=1, add={THREE: info(b"three")}, now=NOW)
+    assert (version_of(other), set(listed_in(other))) == (3, {ONE, TWO, THREE})
+
+
+def test_trying_again_uses_up_no_number(lab: Delegate) -> None:
+    """A hub that is away for long takes the list in the end: what it does not have yet is delivered again, be it an addition or a removal."""
+    old = own(lab)
+    (key,) = lab.keys().values()
+    role = Delegation(role=AUTO, keys=(key,), names=("watch",))
+    targets = sign_targets(previous=None, add={}, keys=[PUBLISHER], expires=NOW + DAY, delegate=[role])
+    for _ in range(20):
+        new = lab.sign(AUTO, served=old, said=1, add={TWO: info(b"two")}, now=NOW)
+    assert version_of(new) == 2
+    check_delegated(targets=targets, role=AUTO, data=new, last=1, now=NOW, others={})
+    for _ in range(20):
+        gone = lab.sign(AUTO, served=new, said=2, remove=[ONE], now=NOW)
+    assert (version_of(gone), listed_in(gone)) == (3, {TWO: info(b"two")})
+    with pytest.raises(NotFoundError):
+        lab.sign(AUTO, served=new, said=2, remove=["watch/9.0.0/none.esb"], now=NOW)
+    late = lab.sign(AUTO, served=new, said=2, now=NOW + 16 * DAY)
+    assert version_of(late) == 4  # half of its time was over
+    assert version_of(lab.sign(AUTO, served=late, said=4, now=NOW + 16 * DAY)) == 5  # it was delivered
+    assert (
+        version_of(lab.sign(AUTO, served=None, said=7, now=NOW + 16 * DAY)) == 8
+    )  # another key has gone further
+
+
+def test_a_new_hub_takes_a_list_that_has_come_far(lab: Delegate) -> None:
+    """It has named no version yet; and the next one, too, is signed and taken in after the largest that it takes first."""
+    (key,) = lab.keys().values()
+    role = Delegation(role=AUTO, keys=(key,), names=("watch",))
+    targets = sign_targets(previous=None, add={}, keys=[PUBLISHER], expires=NOW + DAY, delegate=[role])
+    far = lab.sign(AUTO, served=None, said=MOST_FIRST - 1, now=NOW)
+    assert lab.sign(AUTO, served=None, said=0, add={ONE: info()}, now=NOW) == far
+    check_delegated(targets=targets, role=AUTO, data=far, last=0, now=NOW, others={})
+    after = lab.sign(AUTO, served=far, said=MOST_FIRST, now=NOW)
+    check_delegated(targets=targets, role=AUTO, data=after, last=MOST_FIRST, now=NOW, others={})
+    with pytest.raises(TrustError, match=r"grows too far at once.*move the role's list out"):
+        check_delegated(targets=targets, role=AUTO, data=far, last=5, now=NOW, others={})
+    (lab.folder / "auto%2Fx86_64-vnni-onnxruntime.json").unlink()
+    assert version_of(lab.sign(AUTO, served=None, said=5, now=NOW)) == 6
 
 
 def test_another_machine_with_the_same_key_goes_on(lab: Delegate, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from edgestill.trust.metadata import TargetInfo, read
 from edgestill.trust.repository import check_targets, sign_targets
 from edgestill.trust.roles import (
     MAX_LIST_BYTES,
+    MOST_FIRST,
     MOST_ROLES,
     MOST_STEPS,
     Delegation,
@@ -302,8 +303,10 @@ def test_attack_a_role_that_delegates_further_is_refused() -> None:
         (4, 5, True),
         (5, 5, False),
         (6, 5, False),
-        (0, MOST_STEPS, True),
-        (0, MOST_STEPS + 1, False),
+        (0, MOST_FIRST, True),
+        (0, MOST_FIRST + 1, False),
+        (1, MOST_STEPS + 1, True),
+        (1, MOST_STEPS + 2, False),
         (0, 2**31, False),
         (7, 2**53, False),
     ],
@@ -517,6 +520,23 @@ def test_a_role_past_its_time_lists_nothing(
     assert client.listing(name("1.0.0")).role == "targets"
     with pytest.raises(ExpiredError):
         client.listing(name("1.1.0"))
+
+
+def test_a_role_by_class_past_its_time_hides_the_unattended_one_behind_it(
+    client: TrustedClient, repository: RepositorySimulator, clock: FakeClock
+) -> None:
+    """A search does not pass by what must not be trusted any more; signed anew, or taken away by the publisher, it does."""
+    repository.publish_role(CLASS, {name("1.2.0"): b"two"}, MAKER)
+    clock.advance(31 * DAY)
+    repository.publish_role(AUTO, {name("1.3.0"): b"three"}, LAB)
+    repository.freshen()
+    client.refresh()
+    assert client.listing(name("1.0.0")).role == "targets"
+    with pytest.raises(ExpiredError):
+        client.listing(name("1.3.0"))
+    repository.publish_role(CLASS, {}, MAKER)
+    client.refresh()
+    assert client.listing(name("1.3.0")).role == AUTO
 
 
 def test_a_role_is_believed_after_a_restart_without_network(

@@ -4,7 +4,7 @@
   not go back, it has not expired, and the publisher, or a role that it delegates to, lists its target *now*: the lists are refreshed first.
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
-  does not, the whole file is fetched. What does not fit into the data budget of today waits (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
+  does not, the whole file is fetched. What does not fit into the data budget of today waits once (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
 - A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
   holds no poll up: the old certificate, or the credential, still opens.
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
@@ -33,6 +33,7 @@ from edgestill.core.errors import (
 from edgestill.delta.codec import apply
 from edgestill.device.events import Assigned
 from edgestill.device.mirrors import apart
+from edgestill.device.spending import require_soon
 from edgestill.device.state import Target
 from edgestill.link.download import download, part_of
 from edgestill.link.exchange import TOO_LONG
@@ -173,9 +174,20 @@ class Courier:
             part_of(unfinished).unlink(missing_ok=True)
 
     def _fetch(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
-        patched = base is not None and self._patch(target, to=to, base=base)
-        if not patched and not (self._nearby is not None and self._nearby.archive(target, to=to)):
-            self._download(target, to)
+        waits: SpentError | None = None
+        try:
+            if base is not None and self._patch(target, to=to, base=base):
+                return
+        except SpentError as error:
+            waits = error
+        if self._nearby is not None and self._nearby.archive(target, to=to):
+            return
+        if waits is not None and not self._has_waited(target):
+            raise waits
+        self._download(target, to)
+
+    def _has_waited(self, target: Target) -> bool:
+        return self._ledger is not None and self._ledger.has_waited(target.release)
 
     def _download(self, target: Target, to: Path) -> None:
         download(
@@ -188,6 +200,7 @@ class Courier:
             timeout=TIMEOUT,
             minimum_speed=MINIMUM_SPEED,
             allowance=self._ledger,
+            has_waited=self._has_waited(target),
         )
 
     def deliver(self, outbox: Outbox) -> bool:
@@ -205,7 +218,14 @@ class Courier:
         if statistics is None:
             return True
         if self._ledger is not None:
-            self._ledger.require(len(statistics.body))
+            if 0 < (self._ledger.bytes_per_day or 0) < len(statistics.body):
+                log.warning(
+                    "statistics of %d bytes fit into no day's data budget, and are dropped",
+                    len(statistics.body),
+                )
+                outbox.statistics_delivered(statistics.id)
+                return False
+            require_soon(self._ledger, len(statistics.body))
         try:
             self._control.statistics(statistics.id, statistics.body, sequence=statistics.sequence)
         except RefusedError as error:
@@ -274,13 +294,13 @@ def _is_final(refusal: RefusedError) -> bool:
 
 
 def _waits(name: str, error: EdgestillError) -> SpentError:
-    """A patch that is longer than what is left of today; the whole file would be longer still."""
+    """A patch that is longer than what is left of today; the whole file would be longer still, but can be had in pieces."""
     return SpentError(
         "a patch that does not fit into the data budget of today",
         where=name,
         expected=error.expected,
         got=error.got,
-        fix="it is fetched tomorrow (UTC); or raise bytes_per_day",
+        fix="tomorrow (UTC) it is fetched, or the whole file in pieces; or raise bytes_per_day",
     )
 
 

@@ -66,7 +66,7 @@ def serve(home: Home, archive: Path, control: socket.socket, listener: socket.so
             send(control, serving.collect())
     finally:
         server.stop(seconds=LEAVE_SECONDS)
-        serving.keep()
+        serving.close()
     if said == "stop":
         send(control, serving.collect())
 

@@ -168,7 +168,7 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     clock = SystemClock()
     with home.locked(), _parts(home, transport, clock) as parts:
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
-        ledger = ledger_of(home, clock)
+        ledger = ledger_of(home, clock, keeps_time=True)
         courier = parts.courier(nearby, papers_of(transport, home, clock), ledger)
         agent = parts.agent(rules)
         try:

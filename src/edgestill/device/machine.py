@@ -10,7 +10,8 @@
   engine deaths, and answer without too many failures; otherwise the other slot serves again.
 - What failed is not tried again under the same assignment, nor when that comes again in the next epoch. Versions never go back by themselves: only by an
   assignment, or by falling back to what served before.
-- An unattended update that is not for this device fails without being begun (`device.unattended`). After a restart it is looked at anew: its owner may have changed their mind.
+- An unattended update that is not for this device fails without being begun (`device.unattended`). After a restart it is looked at anew, and so is one
+  that was begun and does not serve yet: its owner may have changed their mind.
 - An engine that keeps dying outside of a trial makes the other slot serve, where that holds a bundle.
 """
 
@@ -113,13 +114,24 @@ def _boot(state: State, rules: Rules) -> tuple[State, Effects]:
     state = replace(state, deaths=0, watched=0.0, answers=0, errors=0)
     if state.failure is not None and state.failure.refused:
         state = replace(state, failure=None)
-    if state.active is None:
-        return state, _work(state)
-    if state.phase != "watching":
-        return state, (Serve(state.active, 0), *_work(state))
+    served: Effects = () if state.active is None else (Serve(state.active, 0),)
+    if state.active is None or state.phase != "watching":
+        state, effects = _resume(state, rules)
+        return state, (*served, *effects)
     if state.boots >= rules.max_boots:
         return _fall_back(state, f"not confirmed within {rules.max_boots} starts")
-    return replace(state, boots=state.boots + 1), (Serve(state.active, 0),)
+    return replace(state, boots=state.boots + 1), served
+
+
+def _resume(state: State, rules: Rules) -> tuple[State, Effects]:
+    """Goes on with an installation, unless the device's owner has opted out of it; all else was looked at when it began."""
+    if state.wanted is None:
+        return state, ()
+    try:
+        unattended.check_owner(state.wanted, state.role, accepted=rules.accept_auto)
+    except UnattendedError as error:
+        return _refuse(state, state.counter, state.wanted, str(error))
+    return state, _work(state)
 
 
 def _assign(state: State, event: Assigned, rules: Rules) -> tuple[State, Effects]:
@@ -134,12 +146,18 @@ def _assign(state: State, event: Assigned, rules: Rules) -> tuple[State, Effects
     if state.serving == target:
         return _keep(state, counter, target)
     try:
-        unattended.check(target, event.role, state, accepted=rules.accept_auto)
+        if (state.wanted, state.role) == (
+            target,
+            event.role,
+        ):  # begun already, which has changed what the slots hold
+            unattended.check_owner(target, event.role, accepted=rules.accept_auto)
+        else:
+            unattended.check(target, event.role, state, accepted=rules.accept_auto)
     except UnattendedError as error:
         return _refuse(state, counter, target, str(error))
     if state.wanted == target:
-        return replace(state, counter=counter), ()
-    return _begin(state, counter, target)
+        return replace(state, counter=counter, role=event.role), ()
+    return _begin(replace(state, role=event.role), counter, target)
 
 
 def _refuse(state: State, counter: int, target: Target, reason: str) -> tuple[State, Effects]:

@@ -91,6 +91,7 @@ class Serving:
         self._permissions = permissions
         self._asks = () if teachers is None else teachers.names
         self._failure = "" if teachers is None else teachers.failure
+        self._ledger = None if teachers is None else teachers.ledger
         student = Student(self._engine, policy, clock=clock)
         self._takes = student.input[1:]
         self._current = Current(student)
@@ -217,6 +218,12 @@ class Serving:
                 self._memory.keep_progress(self._learner.progress())
         except (EdgestillError, OSError) as error:
             log.warning("%s", error)
+
+    def close(self) -> None:
+        """Keeps what must outlive a restart, and gives back what was counted ahead of the data budget; nothing is asked any more."""
+        self.keep()
+        if self._ledger is not None:
+            self._ledger.settle()
 
     def _deadline(self, frame: Frame) -> float | None:
         """The asker's; monotonic time is the same for all processes of a machine."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.core.release import TARGET
+from edgestill.trust.roles import PUBLISHER, ROLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,6 +134,7 @@ class State:
         a: what slot A holds, whole and staged; None while it is empty or being written.
         b: what slot B holds.
         wanted: what is being installed into the other slot; None outside of an installation.
+        role: that lists `wanted`; its owner may stop taking what that role lists.
         seen: the largest counter of an assignment that was ever accepted; counters are places, see `events.Assigned`.
         counter: of the assignment that `wanted`, or else the active slot, came from.
         failure: the last assignment that failed.
@@ -149,6 +151,7 @@ class State:
     a: Target | None = None
     b: Target | None = None
     wanted: Target | None = None
+    role: str = PUBLISHER
     seen: int = 0
     counter: int = 0
     failure: Failure | None = None
@@ -192,6 +195,7 @@ class State:
             a=_target(fields, "a"),
             b=_target(fields, "b"),
             wanted=_target(fields, "wanted"),
+            role=fields.text("role", at_most=80, pattern=ROLE) if fields.has("role") else PUBLISHER,
             seen=fields.integer("seen"),
             counter=fields.integer("counter"),
             failure=_failure(fields.inner("failure")) if fields.has("failure") else None,
@@ -220,6 +224,7 @@ class State:
                 "a": _json(self.a),
                 "b": _json(self.b),
                 "wanted": _json(self.wanted),
+                "role": self.role,
                 "seen": self.seen,
                 "counter": self.counter,
                 "failure": None

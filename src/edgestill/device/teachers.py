@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgestill.device.privacy import Permissions
     from edgestill.infer.cascade import Metered
     from edgestill.infer.policy import Policy
+    from edgestill.link.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Teachers:
         meters: of what is sent to any of them.
         names: of those who are asked about escalations, in their order.
         failure: what is wrong with the file of neighbours; empty where nothing is.
+        ledger: the device's data budget, as this process counts towards it; None where nobody is asked of it.
     """
 
     escalation: Predict
@@ -53,6 +55,7 @@ class Teachers:
     meters: tuple[Metered, ...] = ()
     names: tuple[str, ...] = (TEACHER,)
     failure: str = ""
+    ledger: Ledger | None = None
 
 
 def teachers_of(
@@ -74,6 +77,7 @@ def teachers_of(
 def _adapter(home: Home, policy: Policy, *, clock: Clock, random: Callable[[], float]) -> Teachers:
     """The hub's adapter for this policy. Neighbours are passed over: theirs are inputs."""
     assert policy.adapter is not None
+    ledger = ledger_of(home, clock)
     model = RemoteModel(
         hub_transport(home, clock),
         home.identity.hub,
@@ -88,11 +92,11 @@ def _adapter(home: Home, policy: Policy, *, clock: Clock, random: Callable[[], f
         classes=len(policy.labels),
         coder=Coder(allowed_by(policy), clock=clock),
         is_teacher=False,
-        allowance=ledger_of(home, clock),
+        allowance=ledger,
     )
     told = Tiers((Tier(adapter.ADAPTER, model),), clock=clock)  # why it fails is logged there
     asked_once = Remembering(Bounded(told, at_once=QUESTIONS), clock=clock, deputies=True)
-    return Teachers(asked_once, asked_once, (model,), (adapter.ADAPTER,))
+    return Teachers(asked_once, asked_once, (model,), (adapter.ADAPTER,), ledger=ledger)
 
 
 def _teachers(
@@ -140,4 +144,5 @@ def _teachers(
         (*meters, escalation, audit),
         neighbours.names,
         failure,
+        ledger,
     )

@@ -33,8 +33,7 @@ def check(target: Target, role: str, state: State, *, accepted: bool) -> None:
     """
     if not role.startswith(AUTO):
         return
-    if not accepted:
-        raise _refused(target, role, "a release that the publisher lists, or an owner who has opted in")
+    check_owner(target, role, accepted=accepted)
     if role != AUTO + target.hardware_class or target.hardware_class == ANY_CLASS:
         raise _refused(target, role, f"a bundle that {AUTO}{target.hardware_class} lists")
     serving = state.serving
@@ -44,6 +43,16 @@ def check(target: Target, role: str, state: State, *, accepted: bool) -> None:
         raise _refused(target, role, f"an update of {serving.parts[0]}")
     if target.parts[1] <= serving.parts[1]:
         raise _refused(target, role, f"a later version than {serving.release}")
+
+
+def check_owner(target: Target, role: str, *, accepted: bool) -> None:
+    """Looks whether a device may go on to install a target that it has begun: its owner may have opted out since then.
+
+    Raises:
+        UnattendedError: it may not.
+    """
+    if role.startswith(AUTO) and not accepted:
+        raise _refused(target, role, "a release that the publisher lists, or an owner who has opted in")
 
 
 def _refused(target: Target, role: str, expected: str) -> UnattendedError:

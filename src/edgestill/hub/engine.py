@@ -18,6 +18,8 @@ answer is empty. The rules:
 - Failed devices within `max_failed` are replaced by others, so that a complete stage has its share of confirmed ones.
   A silent one that comes back after it was replaced is waited for again: the stage then has more than its share.
   No stage completes without a single confirmed device.
+- A device whose owner takes no unattended updates (`device.unattended`) is no failure of the release: it counts neither for nor against, and another
+  is taken in its place. The hub has its word for it only; so it never counts as served.
 - Resuming excuses the failures there are (see `excusable`): they count neither for nor against. New ones break the gate again.
 - A finished rollout stays a promise: a device that joins or returns later is brought to its release.
 - Rolling back sends every member to what it had confirmed before. Where that is no longer listed, or there was nothing,
@@ -31,6 +33,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from edgestill.core.errors import UnattendedError
 from edgestill.hub.sequential import Count, looks_too_often, too_often
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ Failure = Literal["fell-back", "silent", "slow"]
 _RANK: Final = {state: rank for rank, state in enumerate(get_args(MemberState))}
 _ROUNDING: Final = 1e-9
 _NAMED: Final = 5
+_REFUSED: Final = f"[{UnattendedError.code}]"
+"""Begins the reason of a device that has not begun what it does not take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +194,9 @@ def explain(view: View, now: float) -> str:
     if tally.pending:
         return f"waiting for {_names(tally.pending)} to confirm"
     if not tally.confirmed:
-        return "waiting for a device that can be assigned"
+        return "waiting for a device that can be assigned" + (
+            f"; {_names(tally.refused)} took no unattended update" if tally.refused else ""
+        )
     return "" if view.accepted >= view.stage else tally.doubt()
 
 
@@ -270,12 +277,16 @@ class _Tally:
         self.confirmed: list[str] = []
         self.pending: list[str] = []
         self.failed: list[str] = []
+        self.refused: list[str] = []
         self.told: list[Member] = []
         for device in view.devices:
             if device.member is not None:
                 self._count(device.id, device.member, now)
 
     def _count(self, device: str, member: Member, now: float) -> None:
+        if member.state == "fell-back" and member.reason.startswith(_REFUSED):
+            self.refused.append(device)
+            return
         how = failure(member, self.gates, now)
         if how == "slow" == member.excused:  # it serves, and that is as good as it gets
             how = None

@@ -127,6 +127,19 @@ class Allowance:
         )
 
 
+@dataclass(slots=True)
+class Held:
+    """What was counted for one caller before it is spent.
+
+    Attributes:
+        count: bytes of it that are not spent yet.
+        given: how many budgets had been given; what was held of another day is worth nothing today.
+    """
+
+    count: int
+    given: int
+
+
 class Budget(Protocol):
     """What is spent from: `Meter`, or `link.ledger.Ledger`."""
 
@@ -147,13 +160,30 @@ class Budget(Protocol):
         """Counts `count` bytes that may be spent next, as far as they fit, so that a kill after them forgets nothing."""
         ...
 
-    def charge(self, count: int) -> None:
-        """Counts `count` bytes that have come or gone, of those ahead first."""
+    def reserve(self, count: int) -> Held:
+        """Counts `count` bytes for this caller alone, before they are spent; SpentError, and nothing counted, where they do not fit."""
+        ...
+
+    def charge(self, count: int, held: Held | None = None) -> None:
+        """Counts `count` bytes that have come or gone, of those held for the caller and those ahead first."""
+        ...
+
+    def release(self, held: Held) -> None:
+        """Gives back what was held and not spent."""
         ...
 
     def settle(self) -> None:
         """Gives back what was counted ahead and not spent."""
         ...
+
+
+def taken_of(held: Held | None, count: int, given: int) -> int:
+    """Takes up to `count` bytes of those held; none of those of another day's budget."""
+    if held is None:
+        return 0
+    known = min(count, held.count) if held.given == given else 0
+    held.count -= known
+    return known
 
 
 @final
@@ -196,10 +226,24 @@ class Meter:
         with self._lock:
             self._allowance.require(count, self._clock.now())
 
-    def charge(self, count: int) -> None:
-        """Counts `count` bytes that have come or gone."""
+    def reserve(self, count: int) -> Held:
+        """As `spend`, until it is released."""
         with self._lock:
-            self._allowance = self._allowance.charge(count, self._clock.now())
+            self._allowance = self._allowance.spend(count, self._clock.now())
+            return Held(count, self._allowance.given)
+
+    def charge(self, count: int, held: Held | None = None) -> None:
+        """Counts `count` bytes that have come or gone, of those held first."""
+        with self._lock:
+            today = self._allowance.on(self._clock.now())
+            self._allowance = today.charge(count - taken_of(held, count, today.given), self._clock.now())
+
+    def release(self, held: Held) -> None:
+        """Gives back what was held and not spent."""
+        with self._lock:
+            today = self._allowance.on(self._clock.now())
+            rest = taken_of(held, held.count, today.given)
+            self._allowance = replace(today, spent=max(today.spent - rest, 0))
 
     def ahead(self, count: int) -> None:
         """Nothing: what is in memory only is gone with a kill anyway."""

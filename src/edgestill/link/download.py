@@ -6,8 +6,8 @@
 - Endless data: nothing beyond the known size is written, and a peer that states or sends more is refused.
 - Slow retrieval: every stretch of `timeout` seconds must bring `minimum_speed` on average, so a download ends within
   `timeout + size / minimum_speed` seconds whatever the peer does.
-- A download that does not fit into what is left of today's data budget is not begun. One that fits into no day's budget goes on each day
-  until that is used up; what is there is kept for tomorrow.
+- A download that does not fit into what is left of today's data budget is not begun. One that fits into no day's budget, or has waited for another day
+  and still does not fit (polls come first each day), goes on each day until that is used up; what is there is kept for tomorrow.
 
 Sources: RFC 9110, section 14 (range requests); the names of the attacks are those of the TUF specification, section 1.5.
 `If-Range` is not sent: its validators are the peer's word, the digest is the publisher's.
@@ -61,6 +61,7 @@ def download(
     timeout: float,
     minimum_speed: float,
     allowance: Budget | None = None,
+    has_waited: bool = False,
 ) -> None:
     """Fetches a file, or the rest of it; returns at once where it is there.
 
@@ -74,6 +75,7 @@ def download(
         timeout: seconds of each stretch over which the speed is measured, connecting included.
         minimum_speed: bytes per second, above 0.
         allowance: counts the bytes that arrive; None counts nothing, as for places nearby.
+        has_waited: whether it was put off on an earlier day: then it takes what there is, whether all of it fits or not.
 
     Raises:
         NotFoundError: there is none (404).
@@ -94,7 +96,14 @@ def download(
             fix="choose positive ones",
         )
     task = _Task(
-        transport, Request("GET", url), to, size, digest, _Pace(clock, timeout, minimum_speed), allowance
+        transport,
+        Request("GET", url),
+        to,
+        size,
+        digest,
+        _Pace(clock, timeout, minimum_speed),
+        allowance,
+        has_waited,
     )
     try:
         if not _is_whole(to, size, digest):
@@ -165,6 +174,7 @@ class _Task:
     digest: Digest
     pace: _Pace
     allowance: Budget | None
+    has_waited: bool = False
     hash: _Hash = field(default_factory=hashlib.sha256)
     have: int = 0
 
@@ -303,11 +313,11 @@ class _Task:
         return chunk
 
     def _refuse_what_does_not_fit(self) -> None:
-        """What could be had whole on another day waits for it; what never could takes what there is."""
+        """What could be had whole on another day waits for it, once; what never could, or still does not fit then, takes what there is."""
         if self.allowance is None or (left := self.allowance.left()) is None:
             return
         rest, day = self.size - self.have, self.allowance.bytes_per_day or 0
-        if left < rest <= day:
+        if left < rest <= day and not self.has_waited:
             raise SpentError(
                 "a download that does not fit into the data budget of today",
                 where=self.request.url,

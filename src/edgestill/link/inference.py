@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, final
 from urllib.parse import quote
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock, Transport
-    from edgestill.link.allowance import Budget
+    from edgestill.link.allowance import Budget, Held
     from edgestill.link.breaker import Guard
 
 PROBABILITIES: Final = "probabilities"
@@ -326,11 +327,13 @@ class RemoteModel:
         if json_length is not None:
             headers[HEADER] = str(json_length)
         request = Request("POST", self._url, headers, body)
-        self._charge(len(body))
-        self._count_sent(len(body), tensor.shape[0])
-        reply = exchange(
-            self._transport, request, timeout=self._left(until), max_bytes=self._bound(tensor.shape[0])
-        )
+        with self._held(len(body)) as held:
+            timeout = self._left(until)
+            self._charge(len(body), held)
+            self._count_sent(len(body), tensor.shape[0])
+            reply = exchange(
+                self._transport, request, timeout=timeout, max_bytes=self._bound(tensor.shape[0])
+            )
         self._charge(len(reply.body))
         return reply
 
@@ -393,7 +396,18 @@ class RemoteModel:
     def _refuse_if_it_does_not_fit(self, tensor: Tensor) -> None:
         if self._allowance is not None:
             self._allowance.require(len(tensor.data))
-            self._allowance.ahead(len(tensor.data))
+
+    @contextmanager
+    def _held(self, count: int) -> Iterator[Held | None]:
+        """Holds the bytes of a question while it goes: others that are asked at the same time cannot have them."""
+        if self._allowance is None:
+            yield None
+            return
+        held = self._allowance.reserve(count)
+        try:
+            yield held
+        finally:
+            self._allowance.release(held)
 
     def _count_sent(self, count: int, inputs: int) -> None:
         with self._lock:
@@ -401,9 +415,9 @@ class RemoteModel:
             each = count / max(1, inputs)
             self._each = each if self._each is None else 0.9 * self._each + 0.1 * each
 
-    def _charge(self, count: int) -> None:
+    def _charge(self, count: int, held: Held | None = None) -> None:
         if self._allowance is not None:
-            self._allowance.charge(count)
+            self._allowance.charge(count, held)
 
     def _bound(self, count: int) -> int:
         numbers = count * (self._classes or MAX_CLASSES)

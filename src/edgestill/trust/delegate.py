@@ -7,6 +7,7 @@
 - Whether a key counts, and what it may list, the publisher says; nothing here does. All keys of the folder sign. Where one was lost or stolen, make another folder,
   have the publisher name its key, and publish again what shall be listed: nothing is built on a list that these keys did not sign.
 - What is signed is written here before anybody sees it, whole or not at all; a version never goes back, also where a kill or the network kept a list from its hub.
+- A list that its hub does not have yet is delivered again where it says what is asked for: trying again uses up no number.
 - A hub tells which version it has named last, of a key before this one too. It is believed up to `MOST_SAID`: what a hub makes up must not use up the numbers.
 
 Bytes in, bytes out, as in `trust.publisher`. One process at a time.
@@ -27,8 +28,8 @@ from edgestill.core.files import read_plain
 from edgestill.trust.keys import MAX_PEM_BYTES, PublicKey, SigningKey
 from edgestill.trust.metadata import read
 from edgestill.trust.publisher import make_folder
-from edgestill.trust.repository import sign_targets
-from edgestill.trust.roles import MAX_LIST_BYTES
+from edgestill.trust.repository import listed_in, sign_targets
+from edgestill.trust.roles import MAX_LIST_BYTES, MOST_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 LIFETIME: Final = 30 * 86_400.0
 """Seconds for which a list holds; a lab that was given up stops listing by itself."""
-MOST_SAID: Final = 1_000_000
 _NAME: Final = re.compile(r"delegate-([0-9]{1,4})\.pem")
 
 
@@ -124,6 +124,8 @@ class Delegate:
     ) -> bytes:
         """The role's next list; the same content for longer, where nothing is added or removed.
 
+        Where the newest list that was signed here has not reached the hub, says just that, and holds for at least half of its time, it is that one again.
+
         Args:
             role: as the publisher named it.
             served: the list as the hub hands it out; None where it has none that counts.
@@ -145,8 +147,16 @@ class Delegate:
                 got=said,
                 fix="if a stolen key has brought it there, have the publisher sign a root for a new key of the hub",
             )
-        newest = self.newest(role, served)
+        newest, remove = self.newest(role, served), list(remove)
         keys = self._all()
+        if (
+            newest is not None
+            and newest != served
+            and _holds(newest, least=said + 1, until=now + self._lifetime / 2)
+            and _says(newest, served, add or {}, remove)
+            and len(self._signers(newest)) == len(keys)
+        ):
+            return newest
         data = sign_targets(
             previous=newest,
             add=add or {},
@@ -190,3 +200,16 @@ class Delegate:
                 fix="make one: edgestill release keys new",
             )
         return found
+
+
+def _holds(newest: bytes, *, least: int, until: float) -> bool:
+    """Whether a hub would take a list for its version, and for long enough."""
+    signed = read(Targets, newest).signed
+    return bool(signed.version >= least and signed.expires.timestamp() >= until)
+
+
+def _says(newest: bytes, served: bytes | None, add: Mapping[str, TargetInfo], remove: Iterable[str]) -> bool:
+    """Whether a list that has not reached the hub says already what is asked for."""
+    before, after = {} if served is None else listed_in(served), listed_in(newest)
+    is_added = all(after.get(name) == info for name, info in add.items())
+    return is_added and all(name in before and name not in after for name in remove)

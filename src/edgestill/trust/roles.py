@@ -11,7 +11,8 @@
   unattended updates there is nobody left to ask, so that one is terminating.
 - There is no `auto/any`: a bundle for any hardware is no matter of one class's owners.
 - Roles do not delegate further. Whoever holds the key of `auto/CLASS` could otherwise name a role that devices take for another.
-- A version grows by at most `MOST_STEPS` at a time, so that a stolen key cannot put its role beyond the reach of the next one by one signature (a fast-forward).
+- A version grows by at most `MOST_STEPS` at a time, so that a stolen key cannot put its role beyond the reach of the next one by one signature (a fast-forward);
+  a hub that has named none yet, a new one for instance, takes any up to `MOST_FIRST`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ MAX_LIST_BYTES: Final = 1_000_000
 """Of a delegated list; it names some 4,000 bundles."""
 MOST_STEPS: Final = 1_000
 """By which a delegated list's version may grow at a time: what was signed and never delivered counts, too."""
+MOST_SAID: Final = 1_000_000
+"""A version that a hub has named last, and that a delegate goes on from; see `trust.delegate`."""
+MOST_FIRST: Final = MOST_SAID // 2
+"""Of the first version that a hub takes in: it has not seen those before, and as many are left above."""
 
 _TARGETS_FILE: Final = "targets.json"
 
@@ -267,7 +272,7 @@ def check_delegated(
         targets: the publisher's list, as it is served.
         role: of the list.
         data: the candidate.
-        last: the version that the hub has named last; 0 for none.
+        last: the version that the hub has named last; 0 for none, and then any up to `MOST_FIRST` is taken.
         now: seconds since 1970.
         others: names that are listed before this role is asked, by whom, and what they say.
 
@@ -279,13 +284,22 @@ def check_delegated(
     listed = check_signed(targets, role, data)
     signed = read(Targets, data).signed
     check_time(signed, now)
-    if not last < signed.version <= last + MOST_STEPS:
+    most = last + MOST_STEPS if last else MOST_FIRST
+    if signed.version <= last:
         raise _refused(
-            "the list does not grow" if signed.version <= last else "the list grows too far at once",
-            f"version {last + 1} to {last + MOST_STEPS}",
+            "the list does not grow",
+            f"version {last + 1} to {most}",
             signed.version,
             role,
-            fix="sign again, from the current list",
+            fix="publish again: it goes on from the version that this hub has named last",
+        )
+    if signed.version > most:
+        raise _refused(
+            "the list grows too far at once",
+            f"version {last + 1} to {most}",
+            signed.version,
+            role,
+            fix="move the role's list out of the delegate's folder, and publish again: it goes on from this hub's list then",
         )
     for name, info in listed.items():
         who, known = others.get(name, (role, info))
