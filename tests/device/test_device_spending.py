@@ -258,8 +258,14 @@ def test_an_archive_just_below_a_days_budget_comes_though_polls_cost(tmp_path: P
 
 def test_a_list_longer_than_a_days_budget_is_fetched_on_a_fresh_day(tmp_path: Path) -> None:
     """Where less than half of the day is left it waits, and an owner who allows nothing gets nothing."""
-    device, fetched = Device(tmp_path, 10_000), []
-    fetch = fetching_within(device.ledger, lambda path, at_most: fetched.append((path, at_most)) or b"")
+    device = Device(tmp_path, 10_000)
+    fetched: list[tuple[str, int]] = []
+
+    def fetching(path: str, at_most: int) -> bytes:
+        fetched.append((path, at_most))
+        return b""
+
+    fetch = fetching_within(device.ledger, fetching)
     fetch("metadata/2.targets.json", 20_000)
     device.leave(4_999)
     with pytest.raises(SpentError):

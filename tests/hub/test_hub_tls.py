@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from hub_processes import Process
 
+from edgestill.core import bundle as core_bundle
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import AccessError, PathError, SettingError, TrustError, UnreachableError
 from edgestill.core.protocols import Request
@@ -386,7 +387,7 @@ def test_a_kill_anywhere_in_the_first_init_leaves_one_authority(
         return write
 
     with monkeypatch.context() as context:
-        context.setattr(home_module, "replace", failing(home_module.replace, ""))
+        context.setattr(home_module, "replace", failing(core_bundle.replace, ""))
         context.setattr(type(folder), "rename", failing(type(folder).rename, "rename"))
         with pytest.raises(Killed):
             Home.init(folder)

@@ -43,8 +43,8 @@ def test_a_bundle_is_made_for_the_device_that_is_named(tmp_path: Path) -> None:
 def test_the_next_version_of_a_job_is_named_and_follows(tmp_path: Path) -> None:
     """Two jobs, one after the other: each file has its name, and the second its version, its parent's grid and digest."""
     job = JOB + '[bundle]\nname = "camera"\n'
-    report = Job.read(write_job(tmp_path / "one", job)).run(tmp_path / "first")
-    assert report["bundle"]["file"] == "camera.esb"
+    Job.read(write_job(tmp_path / "one", job)).run(tmp_path / "first")
+    assert json.loads((tmp_path / "first" / "report.json").read_text())["bundle"]["file"] == "camera.esb"
     first = Bundle.open(tmp_path / "first" / "camera.esb")
     assert (first.manifest.name, first.manifest.version) == ("camera", "1.0.0")
     more = f'version = "1.1.0"\nfollows = "{tmp_path}/first/camera.esb"\n[budget]\nupdate = "1 MB"\n'

@@ -11,13 +11,7 @@ from trust_forging import forge, signed_part
 from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # re-exported there without saying so
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import (
-    ConflictError,
-    ExpiredError,
-    NotFoundError,
-    SettingError,
-    TrustError,
-)
+from edgestill.core.errors import ConflictError, ExpiredError, NotFoundError, SettingError, TrustError
 from edgestill.testing.clock import FakeClock
 from edgestill.testing.repository import DAY, RepositorySimulator
 from edgestill.trust.client import Listing, TrustedClient
@@ -551,9 +545,6 @@ def test_a_role_is_believed_after_a_restart_without_network(
     assert again.listing(name("1.1.0")) == Listing(AUTO, info(b"lab"))
 
 
-# Keys that are lost
-
-
 def test_attack_a_revoked_role_lists_nothing(client: TrustedClient, repository: RepositorySimulator) -> None:
     """Once the publisher has taken it away, whatever the device had verified before; the snapshot names it still, as it must (TUF 5.5.5)."""
     assert client.listing(name("1.1.0")).role == AUTO
@@ -590,10 +581,7 @@ def test_attack_a_stolen_lab_key_is_replaced(client: TrustedClient, repository: 
 def test_attack_a_fast_forward_of_a_role_is_recovered_from(
     client: TrustedClient, repository: RepositorySimulator
 ) -> None:
-    """A stolen lab key at a stolen hub has signed a version without a successor: a root with a new key of the hub begins anew (TUF 5.3.11).
-
-    An honest hub would not have taken it in (`test_attack_a_version_that_goes_back_or_leaps`).
-    """
+    """A stolen lab key at a stolen hub has signed a version without a successor: a root with a new key of the hub begins anew (TUF 5.3.11)."""
     repository.publish_role(AUTO, {name("6.6.6"): b"evil"}, LAB, least=2**31 - 1)
     client.refresh()
     assert client.listing(name("6.6.6")).role == AUTO
