@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.packing.grid import Grid
 
-COARSE: Final = (8, 4, 2)
+COARSE: Final = (8, 6, 4, 3, 2)
 """Codes by whose multiples a weight moves from its parent's; the coarsest first."""
 _SHOWN: Final = 512
 
