@@ -462,19 +462,19 @@ def test_somebody_else_lists_bundles_for_a_class(world: World) -> None:
     public, role = made["public"], f"auto/{HERE}"
     told = world.json("release", "keys", "delegate", HERE, "--auto", "--name", "light", "--key", public)
     assert told == {"role": role, "paths": [f"light/*/{HERE}.esb"], "keys": [made["keyid"]]}
-    bundle = world.bundle("7.0.0")
+    bundle = world.bundle("7.7.0")
     published = world.json("release", "publish", bundle, "--role", role, "--delegate", lab)
-    assert published["releases"] == ["light/7.0.0"]
+    assert published["releases"] == ["light/7.7.0"]
     (one,) = world.json("release", "keys", "roles")["roles"]
-    assert (one["role"], one["version"], one["listed"]) == (role, 1, [f"light/7.0.0/{HERE}.esb"])
+    assert (one["role"], one["version"], one["listed"]) == (role, 1, [f"light/7.7.0/{HERE}.esb"])
     assert role in world.run("release", "keys", "roles")
-    assert role in world.run("release", "show", "light/7.0.0")
-    other = world.bundle("7.0.0", hardware_class="other")
+    assert role in world.run("release", "show", "light/7.7.0")
+    other = world.bundle("7.7.0", hardware_class="other")
     refused = world.run("release", "publish", other, "--role", role, "--delegate", lab, fails=True)
     assert "a name that this role may not list" in refused
     world.run("release", "renew", "--role", role, "--delegate", lab)
-    retired = world.json("release", "retire", "light/7.0.0", "--role", role, "--delegate", lab)
-    assert retired["retired"] == [f"light/7.0.0/{HERE}.esb"]
+    retired = world.json("release", "retire", "light/7.7.0", "--role", role, "--delegate", lab)
+    assert retired["retired"] == [f"light/7.7.0/{HERE}.esb"]
     thief = world.folder / "thief"
     world.run("release", "keys", "new", "--delegate", thief)
     text = world.run("release", "publish", bundle, "--role", role, "--delegate", thief, fails=True)
@@ -482,10 +482,10 @@ def test_somebody_else_lists_bundles_for_a_class(world: World) -> None:
     key = thief / "delegate-1.pub.pem"
     world.run("release", "keys", "delegate", HERE, "--auto", "--name", "light", "--key", key)
     world.run("release", "publish", bundle, "--role", role, "--delegate", thief)
-    assert world.json("release", "keys", "roles")["roles"][0]["listed"] == [f"light/7.0.0/{HERE}.esb"]
+    assert world.json("release", "keys", "roles")["roles"][0]["listed"] == [f"light/7.7.0/{HERE}.esb"]
     assert world.json("release", "keys", "undelegate", role) == {"undelegated": role}
     assert world.json("release", "keys", "roles") == {"roles": []}
-    gone = world.json("release", "show", "light/7.0.0")["bundles"][HERE]
+    gone = world.json("release", "show", "light/7.7.0")["bundles"][HERE]
     assert (gone["listed"], gone["role"]) == (False, None)
     text = world.run("release", "publish", bundle, "--role", role, "--delegate", lab, fails=True)
     assert "the publisher delegates nothing to this role" in text

@@ -144,13 +144,13 @@ def test_a_release_is_signed_and_can_be_had(fleet: Fleet) -> None:
 
 
 def test_no_key_of_the_publishers_is_in_the_hubs_folder(fleet: Fleet) -> None:
-    """A stolen hub can sign no list: the one private key there is its own."""
+    """A stolen hub can sign no list: the private keys there are its own, and that of the fleet's authority."""
     fleet.publish(packed("1.2.0"))
     home = fleet._folder / "hub"
     private = [
         path.name for path in home.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()
     ]
-    assert private == ["online.pem"]
+    assert sorted(private) == ["authority.key", "online.pem"]
 
 
 def test_a_rollout_that_pauses_ends_the_walk_with_its_reason(fleet: Fleet) -> None:

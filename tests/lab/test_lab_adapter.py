@@ -17,7 +17,7 @@ from lab_worlds import HELDOUT, POLICY, TRAIN, motion_net, run, teacher
 from torch import nn
 
 from edgestill.cli.terminal import bundle_line
-from edgestill.core.bundle import archive_bytes
+from edgestill.core.bundle import Bundle, archive_bytes
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, SettingError
 from edgestill.core.hardware import HardwareClass
@@ -196,7 +196,12 @@ def test_it_is_written_beside_the_bundle(found: Packed, tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["watch.adapter.onnx", "watch.esb"]
     assert adapter_path(path).read_bytes() == found.adapter
     told = bundle_of(path)
-    assert told == {"file": "watch.esb", "bytes": path.stat().st_size, "adapter": "watch.adapter.onnx"}
+    assert told == {
+        "file": "watch.esb",
+        "size": Bundle.open(path).manifest.size,
+        "bytes": path.stat().st_size,
+        "adapter": "watch.adapter.onnx",
+    }
     assert bundle_line(told).endswith("; watch.adapter.onnx goes to the hub (--adapter)")
 
 
@@ -249,7 +254,7 @@ def test_an_adapter_of_no_use_is_left_out(tmp_path: Path) -> None:
         made = untrained.pack(BY_FEATURES)
     assert (made.adapter, made.policy.adapter, made.policy.asks) == (None, None, "nothing")
     assert made.adapted is not None
-    assert bundle_of(made.save(tmp_path / "watch.esb")).keys() == {"file", "bytes"}
+    assert bundle_of(made.save(tmp_path / "watch.esb")).keys() == {"file", "size", "bytes"}
     assert [one.name for one in tmp_path.iterdir()] == ["watch.esb"]
     assert "Asks nobody." in made.blobs["card.md"].decode()
 

@@ -9,6 +9,11 @@ What is tried, one after the other, until the loss is within what is allowed:
 
 What counts is the task's score on held-out samples, as the hardware's engine answers: not how near the weights are. It chooses on
 them as well, so that its own figure is a little too kind; whoever wants an unbiased one scores the file on other data.
+
+A version that follows another one on its grid is tried with its changes in steps of several codes first, the coarsest first, for the sake of a small
+patch. That is taken where its answers keep what the update changed: how far they are from those of the floats, beyond what int8 costs anyway, may be no
+more than a small part of how far the parent's are. Accuracy alone would not tell: an update that gains less than is allowed to be lost could be
+left out as a whole.
 """
 
 from __future__ import annotations
