@@ -117,14 +117,20 @@ def test_a_gateway_answers_together_with_a_larger_model(tmp_path: Path) -> None:
     assert told == {"alpha": [1.0] * 4, "decided_by": ["teacher"] * 4, "tiers": ["teacher,memory"] * 4}
 
 
-def test_a_gateway_without_its_teacher_answers_alone(tmp_path: Path) -> None:
-    """Nobody listens there: the student's answer stands, marked as its own."""
+def test_a_gateway_without_its_teacher_answers_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody listens there: the student's answer stands, marked as its own; and the log says why, once."""
     asks = bundle(tmp_path, threshold=2.0, escalation_share=1.0, audit_share=0.0)
     upstream = Upstream(url="http://127.0.0.1:1", timeout=0.5)
     served = of_bundle(asks, upstream=upstream, clock=FakeClock(), random=lambda: 0.5)
     with opened(served, Listening()) as there:
-        told = call(there, "POST", "/v2/models/tiny/infer", _json(batches(2, 2)))[2]["parameters"]
-    assert told["decided_by"] == ["student", "student"]
+        for seed in (2, 3):
+            told = call(there, "POST", "/v2/models/tiny/infer", _json(batches(2, seed)))[2]["parameters"]
+            assert told["decided_by"] == ["student", "student"]
+    assert [
+        one.getMessage().split(":")[0] for one in caplog.records if one.name == "edgestill.infer.tiers"
+    ] == ["teacher does not answer"]
 
 
 def _json(batch: Any) -> bytes:

@@ -18,7 +18,7 @@ from edgestill.infer.policy import MAX_LABELS, Policy
 from edgestill.infer.remembering import Remembering
 from edgestill.infer.serving.served import FEATURES, of_predict
 from edgestill.infer.student import Student
-from edgestill.infer.tiers import Bounded
+from edgestill.infer.tiers import Bounded, Tier, Tiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgestill.device.memory import Memory
     from edgestill.device.neighbours import Upstream
     from edgestill.infer.serving.served import Served
+    from edgestill.link.inference import RemoteModel
 
 log = logging.getLogger(__name__)
 
@@ -85,15 +86,18 @@ def of_bundle(
     if upstream is not None:
         teacher = upstream.connect(policy, student.input[0], clock=clock, random=random)
         by_features = policy.asks == "features"
-        near = Neighbours() if neighbours is None or by_features else neighbours
+        near = neighbours or Neighbours()
         if by_features and neighbours is not None:
             log.warning("neighbours are not asked: of this bundle nothing but features may leave")
         bounded = Bounded(teacher, at_once=QUESTIONS)
-        escalation, meters = near.before(bounded, policy, student.input[0], clock=clock, random=random)
+        escalation: Predict = Tiers((Tier(ADAPTER, bounded),), clock=clock)  # why one fails is logged there
+        meters: tuple[RemoteModel, ...] = ()
+        if not by_features:
+            escalation, meters = near.before(bounded, policy, student.input[0], clock=clock, random=random)
         predict = cascade = Cascade(
             student,
             Remembering(
-                Bounded(escalation, at_once=QUESTIONS) if meters else bounded,
+                Bounded(escalation, at_once=QUESTIONS) if meters else escalation,
                 clock=clock,
                 deputies=by_features,
             ),

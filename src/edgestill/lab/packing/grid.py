@@ -2,7 +2,7 @@
 
 A next version that is quantised on its parent's grid differs from it in integer codes only, so that patches between them are
 small; weights that have outgrown it are cut, and counted. What moved may be rounded more coarsely than the codes themselves (`coarse`): in
-steps of 2 to 8 codes from the parent's; each doubling spares about one bit of every weight. The gate decides how much of that
+steps of 2 to 8 codes from the parent's; each doubling spares up to a bit of every weight. The gate decides how much of that
 an update can bear (`lab.packing.gate`).
 """
 
