@@ -13,6 +13,8 @@ import numpy as np
 from edgestill.core.errors import SettingError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import onnx_ir as ir
 
     from edgestill.lab.gradient.tape import Tape
@@ -157,6 +159,10 @@ class Adam:
         size = tape.op("Div", rate, _young(tape, self.first, count))
         direction = tape.op("Div", mean, tape.op("Add", root, tape.constant(self.epsilon)))
         return tape.op("Sub", parameter, tape.op("Mul", direction, size)), [mean, square]
+
+
+OPTIMISERS: Final[dict[str, Callable[[], Optimiser]]] = {"sgd": Sgd, "adam": Adam}
+"""By name, with the usual settings."""
 
 
 def clipped(tape: Tape, grads: list[ir.Value], norm: float) -> list[ir.Value]:

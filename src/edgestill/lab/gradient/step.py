@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, final, get_args
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx import version_converter
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
 from edgestill.core.errors import ModelError, SettingError
 from edgestill.lab.gradient.optimisers import Optimiser, Sgd, clipped
@@ -28,7 +30,7 @@ from edgestill.lab.gradient.rules import RULES
 from edgestill.lab.gradient.statistics import follow_the_batch
 from edgestill.lab.gradient.sweep import gradients
 from edgestill.lab.gradient.tape import Tape, seen_shapes
-from edgestill.lab.packing.export import LOGITS
+from edgestill.lab.packing.export import LOGITS, OPSET
 from edgestill.lab.packing.graph import read, written
 from edgestill.learn.stepfile import COUNT, NEXT, StepFile, Tensor
 from edgestill.learn.trainer import LOSS, RATE, TARGETS, WEIGHTS
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 Statistics = Literal["frozen", "batch"]
+OLDEST: Final = 18
+"""Operator set; sums have their axes as an input from there on."""
 _OWN: Final = frozenset({TARGETS, WEIGHTS, RATE, COUNT, LOSS})
 
 
@@ -105,6 +109,7 @@ def training_step(model: bytes, training: Training, *, named: Collection[str] = 
         ModelError: an operator that gradients cannot go through, named with its place; no logits; nothing that may learn.
         SettingError: `trainable` names nothing.
     """
+    model = _modern(model)
     whole = read(model)
     graph = whole.graph
     learning = chosen(parameters_of(graph, named=named), training.trainable)
@@ -124,6 +129,26 @@ def training_step(model: bytes, training: Training, *, named: Collection[str] = 
     RemoveUnusedNodesPass()(whole)
     classes = tape.shape(logits)[1] or 0
     return Step(written(whole), _file(training, learning, [figure for figure, _ in moved], classes))
+
+
+def _modern(model: bytes) -> bytes:
+    """The model at the operator set that gradients are written in."""
+    proto = onnx.load_from_string(model)
+    version = max((one.version for one in proto.opset_import if one.domain in {"", "ai.onnx"}), default=1)
+    if version >= OLDEST:
+        return model
+    try:
+        known = ir.from_proto(version_converter.convert_version(proto, OPSET))
+    except Exception as error:  # its C++ raises what it likes
+        raise ModelError(
+            "the model is too old to be trained",
+            where="model.onnx",
+            expected=f"operator set {OLDEST} or later, or a model that can be converted",
+            got=f"{version}: {' '.join(str(error).split())[:200]}",
+            fix=f"export it again at operator set {OPSET}",
+        ) from error
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(known)
+    return written(known)
 
 
 def _logits(tape: Tape) -> ir.Value:
