@@ -20,6 +20,7 @@ from delivery_tables import DELIVERY_TABLES
 from job_tables import KINDS, keys_table
 from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
+from training_tables import TRAINING_TABLES
 
 from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
 
@@ -152,7 +153,7 @@ TABLES = {
     **dict.fromkeys(KINDS, keys_table),
     **{
         name: lambda _name, table=table: table()
-        for name, table in (SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES).items()
+        for name, table in (SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | TRAINING_TABLES).items()
     },
 }
 
