@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, final
 
@@ -34,7 +33,6 @@ TARGETS, WEIGHTS, RATE, LOSS = "targets", "weights", "learning_rate", "loss"
 MAX_STATE_BYTES: Final = 2**31
 _MAGIC: Final = b"ESTSTEP1"
 _WHERE: Final = "training state"
-_DIGEST_BYTES: Final = 32
 _OWN: Final = frozenset({TARGETS, WEIGHTS, RATE, COUNT})
 
 
@@ -57,7 +55,7 @@ class TrainState:
         """The file: a head, the numbers, and a digest of both."""
         arrays = [np.asarray(self.values[name], np.float32) for name in sorted(self.values)]
         body = framing.pack(_MAGIC, {"step": str(self.step), "done": self.done}, arrays)
-        return body + hashlib.sha256(body).digest()
+        return framing.sealed(body)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, step: Digest, steps: StepFile) -> Self:
@@ -71,8 +69,8 @@ class TrainState:
         Raises:
             OverlayError: damaged, over a bound, or of another `train.onnx`.
         """
-        body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-        if len(data) > MAX_STATE_BYTES or hashlib.sha256(body).digest() != digest:
+        body = framing.opened(data, max_bytes=MAX_STATE_BYTES)
+        if body is None:
             raise _refused("a whole file", "another digest, or too many bytes")
         shapes = dict(sorted(_shapes(steps).items()))
         try:
