@@ -47,6 +47,7 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "devices/d0/assignment", {"expires_in": 60}),
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),
+        ("GET", "authority", {}),
         ("GET", "evidence/statistics?backbone=sha256:" + "0" * 64, {}),
     ],
     "publish": [
@@ -60,6 +61,11 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("GET", "operators", {}),
         ("POST", "operators", {"name": "eve", "role": "viewer"}),
         ("POST", "operators/nobody/revoke", {}),
+        ("POST", "authority/begin", {}),
+        ("POST", "authority/switch", {}),
+        ("POST", "authority/back", {}),
+        ("POST", "authority/finish", {}),
+        ("POST", "authority/abandon", {}),
         ("GET", "audit-log", {}),
     ],
 }

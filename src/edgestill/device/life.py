@@ -32,6 +32,7 @@ from edgestill.device.papers import Papers, first_papers, papers_of
 from edgestill.device.slots import Slots
 from edgestill.device.spending import fetching_within, ledger_of
 from edgestill.device.supervisor import Supervisor
+from edgestill.device.word import Word
 from edgestill.link.control import ControlClient
 from edgestill.link.folder import FolderTransport
 from edgestill.link.http import HttpTransport
@@ -169,7 +170,8 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     with home.locked(), _parts(home, transport, clock) as parts:
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
         ledger = ledger_of(home, clock, keeps_time=True)
-        courier = parts.courier(nearby, papers_of(transport, home, clock), ledger)
+        papers = papers_of(transport, home, clock)
+        courier = parts.courier(nearby, papers, ledger, Word(home, papers, clock, ledger))
         agent = parts.agent(rules)
         try:
             _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
@@ -211,7 +213,11 @@ class _Parts:
     clock: Clock
 
     def courier(
-        self, nearby: Nearby | None = None, papers: Papers | None = None, ledger: Ledger | None = None
+        self,
+        nearby: Nearby | None = None,
+        papers: Papers | None = None,
+        ledger: Ledger | None = None,
+        word: Word | None = None,
     ) -> Courier:
         identity = self.home.identity
         carried = self.transport if ledger is None else Metered(self.transport, ledger)
@@ -229,6 +235,7 @@ class _Parts:
             nearby=nearby,
             papers=papers,
             ledger=ledger,
+            word=word,
         )
 
     def agent(self, rules: Rules) -> Agent:

@@ -172,7 +172,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
         config.ssl = context
         host = options.tls_name[0] if options.tls_name else options.host
         url = url_of(host, listener, tls=context is not None)
-        server = Server(config, hub, url=url, ready=options.ready, own=own)
+        server = Server(config, hub, url=url, ready=options.ready, own=own, context=context)
         asyncio.run(server.serve([listener]))
 
 

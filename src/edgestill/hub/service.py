@@ -15,10 +15,11 @@ import asyncio
 import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import auditing, registry, rollouts, sums
+from edgestill.hub import auditing, handover, registry, rollouts, sums
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -222,6 +223,15 @@ class Hub:
             self.trouble = ""
         await self._mirror()
         await self.step()
+
+    async def hand_over(self, change: Callable[[], None]) -> handover.Standing:
+        """Takes a step of a hand-over between authorities (see `hub.handover`), and goes by what is there then."""
+        async with self._publishing:
+            await self.in_thread(change)
+            standing = handover.standing_of(self.home.folder)
+            self.home = replace(self.home, authority=standing.authority, number=standing.number)
+        self.bell.ring_all()
+        return standing
 
     async def _freshen(self, now: float) -> None:
         """Renews the hub's own metadata; where only the publisher can help, says so and goes on serving."""

@@ -147,6 +147,21 @@ class OperatorClient:
         """`{"releases": [...]}`."""
         return self._object("GET", "releases")
 
+    # The fleet's authority
+
+    def authority(self) -> JsonObject:
+        """Where its hand-over stands, and which devices have not followed yet."""
+        return self._object("GET", "authority")
+
+    def hand_over(self, step: str, *, force: bool = False) -> JsonObject:
+        """Takes a step: `begin`, `switch`, `back`, `finish` or `abandon`; where it stands then.
+
+        Raises:
+            ConflictError: it is at another step, or devices have not followed yet.
+        """
+        body = b"" if step == "begin" else canonical({"force": force})
+        return self._object("POST", f"authority/{step}", body, documented=CONFLICTING)
+
     # Joining
 
     def join_token(self, *, uses: int = 1, expires_in: float = 7 * 86_400.0) -> str:

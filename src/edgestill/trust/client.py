@@ -127,6 +127,15 @@ class TrustedClient:
         self._view = trusted
         self._raise_floor(now)
 
+    def refresh_root(self) -> None:
+        """Fetches newer roots only: who may say what, whatever else is wrong with the repository.
+
+        Raises:
+            TrustError: a root that must not be trusted. PathError: the folder cannot be written.
+        """
+        self._kept.prepare()
+        self._fetch_roots(self._load_chain(self.now()))
+
     def restore(self) -> bool:
         """Loads what was kept, without fetching; whether it is complete and has not expired."""
         trusted = self._load_chain(self.now())
