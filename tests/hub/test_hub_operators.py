@@ -52,6 +52,7 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     ],
     "publish": [
         ("POST", "root", {}),
+        ("POST", "roots", {}),
         ("PUT", "blobs", {}),
         ("PUT", "images", {}),
         ("POST", "targets", {}),

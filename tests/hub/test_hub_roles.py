@@ -76,6 +76,7 @@ MAY = {
     "POST /v1/admin/authority/abandon": OPERATOR,
     "GET /v1/admin/online-key": OPERATOR,
     "POST /v1/admin/root": OPERATOR,
+    "POST /v1/admin/roots": OPERATOR,
     "POST /v1/admin/join-tokens": OPERATOR,
     "GET /v1/admin/join-tokens": OPERATOR,
     "POST /v1/admin/join-tokens/revoke": OPERATOR,

@@ -43,6 +43,18 @@ def up(context: typer.Context) -> None:
     _run("up", context.args)
 
 
+@app.command(context_settings=AS_THEY_ARE)
+def backup(context: typer.Context) -> None:
+    """Copy the hub's folder, also while it serves; FOLDER --home DIR."""
+    _run("backup", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
+def restore(context: typer.Context) -> None:
+    """Make a hub's folder of such a copy; BACKUP --to DIR."""
+    _run("restore", context.args)
+
+
 @app.command()
 def token(
     *,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from edgestill.cli import delegating
+from edgestill.cli import delegating, republishing
 from edgestill.cli.carrying import carry
 from edgestill.cli.delegating import (
     Auto,
@@ -61,6 +61,9 @@ PassphraseFile = Annotated[
 Open = Annotated[bool, typer.Option("--no-passphrase", help="The keys are not locked.")]
 Archives = Annotated[
     list[Path], typer.Argument(metavar="BUNDLE...", help="NAME.esb of one version, one for each class.")
+]
+NewHubKey = Annotated[
+    bool, typer.Option("--new-hub-key", help="The hub's key is another than before, and that is right.")
 ]
 _HERE: Final = Path("publisher")
 _DAY: Final = 86_400.0
@@ -198,9 +201,7 @@ def root(
     publisher: Folder = _HERE,
     passphrase_file: PassphraseFile = None,
     no_passphrase: Open = False,
-    new_hub_key: Annotated[
-        bool, typer.Option("--new-hub-key", help="The hub's key is another than before, and that is right.")
-    ] = False,
+    new_hub_key: NewHubKey = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a hub speak for this publisher: it gets root metadata that names its key. Devices may join from then on."""
@@ -275,6 +276,38 @@ def publish(
     told(
         {"published": sorted(added), "releases": releases},
         (f"published {name}, {format_size(added[name].size)}" for name in sorted(added)),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def republish(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(metavar="BUNDLE...", help="NAME.esb that the list names.")
+    ] = None,
+    *,
+    new_hub_key: NewHubKey = False,
+    without_missing: Annotated[
+        bool,
+        typer.Option("--without-missing", help="Retire what is listed and neither given nor at the hub."),
+    ] = False,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a hub that was rebuilt or restored what was published: every root, the archives that are given, and the newest list."""
+    signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
+    archives = _archives(bundles or [])
+    missing = republishing.bring(
+        signer, client, archives, may_change=new_hub_key, without_missing=without_missing
+    )
+    said = {"republished": sorted(archives), "retired": missing}
+    told(
+        said,
+        [*(f"republished {name}" for name in sorted(archives)), *(f"retired {name}" for name in missing)],
         as_json=as_json,
     )
 

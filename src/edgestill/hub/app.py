@@ -114,6 +114,7 @@ def _admin() -> list[Route]:
     ]
     orders = [
         ("POST", "root", admin.set_root, "publish", "root.set"),
+        ("POST", "roots", admin.set_roots, "publish", "root.set"),
         ("PUT", "blobs", admin.add_archive, "publish", "bundle.upload"),
         ("PUT", "images", admin.add_image, "publish", "image.upload"),
         ("POST", "targets", admin.publish, "publish", "release.publish"),

@@ -29,7 +29,7 @@ from edgestill.hub.teacher import endpoint_of
 from edgestill.store.files import FileBlobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from edgestill.core.jsonio import JsonObject
@@ -204,6 +204,13 @@ class Hub:
         async with self._publishing:
             now = self.clock.now()
             await self.in_thread(lambda: self.artefacts.set_root(root, now))
+        await self._freshen(now)
+
+    async def set_roots(self, roots: Sequence[bytes]) -> None:
+        """Takes in every root of the publisher (see `Artefacts.set_roots`)."""
+        async with self._publishing:
+            now = self.clock.now()
+            await self.in_thread(lambda: self.artefacts.set_roots(roots, now))
         await self._freshen(now)
 
     async def publish(self, targets: bytes) -> None:

@@ -77,6 +77,10 @@ class OperatorClient:
         """Hands over the publisher's root metadata, the first or the next."""
         self._call("POST", "root", root)
 
+    def upload_roots(self, roots: Sequence[bytes]) -> None:
+        """Hands over every root of the publisher, from the first to the newest, to a hub that has none."""
+        self._call("POST", "roots", canonical({"roots": [one.decode() for one in roots]}))
+
     def root_of(self, version: int) -> bytes | None:
         """The publisher's root of a version, as the hub serves it to devices; None where it has none."""
         request = Request("GET", f"{self._hub}/metadata/{version:d}.root.json")
