@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from edgestill.cli import delegating, republishing
+from edgestill.cli import delegating, naming, republishing
 from edgestill.cli.carrying import carry
 from edgestill.cli.delegating import (
     Auto,
@@ -21,6 +21,7 @@ from edgestill.cli.delegating import (
     Threshold,
 )
 from edgestill.cli.delivering import deliver, let_speak
+from edgestill.cli.naming import Publics, Uris
 from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
@@ -76,6 +77,10 @@ def init(
     passphrase_file: PassphraseFile = None,
     no_passphrase: Open = False,
     root_keys: Annotated[int, typer.Option(min=1, max=9, help="Most of them must sign the next root.")] = 1,
+    root_uri: Uris = None,
+    root_public: Publics = None,
+    targets_uri: Uris = None,
+    targets_public: Publics = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the publisher's folder and its keys. Keep it off the hub, and keep a copy."""
@@ -83,7 +88,8 @@ def init(
     from edgestill.trust.publisher import Publisher
 
     secret = None if no_passphrase else _passphrase(passphrase_file, twice=True)
-    made = Publisher.init(publisher, secret, root_keys=root_keys)
+    named = {"root": naming.read(root_uri, root_public), "targets": naming.read(targets_uri, targets_public)}
+    made = Publisher.init(publisher, secret, root_keys=root_keys, named=named)
     _tell_keys(made, as_json=as_json)
 
 
@@ -103,6 +109,8 @@ def list_keys(
 def rotate(
     role: Annotated[str, typer.Argument(help="root or targets.")],
     *,
+    uri: Uris = None,
+    public: Publics = None,
     hub: Hub = "",
     token_file: TokenFile = None,
     publisher: Folder = _HERE,
@@ -111,10 +119,10 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Replace a role's keys: the hub gets a root that says so, signed by the old ones too, and a list that both have signed."""
-    client = operator(hub, token_file)
+    named, client = naming.read(uri, public), operator(hub, token_file)
     signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
     deliver(signer, client)  # what is pending would be another step of the same
-    signer.rotate(role, served=client.targets(), now=SystemClock().now())
+    signer.rotate(role, served=client.targets(), now=SystemClock().now(), named=named)
     deliver(signer, client)
     _tell_keys(signer, as_json=as_json)
 
@@ -506,7 +514,8 @@ def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Pub
             got="nothing",
             fix="make one: edgestill release keys init, or name it with --publisher",
         )
-    return Publisher(folder, None if is_open else _passphrase(passphrase_file, twice=False))
+    secret = None if is_open else _passphrase(passphrase_file, twice=False)
+    return Publisher(folder, secret, ask=naming.ask)
 
 
 def _delegate(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Delegate:
