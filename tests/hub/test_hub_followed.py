@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
@@ -19,6 +19,7 @@ from edgestill.core.wire import Certified
 from edgestill.device.word import PAUSE
 from edgestill.hub import handover
 from edgestill.hub.home import Home
+from edgestill.link.control import ControlClient
 from edgestill.link.tls import unverified_context
 from edgestill.trust import vouched
 from edgestill.trust.assignment import AssignmentKeys
@@ -286,4 +287,31 @@ def test_a_word_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path, pub
         device.later()
         device.poll()
         assert device.papers.place == 1
+        device.close()
+
+
+def test_a_device_says_once_what_it_goes_by(tmp_path: Path, publisher: Publisher) -> None:
+    """And again when that changes, or an answer was lost: polls of an idle device stay short."""
+    with serving(tmp_path) as hub:
+        publish(publisher, hub.operator(), "1.0.0")
+        device = Follower(tmp_path / "device", hub)
+        (old,) = device.believes
+        poll = ControlClient.poll
+        said: list[str] = []
+
+        def polls(client: ControlClient, *, believes: str = "", **rest: Any) -> Any:
+            said.append(believes)
+            if len(said) == 1:
+                raise UnreachableError("lost", where="hub", expected="an answer", got="none", fix="again")
+            return poll(client, believes=believes, **rest)
+
+        with patch.object(ControlClient, "poll", polls):
+            with pytest.raises(UnreachableError):
+                device.poll()
+            for _ in range(4):
+                device.poll()
+            hub.operator().hand_over("begin")
+            for _ in range(3):
+                device.poll()
+        assert said == [f"0 {old}", f"0 {old}", f"1 {old}", "", "", "", f"2 {old}", ""]
         device.close()

@@ -106,6 +106,7 @@ class Courier:
         self._renew_at = clock.monotonic()
         self._ledger = ledger
         self._word = word
+        self._said = ""
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -139,12 +140,15 @@ class Courier:
 
     def _polled(self, etag: str | None) -> tuple[Poll | None, str]:
         believes = "" if self._papers is None else self._papers.believes()
+        told = "" if believes == self._said else believes  # once: an idle device's polls stay short
         try:
-            return self._control.poll(etag=etag, wait=self._wait if etag else 0.0, believes=believes)
+            polled = self._control.poll(etag=etag, wait=self._wait if etag else 0.0, believes=told)
         except UnreachableError as error:
             if self._word is not None and self._word.after(error):
                 self._renew_at = self._clock.monotonic()
             raise
+        self._said = believes
+        return polled
 
     def _hear(self, poll: Poll | None) -> None:
         """Fetches what the hub says of the fleet's authority, if it says something new."""
