@@ -32,6 +32,12 @@ def join(context: typer.Context) -> None:
 
 
 @app.command(context_settings=AS_THEY_ARE)
+def rejoin(context: typer.Context) -> None:
+    """Enrol it anew with a hub that lost it, with what it has; as `edgestill-agent rejoin`, see --help."""
+    _agent("rejoin", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
 def run(context: typer.Context) -> None:
     """Run the agent; as `edgestill-agent run`, see --help."""
     _agent("run", context.args)

@@ -36,9 +36,13 @@ MAX_REASON: Final = 500
 MAX_REQUEST_BYTES: Final = 4096
 MAX_CERTIFICATE_BYTES: Final = 4096
 MAX_AUTHORITIES_BYTES: Final = 16_384
+MAX_VOUCHED_BYTES: Final = 2 * MAX_AUTHORITIES_BYTES + 4096
+"""JSON may spell the line ends of PEM at twice their length."""
 MAX_SEQUENCE: Final = 2**53 - 1
 ID_HEADER: Final = "x-edgestill-id"
 SEQUENCE_HEADER: Final = "x-edgestill-sequence"
+BELIEVES_HEADER: Final = "x-edgestill-believes"
+"""Of a poll: `PLACE DIGEST`, the newest word about authorities that the device goes by (`trust.vouched`), and who has issued its certificate."""
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 
 DeviceState = Literal["downloaded", "verified", "staged", "serving", "confirmed", "fell-back"]
@@ -180,10 +184,12 @@ class Poll:
     Attributes:
         assignment: a signed assignment (see `trust.assignment`), or None while nothing is assigned.
         interval: seconds until the next poll, jitter included.
+        authorities: place of the newest word about the fleet's authority (see `trust.vouched`); 0 where there is none.
     """
 
     assignment: JsonObject | None
     interval: float
+    authorities: int = 0
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -197,13 +203,17 @@ class Poll:
                 expected="{...} or null",
                 got=type(assignment).__name__,
             )
+        fields = Fields(value, "poll")
         return cls(
-            assignment=assignment, interval=Fields(value, "poll").number("interval", least=0.01, most=86_400)
+            assignment=assignment,
+            interval=fields.number("interval", least=0.01, most=86_400),
+            authorities=fields.integer("authorities", most=MAX_SEQUENCE) if fields.has("authorities") else 0,
         )
 
     def to_bytes(self) -> bytes:
         """The message."""
-        return canonical({"assignment": self.assignment, "interval": self.interval})
+        told: JsonObject = {"assignment": self.assignment, "interval": self.interval}
+        return canonical(told | ({"authorities": self.authorities} if self.authorities else {}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched. What does not fit into the data budget of today waits once (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
 - A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
-  holds no poll up: the old certificate, or the credential, still opens.
+  holds no poll up: the old certificate, or the credential, still opens. Likewise a word about the fleet's authority (`device.word`).
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
   report that it refuses is dropped, so that one bad report cannot block the rest.
 """
@@ -44,11 +44,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.core.protocols import Clock, Transport
-    from edgestill.core.wire import Report
+    from edgestill.core.wire import Poll, Report
     from edgestill.device.home import Identity
     from edgestill.device.mirrors import Nearby
     from edgestill.device.outbox import Outbox
     from edgestill.device.papers import Papers
+    from edgestill.device.word import Word
     from edgestill.link.control import ControlClient
     from edgestill.link.ledger import Ledger
     from edgestill.trust.client import TrustedClient
@@ -77,6 +78,7 @@ class Courier:
         nearby: mirrors; None asks the hub only.
         papers: of the device; None asks for no certificates.
         ledger: the device's data budget; None is none. What `control` carries is counted by its transport.
+        word: about the fleet's authority; None hears none.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Courier:
         nearby: Nearby | None = None,
         papers: Papers | None = None,
         ledger: Ledger | None = None,
+        word: Word | None = None,
     ) -> None:
         self._identity = identity
         self._control = control
@@ -102,6 +105,8 @@ class Courier:
         self._papers = papers
         self._renew_at = clock.monotonic()
         self._ledger = ledger
+        self._word = word
+        self._said = ""
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -112,8 +117,8 @@ class Courier:
             EdgestillError: no answer, or one that must not be trusted.
         """
         self._renew()
-        etag = self._etag
-        poll, new_etag = self._control.poll(etag=etag, wait=self._wait if etag is not None else 0.0)
+        poll, new_etag = self._polled(self._etag)
+        self._hear(poll)
         if poll is None:
             return None, self._interval
         self._interval = poll.interval
@@ -132,6 +137,27 @@ class Courier:
             assigned = Assigned(found.place, target, listing.role)
         self._etag = new_etag or None
         return assigned, poll.interval
+
+    def _polled(self, etag: str | None) -> tuple[Poll | None, str]:
+        believes = "" if self._papers is None else self._papers.believes()
+        told = "" if believes == self._said else believes  # once: an idle device's polls stay short
+        try:
+            polled = self._control.poll(etag=etag, wait=self._wait if etag else 0.0, believes=told)
+        except UnreachableError as error:
+            if self._word is not None and self._word.after(error):
+                self._renew_at = self._clock.monotonic()
+            raise
+        self._said = believes
+        return polled
+
+    def _hear(self, poll: Poll | None) -> None:
+        """Fetches what the hub says of the fleet's authority, if it says something new."""
+        if self._word is None:
+            return
+        if poll is not None:
+            self._word.told(poll.authorities)
+        if self._word.hear(self._transport):
+            self._renew_at = self._clock.monotonic()
 
     def _renew(self) -> None:
         """Gets the next certificate, if it is time."""

@@ -7,6 +7,7 @@
     budget.json     bytes that were sent and received today (link.ledger)
     root.json       the publisher's TUF root, pinned by the join token
     device.key      its private key, beside authorities.pem and certificate.pem (device.papers); missing where its hub gives none
+    authorities.json  the hub's newest word about the fleet's authority (trust.vouched), once the device has heard one
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
     outbox.db       reports not yet delivered (device.outbox)
@@ -49,6 +50,7 @@ DEVICE_KEY: Final = "device.key"
 AUTHORITIES: Final = "authorities.pem"
 CERTIFICATE: Final = "certificate.pem"
 PAPERS: Final = (DEVICE_KEY, AUTHORITIES, CERTIFICATE)
+VOUCHED: Final = "authorities.json"
 BUDGET: Final = "budget.json"
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
@@ -175,6 +177,7 @@ class Home:
             ) from error
         bundle.replace(path / ROOT, root)
         bundle.replace(path / SETTINGS, settings.to_bytes())
+        (path / VOUCHED).unlink(missing_ok=True)
         for name in PAPERS:
             if papers is not None and name in papers:
                 bundle.replace(path / name, papers[name])
@@ -279,7 +282,7 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, BUDGET, *PAPERS):
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, BUDGET, VOUCHED, *PAPERS):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

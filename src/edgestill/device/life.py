@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from dataclasses import replace as altered
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core.bundle import replace
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, NotFoundError, SettingError, TrustError
@@ -23,7 +25,15 @@ from edgestill.core.wire import Enrol
 from edgestill.device import processes
 from edgestill.device.agent import Agent
 from edgestill.device.courier import Courier
-from edgestill.device.home import Home, Identity, choose_socket, drop_socket, refuse_inhabited
+from edgestill.device.home import (
+    DEVICE_KEY,
+    IDENTITY,
+    Home,
+    Identity,
+    choose_socket,
+    drop_socket,
+    refuse_inhabited,
+)
 from edgestill.device.installer import Installer
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.offline import Stick
@@ -32,6 +42,7 @@ from edgestill.device.papers import Papers, first_papers, papers_of
 from edgestill.device.slots import Slots
 from edgestill.device.spending import fetching_within, ledger_of
 from edgestill.device.supervisor import Supervisor
+from edgestill.device.word import Word
 from edgestill.link.control import ControlClient
 from edgestill.link.folder import FolderTransport
 from edgestill.link.http import HttpTransport
@@ -89,15 +100,7 @@ def join(
         TrustError: the hub offers another publisher or another authority than the token names, or a certificate that is not ours.
         UnreachableError, RefusedError and others: the hub did not let it in.
     """
-    pinned = _TOKEN.fullmatch(token)
-    if pinned is None:
-        raise SettingError(
-            "not a join token",
-            where="--token",
-            expected="est2.SECRET.ROOT.AUTHORITY",
-            fix="copy it whole",
-            got="something else",
-        )
+    root, authority = _pinned(token)
     if _NAME.fullmatch(name) is None:
         raise SettingError(
             "a name that cannot be used",
@@ -109,7 +112,6 @@ def join(
     refuse_inhabited(path)
     hub = hub.rstrip("/")
     hardware_class = str(HardwareClass.here(engine))
-    root, authority = pinned[1] or pinned[2], pinned[3]
     key = IdentityKey.generate()
     control = ControlClient(transport or _transport_to(hub, authority), hub, timeout=TIMEOUT)
     enrolled = control.enrol(
@@ -138,6 +140,73 @@ def join(
     )
     papers = first_papers(enrolled, key, authority)
     return Home.create(path, identity=identity, settings=settings, root=enrolled.root, papers=papers)
+
+
+def rejoin(path: Path, *, hub: str, token: str, transport: Transport | None = None) -> Home:
+    """Enrols a device anew that has a home, with a hub that does not know it: its name, key, bundles and what it learned stay.
+
+    The publisher stays, too: the hub's root must follow, root by root, from the one that the device trusts. After a kill it may be called again
+    with the same token.
+
+    Args:
+        path: the home.
+        hub: the hub's address.
+        token: as for `join`.
+        transport: likewise.
+
+    Raises:
+        NotFoundError: no device lives there. ConflictError: its agent runs, or the hub has a device of that name.
+        SettingError: a token that cannot be one.
+        TrustError: the token names another root than the publisher's newest, or the hub another authority.
+        UnreachableError, RefusedError and others: the hub did not let it in.
+    """
+    root, authority = _pinned(token)
+    home, hub, clock = Home.open(path), hub.rstrip("/"), SystemClock()
+    with home.locked():
+        identity, papers = home.identity, Papers.of(home, clock)
+        control = ControlClient(transport or _transport_to(hub, authority), hub, timeout=TIMEOUT)
+        trusted = TrustedClient(KeptMetadata(home.tuf), root=home.root, fetch=control.artefact, clock=clock)
+        trusted.refresh_root()
+        if Digest.of(trusted.newest_root).hex != root:
+            raise TrustError(
+                "the join token names another root than this device's publisher has signed",
+                where="--token",
+                expected=Digest.of(trusted.newest_root),
+                got=f"sha256:{root}",
+                fix="ask the operator for a token of now; another publisher's device needs a home of its own",
+            )
+        request = papers.request()
+        enrolled = control.enrol(
+            Enrol(
+                join_token=token,
+                device=identity.device,
+                hardware_class=identity.hardware_class,
+                labels=home.settings.labels,
+                request=request.decode("ascii"),
+            )
+        )
+        key = IdentityKey.from_pem((path / DEVICE_KEY).read_bytes())
+        for name, data in first_papers(enrolled, key, authority).items():
+            replace(path / name, data)
+        known = altered(identity, credential=enrolled.credential, hub=hub, interval=enrolled.interval)
+        replace(path / IDENTITY, known.to_bytes())
+        with suppress(NotFoundError):  # a hub of old
+            papers.vouch(control.vouched(), trusted.assignment_keys)
+    return Home.open(path)
+
+
+def _pinned(token: str) -> tuple[str, str | None]:
+    """The digests of root and authority that a join token names; SettingError where it is none."""
+    found = _TOKEN.fullmatch(token)
+    if found is None:
+        raise SettingError(
+            "not a join token",
+            where="--token",
+            expected="est2.SECRET.ROOT.AUTHORITY",
+            fix="copy it whole",
+            got="something else",
+        )
+    return found[1] or found[2], found[3]
 
 
 def _transport_to(hub: str, authority: str | None) -> Transport:
@@ -169,7 +238,8 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     with home.locked(), _parts(home, transport, clock) as parts:
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
         ledger = ledger_of(home, clock, keeps_time=True)
-        courier = parts.courier(nearby, papers_of(transport, home, clock), ledger)
+        papers = papers_of(transport, home, clock)
+        courier = parts.courier(nearby, papers, ledger, Word(home, papers, clock, ledger))
         agent = parts.agent(rules)
         try:
             _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
@@ -211,7 +281,11 @@ class _Parts:
     clock: Clock
 
     def courier(
-        self, nearby: Nearby | None = None, papers: Papers | None = None, ledger: Ledger | None = None
+        self,
+        nearby: Nearby | None = None,
+        papers: Papers | None = None,
+        ledger: Ledger | None = None,
+        word: Word | None = None,
     ) -> Courier:
         identity = self.home.identity
         carried = self.transport if ledger is None else Metered(self.transport, ledger)
@@ -229,6 +303,7 @@ class _Parts:
             nearby=nearby,
             papers=papers,
             ledger=ledger,
+            word=word,
         )
 
     def agent(self, rules: Rules) -> Agent:

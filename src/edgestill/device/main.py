@@ -1,6 +1,7 @@
 """`edgestill-agent`: join a fleet, run a device, ask where it stands.
 
     edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw] [--accept-auto] [--bytes-per-day SIZE]
+    edgestill-agent rejoin --home DIR --hub URL --token T
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
     edgestill-agent update --home DIR --from FOLDER [--health-window 30s] [--json]
     edgestill-agent status --home DIR [--json]
@@ -70,6 +71,13 @@ def _join(options: argparse.Namespace) -> None:
         engine=options.engine,
     )
     sys.stdout.write(f"{home.identity.device} belongs to {home.identity.hub}\n")
+
+
+def _rejoin(options: argparse.Namespace) -> None:
+    from edgestill.device.life import rejoin
+
+    home = rejoin(options.home, hub=options.hub, token=options.token)
+    sys.stdout.write(f"{home.identity.device} belongs to {home.identity.hub}, with what it had\n")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -285,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(
         dest="verb",
         required=True,
-        metavar="join | run | update | status | settings | neighbours | mirrors | serve",
+        metavar="join | rejoin | run | update | status | settings | neighbours | mirrors | serve",
     )
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
@@ -310,6 +318,10 @@ def _parser() -> argparse.ArgumentParser:
         help="take updates that only a role for unattended ones lists (default: none)",
     )
     one.add_argument("--bytes-per-day", metavar="SIZE", help="that it may send and receive (default: any)")
+    again = verbs.add_parser("rejoin", help="enrol it anew with a hub that lost it; what it has stays")
+    again.add_argument("--home", type=Path, required=True)
+    again.add_argument("--hub", required=True, metavar="URL")
+    again.add_argument("--token", required=True, help="a join token from the operator")
     two = verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT")
     two.add_argument("--home", type=Path, required=True)
     two.add_argument("--ready", type=Path, metavar="FILE", help="written once the agent runs")
@@ -418,6 +430,7 @@ _OF_ONE: Final = ("model", "output", "input", "timeout", "token_file", "plain_ht
 """Options of `neighbours --add`."""
 _VERBS: Final = {
     "join": _join,
+    "rejoin": _rejoin,
     "run": _run,
     "status": _status,
     "update": _update,

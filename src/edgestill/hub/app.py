@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from edgestill.hub import admin, certificates, control, ddi_routes, downloads, inference, pages
+from edgestill.hub import admin, authority, certificates, control, ddi_routes, downloads, inference, pages
+from edgestill.hub.handover import STEPS
 from edgestill.hub.problems import Problems, Refusals, on_refusal
 from edgestill.infer.serving.places import paths
 
@@ -27,6 +28,7 @@ def create_app(hub: Hub) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await hub.start()
         await certificates.tell_who_has_none(hub)
+        authority.tell_of_end(hub)
         try:
             yield
         finally:
@@ -59,6 +61,7 @@ def _control() -> list[Route]:
         Route("/v1/enrol", control.enrol, methods=["POST"]),
         Route("/v1/certificate", control.certify, methods=["POST"]),
         Route("/v1/authorities", control.authorities),
+        Route("/v1/authorities/vouched", control.vouched),
         Route("/v1/poll", control.poll),
         Route("/v1/reports", control.report, methods=["POST"]),
         Route("/v1/evidence/statistics", control.statistics, methods=["POST"]),
@@ -105,11 +108,13 @@ def _admin() -> list[Route]:
         ("evidence", admin.evidence_counts, "view"),
         ("evidence/statistics", admin.statistics, "operate"),
         ("join-tokens", admin.list_join_tokens, "operate"),
+        ("authority", authority.status, "operate"),
         ("operators", admin.list_operators, "administer"),
         ("audit-log", admin.audit_log, "administer"),
     ]
     orders = [
         ("POST", "root", admin.set_root, "publish", "root.set"),
+        ("POST", "roots", admin.set_roots, "publish", "root.set"),
         ("PUT", "blobs", admin.add_archive, "publish", "bundle.upload"),
         ("PUT", "images", admin.add_image, "publish", "image.upload"),
         ("POST", "targets", admin.publish, "publish", "release.publish"),
@@ -124,6 +129,11 @@ def _admin() -> list[Route]:
         ("POST", "devices/{device}/assignment", admin.assignment, "operate", "device.assignment"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),
+        ("POST", "authority/begin", authority.begin, "administer", "authority.begin"),
+        *(
+            ("POST", f"authority/{one}", authority.step(one), "administer", f"authority.{one}")
+            for one in STEPS
+        ),
         ("POST", "operators", admin.add_operator, "administer", "operator.add"),
         ("POST", "operators/{operator}/revoke", admin.revoke_operator, "administer", "operator.revoke"),
     ]

@@ -23,6 +23,7 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import (
     ConflictError,
     EdgestillError,
+    MessageError,
     NotFoundError,
     StoreError,
     TrustError,
@@ -54,13 +55,14 @@ from edgestill.trust.repository import (
 from edgestill.trust.roles import ROLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from edgestill.hub.home import Home
     from edgestill.hub.settings import Settings
     from edgestill.store.files import FileBlobs, Incoming
+    from edgestill.trust.assignment import AssignmentKeys
 
 log: Final = logging.getLogger(__name__)
 
@@ -183,18 +185,47 @@ class Artefacts:
         """
         if root == self.publication.root:
             return
-        keys = check_root(root=root, previous=self.publication.root, now=now)
-        mine = self._home.key.public
-        if mine not in keys.keys or not _has_online_roles(root, mine.keyid):
-            raise TrustError(
-                "the root does not name this hub",
-                where="root.json",
-                expected=f"key {mine.keyid} for snapshot, timestamp and assignments",
-                fix="make the root with the hub's online key",
-                got="other keys",
-            )
+        self._require_named(root, check_root(root=root, previous=self.publication.root, now=now))
         replace(self._home.metadata / file_name(root), root)
         self.publication = altered(self.publication, root=root)
+
+    def set_roots(self, roots: Sequence[bytes], now: float) -> None:
+        """Takes in every root of the publisher, from the first to the newest: for a hub that lost them, or a second one.
+
+        The newest names this hub; those before may name another, and may have ended, as each says only which comes next (TUF 5.3.10).
+
+        Raises:
+            ConflictError: a hub that has other roots.
+            TrustError: one that is not signed as it must be, or the newest does not name this hub.
+            ExpiredError: the newest is past its time.
+        """
+        previous = None
+        if not roots:
+            raise MessageError("no roots", where="roots", expected="one at least", got="none")
+        if self.publication.root not in {None, roots[-1]}:
+            raise ConflictError(
+                "this hub has a root already",
+                where="root.json",
+                expected="a hub without one",
+                got=file_name(self.publication.root or b""),
+                fix="hand over the next one alone",
+            )
+        for number, root in enumerate(roots, start=1):
+            keys = check_root(root=root, previous=previous, now=now if number == len(roots) else 0.0)
+            if file_name(root) != f"{number}.root.json":
+                raise TrustError(
+                    "a root is missing",
+                    where="roots",
+                    expected=f"{number}.root.json",
+                    got=file_name(root),
+                )
+            previous = root
+        self._require_named(roots[-1], keys)
+        for root in reversed(
+            roots
+        ):  # cut off in between, the newest is there, and all can be handed over again
+            replace(self._home.metadata / file_name(root), root)
+        self.publication = altered(self.publication, root=roots[-1])
 
     def publish(self, targets: bytes, now: float) -> None:
         """Takes in the publisher's next list, and serves it once everything it names can be had.
@@ -398,6 +429,17 @@ class Artefacts:
                 expected=f"{Parts.of(path)}, {info.size} bytes",
                 got=f"{said}, {file.stat().st_size} bytes",
                 fix="list it under its own name and size",
+            )
+
+    def _require_named(self, root: bytes, keys: AssignmentKeys) -> None:
+        mine = self._home.key.public
+        if mine not in keys.keys or not _has_online_roles(root, mine.keyid):
+            raise TrustError(
+                "the root does not name this hub",
+                where="root.json",
+                expected=f"key {mine.keyid} for snapshot, timestamp and assignments",
+                fix="make the root with the hub's online key",
+                got="other keys",
             )
 
     def _make_patches(self, listed: Mapping[str, TargetInfo]) -> None:

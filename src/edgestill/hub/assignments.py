@@ -51,9 +51,10 @@ def until(expires: int, device: Device, *, key: SigningKey, epoch: int) -> JsonO
     return assignment.sign(told, key)
 
 
-def tag(told: JsonObject | None) -> str:
-    """The entity tag (RFC 9110, 8.8.3) of an assignment or of none."""
-    return f'"{Digest.of(canonical(told or {})).hex[:32]}"'
+def tag(told: JsonObject | None, authorities: int = 0) -> str:
+    """The entity tag (RFC 9110, 8.8.3) of an assignment or of none, and of the place of the word about authorities."""
+    said = told or {}
+    return f'"{Digest.of(canonical([said, authorities] if authorities else said)).hex[:32]}"'
 
 
 def spread(interval: float, chance: float) -> float:

@@ -5,6 +5,7 @@
 | `POST /v1/enrol` | a join token becomes a device with a credential, and with a certificate where it sent a request |
 | `POST /v1/certificate` | a device's next certificate; by the one that it has, or by its credential |
 | `GET /v1/authorities` | the certificates of the fleet's authority, for anybody |
+| `GET /v1/authorities/vouched` | the hub's signed word about them (`trust.vouched`), for anybody |
 | `GET /v1/poll?wait=SECONDS` | the signed assignment; 304 while it is the one of `If-None-Match`, after waiting that long |
 | `POST /v1/reports` | steps and health figures; each counts once |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once. Of a window
@@ -26,6 +27,7 @@ from starlette.responses import Response
 
 from edgestill.core.errors import ConflictError, MessageError
 from edgestill.core.wire import (
+    BELIEVES_HEADER,
     ID_HEADER,
     MAX_MESSAGE_BYTES,
     MAX_SEQUENCE,
@@ -37,7 +39,17 @@ from edgestill.core.wire import (
     Poll,
     reports_from_bytes,
 )
-from edgestill.hub import assignments, auditing, bodies, certificates, enrolment, registry, reports, sums
+from edgestill.hub import (
+    assignments,
+    auditing,
+    authority,
+    bodies,
+    certificates,
+    enrolment,
+    registry,
+    reports,
+    sums,
+)
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.root import epoch_of
@@ -113,12 +125,18 @@ async def authorities(request: Request) -> Response:
     return Response(certificates.authorities(hub_of(request)), media_type="application/x-pem-file")
 
 
+async def vouched(request: Request) -> Response:
+    """`GET /v1/authorities/vouched`."""
+    return _message(authority.word(hub_of(request)))
+
+
 async def poll(request: Request) -> Response:
     """`GET /v1/poll`."""
     hub = hub_of(request)
     device = await calling_device(request)
     wait = min(_wait(request), hub.settings.longest_poll)
     await mark_seen(hub, device)
+    await authority.remember(hub, device, request.headers.get(BELIEVES_HEADER, ""))
     await hub.tick_if_due()
     with hub.bell.listening(device.id) as rung:
         told, tag = await _told(hub, device.id)
@@ -127,7 +145,8 @@ async def poll(request: Request) -> Response:
             told, tag = await _told(hub, device.id)
     if _knows(request, tag):
         return Response(status_code=304, headers={"etag": tag, "cache-control": "no-store"})
-    return _message(Poll(assignment=told, interval=_interval(hub)).to_bytes(), headers={"etag": tag})
+    poll = Poll(assignment=told, interval=_interval(hub), authorities=authority.place(hub))
+    return _message(poll.to_bytes(), headers={"etag": tag})
 
 
 async def report(request: Request) -> Response:
@@ -194,7 +213,7 @@ async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:
         now=hub.clock.now(),
         lifetime=hub.settings.assignment_lifetime,
     )
-    return told, assignments.tag(told)
+    return told, assignments.tag(told, authority.place(hub))
 
 
 async def mark_seen(hub: Hub, device: Device) -> None:

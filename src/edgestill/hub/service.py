@@ -15,10 +15,11 @@ import asyncio
 import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import auditing, registry, rollouts, sums
+from edgestill.hub import auditing, handover, registry, rollouts, sums
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -28,7 +29,7 @@ from edgestill.hub.teacher import endpoint_of
 from edgestill.store.files import FileBlobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from edgestill.core.jsonio import JsonObject
@@ -205,6 +206,13 @@ class Hub:
             await self.in_thread(lambda: self.artefacts.set_root(root, now))
         await self._freshen(now)
 
+    async def set_roots(self, roots: Sequence[bytes]) -> None:
+        """Takes in every root of the publisher (see `Artefacts.set_roots`)."""
+        async with self._publishing:
+            now = self.clock.now()
+            await self.in_thread(lambda: self.artefacts.set_roots(roots, now))
+        await self._freshen(now)
+
     async def publish(self, targets: bytes) -> None:
         """Takes in the publisher's list (see `Artefacts.publish`), and lets rollouts know of it."""
         async with self._publishing:
@@ -222,6 +230,15 @@ class Hub:
             self.trouble = ""
         await self._mirror()
         await self.step()
+
+    async def hand_over(self, change: Callable[[], None]) -> handover.Standing:
+        """Takes a step of a hand-over between authorities (see `hub.handover`), and goes by what is there then."""
+        async with self._publishing:
+            await self.in_thread(change)
+            standing = handover.standing_of(self.home.folder)
+            self.home = replace(self.home, authority=standing.authority, number=standing.number)
+        self.bell.ring_all()
+        return standing
 
     async def _freshen(self, now: float) -> None:
         """Renews the hub's own metadata; where only the publisher can help, says so and goes on serving."""

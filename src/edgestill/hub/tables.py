@@ -64,6 +64,9 @@ devices: Final = Table(
     # The key that its certificates are for (SHA-256 of the public half), and when the last of them ends; null while it has none.
     Column("key", _ID),
     Column("certified_until", Float),
+    # What it says of its authority: the place of the newest word that it goes by, and who has issued its certificate (hub.authority).
+    Column("believes", BigInteger),
+    Column("issuer", _ID),
     # What it is told to run.
     Column("counter", BigInteger, nullable=False, default=0),
     Column("target", String(200)),

@@ -15,9 +15,11 @@ from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.protocols import Request
 from edgestill.core.wire import (
+    BELIEVES_HEADER,
     ID_HEADER,
     MAX_AUTHORITIES_BYTES,
     MAX_MESSAGE_BYTES,
+    MAX_VOUCHED_BYTES,
     SEQUENCE_HEADER,
     Certified,
     Certify,
@@ -102,12 +104,23 @@ class ControlClient:
         asked = self._request("GET", "/v1/authorities")
         return self._call(asked, max_bytes=MAX_AUTHORITIES_BYTES, documented=ABSENT).body
 
-    def poll(self, *, etag: str | None, wait: float) -> tuple[Poll | None, str]:
+    def vouched(self) -> bytes:
+        """The newest word about the fleet's authority, for `trust.vouched` to judge; anybody may have it.
+
+        Raises:
+            NotFoundError: a hub that says none.
+            RefusedError, UnreachableError, DeadlineError: see `enrol`.
+        """
+        asked = Request("GET", f"{self._hub}/v1/authorities/vouched", {})
+        return self._call(asked, max_bytes=MAX_VOUCHED_BYTES, documented=ABSENT).body
+
+    def poll(self, *, etag: str | None, wait: float, believes: str = "") -> tuple[Poll | None, str]:
         """Asks what the hub wants: `GET /v1/poll?wait=SECONDS`.
 
         Args:
             etag: of the last answer; the hub then answers only what differs from it.
             wait: seconds that the hub may hold the request until something differs.
+            believes: what the device goes by, see `core.wire.BELIEVES_HEADER`; empty says nothing.
 
         Returns:
             What the hub wants, None where nothing differs; and the ETag for the next poll, empty where the hub gave none.
@@ -117,6 +130,8 @@ class ControlClient:
             RefusedError, UnreachableError, DeadlineError, MessageError: see `enrol`.
         """
         headers = {} if not etag else {"if-none-match": etag}
+        if believes:
+            headers[BELIEVES_HEADER] = believes
         request = self._request("GET", f"/v1/poll?wait={wait:g}", headers=headers)
         reply = self._call(request, timeout=self._timeout + wait)
         if reply.status == HTTPStatus.NOT_MODIFIED:

@@ -77,6 +77,10 @@ class OperatorClient:
         """Hands over the publisher's root metadata, the first or the next."""
         self._call("POST", "root", root)
 
+    def upload_roots(self, roots: Sequence[bytes]) -> None:
+        """Hands over every root of the publisher, from the first to the newest, to a hub that has none."""
+        self._call("POST", "roots", canonical({"roots": [one.decode() for one in roots]}))
+
     def root_of(self, version: int) -> bytes | None:
         """The publisher's root of a version, as the hub serves it to devices; None where it has none."""
         request = Request("GET", f"{self._hub}/metadata/{version:d}.root.json")
@@ -146,6 +150,21 @@ class OperatorClient:
     def releases(self) -> JsonObject:
         """`{"releases": [...]}`."""
         return self._object("GET", "releases")
+
+    # The fleet's authority
+
+    def authority(self) -> JsonObject:
+        """Where its hand-over stands, and which devices have not followed yet."""
+        return self._object("GET", "authority")
+
+    def hand_over(self, step: str, *, force: bool = False) -> JsonObject:
+        """Takes a step: `begin`, `switch`, `back`, `finish` or `abandon`; where it stands then.
+
+        Raises:
+            ConflictError: it is at another step, or devices have not followed yet.
+        """
+        body = b"" if step == "begin" else canonical({"force": force})
+        return self._object("POST", f"authority/{step}", body, documented=CONFLICTING)
 
     # Joining
 

@@ -124,20 +124,26 @@ class AssignmentKeys:
         Raises:
             TrustError: too few good signatures by distinct keys.
         """
-        known = {key.keyid: key for key in self.keys}
-        good = {
-            keyid
-            for keyid, signature in signatures
-            if keyid in known and known[keyid].verifies(signature, data)
-        }
-        if len(good) < self.threshold:
+        good = self.signed(data, signatures)
+        if good < self.threshold:
             raise TrustError(
                 "an assignment is not signed as it must be",
                 where=_WHERE,
                 expected=f"{self.threshold} good signatures by keys that root.json names",
-                got=len(good),
+                got=good,
                 fix="refresh the metadata, then poll again",
             )
+
+    def signed(self, data: bytes, signatures: Iterable[tuple[str, bytes]]) -> int:
+        """How many of the keys have signed `data`."""
+        known = {key.keyid: key for key in self.keys}
+        return len(
+            {
+                keyid
+                for keyid, signature in signatures
+                if keyid in known and known[keyid].verifies(signature, data)
+            }
+        )
 
 
 def sign(assignment: Assignment, key: SigningKey) -> JsonObject:

@@ -127,6 +127,22 @@ class TrustedClient:
         self._view = trusted
         self._raise_floor(now)
 
+    def refresh_root(self) -> None:
+        """Fetches newer roots only: who may say what, whatever else is wrong with the repository.
+
+        Raises:
+            TrustError: a root that must not be trusted. PathError: the folder cannot be written.
+        """
+        self._kept.prepare()
+        self._fetch_roots(self._load_chain(self.now()))
+
+    @property
+    def newest_root(self) -> bytes:
+        """The newest root that is kept, as it came; the anchor where there was none after it."""
+        if not self._has_chain:
+            self._load_chain(self.now())
+        return self._kept.read(Root.type, self._root.version) or self._anchor
+
     def restore(self) -> bool:
         """Loads what was kept, without fetching; whether it is complete and has not expired."""
         trusted = self._load_chain(self.now())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tuf.api.metadata import Signed, TargetFile  # type: ignore[attr-defined]  # re-exported there without saying so
 
     from edgestill.trust.keys import SigningKey
+    from edgestill.trust.named import NamedKey
 
 ASSIGNMENT_FIELD: Final = "x-edgestill-assignment"
 
@@ -203,7 +204,7 @@ def bound_of(role: str) -> int:
     return MAX_BYTES.get(role, MAX_BYTES[Targets.type])
 
 
-def signed_by(metadata: Metadata[T], keys: Sequence[SigningKey]) -> bytes:
+def signed_by(metadata: Metadata[T], keys: Sequence[SigningKey | NamedKey]) -> bytes:
     """The metadata with the signatures of these keys beside those it has."""
     data = metadata.signed_bytes
     for key in keys:
