@@ -12,7 +12,9 @@ single inputs (`learn.drift`). A device that meets a new activity after its begi
 one that changes hands. Both are what the word says, and what follows is decided by the fleet, not by one device.
 
 The bounds of the tests grow with the logarithm of time, so that a device whose world stays as it is has a small chance
-of a false alarm in all its life, not in every month.
+of a false alarm in all its life, not in every month, as far as blocks do not depend on each other. Where one thing goes on for
+longer than a block they do, and `bench/bench_drift.py` measures how much more that is; longer blocks are quieter and slower there, and an adaptive
+window (`learn.adwin`) over the same blocks is slower at as many false alarms.
 
 Once sure, always sure: until another bundle serves, the verdict stays. What was noticed, when, and what followed from it is
 kept as a `Change`.
