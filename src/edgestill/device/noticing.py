@@ -9,12 +9,12 @@
 The reference is what this device met first under this bundle: people and places differ from those of the lab, and that
 is no change. Inputs hang together (overlapping windows, one activity for a while), so means over blocks are tested, not
 single inputs (`learn.drift`). A device that meets a new activity after its beginning may still report a change; so does
-one that changes hands. Both are what the word says, and what follows is decided by the fleet, not by one device.
+one that changes hands. Both are what the word says, and what follows is decided by the bundle's policy (`on_drift`).
 
 The bounds of the tests grow with the logarithm of time, so that a device whose world stays as it is has a small chance
 of a false alarm in all its life, not in every month, as far as blocks do not depend on each other. Where one thing goes on for
-longer than a block they do, and `bench/bench_drift.py` measures how much more that is; longer blocks are quieter and slower there, and an adaptive
-window (`learn.adwin`) over the same blocks is slower at as many false alarms.
+longer than a block they do, and `bench/bench_drift.py` measures how much more that is; longer blocks are quieter and slower,
+and so is an adaptive window (`learn.adwin`) over the same blocks.
 
 Once sure, always sure: until another bundle serves, the verdict stays. What was noticed, when, and what followed from it is
 kept as a `Change`.
