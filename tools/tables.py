@@ -17,6 +17,7 @@ from typing import Any
 
 from cascade_tables import CASCADE_TABLES
 from delivery_tables import DELIVERY_TABLES
+from drift_tables import DRIFT_TABLES
 from job_tables import KINDS, keys_table
 from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
@@ -153,7 +154,9 @@ TABLES = {
     **dict.fromkeys(KINDS, keys_table),
     **{
         name: lambda _name, table=table: table()
-        for name, table in (SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | TRAINING_TABLES).items()
+        for name, table in (
+            SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | DRIFT_TABLES | TRAINING_TABLES
+        ).items()
     },
 }
 

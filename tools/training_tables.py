@@ -12,7 +12,10 @@ RESULTS: Final = Path(__file__).resolve().parent.parent / "bench" / "results" / 
 def steps_table() -> str:
     """Each student and what is trained of it, and both processes' memory."""
     parts: dict[str, Any] = json.loads(RESULTS.read_text())["parts"]
-    lines = ["| student, trained | ours | torch | ours over torch | largest difference |", "|---|---|---|---|---|"]
+    lines = [
+        "| student, trained | ours | torch | ours over torch | largest difference |",
+        "|---|---|---|---|---|",
+    ]
     for title, one in parts["time"].items():
         student, _, trained = title.partition(", ")
         apart = f"{parts['error'][student]['parameters']:.0e}" if trained == "all" else ""
