@@ -61,7 +61,8 @@ def weights(seed: int, width: int = WIDTH) -> tuple[NDArray[np.float32], NDArray
 def features_of(seed: int, inputs: NDArray[np.generic], width: int = WIDTH) -> NDArray[np.float32]:
     """What the network's features are, by numpy."""
     first, bias = weights(seed, width)
-    return np.maximum(inputs.astype(np.float32) @ first + bias, 0)
+    features: NDArray[np.float32] = np.maximum(inputs.astype(np.float32) @ first + bias, 0)
+    return features
 
 
 def network(seed: int, width: int = WIDTH) -> bytes:
@@ -102,9 +103,7 @@ def write_bundle(path: Path, seed: int, width: int = WIDTH) -> Path:
     reference = kind_of(seed, width).add(
         features_of(seed, inputs, width), np.full((len(inputs), CLASSES), 0.1)
     )
-    golden = Golden(
-        input=inputs[:2], logits=np.zeros((2, CLASSES), dtype=np.float32), tolerance=1e-3
-    )
+    golden = Golden(input=inputs[:2], logits=np.zeros((2, CLASSES), dtype=np.float32), tolerance=1e-3)
     blobs = {
         "model.onnx": network(seed, width),
         "policy.json": Policy(labels=tuple("0123456789")).to_bytes(),
@@ -113,9 +112,7 @@ def write_bundle(path: Path, seed: int, width: int = WIDTH) -> Path:
         "card.md": b"# digits\n",
         "reference.stats": reference.to_bytes(),
     }
-    manifest, ordered = bundle.build(
-        name="digits", version="1.0.0", hardware_class="any", blobs=blobs
-    )
+    manifest, ordered = bundle.build(name="digits", version="1.0.0", hardware_class="any", blobs=blobs)
     path.write_bytes(bundle.archive_bytes(manifest, ordered))
     return path
 

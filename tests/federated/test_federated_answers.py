@@ -18,6 +18,8 @@ from edgestill.federated.answers import MAX_NUMBERS, Answers, Asked, agreed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgestill.core.jsonio import JsonObject
+
 INPUTS = np.arange(8, dtype=np.float32).reshape(4, 2)
 ABOUT = Asked.about(INPUTS, 3)
 SAID = np.array([[0.5, 0.25, 0.25], [0, 0, 0], [0, 1, 0], [0.125, 0.125, 0.75]])
@@ -33,7 +35,9 @@ def answers(draw: some.DrawFn, inputs: int = 4, classes: int = 3) -> Answers:
     """Distributions, and silences."""
     counts = draw(
         some.lists(
-            some.lists(some.integers(0, 50), min_size=classes, max_size=classes), min_size=inputs, max_size=inputs
+            some.lists(some.integers(0, 50), min_size=classes, max_size=classes),
+            min_size=inputs,
+            max_size=inputs,
         )
     )
     raw = np.array(counts, dtype=np.float64)
@@ -43,7 +47,7 @@ def answers(draw: some.DrawFn, inputs: int = 4, classes: int = 3) -> Answers:
 def message(**changes: Any) -> bytes:
     """A message with other fields in its head, or other values behind it."""
     values: NDArray[np.number] = changes.pop("values", SAID.astype("<f2"))
-    head = {"proxy": str(ABOUT.proxy), "inputs": 4, "classes": 3, "form": "soft"} | changes
+    head: JsonObject = {"proxy": str(ABOUT.proxy), "inputs": 4, "classes": 3, "form": "soft", **changes}
     text = canonical(head)
     return b"ESTANSW1" + struct.pack("<I", len(text)) + text + values.tobytes()
 

@@ -88,5 +88,9 @@ def test_what_needs_flower_says_so_where_it_is_missing(name: str) -> None:
     """Asking for it ends with one sentence that names the extra."""
     done = run("-c", f"from edgestill.federated import {name}")
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("edgestill.core.errors.MissingExtraError: [extra-missing] flwr")
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("edgestill.core.errors.MissingExtraError: [extra-missing] flwr")
+    )
     assert 'pip install "edgestill[federated]"' in done.stderr

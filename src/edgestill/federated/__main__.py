@@ -53,11 +53,14 @@ def command(arguments: Sequence[str], folder: Path) -> list[str]:
 
 def main() -> NoReturn:
     """The command line; the package has set the variables when this runs."""
+    folder = Path(sys.executable).parent
     try:
-        run = command(sys.argv[1:], Path(sys.executable).parent)
+        run = command(sys.argv[1:], folder)
     except EdgestillError as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command's own output
         sys.exit(2 if isinstance(error, SettingError) else 1)
+    # they start each other by name
+    os.environ["PATH"] = os.pathsep.join([str(folder), os.environ.get("PATH", os.defpath)])
     os.execv(run[0], run)  # noqa: S606  # the program that was asked for, without a shell
 
 

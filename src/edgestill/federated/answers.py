@@ -62,16 +62,17 @@ class Asked(NamedTuple):
         Raises:
             SettingError: none, or more than 8 million numbers would come back.
         """
-        if not 0 < len(inputs) * classes <= MAX_NUMBERS:
+        count = len(inputs) if inputs.ndim else 0
+        if not 0 < count * classes <= MAX_NUMBERS:
             raise SettingError(
                 "a set of that size cannot be asked about",
                 where="proxy",
                 expected=f"1 to {MAX_NUMBERS} numbers (inputs times classes)",
-                got=len(inputs) * classes,
+                got=count * classes,
                 fix="choose some of the inputs",
             )
         kind = f"{inputs.dtype.str} {inputs.shape} ".encode()
-        return cls(Digest.of(kind + np.ascontiguousarray(inputs).tobytes()), len(inputs), classes)
+        return cls(Digest.of(kind + np.ascontiguousarray(inputs).tobytes()), count, classes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def server_app(
     make: Callable[[Context], Strategy],
-    done: Callable[[Strategy, Result], None],
+    done: Callable[[Strategy, Result, Context], None],
     *,
-    rounds: int = 1,
+    rounds: int | Callable[[Context], int] = 1,
     initial: Callable[[Context], ArrayRecord] | None = None,
     timeout: float = 3600.0,
 ) -> ServerApp:
@@ -26,8 +26,8 @@ def server_app(
 
     Args:
         make: the strategy; `context.run_config` holds what the run was started with.
-        done: takes the strategy and Flower's result, and keeps what is wanted of them.
-        rounds: to play; one is all that `ClosedForm` needs.
+        done: takes the strategy, Flower's result and the context, and keeps what is wanted of them.
+        rounds: to play, or what tells their number; one is all that `ClosedForm` needs.
         initial: the arrays to begin with: a network's weights for averaging, none for the others.
         timeout: seconds that a round waits for replies.
     """
@@ -37,6 +37,7 @@ def server_app(
     def main(grid: Grid, context: Context) -> None:
         strategy = make(context)
         arrays = ArrayRecord() if initial is None else initial(context)
-        done(strategy, strategy.start(grid, arrays, num_rounds=rounds, timeout=timeout))
+        played = rounds if isinstance(rounds, int) else rounds(context)
+        done(strategy, strategy.start(grid, arrays, num_rounds=played, timeout=timeout), context)
 
     return app
