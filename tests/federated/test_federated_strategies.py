@@ -16,14 +16,14 @@ pytest.importorskip(
 )
 
 from federated_worlds import CLASSES, WIDTH, client_node, digits, kind_of, of_classes
-from flower_loop import Loop, instead
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flower_loop import Loop, begin, instead, over_the_wire
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as some
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, MessageError, SettingError
-from edgestill.federated import ClosedForm, FederatedDistillation, HeadFromProxy, client_app
+from edgestill.federated import ClosedForm, FederatedDistillation, HeadFromProxy, client_app, server_app
 from edgestill.federated.answers import Answers, Asked
 from edgestill.federated.records import Refusal, counts, one_array, one_value, read_array, taken
 from edgestill.learn.statistics import MAX_BYTES, Statistics, solve, usual_ridge
@@ -451,3 +451,49 @@ def test_a_number_of_nodes_must_be_one() -> None:
     """No nodes at all is a setting that is refused."""
     with pytest.raises(SettingError, match="number of nodes"):
         ClosedForm(kind_of(0), nodes=0)
+
+
+def test_a_server_app_plays_the_rounds_and_hands_over_the_result(nodes: list[Node]) -> None:
+    """Flower calls it with a grid and a context; strategy, result and context reach the user's function."""
+    kept: list[Any] = []
+    app = server_app(
+        lambda context: ClosedForm(kind_of(0), nodes=int(context.run_config["nodes"])),
+        lambda *found: kept.append(found),
+        rounds=lambda context: int(context.run_config["rounds"]),
+    )
+    loop = loop_of(nodes)
+    context = Context(1, 1, {}, RecordDict(), {"nodes": 4, "rounds": 2})
+    app(loop, context)
+    ((strategy, result, same),) = kept
+    assert same is context
+    assert strategy.total.n == central(nodes).n
+    assert sorted(result.train_metrics_clientapp) == [1, 2]
+    assert loop.asked.count((CLIENTS[0], "train")) == 2
+
+
+@given(some.data())
+def test_however_samples_are_parted_the_head_is_the_same(data: some.DataObject) -> None:
+    """Any parting of any samples among any number of clients sums to the solution of all in one place."""
+    n = data.draw(some.integers(1, 40))
+    rng = np.random.default_rng(data.draw(some.integers(0, 2**32)))
+    features, targets = rng.normal(size=(n, WIDTH)), np.eye(CLASSES)[rng.integers(0, CLASSES, n)]
+    owner = rng.integers(0, data.draw(some.integers(1, 6)), n)
+    begin()
+    replies = [
+        reply_of(100 + one, kind_of(0).add(features[owner == one], targets[owner == one]))
+        for one in set(owner)
+    ]
+    strategy = ClosedForm(kind_of(0))
+    arrays, _ = strategy.aggregate_train(1, replies)
+    whole = kind_of(0).add(features, targets)
+    expected = solve(whole, ridge=usual_ridge(whole))
+    assert arrays is not None
+    assert strategy.refusals == []
+    assert np.abs(head_of(arrays)[0] - expected.weight).max() <= 1e-5 * np.abs(expected.weight).max()
+
+
+def reply_of(node: int, sums: Statistics) -> Message:
+    """A client's sums, over the wire."""
+    asked = Message(RecordDict(), message_type="train", dst_node_id=int(node))
+    told = RecordDict({"answer": ConfigRecord({"statistics": sums.to_bytes("float64")})})
+    return over_the_wire(Message(told, reply_to=over_the_wire(asked)))
