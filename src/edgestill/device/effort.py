@@ -251,6 +251,8 @@ def rest_after(effort: Effort, cpu_seconds: float) -> float:
 
 def _over_budget(effort: Effort, readings: Readings, today: Spent) -> No | None:
     tomorrow = SECONDS_PER_DAY - readings.now % SECONDS_PER_DAY
+    if effort.seconds_per_day == 0:
+        return No("training is not allowed", tomorrow)
     if today.seconds >= effort.seconds_per_day:
         return No(f"trained for {format_duration(today.seconds)} today", tomorrow)
     if effort.joules_per_day is not None and today.joules >= effort.joules_per_day:

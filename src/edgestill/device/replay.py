@@ -374,13 +374,15 @@ class Replay:
 
 def _check_about(targets: NDArray[np.floating], weights: NDArray[np.float32], at: float) -> None:
     """Refuses targets that are no probabilities, and weights and times out of range."""
-    sums = targets.sum(axis=1, dtype=np.float64)
-    if not ((targets >= 0).all() and (np.abs(sums - 1) <= _SUM_MAY_DIFFER).all()):
+    inside = np.all((targets >= 0) & (targets <= 1), axis=1, keepdims=True)
+    sums = np.where(inside, targets, 0).sum(axis=1, dtype=np.float64)
+    wrong = int((np.abs(sums - 1) > _SUM_MAY_DIFFER).sum())
+    if wrong:
         raise EvidenceError(
             "targets that are no probabilities",
             where="targets",
-            expected="finite numbers from 0 that add up to 1",
-            got=f"sums from {sums.min(initial=1):g} to {sums.max(initial=1):g}",
+            expected="numbers from 0 to 1 that add up to 1",
+            got=f"{wrong} of {len(sums)} that are none",
             fix="give the teacher's probabilities, or labels as one-hot",
         )
     if weights.shape != sums.shape or not ((weights > 0) & (weights <= form.MAX_WEIGHT)).all():

@@ -135,11 +135,10 @@ class Layout:
 
     def __post_init__(self) -> None:
         if self.train_room < self.plan.classes or self.held_room < 1:
-            least = self.plan.classes + -(-self.plan.classes // (self.plan.holding.every - 1)) + 1
             raise SettingError(
                 "a buffer too small for a sample of each class",
                 where="replay plan: size",
-                expected=f"at least {self.offset(2 * least)} bytes",
+                expected=f"at least {self.offset(_fewest_slots(self.plan))} bytes",
                 got=self.plan.size,
                 fix="allow it more room",
             )
@@ -162,7 +161,7 @@ class Layout:
     @property
     def spare(self) -> int:
         """Slots that are free when everything is full: what is new is written before what it replaces goes."""
-        return max(1, min(self.slots // _SPARE_SHARE, _MAX_SPARE))
+        return _spare_of(self.slots)
 
     @property
     def held_room(self) -> int:
@@ -186,6 +185,21 @@ class Layout:
     def tally_offset(self, page: int) -> int:
         """Where a tally begins."""
         return HEAD_BYTES + page * self.tally
+
+
+def _spare_of(slots: int) -> int:
+    return max(1, min(slots // _SPARE_SHARE, _MAX_SPARE))
+
+
+def _fewest_slots(plan: Plan) -> int:
+    """With a sample of each class to train on, and one held back."""
+    every, used = plan.holding.every, max(plan.holding.every, plan.classes)
+    while used - used // every < plan.classes:
+        used += 1
+    slots = used + 1
+    while slots - _spare_of(slots) < used:
+        slots += 1
+    return slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,15 +345,13 @@ def decode(plan: Plan, body: bytes) -> Sample | None:
     A plain file's digests can be made by whoever can write the file, so that what is whole need not make sense.
     """
     about = _about(plan, body)
-    target = np.frombuffer(body, "<f2", plan.classes, _ABOUT.size).astype(np.float32)
-    total = target.sum()
-    if (
-        about is None
-        or not (target >= 0).all()
-        or not 0 < total < math.inf
-        or target[about.label] < target.max()
-    ):
+    with np.errstate(invalid="ignore"):  # NaN of a stranger's
+        target = np.frombuffer(body, "<f2", plan.classes, _ABOUT.size).astype(np.float32)
+    if about is None or not ((target >= 0) & (target <= 1)).all() or target[about.label] < target.max():
         return None  # rounding keeps the largest the largest
+    total = target.sum()
+    if total == 0:
+        return None
     values = _values(plan, body)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return None

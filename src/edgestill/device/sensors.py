@@ -159,6 +159,7 @@ class Sensors:
             for one in self._entries("power_supply")
             if (kind := _text(one / "type")) is not None
             and _text(one / "scope") != "Device"  # a mouse's battery
+            and _number(one / "present") != 0  # an empty bay
         ]
 
     def _entries(self, kind: str) -> list[Path]:
@@ -219,7 +220,8 @@ def _charge(supplies: list[_Supply]) -> float | None:
 def _text(path: Path) -> str | None:
     try:
         with open_plain(path) as file:
-            return file.read(_MAX_BYTES).decode("ascii").strip()
+            data = file.read(_MAX_BYTES + 1)
+        return data.decode("ascii").strip() if len(data) <= _MAX_BYTES else None
     except (OSError, UnicodeDecodeError):
         return None
 
