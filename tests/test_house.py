@@ -79,6 +79,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "edgestill.infer.recordings": {"PIL"},
     "edgestill.infer.payload": {"PIL", "soundfile"},
     "edgestill.link.inference": {"numpy"},
+    "edgestill.device.sealing": {"cryptography"},  # where a key is given
     "edgestill.device.serve": {"uvicorn"},
     "edgestill.device.main": {"uvicorn"},  # asks for it before it begins to serve
 }
