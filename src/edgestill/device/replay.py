@@ -263,6 +263,11 @@ class Replay:
         """Erases all samples; as `forget`."""
         return self.forget(math.inf)
 
+    @property
+    def samples(self) -> Samples:
+        """What is in it, to be read."""
+        return self._samples
+
     def draw(self, n: int, random: Random) -> Batch:
         """A batch to train on; see `Samples.draw`."""
         return self._samples.draw(n, random)
