@@ -11,10 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgestill.core.errors import BundleAlteredError, EngineError, MessageError, PathError
+from edgestill.core.family import INPUTS, SHAPES
 from edgestill.core.hardware import HardwareClass
 from edgestill.infer.profiling import (
-    INPUTS,
-    SHAPES,
     Subject,
     read_shapes,
     time_shapes,
