@@ -14,7 +14,6 @@ from edgestill.core.errors import SpentError, TrustError
 from edgestill.core.release import MAX_COUNTER, Assignment
 from edgestill.core.timing import TimingReport
 from edgestill.device.courier import Courier
-from edgestill.device.events import Assigned
 from edgestill.device.home import Identity
 from edgestill.device.jobs import Job, Jobs
 from edgestill.link.control import ControlClient
@@ -29,6 +28,8 @@ from edgestill.trust.roles import Delegation
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from edgestill.device.events import Assigned
 
 URL = "http://127.0.0.1:1"
 ARCHIVE, BUNDLE = family(), tiny_bundle("1.0.0")

@@ -383,7 +383,7 @@ def test_attack_an_archive_that_is_too_large_is_not_begun(device: Device) -> Non
 def test_a_full_disk_hinders_and_then_refuses(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """As much again stays free; it may be made room for, but not waited for for ever."""
     usage = type("Usage", (), {"free": 2 * len(ARCHIVE) - 1})
-    monkeypatch.setattr(measuring.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     device.measuring.offer(job())
     pauses = [device.run() for _ in range(MOST_HINDERED)]
     assert pauses == [2.0**turn for turn in range(1, MOST_HINDERED + 1)]

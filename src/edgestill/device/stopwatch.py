@@ -27,6 +27,7 @@ STEP_SECONDS: Final = 120.0
 CPU_SECONDS: Final = 3600
 LEAST_MEMORY, MOST_MEMORY = 256_000_000, 1_000_000_000
 """Bytes of data that the process may have, as much of it as half of what is free allows."""
+MEMINFO: Final = Path("/proc/meminfo")
 _LOOK: Final = 0.25
 _ANSWER_SECONDS: Final = 5.0
 
@@ -190,7 +191,7 @@ class Stopwatch:
 def memory() -> int:
     """Bytes of data that the process may have: half of what is free, within bounds."""
     try:
-        with Path("/proc/meminfo").open(encoding="ascii") as lines:
+        with MEMINFO.open(encoding="ascii") as lines:
             free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return LEAST_MEMORY
