@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 from edgestill.cli.operating import AsJson, Hub, TokenFile, label_of, operator, table, told
 from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
+from edgestill.core.errors import SettingError
+from edgestill.core.release import TIMING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +37,14 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Give a family of models to devices of its class, those that called last first."""
+    if re.fullmatch(TIMING, target) is None:
+        raise SettingError(
+            "not a name of a family of models",
+            where="TARGET",
+            expected="timing/NAME/1.2.3/CLASS.est",
+            got=target[:200],
+            fix="name it as edgestill release publish has told it",
+        )
     said = operator(hub, token_file).start_timing(
         target, devices=devices, labels=dict(label_of(one) for one in label or ())
     )

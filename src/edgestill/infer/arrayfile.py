@@ -70,7 +70,13 @@ def npy_of(data: bytes, *, what: str, where: str) -> NDArray[np.generic]:
     except Exception as error:
         raise _damaged(where, error, _ONE) from error
     if not found.shape or not len(found):
-        raise DataError(f"{what} are none", where=where, expected="`[N, ...]`, N at least 1", got=found.shape)
+        raise DataError(
+            f"{what} are none",
+            where=where,
+            expected="`[N, ...]`, N at least 1",
+            got=found.shape,
+            fix="write at least one of them",
+        )
     return found
 
 
