@@ -140,17 +140,20 @@ class Courier:
             listing = self._trusted.listing(found.target)
             target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
             assigned = Assigned(found.place, target, listing.role)
-        self._etag = (new_etag or None) if self._hear_of_job(poll.measure) else None
+        heard = self._hear_of_job(poll.measure, is_fresh=poll.assignment is not None)
+        self._etag = (new_etag or None) if heard else None
         return assigned, poll.interval
 
-    def _hear_of_job(self, envelope: JsonObject | None) -> bool:
-        """Hands on what is to be timed, or that nothing is; whether it can be left at that."""
+    def _hear_of_job(self, envelope: JsonObject | None, *, is_fresh: bool) -> bool:
+        """Hands on what is to be timed, or that nothing is; whether it can be left at that. The lists are refreshed unless they just were."""
         if self._jobs is None:
             return True
         try:
             if envelope is None:
                 self._jobs.withdraw()
             else:
+                if not is_fresh:
+                    self._trusted.refresh()
                 self._jobs.offer(self._job(envelope, self._jobs.seen))
         except EdgestillError as error:
             log.warning("a timing job is not taken up: %s", error)
@@ -158,7 +161,6 @@ class Courier:
         return True
 
     def _job(self, envelope: JsonObject, seen: int) -> Job:
-        self._trusted.refresh()
         found = assignments.verify_measurement(
             envelope,
             keys=self._trusted.assignment_keys,

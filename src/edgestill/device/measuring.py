@@ -191,7 +191,7 @@ class Measuring:
         self._tell_at = clock.monotonic()
 
     def open(self) -> Self:
-        """Makes the folder and reads the record; a damaged one is begun anew, and the hub's clock bounds what could be replayed then.
+        """Makes the folder and reads the record; a damaged one is begun anew, and what can be replayed then is what has not expired yet.
 
         Raises:
             PathError: the folder cannot be made, or the record cannot be read.
