@@ -474,7 +474,15 @@ def back_to_the_first_schema(path: Path) -> None:
     for column in ("answers_before", "escalated_before", "errors_before"):
         connection.execute(f"ALTER TABLE members DROP COLUMN {column}")
     connection.execute("ALTER TABLE rollouts DROP COLUMN accepted")
-    for table in ("operators", "audit_log", "images", "controllers"):  # its triggers go with it
+    for table in (
+        "operators",
+        "audit_log",
+        "images",
+        "controllers",
+        "timed",
+        "timings",
+        "measuring",
+    ):  # its triggers go with it
         connection.execute(f"DROP TABLE {table}")
     connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.commit()

@@ -28,6 +28,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import NotFoundError, SettingError
 from edgestill.core.extras import require
+from edgestill.core.family import SUFFIX, Family
 from edgestill.core.files import read_plain
 from edgestill.core.release import target_name
 from edgestill.core.swu import Image
@@ -61,7 +62,10 @@ PassphraseFile = Annotated[
 ]
 Open = Annotated[bool, typer.Option("--no-passphrase", help="The keys are not locked.")]
 Archives = Annotated[
-    list[Path], typer.Argument(metavar="BUNDLE...", help="NAME.esb of one version, one for each class.")
+    list[Path],
+    typer.Argument(
+        metavar="BUNDLE...", help="NAME.esb of one version, one for each class; or NAME.est, to be timed."
+    ),
 ]
 NewHubKey = Annotated[
     bool, typer.Option("--new-hub-key", help="The hub's key is another than before, and that is right.")
@@ -486,10 +490,7 @@ def _archives(bundles: list[Path]) -> dict[str, bytes]:
                 got="a folder",
                 fix="publish the archive that it was made with",
             )
-        opened = Bundle.open(path)
-        opened.verify()
-        head = opened.manifest
-        name = target_name(head.name, head.version, head.hardware_class)
+        name = _checked(path)
         if name in found:
             raise SettingError(
                 "two bundles of one name, version and hardware class",
@@ -500,6 +501,18 @@ def _archives(bundles: list[Path]) -> dict[str, bytes]:
             )
         found[name] = read_plain(path, what="the bundle", at_most=MAX_ARCHIVE_BYTES)
     return found
+
+
+def _checked(path: Path) -> str:
+    """The name under which an archive may be listed: of a bundle, or of a family of models that devices time."""
+    if path.suffix == SUFFIX:
+        family = Family.open(path)
+        family.verify()
+        return family.head.target
+    opened = Bundle.open(path)
+    opened.verify()
+    head = opened.manifest
+    return target_name(head.name, head.version, head.hardware_class)
 
 
 def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Publisher:

@@ -5,6 +5,7 @@
 | `POST /v1/enrol` | `Enrol` | `Enrolled` |
 | `GET /v1/poll` | - | `Poll`, or 304 |
 | `POST /v1/reports` | `[Report, ...]` | `{"accepted": n, "duplicates": m}` |
+| `POST /v1/timing` | `core.timing.TimingReport` | `{"accepted": true or false}` |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}` |
 | `POST /v1/certificate` | `Certify` | `Certified` |
 | `GET /v1/authorities` | - | the certificates of the fleet's authority (PEM) |
@@ -185,35 +186,31 @@ class Poll:
         assignment: a signed assignment (see `trust.assignment`), or None while nothing is assigned.
         interval: seconds until the next poll, jitter included.
         authorities: place of the newest word about the fleet's authority (see `trust.vouched`); 0 where there is none.
+        measure: what it shall time, signed likewise; None for nothing. Devices of old do not look at it.
     """
 
     assignment: JsonObject | None
     interval: float
     authorities: int = 0
+    measure: JsonObject | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Reads the message; MessageError where it is none."""
         value = parse_object(data, where="poll", max_bytes=MAX_MESSAGE_BYTES)
-        assignment = value.get("assignment")
-        if assignment is not None and not isinstance(assignment, dict):
-            raise MessageError(
-                "a field is not what it should be",
-                where="poll: assignment",
-                expected="{...} or null",
-                got=type(assignment).__name__,
-            )
         fields = Fields(value, "poll")
         return cls(
-            assignment=assignment,
+            assignment=_envelope(value, "assignment"),
             interval=fields.number("interval", least=0.01, most=86_400),
             authorities=fields.integer("authorities", most=MAX_SEQUENCE) if fields.has("authorities") else 0,
+            measure=_envelope(value, "measure"),
         )
 
     def to_bytes(self) -> bytes:
         """The message."""
         told: JsonObject = {"assignment": self.assignment, "interval": self.interval}
-        return canonical(told | ({"authorities": self.authorities} if self.authorities else {}))
+        more: JsonObject = {"authorities": self.authorities} if self.authorities else {}
+        return canonical(told | more | ({} if self.measure is None else {"measure": self.measure}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,6 +318,18 @@ class Report:
     def as_json(self) -> JsonObject:
         """One report as JSON; a reason too long for the wire is cut, because a refused one would be sent for ever."""
         return asdict(self) | {"reason": plain(self.reason[:MAX_REASON])}
+
+
+def _envelope(poll: JsonObject, name: str) -> JsonObject | None:
+    found = poll.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise MessageError(
+            "a field is not what it should be",
+            where=f"poll: {name}",
+            expected="{...} or null",
+            got=type(found).__name__,
+        )
+    return found
 
 
 def _pem(fields: Fields, name: str, at_most: int) -> str:

@@ -10,6 +10,7 @@
     authorities.json  the hub's newest word about the fleet's authority (trust.vouched), once the device has heard one
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
+    timing/         the timing job in hand, and what is known of earlier ones (device.measuring); missing before the first
     outbox.db       reports not yet delivered (device.outbox)
     learned/        what the device learned by itself (device.learning)
     socket          the path of the socket that applications talk to
@@ -247,6 +248,11 @@ class Home:
     def budget(self) -> Path:
         """What was sent and received today."""
         return self.path / BUDGET
+
+    @property
+    def timing(self) -> Path:
+        """The timing job in hand; there need not be such a folder."""
+        return self.path / "timing"
 
     @property
     def learned(self) -> Path:

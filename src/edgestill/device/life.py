@@ -35,10 +35,12 @@ from edgestill.device.home import (
     refuse_inhabited,
 )
 from edgestill.device.installer import Installer
+from edgestill.device.jobs import Jobs
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
 from edgestill.device.papers import Papers, first_papers, papers_of
+from edgestill.device.quiet import Quiet
 from edgestill.device.slots import Slots
 from edgestill.device.spending import fetching_within, ledger_of
 from edgestill.device.supervisor import Supervisor
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from edgestill.device.home import Settings
     from edgestill.device.installer import Fetch
     from edgestill.device.machine import Rules
+    from edgestill.device.measuring import Measuring
+    from edgestill.device.quiet import Patience
     from edgestill.device.state import Target
     from edgestill.device.supervisor import Hub, Pace
     from edgestill.link.ledger import Ledger
@@ -227,8 +231,24 @@ def _transport_to(hub: str, authority: str | None) -> Transport:
     return HttpTransport(tls=hub_context(vouched.to_pem().decode("ascii")))
 
 
-def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Path | None = None) -> None:
+def run(
+    home: Home,
+    *,
+    pace: Pace,
+    rules: Rules,
+    transport: Transport,
+    ready: Path | None = None,
+    patience: Patience | None = None,
+) -> None:
     """Runs a device until SIGTERM or SIGINT.
+
+    Args:
+        home: of the device.
+        pace: how often to speak to the hub.
+        rules: what a trial must stand.
+        transport: to the hub.
+        ready: written once the device runs.
+        patience: when it is quiet enough to time something.
 
     Raises:
         ConflictError: its agent runs already.
@@ -239,12 +259,31 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
         ledger = ledger_of(home, clock, keeps_time=True)
         papers = papers_of(transport, home, clock)
-        courier = parts.courier(nearby, papers, ledger, Word(home, papers, clock, ledger))
+        quiet = Quiet(clock, patience)
+        jobs = Jobs(home.timing, lambda: _measuring(home, courier, quiet, clock))
+        courier = parts.courier(nearby, papers, ledger, Word(home, papers, clock, ledger), jobs)
         agent = parts.agent(rules)
         try:
-            _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
+            _supervise(home, parts.supervisor(agent, courier, courier.fetch, quiet), pace=pace, ready=ready)
         finally:
+            jobs.stop()
             ledger.settle()
+
+
+def _measuring(home: Home, courier: Courier, quiet: Quiet, clock: Clock) -> Measuring:
+    """What times, loaded when there is something to time."""
+    from edgestill.device.measuring import Measuring
+
+    a_day = home.settings.bytes_per_day
+    made = Measuring(
+        home.timing,
+        hardware_class=home.identity.hardware_class,
+        line=courier,
+        quiet=quiet,
+        clock=clock,
+        most_bytes=None if a_day is None else a_day // 2,
+    )
+    return made.open().begin()
 
 
 def update(home: Home, source: Path, *, pace: Pace, rules: Rules) -> Target | None:
@@ -286,6 +325,7 @@ class _Parts:
         papers: Papers | None = None,
         ledger: Ledger | None = None,
         word: Word | None = None,
+        jobs: Jobs | None = None,
     ) -> Courier:
         identity = self.home.identity
         carried = self.transport if ledger is None else Metered(self.transport, ledger)
@@ -304,13 +344,14 @@ class _Parts:
             papers=papers,
             ledger=ledger,
             word=word,
+            jobs=jobs,
         )
 
     def agent(self, rules: Rules) -> Agent:
         device = self.home.identity.device
         return Agent(device=device, slots=self.slots, outbox=self.outbox, clock=self.clock, rules=rules)
 
-    def supervisor(self, agent: Agent, hub: Hub, fetch: Fetch) -> Supervisor:
+    def supervisor(self, agent: Agent, hub: Hub, fetch: Fetch, quiet: Quiet | None = None) -> Supervisor:
         path = self.home.path
         installer = Installer(
             self.slots,
@@ -326,6 +367,7 @@ class _Parts:
             installer=installer,
             hub=hub,
             clock=self.clock,
+            quiet=quiet,
         )
 
 

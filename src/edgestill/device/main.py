@@ -2,7 +2,7 @@
 
     edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw] [--accept-auto] [--bytes-per-day SIZE]
     edgestill-agent rejoin --home DIR --hub URL --token T
-    edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
+    edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s] [--idle-after 60s] [--idle-load 50%]
     edgestill-agent update --home DIR --from FOLDER [--health-window 30s] [--json]
     edgestill-agent status --home DIR [--json]
     edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited]
@@ -29,7 +29,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.hardware import ENGINES
-from edgestill.core.units import format_size, parse_duration, parse_size
+from edgestill.core.units import format_size, parse_duration, parse_share, parse_size
 from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def _run(options: argparse.Namespace) -> None:
     from edgestill.device.life import run
     from edgestill.device.machine import Rules
     from edgestill.device.papers import hub_transport
+    from edgestill.device.quiet import Patience
     from edgestill.device.supervisor import Pace
 
     logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"))
@@ -102,7 +103,8 @@ def _run(options: argparse.Namespace) -> None:
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
     transport = hub_transport(home, SystemClock())
     rules = Rules(window=window, accept_auto=home.settings.accept_auto)
-    run(home, pace=pace, rules=rules, transport=transport, ready=options.ready)
+    patience = Patience(parse_duration(options.idle_after), parse_share(options.idle_load))
+    run(home, pace=pace, rules=rules, transport=transport, ready=options.ready, patience=patience)
 
 
 def _update(options: argparse.Namespace) -> None:
@@ -333,6 +335,18 @@ def _parser() -> argparse.ArgumentParser:
         default="30s",
         metavar="DURATION",
         help="that a new bundle must serve (default 30s)",
+    )
+    two.add_argument(
+        "--idle-after",
+        default="60s",
+        metavar="DURATION",
+        help="without an answer, before a timing job goes on (default 60s)",
+    )
+    two.add_argument(
+        "--idle-load",
+        default="50%",
+        metavar="SHARE",
+        help="of all processors, above which none begins; 100%% looks at no load (default 50%%)",
     )
     offline = verbs.add_parser(
         "update", help="take a release from a folder or a stick, and end when it serves"

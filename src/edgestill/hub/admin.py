@@ -294,9 +294,9 @@ async def _publish(request: Request, take: Callable[[bytes], Awaitable[None]]) -
     hub = hub_of(request)
     data = await bodies.read(request, at_most=MAX_TARGETS_BYTES)
     request.state.about = {"list": str(Digest.of(data))}
-    before = hub.artefacts.publication.listed.keys()
+    before = hub.artefacts.publication.listers.keys()
     await take(data)
-    now = hub.artefacts.publication.listed.keys()
+    now = hub.artefacts.publication.listers.keys()
     changed = {"released": now - before, "retired": before - now}
     request.state.about |= {verb: ", ".join(sorted(paths)) for verb, paths in changed.items() if paths}
     for verb, paths in changed.items():

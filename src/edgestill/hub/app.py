@@ -10,7 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from edgestill.hub import admin, authority, certificates, control, ddi_routes, downloads, inference, pages
+from edgestill.hub import (
+    admin,
+    authority,
+    certificates,
+    control,
+    ddi_routes,
+    downloads,
+    inference,
+    pages,
+    timing_routes,
+)
 from edgestill.hub.handover import STEPS
 from edgestill.hub.problems import Problems, Refusals, on_refusal
 from edgestill.infer.serving.places import paths
@@ -65,6 +75,7 @@ def _control() -> list[Route]:
         Route("/v1/poll", control.poll),
         Route("/v1/reports", control.report, methods=["POST"]),
         Route("/v1/evidence/statistics", control.statistics, methods=["POST"]),
+        Route("/v1/timing", control.timing, methods=["POST"]),
     ]
 
 
@@ -104,6 +115,9 @@ def _admin() -> list[Route]:
         ("releases", admin.releases, "view"),
         ("rollouts", admin.list_rollouts, "view"),
         ("rollouts/{id:int}", admin.show_rollout, "view"),
+        ("timings", timing_routes.list_timings, "view"),
+        ("timings/{id:int}", timing_routes.show_timing, "view"),
+        ("timings/{id:int}/profile", timing_routes.profile, "operate"),
         ("fleet", admin.fleet, "view"),
         ("evidence", admin.evidence_counts, "view"),
         ("evidence/statistics", admin.statistics, "operate"),
@@ -126,6 +140,8 @@ def _admin() -> list[Route]:
         ("POST", "rollouts/{id:int}/resume", admin.resume, "operate", "rollout.resume"),
         ("POST", "rollouts/{id:int}/advance", admin.advance, "operate", "rollout.advance"),
         ("POST", "rollouts/{id:int}/rollback", admin.roll_back, "operate", "rollout.rollback"),
+        ("POST", "timings", timing_routes.start_timing, "operate", "timing.start"),
+        ("POST", "timings/{id:int}/cancel", timing_routes.cancel_timing, "operate", "timing.cancel"),
         ("POST", "devices/{device}/assignment", admin.assignment, "operate", "device.assignment"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),

@@ -28,8 +28,10 @@ from edgestill.core.errors import (
     StoreError,
     TrustError,
 )
+from edgestill.core.family import Family, is_family
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.manifest import REFERENCE
+from edgestill.core.release import TIMING, target_name
 from edgestill.delta.codec import diff
 from edgestill.hub import images
 from edgestill.hub.delegates import (
@@ -41,6 +43,7 @@ from edgestill.hub.delegates import (
     still_vouched,
 )
 from edgestill.hub.registry import Parts, Reference
+from edgestill.infer.outlines import check_family
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.metadata import file_of
 from edgestill.trust.repository import (
@@ -67,7 +70,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 METADATA_FILE: Final = r"(?:[1-9][0-9]{0,8}\.(?:root|targets|snapshot)|timestamp)\.json"
-TARGET_FILE: Final = r"((?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.esb)"
+TARGET_FILE: Final = r"((?:timing/)?(?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.es[bt])"
 
 _MAX_METADATA: Final = 5_000_000
 _ROLE_FILE: Final = re.compile(rf"([1-9][0-9]{{0,8}})\.({ROLE})\.json")
@@ -101,7 +104,12 @@ class Publication:
     @property
     def listed(self) -> dict[str, TargetInfo]:
         """What may be installed, by whoever lists it."""
-        return {path: info for path, (_, info) in self.listers.items()}
+        return bundles_of({path: info for path, (_, info) in self.listers.items()})
+
+    @property
+    def families(self) -> dict[str, TargetInfo]:
+        """What may be timed: the publisher's own word only."""
+        return {path: info for path, info in self.published.items() if is_timing(path)}
 
 
 @final
@@ -145,14 +153,17 @@ class Artefacts:
         return self._blobs.incoming()
 
     def add_archive(self, coming: Incoming) -> TargetInfo:
-        """Checks an archive that has come and keeps it.
+        """Checks an archive that has come, a bundle or a family of models, and keeps it.
 
         Raises:
-            BundleError, BundleTruncatedError, BundleAlteredError: it is no sound bundle.
+            BundleError, BundleTruncatedError, BundleAlteredError: it is no sound one.
             StoreError: it cannot be kept.
         """
         coming.sync()
-        Bundle.open(coming.path).verify()
+        if is_family(coming.path):
+            check_family(coming.path)
+        else:
+            Bundle.open(coming.path).verify()
         return TargetInfo(coming.size, coming.keep())
 
     def add_image(self, coming: Incoming) -> images.Image:
@@ -326,7 +337,7 @@ class Artefacts:
         return _existing(self._home.patches, f"{base}/{new}", r"[0-9a-f]{64}/[0-9a-f]{64}")
 
     def archive_path(self, path: str) -> tuple[Path, Digest]:
-        """The file behind `targets/NAME/VERSION/SHA256.CLASS.esb`, and its digest.
+        """The file behind `targets/NAME/VERSION/SHA256.CLASS.esb`, or behind `targets/timing/...est`, and its digest.
 
         Raises:
             NotFoundError: not listed by the publisher, or not here.
@@ -420,13 +431,12 @@ class Artefacts:
                 expected="an archive of that digest",
             )
         file = self._blobs.path(info.digest)
-        manifest = Bundle.open(file).manifest
-        said = Parts(manifest.name, manifest.version, manifest.hardware_class)
-        if said != Parts.of(path) or file.stat().st_size != info.size:
+        said = _own_name(file)
+        if said != path or file.stat().st_size != info.size:
             raise ConflictError(
                 "an archive is not what its name says",
                 where=path,
-                expected=f"{Parts.of(path)}, {info.size} bytes",
+                expected=f"{path}, {info.size} bytes",
                 got=f"{said}, {file.stat().st_size} bytes",
                 fix="list it under its own name and size",
             )
@@ -442,10 +452,18 @@ class Artefacts:
                 got="other keys",
             )
 
+    def family(self, digest: str) -> Family:
+        """The archive of a family of models that the publisher lists, or once listed, by the 64 hex digits of its digest.
+
+        Raises:
+            StoreError, PathError: it is gone.
+        """
+        return Family.open(self._blobs.path(Digest(digest)))
+
     def _make_patches(self, listed: Mapping[str, TargetInfo]) -> None:
-        served = self.publication.listed
-        known = {**served, **listed}
-        for path, info in listed.items():
+        served, bundles = self.publication.listed, bundles_of(listed)
+        known = {**served, **bundles}
+        for path, info in bundles.items():
             if served.get(path) != info:
                 for base in _bases(path, known)[: self._settings.patch_bases]:
                     self._make_patch(known[base], info)
@@ -462,6 +480,24 @@ class Artefacts:
                 replace(folder / new.digest.hex, patch)
         except (OSError, EdgestillError) as error:
             log.warning("no patch from %s to %s: %s", base.digest, new.digest, error)
+
+
+def is_timing(path: str) -> bool:
+    """Whether a name of the list is that of a family of models, which is timed and never installed."""
+    return re.fullmatch(TIMING, path) is not None
+
+
+def bundles_of(listed: Mapping[str, TargetInfo]) -> dict[str, TargetInfo]:
+    """Those names of a list that are of bundles."""
+    return {path: info for path, info in listed.items() if not is_timing(path)}
+
+
+def _own_name(file: Path) -> str:
+    """The name under which an archive may be listed."""
+    if is_family(file):
+        return Family.open(file).head.target
+    manifest = Bundle.open(file).manifest
+    return target_name(manifest.name, manifest.version, manifest.hardware_class)
 
 
 def _bases(path: str, known: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import auditing, handover, registry, rollouts, sums
+from edgestill.hub import auditing, handover, registry, rollouts, sums, timings
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -191,6 +191,7 @@ class Hub:
         async with self.database.write() as connection:
             await registry.forget_reports(connection, now - self.settings.keep_reports)
             await sums.forget(connection, now - self.settings.keep_reports)
+        await self._settle_timings()
         await self.step()
 
     async def tick_if_due(self) -> None:
@@ -260,6 +261,14 @@ class Hub:
         )
         async with self.database.write() as connection:
             await registry.mirror_targets(connection, listed, self.clock.now(), read)
+        await self._settle_timings()
+
+    async def _settle_timings(self) -> None:
+        """Ends timing jobs that nobody lists any more, or that wait for nobody."""
+        async with self.database.write() as connection:
+            families = self.artefacts.publication.families
+            freed = await timings.settle(connection, families, self.clock.now())
+        self.bell.ring(freed)
 
     async def _tick_for_ever(self) -> None:
         while True:

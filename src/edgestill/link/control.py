@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.errors import EdgestillError
     from edgestill.core.protocols import Transport
+    from edgestill.core.timing import TimingReport
     from edgestill.core.wire import Enrol, Report
 
 MAX_ENROLLED_BYTES: Final = (
@@ -179,6 +180,16 @@ class ControlClient:
         reply = self._call(self._request("POST", "/v1/evidence/statistics", message, headers=headers))
         answer = parse_object(reply.body, where="statistics", max_bytes=MAX_MESSAGE_BYTES)
         return Fields(answer, "statistics").boolean("accepted")
+
+    def timing(self, report: TimingReport) -> bool:
+        """Says how a timing job stands; whether it changed anything at the hub. Sending the same again is harmless.
+
+        Raises:
+            RefusedError, AccessError, UnreachableError, DeadlineError, MessageError: see `enrol`.
+        """
+        reply = self._call(self._request("POST", "/v1/timing", report.to_bytes()))
+        answer = parse_object(reply.body, where="timing", max_bytes=MAX_MESSAGE_BYTES)
+        return Fields(answer, "timing").boolean("accepted")
 
     def artefact(self, path: str, max_bytes: int) -> bytes:
         """A file that the hub serves, such as `metadata/1.root.json`; `trust` may fetch with it.

@@ -262,6 +262,50 @@ class OperatorClient:
         """Sends the rollout's devices back to what they had; the rollout afterwards. Errors as `pause`."""
         return self._order(id, "rollback")
 
+    # Timing jobs
+
+    def start_timing(
+        self, target: str, *, devices: int, labels: Mapping[str, str] | None = None
+    ) -> JsonObject:
+        """Lets devices time a family of models: `{"id", "devices"}`, those that were chosen.
+
+        Raises:
+            NotFoundError: it is not listed, or no device is free for it.
+        """
+        wanted: JsonObject = {"target": target, "devices": devices, "labels": dict(labels or {})}
+        return self._object("POST", "timings", canonical(wanted), documented=ABSENT)
+
+    def timings(self) -> JsonObject:
+        """`{"timings": [...]}`, the newest first."""
+        return self._object("GET", "timings")
+
+    def timing(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """A timing job with its devices.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        return self._object("GET", f"timings/{_id(id)}", documented=ABSENT)
+
+    def cancel_timing(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Ends a timing job; the job afterwards.
+
+        Raises:
+            NotFoundError: no such job. ConflictError: it is over.
+        """
+        return self._object("POST", f"timings/{_id(id)}/cancel", documented=CONFLICTING)
+
+    def profile(self, id: str, *, device: str | None = None) -> bytes:  # noqa: A002  # the wire's own word
+        """What came of a timing job, as `edgestill search --profile` takes it: of all devices that measured, or of one.
+
+        Raises:
+            NotFoundError: no such job, or nobody has measured yet.
+        """
+        path = f"timings/{_id(id)}/profile"
+        if device is not None:
+            path += f"?device={quote(device, safe='')}"
+        return self._call("GET", path, documented=ABSENT).body
+
     # Operators and what they did
 
     def add_operator(self, name: str, role: str, *, expires_in: float | None = None) -> str:

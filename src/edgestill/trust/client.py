@@ -17,6 +17,7 @@ One process, one thread at a time, per folder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -28,6 +29,7 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from edgestill.core.errors import EdgestillError, NotFoundError, TrustError
+from edgestill.core.release import TARGET
 from edgestill.trust.delegation import Listed, find
 from edgestill.trust.metadata import (
     TargetInfo,
@@ -155,7 +157,7 @@ class TrustedClient:
         return True
 
     def target(self, name: str) -> TargetInfo:
-        """What targets.json itself says about the bundle of this name; roles that it delegates to are not asked.
+        """What targets.json itself says about the bundle, or the family of models, of this name; roles that it delegates to are not asked.
 
         Raises:
             TrustError: not listed, or nothing is verified yet.
@@ -387,8 +389,10 @@ def _accepts(trusted: TrustedMetadataSet, role: str, kept: bytes, delegator: str
 def _bundles(signed: Targets) -> list[tuple[str, TargetInfo]]:
     found = []
     for name, entry in signed.targets.items():
+        if re.fullmatch(TARGET, name) is None:  # a family of models, or what a newer publisher lists
+            continue
         try:
             found.append((name, target_info(name, entry)))
-        except TrustError:  # a newer publisher may list other things than bundles
+        except TrustError:
             continue
     return found

@@ -19,7 +19,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from edgestill.core.errors import ConflictError, NotFoundError, SettingError, TrustError
 from edgestill.core.jsonio import Fields, parse_object
-from edgestill.core.release import TARGET
+from edgestill.core.release import LISTED
 from edgestill.trust.metadata import (
     MAX_BYTES,
     TargetInfo,
@@ -313,10 +313,10 @@ def _is_signed(key: AnyKey, signature: Signature, data: bytes) -> bool:
 
 
 def _add(signed: Targets, name: str, info: TargetInfo) -> None:
-    if re.fullmatch(TARGET, name) is None:
+    if re.fullmatch(LISTED, name) is None:
         raise SettingError(
             "not a target name",
-            expected="NAME/1.2.3/CLASS.esb",
+            expected="NAME/1.2.3/CLASS.esb, or timing/NAME/1.2.3/CLASS.est",
             got=repr(name),
             where=_TARGETS_FILE,
             fix="name the hardware class and a version of three numbers",
