@@ -15,11 +15,12 @@ import pytest
 from device_worlds import Killed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay_worlds import KEY, PLAN, Cut, Faulty, kept, offer, on_disk, over
+from replay_worlds import KEY, PLAN, Cut, Faulty, kept, numbers, offer, on_disk, over
 
 from edgestill.core.errors import PathError
 from edgestill.device.blocks import PlainFile
 from edgestill.device.replay import Replay
+from edgestill.device.replay_samples import Samples
 
 if TYPE_CHECKING:
     from edgestill.device.blocks import Blocks
@@ -39,6 +40,7 @@ class Story:
     Attributes:
         flushed: what must be there, whatever happens: all that was durable after the last sync.
         gone: what must never be there again.
+        tally: number of the one that counts at least.
         offered: all that ever came.
         replay: the buffer.
     """
@@ -48,11 +50,12 @@ class Story:
         self.offered = set(range(BEFORE))
         self.flushed = kept(self.replay)
         self.gone: set[int] = set()
-        self.forgetting = False
+        self.tally = self.replay._samples.number
 
     def synced(self) -> None:
-        """What is in the buffer now is durable."""
+        """What is in the buffer now is durable, and so is the tally that was written before."""
         self.flushed = kept(self.replay)
+        self.tally = self.replay._samples.number + 1
 
     def tell(self) -> None:
         """All of it."""
@@ -81,8 +84,11 @@ class Story:
 
     def check(self, path: Path, key: bytes | None) -> None:
         """What a start finds: all that was flushed, nothing that was forgotten, never too much, and a buffer that works."""
-        there = on_disk(path, key)
+        reader = Samples.open(path, PLAN, key=key)
+        there = numbers(reader)
         assert self.flushed <= there, sorted(self.flushed - there)
+        assert reader.number >= self.tally
+        reader.close()
         assert there <= self.offered - self.gone
         with over(Faulty(PlainFile.to_write(path)), path, key) as again:
             counts = again.counts()
@@ -226,6 +232,27 @@ def test_a_sync_that_failed_is_not_believed_when_a_later_one_succeeds(
     assert kept(replay) == middle == on_disk(path)
     assert counts.train == replay.counts().train
     replay.close()
+
+
+def test_a_kill_after_a_sync_that_failed_leaves_the_tally_of_the_last_flush(
+    tmp_path: Path, firsts: dict[bytes | None, bytes]
+) -> None:
+    """The page that was not made durable is written again, and not the one that counts."""
+    path = tmp_path / "replay"
+    path.write_bytes(firsts[None])
+    faulty = Faulty(PlainFile.to_write(path))
+    replay = over(faulty, path)
+    number = replay._samples.number
+    assert number > 0
+    for fault in ("EIO", "torn"):
+        assert any(offer(replay, one) for one in range(400, 600))
+        faulty.at, faulty.fault = len(faulty.operations) + (fault == "EIO"), fault  # the sync; then the tally
+        with pytest.raises((PathError, Killed)):
+            replay.flush()
+    faulty.close()
+    reader = Samples.open(path, PLAN)
+    assert reader.number == number
+    reader.close()
 
 
 def test_samples_on_a_bad_part_of_the_disk_are_passed_over(

@@ -182,3 +182,27 @@ def test_a_sample_can_be_let_go_by_its_slot() -> None:
     reservoir.drop(1, 0)
     assert sorted(reservoir.slots()) == [0, 2, 3]
     assert not reservoir.is_over
+
+
+def test_a_class_that_lost_more_than_half_of_its_share_takes_all_that_comes() -> None:
+    """What it has counts as all that came; one that lost less takes newcomers as seldom as before."""
+    for left, sure in ((9, True), (10, False)):
+        reservoir, coin = Reservoir(40, 2), Random(1)
+        feed(reservoir, [0] * 40_000, coin)
+        stay = sorted(reservoir.slots())[:left]
+        reservoir.forget(lambda slot, stay=stay: slot not in stay)  # type: ignore[misc]  # the default binds it
+        feed(reservoir, [0] * 10, coin, 40_000)
+        assert reservoir.kept()[0] == (left + 10 if sure else left)
+        assert reservoir.seen[0] == (left + 10 if sure else 40_000 * left // 40 + 10)
+
+
+def test_after_forgetting_a_class_comes_to_its_share_again_at_the_cost_of_the_largest() -> None:
+    """Another class had taken its room meanwhile."""
+    reservoir, coin = Reservoir(40, 2), Random(1)
+    feed(reservoir, [0] * 400, coin)
+    stay = sorted(reservoir.slots())[:15]
+    reservoir.forget(lambda slot: slot not in stay)
+    feed(reservoir, [1] * 25, coin, 400)
+    assert reservoir.kept() == (15, 25)
+    feed(reservoir, [0] * 400, coin, 500)
+    assert reservoir.kept() == (20, 20)

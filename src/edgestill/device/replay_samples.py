@@ -1,6 +1,6 @@
 """The samples of a replay buffer, as whoever trains on them reads them.
 
-- What is known of a sample (slot, class, time, the beginning of its record) is in memory, about 30 bytes each; targets and
+- What is known of a sample (slot, class, time, the beginning of its record) is in memory, about 60 bytes each; targets and
   inputs stay on the disk until a batch is drawn.
 - Opening reads each record once, one at a time: what is torn, damaged, or no sample at all is left out.
 - A reader in another process sees the buffer as it was when it opened it. Where the writer has replaced a sample since,
