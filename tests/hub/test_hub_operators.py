@@ -47,6 +47,7 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "devices/d0/assignment", {"expires_in": 60}),
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),
+        ("POST", "evidence/statistics/agreed", {}),
         ("GET", "evidence/statistics?backbone=sha256:" + "0" * 64, {}),
     ],
     "publish": [

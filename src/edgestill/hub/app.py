@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from edgestill.hub import admin, certificates, control, ddi_routes, downloads, inference, pages
+from edgestill.hub import admin, agreeing, certificates, control, ddi_routes, downloads, inference, pages
 from edgestill.hub.problems import Problems, Refusals, on_refusal
 from edgestill.infer.serving.places import paths
 
@@ -124,6 +124,7 @@ def _admin() -> list[Route]:
         ("POST", "devices/{device}/assignment", admin.assignment, "operate", "device.assignment"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),
+        ("POST", "evidence/statistics/agreed", agreeing.agreed, "operate", "evidence.agree"),
         ("POST", "operators", admin.add_operator, "administer", "operator.add"),
         ("POST", "operators/{operator}/revoke", admin.revoke_operator, "administer", "operator.revoke"),
     ]
