@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -232,3 +234,14 @@ def test_sums_too_large_for_codes_are_not_sent() -> None:
     """Their squares are float32."""
     with pytest.raises(EvidenceError, match="sums too large for their element type"):
         sums().scaled(1e100).to_bytes("int8")
+
+
+@given(st.permutations(range(6)), st.integers(0, 10_000))
+def test_the_sum_of_coded_messages_has_no_order(order: list[int], seed: int) -> None:
+    """Whichever arrives first; and as devices vanish, the sum is that of those that are there."""
+    messages = [sums(seed + place).to_bytes("int8") for place in range(6)]
+    first = functools.reduce(operator.add, map(Statistics.from_bytes, messages))
+    other = functools.reduce(operator.add, (Statistics.from_bytes(messages[place]) for place in order))
+    np.testing.assert_allclose(first.a, other.a, rtol=1e-9, atol=1e-9 * np.abs(first.a).max())
+    np.testing.assert_allclose(first.b, other.b, rtol=1e-9, atol=1e-9 * np.abs(first.b).max())
+    assert (first.n, first.window) == (other.n, other.window)

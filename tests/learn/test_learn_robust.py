@@ -81,6 +81,7 @@ ATTACKS: dict[str, Callable[[], Statistics]] = {
     "one input under a wrong name": one_point,
     "one input under a wrong name, a hundred times": lambda: one_point().scaled(100),
     "one long input under a wrong name": lambda: one_point(30),
+    "a negative sum, claimed to be noise": lambda: replace(sums(9), a=-1e3 * sums(9).a, noise=(1e6, 1e6)),
     "a thousand times as many samples": lambda: replace(sums(9, turned=2).scaled(1e3), n=60_000),
 }
 

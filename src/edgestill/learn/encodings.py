@@ -17,6 +17,7 @@ The error of a head is small only where features are nearly uncorrelated: `learn
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ ROUNDING: Final = {"float16": 2e-3, "float32": 1e-6, "float64": 1e-12, "int8": 1
 """What rounding may add to |a_ij| over what Cauchy and Schwarz allow, as a share of the largest element."""
 
 _LEVELS: Final = 127
+_USUAL: Final = 600
 _SCALES: Final = (1e-300, 1e300)
 _WHERE: Final = "statistics"
 
@@ -95,14 +97,36 @@ def decode(fields: Fields, rest: memoryview, *, dtype: Dtype, features: int, cla
 
 def triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """The upper triangle of `[D, D]` by rows."""
-    upper: NDArray[np.float64] = matrix[np.triu_indices(len(matrix))]
+    upper: NDArray[np.float64] = matrix[places(len(matrix))]
     return upper
+
+
+def diagonal(upper: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The diagonal `[size]` of an upper triangle by rows."""
+    rows = np.arange(size)
+    found: NDArray[np.float64] = upper[rows * size - rows * (rows - 1) // 2]
+    return found
+
+
+def places(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of an upper triangle by rows; those of usual sizes are kept, as a hub asks for them ten thousand times."""
+    return _kept_places(size) if size <= _USUAL else _made_places(size)
+
+
+def _made_places(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows, columns = np.triu_indices(size)
+    for one in (rows, columns):
+        one.setflags(write=False)
+    return rows, columns
+
+
+_kept_places = lru_cache(maxsize=4)(_made_places)
 
 
 def square(upper: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     """The symmetric matrix `[size, size]` of an upper triangle."""
-    full = np.zeros((size, size))
-    rows, columns = np.triu_indices(size)
+    full = np.empty((size, size))
+    rows, columns = places(size)
     full[rows, columns] = upper
     full[columns, rows] = upper
     return full
@@ -187,12 +211,14 @@ def _whole(
     """The sums from their parts; codes of -128, which nobody writes, are cut to what a correlation may be."""
     features, lengths = len(squares), np.sqrt(squares)
     shares = last[:-1] / last[-1] if last[-1] > 0 else np.zeros(features)
-    rows, columns = np.triu_indices(features, k=1)
-    centred = np.diag(squares)
-    centred[rows, columns] = np.clip(correlations, -1, 1) * lengths[rows] * lengths[columns]
-    centred[columns, rows] = centred[rows, columns]
-    matrix = np.empty((features + 1, features + 1))
-    matrix[:-1, :-1] = centred + np.outer(shares, last[:-1])
-    matrix[-1], matrix[:, -1] = last, last
+    rows, columns = places(features)
+    related = np.ones(len(rows))
+    related[rows != columns] = np.clip(correlations, -1, 1)
+    within = related * lengths[rows] * lengths[columns] + shares[rows] * last[columns]
+    a = np.empty((features + 1) * (features + 2) // 2)
+    # the same places in the triangle that has the constant, too; its column ends each row
+    a[rows * (features + 1) - rows * (rows - 1) // 2 + columns - rows] = within
+    starts = np.arange(features + 1)
+    a[starts * (features + 1) - starts * (starts - 1) // 2 + features - starts] = last
     b = np.vstack([slopes * lengths[:, None] + np.outer(shares, targets), targets])
-    return Pair(triangle(matrix), b)
+    return Pair(a, b)

@@ -4,6 +4,7 @@ The reference, a bundle's own statistics `A_r, B_r`, is believed: the publisher 
 (`with_prior`), and it says what is large: `M = A_r / w_r`, so that `tr(D^T M D)` is the mean square, over the reference's samples, by
 which a change D of the head changes the scores. With the messages `A_k, B_k`, one a device, and weights u_k from 1 down:
 
+0. *Noise.* Who claims more noise than `size` times the median device is left out: noise excuses sums that no samples have.
 1. *Size.* `u_k tr((M + ridge)^-1 A_k)`, the sum of its samples' leverages, may be `size` times the median device's. So neither a
    large n nor long features buy weight.
 2. *Influence.* The head without the device is known exactly: with `G = sum u A + ridge`, `W = G^-1 sum u B`,
@@ -134,7 +135,8 @@ def agree(messages: Mapping[str, Statistics], reference: Statistics, rule: Rule 
     reference.require(1)
     if not messages:
         raise EvidenceError("nothing to sum", where=_WHERE, expected="a message", got="none")
-    names, sums = list(messages), list(messages.values())
+    names = _as_noisy_as_others(messages, rule)
+    sums = [messages[name] for name in names]
     metric = reference.matrix / reference.weight
     weights = _by_size(sums, metric, rule)
     for _ in range(rule.rounds):
@@ -147,8 +149,8 @@ def agree(messages: Mapping[str, Statistics], reference: Statistics, rule: Rule 
         influences = _influences(sums, weights, reference, rule)
     return Agreed(
         total=_weighed(sums, weights),
-        weights=dict(zip(names, weights.tolist(), strict=True)),
-        influences=dict(zip(names, influences.tolist(), strict=True)),
+        weights=dict.fromkeys(messages, 0.0) | dict(zip(names, weights.tolist(), strict=True)),
+        influences=dict.fromkeys(messages, 0.0) | dict(zip(names, influences.tolist(), strict=True)),
         settled=bool(influences.max() <= rule.influence * _median(influences) * _NEAR),
     )
 
@@ -166,8 +168,9 @@ def within(total: Statistics, reference: Statistics, radius: float, *, ridge: fl
 
     Raises:
         SettingError: a radius that is not positive.
-        EvidenceError: other kinds, or sums that no samples have.
+        EvidenceError: other kinds.
     """
+    _ = total + reference
     if not radius > 0:
         raise SettingError(
             "a radius is out of range",
@@ -179,7 +182,10 @@ def within(total: Statistics, reference: Statistics, radius: float, *, ridge: fl
     metric, own = reference.matrix / reference.weight, _weights_of(reference, ridge)
 
     def far(times: float) -> bool:
-        away = _weights_of(total + reference.scaled(times), ridge) - own
+        try:
+            away = _weights_of(total + reference.scaled(times), ridge) - own
+        except EvidenceError:  # no samples have such sums: there is no head, near or far
+            return True
         return bool(_size(away, metric) > radius)
 
     if not far(0.0):
@@ -202,10 +208,17 @@ def distance(head: Head, reference: Statistics, *, ridge: float = 1e-3) -> float
     return _size(away, reference.matrix / reference.weight)
 
 
+def _as_noisy_as_others(messages: Mapping[str, Statistics], rule: Rule) -> list[str]:
+    claimed = np.array([one.noise for one in messages.values()])
+    allowed = rule.size * np.median(claimed, axis=0)
+    return [name for name, is_fine in zip(messages, (claimed <= allowed).all(axis=1), strict=True) if is_fine]
+
+
 def _by_size(sums: Sequence[Statistics], metric: NDArray[np.float64], rule: Rule) -> NDArray[np.float64]:
     ridge = rule.ridge * float(metric.diagonal().mean())
     inverse = np.linalg.inv(metric + ridge * np.eye(len(metric)))
-    sizes = np.array([float((one.matrix * inverse).sum()) for one in sums])
+    # noise, or who claims it, can make a size negative
+    sizes = np.array([abs(float((one.matrix * inverse).sum())) for one in sums])
     return _lowered(np.ones(len(sums)), sizes, rule.size * _median(sizes))
 
 

@@ -26,7 +26,17 @@ import numpy as np
 
 from edgestill.core.errors import EvidenceError, MessageError
 from edgestill.learn import framing
-from edgestill.learn.encodings import ROUNDING, Dtype, Pair, decode, encode, square, triangle
+from edgestill.learn.encodings import (
+    ROUNDING,
+    Dtype,
+    Pair,
+    decode,
+    diagonal,
+    encode,
+    places,
+    square,
+    triangle,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -402,16 +412,16 @@ def _check_plausible(statistics: Statistics, rounding: float) -> None:
             "statistics hold NaN or infinity", where=_WHERE, expected="finite sums", got="NaN or infinity"
         )
     spread = MOST_NOISE * statistics.noise[0]
-    diagonal = statistics.matrix.diagonal() + spread
-    if diagonal.min() < 0 or (statistics.n == 0 and (statistics.a.any() or statistics.b.any())):
+    squares = diagonal(statistics.a, statistics.features + 1) + spread
+    if squares.min() < 0 or (statistics.n == 0 and (statistics.a.any() or statistics.b.any())):
         raise EvidenceError(
             "not the sums of any samples",
             where=_WHERE,
             expected="squares that are not negative, 0 for n = 0",
             got="others",
         )
-    roots = np.sqrt(diagonal)
-    rows, columns = np.triu_indices(statistics.features + 1)
+    roots = np.sqrt(squares)
+    rows, columns = places(statistics.features + 1)
     slack = rounding * (float(np.abs(statistics.a).max()) or 1.0) + spread
     if (np.abs(statistics.a) > roots[rows] * roots[columns] + slack).any():
         raise EvidenceError(
