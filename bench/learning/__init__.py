@@ -1,1 +1,1 @@
-"""What `bench_drift.py` measures: streams of still and changed worlds, detectors, false alarms and delays."""
+"""Parts of `bench_learn.py`, and what `bench_drift.py` measures."""

@@ -53,6 +53,7 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),
         ("GET", "authority", {}),
+        ("POST", "evidence/statistics/agreed", {}),
         ("GET", "evidence/statistics?backbone=sha256:" + "0" * 64, {}),
     ],
     "publish": [

@@ -168,7 +168,11 @@ def test_attack_a_call_that_began_before_brings_nothing_in_after(there: World, i
     asyncio.run_coroutine_threadsafe(call, there.transport._host.loop).result(timeout=10)
     assert sent[0]["status"] == 401
     assert shown(there, "d0")["state"] is None
-    assert there.admin("GET", "evidence").json == {"samples": {"total": 0, "devices": {}}, "statistics": {}}
+    assert there.admin("GET", "evidence").json == {
+        "samples": {"total": 0, "devices": {}},
+        "statistics": {},
+        "refused": {},
+    }
     assert count(there, "reports") + count(there, "statistics") + count(there, "samples") == 0
 
 

@@ -111,6 +111,7 @@ MAY = {
     "GET /v1/admin/evidence": OPERATOR,
     "GET /v1/admin/evidence/samples": OPERATOR,
     "GET /v1/admin/evidence/statistics": OPERATOR,
+    "POST /v1/admin/evidence/statistics/agreed": OPERATOR,
 }
 FILLED = {
     "{name:path}": "timestamp.json",

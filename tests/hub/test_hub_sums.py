@@ -266,9 +266,9 @@ def test_a_late_message_does_not_replace_a_newer_one(there: World) -> None:
     old, new = sums(samples=400, seed=1), sums(samples=20, seed=2)
     assert send(device, new, "m2", 2).json == {"accepted": True}
     for _ in range(2):
-        assert send(device, old, "m1", 1).json == {"accepted": False}
+        assert send(device, old, "m1", 1).json["accepted"] is False
     assert total(there).n == 20
-    assert send(device, new, "m2", 2).json == {"accepted": False}
+    assert send(device, new, "m2", 2).json["accepted"] is False
     assert send(device, sums(samples=8), "m3", 3).json == {"accepted": True}
     assert total(there).n == 8
 
@@ -291,7 +291,7 @@ def test_a_late_message_is_known_as_late_after_its_time_to_be_remembered(tmp_pat
         send(device, sums(samples=20), "m2", 2)
         there.clock.advance(86_400)
         device.poll()
-        assert send(device, sums(samples=400), "m1", 1).json == {"accepted": False}
+        assert send(device, sums(samples=400), "m1", 1).json["accepted"] is False
         assert total(there).n == 20
 
 
@@ -327,7 +327,7 @@ def test_attack_the_largest_place_silences_only_who_claims_it(there: World) -> N
     """A device that jumps to the end of the numbers hears that later ones are late; others and other windows go on."""
     liar, honest = there.fleet(2)
     send(liar, sums(), "m1", 2**53 - 1)
-    assert send(liar, sums(seed=2), "m2", 5).json == {"accepted": False}
+    assert send(liar, sums(seed=2), "m2", 5).json["accepted"] is False
     assert send(liar, sums(window=2), "m3", 6).json == {"accepted": True}
     assert send(honest, sums(), "m1", 1).json == {"accepted": True}
 
@@ -479,6 +479,7 @@ def back_to_the_first_schema(path: Path) -> None:
         "audit_log",
         "images",
         "controllers",
+        "refusals",
         "timed",
         "timings",
         "measuring",

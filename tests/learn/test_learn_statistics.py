@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError, MessageError
 from edgestill.core.jsonio import canonical, parse_object
-from edgestill.learn.statistics import MAX_BYTES, Dtype, Statistics, clipped, solve
+from edgestill.learn.encodings import Dtype
+from edgestill.learn.statistics import MAX_BYTES, Statistics, clipped, solve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

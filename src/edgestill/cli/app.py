@@ -19,6 +19,7 @@ from edgestill.cli import (
     distill,
     fleet,
     hub,
+    learn,
     plumbing,
     predict,
     release,
@@ -49,6 +50,7 @@ app.add_typer(bundle.app, name="bundle")
 app.add_typer(device.app, name="device")
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(hub.app, name="hub")
+app.add_typer(learn.app, name="learn")
 app.add_typer(plumbing.app, name="plumbing")
 app.add_typer(release.app, name="release")
 app.add_typer(rollout.app, name="rollout")

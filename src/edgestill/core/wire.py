@@ -6,7 +6,7 @@
 | `GET /v1/poll` | - | `Poll`, or 304 |
 | `POST /v1/reports` | `[Report, ...]` | `{"accepted": n, "duplicates": m}` |
 | `POST /v1/timing` | `core.timing.TimingReport` | `{"accepted": true or false}` |
-| `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}` |
+| `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}`, with a `reason` for false |
 | `POST /v1/certificate` | `Certify` | `Certified` |
 | `GET /v1/authorities` | - | the certificates of the fleet's authority (PEM) |
 

@@ -15,7 +15,7 @@
   the fair part of the samples. After an adoption the next contest begins.
 - When the world has changed (`device.noticing`), the policy says what follows (`infer.reaction`). Usually what was learned
   before is forgotten, and the contest begins anew; the samples since the change are kept where they are still at hand.
-- Forgetting drops whole windows. Only the current one is sent, as a sum, and only after it has grown by a quarter.
+- Forgetting drops whole windows. What is sent of them, and when, `device.sending` says.
 
 Answering must not wait for learning: a batch is noted, and looked at when figures are asked for, or when 256 inputs are
 waiting. What comes out depends on the order of the inputs alone, never on when somebody looked.
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
@@ -43,7 +44,7 @@ from edgestill.learn.overlay import Overlay
 from edgestill.learn.statistics import Head, Statistics, solve, usual_ridge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from edgestill.device.noticing import Change
     from edgestill.infer.cascade import Escalation
     from edgestill.infer.policy import Policy
+
+Prepare = Callable[["NDArray[np.float32]", float], tuple["NDArray[np.float32]", float]]
 
 PRIOR_SHARES: Final = (1.0, 0.1)
 _WAITING: Final = 256
@@ -72,7 +75,7 @@ class Lessons:
         level: probability per contest that a head is adopted which is not better.
         looked: samples of a contest before its outcome counts, and that the temperature is fitted on at most 16 times.
         max_weight: of one sample.
-        least: samples before statistics are sent: few could expose one.
+        least: samples before statistics are sent, where nobody says another number: few could expose one.
     """
 
     window: float = 86_400.0
@@ -108,6 +111,7 @@ class Learner:
         clock: says which window it is.
         lessons: how.
         raise_audits: is called where the policy answers a change so, and says whether it does; it must not call the learner.
+        prepare: what a sample's features and weight become before anything is learned of them; nothing changes them by default.
     """
 
     def __init__(
@@ -119,7 +123,9 @@ class Learner:
         clock: Clock,
         lessons: Lessons | None = None,
         raise_audits: Callable[[], bool] = lambda: False,
+        prepare: Prepare | None = None,
     ) -> None:
+        self._prepare = prepare
         self._bundle = bundle
         self._reference = reference
         self._policy = policy
@@ -224,17 +230,30 @@ class Learner:
             ]
             self._note(_Note(features[:0], np.empty(0, np.float32), samples, []))
 
-    def statistics(self) -> Statistics | None:
-        """The sum of the current window, if it is large enough and has grown by a quarter since it was last taken."""
+    def statistics(self, *, least: int | None = None) -> Statistics | None:
+        """The sum of the current window, if it is large enough and has grown by a quarter since it was last taken.
+
+        Args:
+            least: samples, instead of the lessons' own number.
+        """
         with self._lock:
             self._look()
             window = self._window()
             current = self._sums.of(window)
             before = self._taken[1] if self._taken[0] == window else 0
-            if current.n < max(self._lessons.least, math.ceil(1.25 * before)) or current.n == before:
+            if (
+                current.n < max(self._lessons.least if least is None else least, math.ceil(1.25 * before))
+                or current.n == before
+            ):
                 return None
             self._taken = (window, current.n)
             return current
+
+    def finished(self, *, after: int) -> Statistics | None:
+        """The sum of the oldest window that is over and newer than `after`, however many samples it has."""
+        with self._lock:
+            self._look()
+            return self._sums.before(self._window(), after=after)
 
     def consider(self) -> Overlay | None:
         """A head that is shown to be better than what serves; None most of the time.
@@ -306,6 +325,8 @@ class Learner:
         weight: float = 1.0,
         audit: bool = False,
     ) -> Sample:
+        if self._prepare is not None:
+            features, weight = self._prepare(features, weight)
         return Sample(
             features=features,
             target=target,

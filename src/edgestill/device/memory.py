@@ -2,11 +2,13 @@
 
     policy.json               the escalation policy's state, and the bundle it belongs to
     progress.json             what was noticed, how a head on trial stands, and the bundle they belong to
+    privacy.json              what was spent on noise, by whatever bundle (device.sending)
     <bundle>.overlay          a learned head (learn.overlay)
     <backbone>-<window>.stats sums of one window (learn.statistics)
 
 Every file is replaced whole; one that is damaged or belongs to something else is passed over, and never served. Nothing
-here is needed: a device that loses it all answers as its bundle does, and learns anew.
+here is needed: a device that loses it all answers as its bundle does, and learns anew. Only a damaged `privacy.json` is no new
+beginning: what was spent is not known then, so nothing is spent any more.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Final, final
 from edgestill.core import bundle as bundles
 from edgestill.core.errors import EdgestillError
 from edgestill.core.jsonio import Fields, canonical, parse, parse_object
+from edgestill.device.sending import Account
 from edgestill.infer.decision import PolicyState
 from edgestill.learn.overlay import MAX_BYTES as MAX_OVERLAY_BYTES
 from edgestill.learn.overlay import Overlay
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 MAX_OVERLAYS: Final = 4
 _POLICY: Final = "policy.json"
 _PROGRESS: Final = "progress.json"
+_PRIVACY: Final = "privacy.json"
 _MOST_JSON: Final = 16_384
 
 
@@ -85,6 +89,21 @@ class Memory:
     def keep_progress(self, progress: JsonObject) -> None:
         """Writes how learning stands; PathError where it cannot be written."""
         self._write_news(_PROGRESS, canonical({"bundle": str(self._bundle), "progress": progress}))
+
+    def account(self) -> Account | None:
+        """What was spent on noise: nothing where there is no file, None where there is one that cannot be read."""
+        path = self._folder / _PRIVACY
+        data = _read(path, _MOST_JSON)
+        if data is None:
+            return None if path.exists() else Account()
+        try:
+            return Account.from_bytes(data)
+        except EdgestillError:
+            return None
+
+    def keep_account(self, account: Account) -> None:
+        """Writes what was spent; PathError where it cannot be written, and nothing may be sent then."""
+        self._write(_PRIVACY, account.to_bytes())
 
     def overlay(self) -> Overlay | None:
         """The head that was adopted for this bundle."""

@@ -9,8 +9,10 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, final
 
+import numpy as np
+
 from edgestill.core.bundle import Bundle
-from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError
+from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError, SettingError
 from edgestill.core.jsonio import Fields
 from edgestill.core.manifest import MODEL, POLICY, REFERENCE
 from edgestill.core.oip import Tensor
@@ -20,6 +22,7 @@ from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
 from edgestill.device.neighbours import TEACHER
 from edgestill.device.privacy import Permissions
+from edgestill.device.sending import Sender
 from edgestill.device.teachers import teachers_of
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
@@ -31,13 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgestill.core.answer import Answer
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock
     from edgestill.device.home import Home
+    from edgestill.device.learning import Prepare
     from edgestill.device.teachers import Teachers
     from edgestill.infer.cascade import Escalation
     from edgestill.learn.overlay import Overlay
@@ -72,6 +75,7 @@ class Serving:
         clock: for deadlines and windows.
         random: uniform in [0, 1), tossed for audits.
         teachers: asked about escalations and about audits; None where nothing may be asked.
+        noise: where the noise of sums comes from; None takes it from the system.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Serving:
         clock: Clock,
         random: Callable[[], float],
         teachers: Teachers | None,
+        noise: np.random.Generator | None = None,
     ) -> None:
         policy = Policy.from_bytes(bundle.read(POLICY))
         self._policy = policy
@@ -96,7 +101,14 @@ class Serving:
         student = Student(self._engine, policy, clock=clock)
         self._takes = student.input[1:]
         self._current = Current(student)
-        self._learner = learner_of(bundle, policy, clock, raise_audits=self._raise_audits)
+        self._sender = sender_of(bundle, policy, memory, noise)
+        self._learner = learner_of(
+            bundle,
+            policy,
+            clock,
+            raise_audits=self._raise_audits,
+            prepare=None if self._sender is None else self._sender.prepared,
+        )
         self._overlay: Overlay | None = None
         self._cascade = Cascade(
             self._current,
@@ -170,6 +182,7 @@ class Serving:
             "drift": "none" if learner is None else learner.drift,
             "change": _change(learner),
             "audits_raised_for": self._cascade.state.raised,
+            "privacy": None if self._sender is None else self._sender.told(),
             "learned": None
             if overlay is None
             else {
@@ -200,18 +213,35 @@ class Serving:
         health = self._cascade.take_health(drift=drift, leverage=leverage)
         self.keep()
         header: JsonObject = {"op": "collected", "health": asdict(health)}
-        if learner is None or not self._permissions.statistics:
-            return Frame(header)
-        statistics = learner.statistics()
-        if statistics is None:
-            return Frame(header)
         try:
-            body = _message(statistics)
-        except EdgestillError as error:
+            found = self._message()
+        except (EdgestillError, OSError) as error:
             log.warning("%s", error)
+            found = None
+        if found is None:
             return Frame(header)
-        key = f"{statistics.backbone.hex[:32]}-{statistics.window}"
+        key, body = found
         return Frame(header | {"statistics": key}, (Tensor("statistics", "UINT8", (len(body),), body),))
+
+    def _message(self) -> tuple[str, bytes] | None:
+        """What may leave of the sums now, under its key; None for nothing. With noise it is paid for first."""
+        learner, sender = self._learner, self._sender
+        if learner is None or sender is None or not self._permissions.statistics:
+            return None
+        least = self._policy.statistics.least
+        if not sender.is_private:
+            current = learner.statistics(least=least)
+            return None if current is None else (sender.key(current), sender.message(current))
+        account = sender.account
+        if account is None or not sender.may_pay():
+            return None
+        window = learner.finished(after=account.window)
+        while window is not None and window.n < least:
+            window = learner.finished(after=window.window)
+        if window is None:
+            return None
+        self._memory.keep_account(sender.pay(window.window))
+        return sender.key(window), sender.message(window)
 
     def keep(self) -> None:
         """Writes down what must outlive a restart; what cannot be written is learned again.
@@ -276,7 +306,10 @@ class Serving:
     def _recall(self, memory: Memory) -> None:
         if self._learner is None:
             return
-        self._learner.recall(memory.statistics(), memory.progress())
+        progress = memory.progress()
+        # noise is for samples that were clipped: what another bundle's policy let in unclipped must not be among them
+        is_clipped = self._sender is None or not self._sender.is_private or progress is not None
+        self._learner.recall(memory.statistics() if is_clipped else [], progress)
         overlay = memory.overlay()
         if overlay is None:
             return
@@ -302,12 +335,23 @@ def _tensor(frame: Frame, name: str) -> Tensor:
     return tensor
 
 
-def _message(statistics: Statistics) -> bytes:
-    """The smallest honest message: half precision only where single is too long to be sent."""
+def sender_of(
+    bundle: Bundle, policy: Policy, memory: Memory, rng: np.random.Generator | None
+) -> Sender | None:
+    """What makes messages of sums; None where the bundle brings no statistics, or none that have the policy's coordinates.
+
+    Raises:
+        MessageError: its statistics are damaged.
+    """
+    if REFERENCE not in bundle.manifest.blobs:
+        return None
+    reference = Statistics.from_bytes(bundle.read(REFERENCE))
+    source = np.random.default_rng() if rng is None else rng
     try:
-        return statistics.to_bytes("float32")
-    except EvidenceError:
-        return statistics.to_bytes("float16")
+        return Sender(reference, policy.statistics, account=memory.account(), rng=source)
+    except (EvidenceError, SettingError) as error:
+        log.warning("no sums will be sent: %s", error)
+        return None
 
 
 def _change(learner: Learner | None) -> JsonObject | None:
@@ -318,7 +362,12 @@ def _change(learner: Learner | None) -> JsonObject | None:
 
 
 def learner_of(
-    bundle: Bundle, policy: Policy, clock: Clock, *, raise_audits: Callable[[], bool] = lambda: False
+    bundle: Bundle,
+    policy: Policy,
+    clock: Clock,
+    *,
+    raise_audits: Callable[[], bool] = lambda: False,
+    prepare: Prepare | None = None,
 ) -> Learner | None:
     """What learns beside a bundle, and raises audits so; None where the bundle brings no statistics to begin with.
 
@@ -334,4 +383,5 @@ def learner_of(
         policy=policy,
         clock=clock,
         raise_audits=raise_audits,
+        prepare=prepare,
     )

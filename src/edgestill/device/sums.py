@@ -85,6 +85,12 @@ class Sums:
         """The sum of one window."""
         return self._with(self._young).get(window) or self._empty(window)
 
+    def before(self, window: int, *, after: int) -> Statistics | None:
+        """The sum of the oldest window between the two, both left out; None where there is none."""
+        sums = self._with(self._young)
+        over = [one for one in sums if after < one < window]
+        return sums[min(over)] if over else None
+
     def forget(self, now: int) -> None:
         """Drops the windows that are too old at the window `now`."""
         oldest = now - self._remembered

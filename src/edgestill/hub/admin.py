@@ -25,6 +25,7 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 | `GET /v1/admin/evidence` | counts |
 | `GET /v1/admin/evidence/samples?after=ID&limit=N` | samples in the Open Inference Protocol's response form |
 | `GET /v1/admin/evidence/statistics?backbone=DIGEST` | the sum as a `learn.statistics` message; `&classes=C&features=D` for another kind |
+| `POST /v1/admin/evidence/statistics/agreed` | the reference as a message -> a sum in which no single device decides |
 | `POST /v1/admin/operators` | `{"name", "role", "expires_in"}` -> `{"token"}`; `GET` lists them |
 | `POST /v1/admin/operators/NAME/revoke` | `{"name", "revoked_at"}`; the token is refused from now on |
 | `GET /v1/admin/audit-log?after=ID&limit=N` | `{"entries": [...]}`, in their order |
@@ -58,6 +59,7 @@ from edgestill.hub import (
     evidence,
     images,
     operators,
+    refusals,
     registry,
     rollouts,
     sums,
@@ -469,6 +471,7 @@ async def evidence_counts(request: Request) -> Response:
         found: JsonObject = {
             "samples": await evidence.counts(connection),
             "statistics": await sums.counts(connection),
+            "refused": await refusals.counts(connection),
         }
     return bodies.answer(found)
 
@@ -515,7 +518,7 @@ async def _shown(request: Request) -> Response:
         return bodies.answer(await rollouts.status(connection, request.path_params["id"], hub.clock.now()))
 
 
-def _adding(total: Statistics | None, some: list[bytes]) -> Callable[[], Statistics | None]:
+def _adding(total: Statistics | None, some: list[sums.Sent]) -> Callable[[], Statistics | None]:
     return lambda: sums.add_bodies(total, some)
 
 

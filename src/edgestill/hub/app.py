@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from edgestill.hub import (
     admin,
+    agreeing,
     authority,
     certificates,
     control,
@@ -150,6 +151,7 @@ def _admin() -> list[Route]:
             ("POST", f"authority/{one}", authority.step(one), "administer", f"authority.{one}")
             for one in STEPS
         ),
+        ("POST", "evidence/statistics/agreed", agreeing.agreed, "operate", "evidence.agree"),
         ("POST", "operators", admin.add_operator, "administer", "operator.add"),
         ("POST", "operators/{operator}/revoke", admin.revoke_operator, "administer", "operator.revoke"),
     ]

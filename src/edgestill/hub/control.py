@@ -24,9 +24,10 @@ import math
 import re
 from typing import TYPE_CHECKING, Final
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from edgestill.core.errors import ConflictError, MessageError
+from edgestill.core.errors import ConflictError, EvidenceError, MessageError
 from edgestill.core.timing import MAX_BYTES as MAX_TIMING_BYTES
 from edgestill.core.timing import TimingReport
 from edgestill.core.wire import (
@@ -49,13 +50,14 @@ from edgestill.hub import (
     bodies,
     certificates,
     enrolment,
+    refusals,
     registry,
     reports,
     sums,
     timings,
 )
 from edgestill.hub.access import calling_device, hub_of
-from edgestill.learn.statistics import MAX_BYTES, Statistics
+from edgestill.learn.statistics import MAX_BYTES
 from edgestill.trust.root import epoch_of
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
+_NOT_TAKEN: Final = {"known": refusals.KNOWN, "stale": refusals.STALE}
 _SEEN_SHARE: Final = 4
 """Being seen is written at most this often within a poll interval."""
 
@@ -174,19 +177,37 @@ async def statistics(request: Request) -> Response:
     hub = hub_of(request)
     device = await calling_device(request)
     message_id, sequence = _message_id(request), _sequence(request)
-    body = await bodies.read(request, at_most=MAX_BYTES)
-    parsed = await hub.in_thread(lambda: Statistics.from_bytes(body))
-    message = sums.Message(device=device.id, id=message_id, sequence=sequence, parsed=parsed, body=body)
-    async with hub.database.write() as connection:
-        await registry.require_standing(connection, device.id)
-        accepted = await sums.keep(connection, message, now=hub.clock.now(), settings=hub.settings)
+    try:
+        body = await bodies.read(request, at_most=MAX_BYTES)
+    except HTTPException:
+        await _refuse(hub, device.id, refusals.TOO_LONG)
+        raise
+    try:
+        parsed = await hub.in_thread(lambda: sums.parsed(body))
+        message = sums.Message(device=device.id, id=message_id, sequence=sequence, parsed=parsed, body=body)
+        async with hub.database.write() as connection:
+            await registry.require_standing(connection, device.id)
+            verdict = await sums.keep(connection, message, now=hub.clock.now(), settings=hub.settings)
+            if verdict != "counts":
+                await refusals.count(connection, device.id, _NOT_TAKEN[verdict], hub.clock.now())
+    except (MessageError, EvidenceError) as error:
+        await _refuse(hub, device.id, error.what)
+        raise
     log.log(
-        logging.INFO if accepted else logging.DEBUG,
+        logging.INFO if verdict == "counts" else logging.DEBUG,
         "device %s sent statistics of %d samples, window %s, of backbone %s: %s",
         *(device.id, parsed.n, parsed.window, parsed.backbone),
-        "accepted" if accepted else "known already, or older than what is known",
+        _NOT_TAKEN.get(verdict, "accepted"),
     )
-    return bodies.answer({"accepted": accepted})
+    told: JsonObject = {"accepted": verdict == "counts"}
+    return bodies.answer(told if verdict == "counts" else told | {"reason": _NOT_TAKEN[verdict]})
+
+
+async def _refuse(hub: Hub, device: str, reason: str) -> None:
+    """Counts what was not taken; a device that was revoked meanwhile counts no more."""
+    async with hub.database.write() as connection:
+        await registry.require_standing(connection, device)
+        await refusals.count(connection, device, reason, hub.clock.now())
 
 
 def _issued(hub: Hub, message: Enrol) -> certificates.Issued | None:

@@ -86,6 +86,8 @@ class Hub:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="hub-work")
         self._publishing = asyncio.Lock()
         self._stepping = asyncio.Lock()
+        # a robust sum is work for minutes
+        self.agreeing = asyncio.Lock()
         self._asked = self._done = 0
         self._ticked_at: float | None = None
         self._ticker: asyncio.Task[None] | None = None

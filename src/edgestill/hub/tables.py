@@ -229,6 +229,16 @@ statistics: Final = Table(
     UniqueConstraint("device_id", "message_id"),
 )
 
+# Sums that were not taken: how many, by device and reason (the hub's own words; see `hub.refusals`).
+refusals: Final = Table(
+    "refusals",
+    METADATA,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("reason", String(100), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("last_at", Float, nullable=False),
+)
+
 # What other updaters than ours are given, by the SHA-256 of the archive in it: the one with the largest id; the image itself lies among the blobs.
 images: Final = Table(
     "images",

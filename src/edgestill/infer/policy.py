@@ -12,6 +12,7 @@ from typing import Final, Literal, Self, cast, get_args
 from edgestill.core.digest import Digest
 from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.jsonio import Fields, JsonObject, canonical, parse_object
+from edgestill.core.sharing import PLAIN, Sharing
 from edgestill.infer.reaction import Reaction
 
 SCHEMA: Final = 1
@@ -60,6 +61,7 @@ class Policy:
         adapter: digest of the model that answers from features (`infer.adapter`), for which temperatures, alpha and threshold
             were fitted; None where there is none. Of no use where inputs themselves may leave.
         on_drift: what a device does once it is sure that its world has changed (`infer.reaction`).
+        statistics: how sums are sent.
         evidence: what the values were fitted on: n, epsilon, delta, promised, and whatever the lab adds.
         unknown: fields a newer writer added.
     """
@@ -78,6 +80,7 @@ class Policy:
     lossy: bool = False
     adapter: Digest | None = None
     on_drift: Reaction = field(default_factory=Reaction)
+    statistics: Sharing = PLAIN
     evidence: JsonObject = field(default_factory=dict)
     unknown: JsonObject = field(default_factory=dict)
 
@@ -129,6 +132,7 @@ class Policy:
             lossy=fields.boolean("lossy") if fields.has("lossy") else False,
             adapter=fields.digest("adapter") if fields.has("adapter") else None,
             on_drift=Reaction.from_fields(fields.inner("on_drift")) if fields.has("on_drift") else Reaction(),
+            statistics=Sharing.from_fields(fields.inner("statistics")) if fields.has("statistics") else PLAIN,
             evidence=fields.inner("evidence").unknown(()) if fields.has("evidence") else {},
             unknown=fields.unknown(_KNOWN),
         )
@@ -143,6 +147,8 @@ class Policy:
             rare["adapter"] = str(self.adapter)
         if self.on_drift != Reaction():
             rare["on_drift"] = self.on_drift.as_json()
+        if self.statistics != PLAIN:
+            rare["statistics"] = self.statistics.as_json()
         if self.bands:
             rare["bands"] = [{"below": band.below, "alpha": band.alpha} for band in self.bands]
         return canonical(self.unknown | own | rare | {"schema": SCHEMA})
@@ -187,8 +193,8 @@ _NUMBERS: Final = (
     "escalation_share",
     "audit_share",
 )
-_RARE: Final = ("schema", "labels", "bands", "lossy", "adapter", "on_drift")
-"""Written by hand, the last four only where they say something."""
+_RARE: Final = ("schema", "labels", "bands", "lossy", "adapter", "on_drift", "statistics")
+"""Written by hand, all but the first two only where they say something."""
 _KNOWN: Final = (*_RARE, *_NUMBERS, "measure", "bytes_per_day", "leaves", "evidence")
 
 

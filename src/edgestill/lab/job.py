@@ -30,6 +30,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import DataError, PathError, SettingError, within
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.manifest import NAME, VERSION
+from edgestill.core.sharing import Sharing
 from edgestill.infer.policy import Leaves, Policy
 from edgestill.lab.compare import Slice
 from edgestill.lab.distil import distill
@@ -326,7 +327,13 @@ class Job:
         """With names for the classes; asking as often as the budget allows."""
         labels = data.labels or tuple(f"class {one}" for one in range(classes))
         wish = self.bundle
-        policy = Policy(labels=labels, leaves=wish.leaves, lossy=wish.lossy, bytes_per_day=wish.bytes_per_day)
+        policy = Policy(
+            labels=labels,
+            leaves=wish.leaves,
+            lossy=wish.lossy,
+            bytes_per_day=wish.bytes_per_day,
+            statistics=Sharing(),
+        )
         share = None if self.budget is None else self.budget.escalation
         if share is None:
             return policy

@@ -29,7 +29,7 @@ _LENGTH: Final = struct.Struct("<I")
 _START: Final = MAGIC_BYTES + _LENGTH.size
 
 
-def pack(magic: bytes, head: JsonObject, arrays: Iterable[NDArray[np.number]]) -> bytes:
+def pack(magic: bytes, head: JsonObject, arrays: Iterable[NDArray[np.generic]]) -> bytes:
     """The message; arrays are written in their own element type."""
     text = canonical(head)
     parts = [array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes() for array in arrays]

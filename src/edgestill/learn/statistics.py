@@ -18,32 +18,42 @@ would train on themselves. Weights correct a biased choice of samples: an audit 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast, get_args
 
 import numpy as np
 
 from edgestill.core.errors import EvidenceError, MessageError
 from edgestill.learn import framing
+from edgestill.learn.encodings import (
+    ROUNDING,
+    Dtype,
+    Pair,
+    decode,
+    diagonal,
+    encode,
+    places,
+    square,
+    triangle,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.core.digest import Digest
-    from edgestill.core.jsonio import JsonObject
+    from edgestill.core.jsonio import Fields, JsonObject
 
 MAX_BYTES: Final = 4_000_000
 MAX_FEATURES: Final = 2_048
 MAX_CLASSES: Final = 65_536
 MAX_WINDOW: Final = 2**53 - 1
 
-Dtype = Literal["float16", "float32", "float64"]
-
 _MAGIC: Final = b"ESTSTAT1"
 _WHERE: Final = "statistics"
 _SCALE_LIMIT: Final = 1e300
-# what rounding a message may add to |a_ij|, as a share of the largest element
-_ROUNDING: Final = {"float16": 2e-3, "float32": 1e-6, "float64": 1e-12}
+MOST_NOISE: Final = 7.0
+"""Deviations by which noise is believed to move an element at most: among 10^5 elements one is further off once in 4 million messages."""
 
 
 class Head(NamedTuple):
@@ -70,6 +80,7 @@ class Statistics:
         n: samples summed, whatever their weights.
         a: float64 `[(D+1)(D+2)/2]`, the upper triangle of A by rows.
         b: float64 `[D+1, C]`.
+        noise: standard deviations of the noise that was added to the diagonal of A and to B (`learn.privacy`); 0 for none.
     """
 
     backbone: Digest
@@ -79,6 +90,7 @@ class Statistics:
     n: int
     a: NDArray[np.float64]
     b: NDArray[np.float64]
+    noise: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def empty(cls, *, backbone: Digest, window: int, classes: int, features: int) -> Self:
@@ -121,11 +133,10 @@ class Statistics:
         _check_samples(self, phi, y, w)
         phi = np.concatenate([phi, np.ones((len(phi), 1))], axis=1)
         weighted = (phi * w[:, None]).T
-        rows, columns = np.triu_indices(self.features + 1)
         return replace(
             self,
             n=self.n + len(phi),
-            a=self.a + (weighted @ phi)[rows, columns],
+            a=self.a + triangle(weighted @ phi),
             b=self.b + weighted @ y,
         )
 
@@ -145,6 +156,7 @@ class Statistics:
             n=self.n + other.n,
             a=self.a + other.a,
             b=self.b + other.b,
+            noise=(math.hypot(self.noise[0], other.noise[0]), math.hypot(self.noise[1], other.noise[1])),
         )
 
     def scaled(self, factor: float) -> Self:
@@ -157,7 +169,8 @@ class Statistics:
             raise EvidenceError(
                 "a weight is out of range", where=_WHERE, expected="finite, not negative", got=factor
             )
-        return replace(self, a=self.a * factor, b=self.b * factor)
+        noise = (self.noise[0] * factor, self.noise[1] * factor)
+        return replace(self, a=self.a * factor, b=self.b * factor, noise=noise)
 
     @property
     def weight(self) -> float:
@@ -167,59 +180,47 @@ class Statistics:
     @property
     def matrix(self) -> NDArray[np.float64]:
         """A, whole and symmetric: `[D+1, D+1]`."""
-        size = self.features + 1
-        full = np.zeros((size, size))
-        rows, columns = np.triu_indices(size)
-        full[rows, columns] = self.a
-        full[columns, rows] = self.a
-        return full
+        return square(self.a, self.features + 1)
 
     def to_bytes(self, dtype: Dtype = "float32") -> bytes:
-        """The message.
-
-        float16 stores both sums divided by their largest element, which the head carries.
+        """The message, rounded as `learn.encodings` says.
 
         Raises:
-            EvidenceError: longer than 4 MB, or too large for the element type.
+            EvidenceError: longer than 4 MB, too large for the element type, or codes of sums with noise, whose squares may be
+                negative.
         """
-        scales = {"a": 1.0, "b": 1.0}
-        if dtype == "float16":
-            scales = {"a": _largest(self.a), "b": _largest(self.b)}
-        with np.errstate(over="ignore"):
-            arrays = [
-                (self.a / scales["a"]).astype(dtype),
-                (self.b.ravel() / scales["b"]).astype(dtype),
-            ]
-        if not all(np.isfinite(array).all() for array in arrays):
+        if dtype == "int8" and any(self.noise):
             raise EvidenceError(
-                "sums too large for their element type",
+                "sums with noise do not fit into codes",
                 where=_WHERE,
+                expected="float16, float32 or float64",
                 got=dtype,
-                expected="sums within its range",
-                fix="send float64, or a shorter window",
+                fix="send floats, in fewer coordinates",
             )
-        data = framing.pack(_MAGIC, self._head(dtype, scales), arrays)
+        extra, arrays = encode(Pair(self.a, self.b), dtype)
+        data = framing.pack(_MAGIC, self._head(dtype) | extra, arrays)
         if len(data) > MAX_BYTES:
             raise EvidenceError(
                 "statistics are too large to send",
                 where=_WHERE,
                 expected=f"at most {MAX_BYTES} bytes",
                 got=len(data),
-                fix="use float16, or a narrower layer",
+                fix="use float16 or int8, or a narrower layer",
             )
         return data
 
-    def _head(self, dtype: Dtype, scales: dict[str, float]) -> JsonObject:
-        return {
+    def _head(self, dtype: Dtype) -> JsonObject:
+        head: JsonObject = {
             "backbone": str(self.backbone),
             "window": self.window,
             "classes": self.classes,
             "features": self.features,
             "n": self.n,
             "dtype": dtype,
-            "scale_a": scales["a"],
-            "scale_b": scales["b"],
         }
+        if any(self.noise):
+            head |= {"noise_a": self.noise[0], "noise_b": self.noise[1]}
+        return head
 
     @classmethod
     def from_bytes(cls, data: bytes, *, backbone: Digest | None = None) -> Self:
@@ -234,35 +235,29 @@ class Statistics:
             EvidenceError: of another backbone, not finite, or nothing that samples could have produced.
         """
         fields, rest = framing.unpack(data, magic=_MAGIC, where=_WHERE, max_bytes=MAX_BYTES)
-        dtype = fields.text("dtype", at_most=10)
-        if dtype not in get_args(Dtype):
-            raise MessageError(
-                "unknown element type", where=_WHERE, expected=", ".join(get_args(Dtype)), got=dtype
-            )
+        dtype = _dtype(fields)
         classes = fields.integer("classes", least=1, most=MAX_CLASSES)
         features = fields.integer("features", least=1, most=MAX_FEATURES)
-        size = features + 1
-        counts = (size * (size + 1) // 2, size * classes)
-        a, b = framing.cut(rest, counts, dtype, where=_WHERE)
-        scale_a, scale_b = (
-            fields.number(name, least=1e-300, most=_SCALE_LIMIT) for name in ("scale_a", "scale_b")
-        )
-        with np.errstate(over="ignore", invalid="ignore"):
-            a, b = a * scale_a, b * scale_b
+        pair = decode(fields, rest, dtype=dtype, features=features, classes=classes)
+        noise = [
+            fields.number(name, least=0, most=_SCALE_LIMIT) if fields.has(name) else 0.0
+            for name in ("noise_a", "noise_b")
+        ]
         statistics = cls(
             backbone=fields.digest("backbone"),
             window=fields.integer("window", most=MAX_WINDOW),
             classes=classes,
             features=features,
             n=fields.integer("n"),
-            a=a,
-            b=b.reshape(size, classes),
+            a=pair.a,
+            b=pair.b,
+            noise=(noise[0], noise[1]),
         )
         if backbone is not None and statistics.backbone != backbone:
             raise EvidenceError(
                 "statistics of another backbone", where=_WHERE, expected=backbone, got=statistics.backbone
             )
-        _check_plausible(statistics, _ROUNDING[dtype])
+        _check_plausible(statistics, ROUNDING[dtype])
         return statistics
 
     def require(self, minimum: int) -> Self:
@@ -274,6 +269,11 @@ class Statistics:
         if self.n < minimum:
             raise EvidenceError("too few samples", where=_WHERE, expected=f"at least {minimum}", got=self.n)
         return self
+
+
+def dtype_of(data: bytes) -> Dtype:
+    """To which element type a message was rounded; MessageError where it is none."""
+    return _dtype(framing.unpack(data, magic=_MAGIC, where=_WHERE, max_bytes=MAX_BYTES)[0])
 
 
 def solve(statistics: Statistics, *, ridge: float) -> Head:
@@ -353,8 +353,13 @@ def clipped(features: NDArray[np.floating], norm: float) -> NDArray[np.float64]:
     return phi * factors
 
 
-def _largest(array: NDArray[np.float64]) -> float:
-    return float(np.abs(array).max()) or 1.0
+def _dtype(fields: Fields) -> Dtype:
+    dtype = fields.text("dtype", at_most=10)
+    if dtype not in get_args(Dtype):
+        raise MessageError(
+            "unknown element type", where=_WHERE, expected=", ".join(get_args(Dtype)), got=dtype
+        )
+    return cast("Dtype", dtype)
 
 
 def _check_counts(*, classes: int, features: int, window: int) -> None:
@@ -406,17 +411,18 @@ def _check_plausible(statistics: Statistics, rounding: float) -> None:
         raise EvidenceError(
             "statistics hold NaN or infinity", where=_WHERE, expected="finite sums", got="NaN or infinity"
         )
-    diagonal = statistics.matrix.diagonal()
-    if diagonal.min() < 0 or (statistics.n == 0 and (statistics.a.any() or statistics.b.any())):
+    spread = MOST_NOISE * statistics.noise[0]
+    squares = diagonal(statistics.a, statistics.features + 1) + spread
+    if squares.min() < 0 or (statistics.n == 0 and (statistics.a.any() or statistics.b.any())):
         raise EvidenceError(
             "not the sums of any samples",
             where=_WHERE,
             expected="squares that are not negative, 0 for n = 0",
             got="others",
         )
-    roots = np.sqrt(diagonal)
-    rows, columns = np.triu_indices(statistics.features + 1)
-    slack = rounding * _largest(statistics.a)
+    roots = np.sqrt(squares)
+    rows, columns = places(statistics.features + 1)
+    slack = rounding * (float(np.abs(statistics.a).max()) or 1.0) + spread
     if (np.abs(statistics.a) > roots[rows] * roots[columns] + slack).any():
         raise EvidenceError(
             "not the sums of any samples",

@@ -37,6 +37,8 @@ MAX_TARGETS_BYTES: Final = 5_000_000
 MAX_ROOT_BYTES: Final = 128_000
 MAX_SAMPLES_BYTES: Final = 64_000_000
 MAX_STATISTICS_BYTES: Final = 64_000_000
+AGREEING_SECONDS: Final = 1_800.0
+"""For which a hub may weigh the messages of a large fleet."""
 UPLOAD_SPEED: Final = 16_384  # bytes per second
 
 _PRINTABLE: Final = r"[\x21-\x7e]+"
@@ -391,6 +393,25 @@ class OperatorClient:
             path += f"&classes={kind[0]:d}&features={kind[1]:d}"
         return self._call("GET", path, max_bytes=MAX_STATISTICS_BYTES, documented=ABSENT).body
 
+    def agreed_statistics(self, reference: bytes, **rule: float) -> JsonObject:
+        """The sum over the fleet in which no single device decides (`learn.robust`).
+
+        Args:
+            reference: the statistics that are believed, as a message; of the backbone, and in the coordinates, of the sums.
+            rule: `size`, `influence`, `prior` and `ridge`, where they shall not be the usual ones.
+
+        Returns:
+            statistics: the weighed sum without the reference, as a message in base64; devices and how many were lowered; weights of
+            those; largest: influence of a device; settled.
+
+        Raises:
+            NotFoundError: nobody has sent any.
+        """
+        asked = "&".join(f"{name}={value!r}" for name, value in sorted(rule.items()))
+        path = f"evidence/statistics/agreed{'?' if asked else ''}{asked}"
+        reply = self._call("POST", path, reference, documented=ABSENT, patience=AGREEING_SECONDS)
+        return parse_object(reply.body, where="agreed statistics", max_bytes=MAX_JSON_BYTES)
+
     def _order(self, id: str, order: str) -> JsonObject:  # noqa: A002  # the wire's own word
         return self._object("POST", f"rollouts/{_id(id)}/{order}", documented=CONFLICTING)
 
@@ -413,12 +434,15 @@ class OperatorClient:
         *,
         max_bytes: int = MAX_JSON_BYTES,
         documented: Mapping[int, type[EdgestillError]] | None = None,
+        patience: float = 0.0,
     ) -> Reply:
-        reply = self._reply(method, path, body, max_bytes=max_bytes)
+        reply = self._reply(method, path, body, max_bytes=max_bytes, patience=patience)
         return accepted(reply, self._request(method, path), documented=documented)
 
-    def _reply(self, method: str, path: str, body: bytes = b"", *, max_bytes: int) -> Reply:
-        timeout = self._timeout + len(body) / UPLOAD_SPEED
+    def _reply(
+        self, method: str, path: str, body: bytes = b"", *, max_bytes: int, patience: float = 0.0
+    ) -> Reply:
+        timeout = self._timeout + patience + len(body) / UPLOAD_SPEED
         return exchange(
             self._transport, self._request(method, path, body), timeout=timeout, max_bytes=max_bytes
         )

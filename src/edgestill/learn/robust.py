@@ -1,0 +1,273 @@
+"""A sum over a fleet in which no single device decides: what each adds is weighed down until none stands out.
+
+The reference, a bundle's own statistics `A_r, B_r`, is believed: the publisher has signed it. It takes part as a device of its own
+(`with_prior`), and it says what is large: `M = A_r / w_r`, so that `tr(D^T M D)` is the mean square, over the reference's samples, by
+which a change D of the head changes the scores. With the messages `A_k, B_k`, one a device, and weights u_k from 1 down:
+
+0. *Noise.* Who claims more noise than `size` times the median device is left out: noise excuses sums that no samples have.
+1. *Size.* `u_k tr((M + ridge)^-1 A_k)`, the sum of its samples' leverages, may be `size` times the median device's. So neither a
+   large n nor long features buy weight.
+2. *Influence.* The head without the device is known exactly: with `G = sum u A + ridge`, `W = G^-1 sum u B`,
+
+       W - W_without_k = (G - u_k A_k)^-1 u_k (B_k - A_k W)
+
+   (Cook 1977, for blocks of samples). Its size in M may be `influence` times the median device's; who is over it is weighed down
+   by as much, and all is solved anew, `rounds` times at most.
+
+What is certain, whoever lies: `largest` is computed for the sum that is returned. So taking any one device out of it, the others weighed
+as they are, changes the scores by no more than that (root mean square over the reference). And a head that went through
+`within` is no further than its radius from the reference's own head, whoever and however many lie.
+
+What is not: that the weights of the others would have been the same without the liar; that less than half of the devices lie, which the
+medians need; that influence is harm. The only device that knows a class, or lives elsewhere, is weighed down, too.
+
+From a change of the scores to answers: where the best and the second score of a head lie g apart, the answer changes only if the scores
+move by `g / sqrt(2)`. So a change of r (root mean square) changes at most the share of samples nearer than g, and `2 r^2 / g^2` more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from edgestill.core.errors import EvidenceError, SettingError
+from edgestill.learn.statistics import Head, Statistics, solve, usual_ridge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+_MANY: Final = 512
+"""Devices from which on influence is taken to first order, where they are also four times as many as features."""
+_HALVINGS: Final = 60
+_NEAR: Final = 1.01
+"""Times what is allowed, that counts as within it."""
+_WHERE: Final = "robust sum"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How far a device may stand out.
+
+    Attributes:
+        size: times the median's size, at least 1.
+        influence: times the median's influence, at least 1.
+        prior: of the weight of all devices together, what the reference counts for; at most its own weight, and positive.
+        ridge: as a share, for `learn.statistics.usual_ridge`.
+        rounds: of solving anew.
+    """
+
+    size: float = 3.0
+    influence: float = 2.0
+    prior: float = 1.0
+    ridge: float = 1e-3
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("size", 1, 1e6),
+            ("influence", 1, 1e6),
+            ("prior", 1e-6, 1e6),
+            ("ridge", 1e-12, 1e6),
+            ("rounds", 1, 1_000),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise SettingError(
+                    "a value of the robust sum is out of range",
+                    where=f"robust: {name}",
+                    expected=f"{least:g} to {most:g}",
+                    got=getattr(self, name),
+                    fix="leave it out where you are unsure",
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Agreed:
+    """The weighed sum.
+
+    Attributes:
+        total: of the devices, without the reference.
+        weights: of each device that counts, from 0 to 1.
+        influences: of each: by how much the scores would change without it, root mean square over the reference.
+        settled: whether none was over what it may have when the rounds ended.
+    """
+
+    total: Statistics
+    weights: Mapping[str, float]
+    influences: Mapping[str, float]
+    settled: bool
+
+    @property
+    def largest(self) -> float:
+        """The largest influence that any single device has."""
+        return max(self.influences.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Solved:
+    """`G [D+1, D+1]` and `W [D+1, C]` of some weights."""
+
+    g: NDArray[np.float64]
+    w: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, statistics: Statistics, ridge: float) -> Self:
+        g = statistics.matrix + usual_ridge(statistics, ridge) * np.eye(statistics.features + 1)
+        w = np.linalg.solve(g, statistics.b).astype(np.float64)
+        return cls(g, w)
+
+
+def agree(messages: Mapping[str, Statistics], reference: Statistics, rule: Rule | None = None) -> Agreed:
+    """The sum of messages, one a device, in which none stands out.
+
+    Args:
+        messages: by device; of several windows their sum. Of the reference's backbone, width and classes.
+        reference: the bundle's own statistics.
+        rule: how far one may stand out.
+
+    Raises:
+        EvidenceError: no messages, other kinds, or sums that no samples have.
+    """
+    rule = rule or Rule()
+    reference.require(1)
+    if not messages:
+        raise EvidenceError("nothing to sum", where=_WHERE, expected="a message", got="none")
+    names = _as_noisy_as_others(messages, rule)
+    sums = [messages[name] for name in names]
+    metric = reference.matrix / reference.weight
+    weights = _by_size(sums, metric, rule)
+    for _ in range(rule.rounds):
+        influences = _influences(sums, weights, reference, rule)
+        allowed = rule.influence * _median(influences)
+        if influences.max() <= allowed * _NEAR:
+            break
+        weights = _lowered(weights, influences, allowed)
+    else:
+        influences = _influences(sums, weights, reference, rule)
+    return Agreed(
+        total=_weighed(sums, weights),
+        weights=dict.fromkeys(messages, 0.0) | dict(zip(names, weights.tolist(), strict=True)),
+        influences=dict.fromkeys(messages, 0.0) | dict(zip(names, influences.tolist(), strict=True)),
+        settled=bool(influences.max() <= rule.influence * _median(influences) * _NEAR),
+    )
+
+
+def with_prior(total: Statistics, reference: Statistics, share: float = 1.0) -> Statistics:
+    """The sum with the reference, which counts for so many times its weight, but for no more than it has."""
+    return total + reference.scaled(min(1.0, share * total.weight / reference.weight))
+
+
+def within(total: Statistics, reference: Statistics, radius: float, *, ridge: float = 1e-3) -> Head:
+    """A head that is no further than a radius from the reference's own head, whatever the sum is.
+
+    The distance is the root mean square by which the scores differ on the reference's samples. Where the sum leads too far, the
+    reference counts as often as it takes.
+
+    Raises:
+        SettingError: a radius that is not positive.
+        EvidenceError: other kinds.
+    """
+    _ = total + reference
+    if not radius > 0:
+        raise SettingError(
+            "a radius is out of range",
+            where="within",
+            expected="above 0",
+            got=radius,
+            fix="choose one below 1, such as 0.2",
+        )
+    metric, own = reference.matrix / reference.weight, _weights_of(reference, ridge)
+
+    def far(times: float) -> bool:
+        try:
+            away = _weights_of(total + reference.scaled(times), ridge) - own
+        except EvidenceError:  # no samples have such sums: there is no head, near or far
+            return True
+        return bool(_size(away, metric) > radius)
+
+    if not far(0.0):
+        return solve(total, ridge=usual_ridge(total, ridge))
+    low, high = 0.0, max(1.0, total.weight / reference.weight)
+    while far(high):
+        high *= 4
+        if high > 1e12:
+            return solve(reference, ridge=usual_ridge(reference, ridge))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if far(middle) else (low, middle)
+    both = total + reference.scaled(high)
+    return solve(both, ridge=usual_ridge(both, ridge))
+
+
+def distance(head: Head, reference: Statistics, *, ridge: float = 1e-3) -> float:
+    """By how much a head's scores differ from those of the reference's own, root mean square over the reference's samples."""
+    away = np.vstack([head.weight, head.bias]) - _weights_of(reference, ridge)
+    return _size(away, reference.matrix / reference.weight)
+
+
+def _as_noisy_as_others(messages: Mapping[str, Statistics], rule: Rule) -> list[str]:
+    claimed = np.array([one.noise for one in messages.values()])
+    allowed = rule.size * np.median(claimed, axis=0)
+    return [name for name, is_fine in zip(messages, (claimed <= allowed).all(axis=1), strict=True) if is_fine]
+
+
+def _by_size(sums: Sequence[Statistics], metric: NDArray[np.float64], rule: Rule) -> NDArray[np.float64]:
+    ridge = rule.ridge * float(metric.diagonal().mean())
+    inverse = np.linalg.inv(metric + ridge * np.eye(len(metric)))
+    # noise, or who claims it, can make a size negative
+    sizes = np.array([abs(float((one.matrix * inverse).sum())) for one in sums])
+    return _lowered(np.ones(len(sums)), sizes, rule.size * _median(sizes))
+
+
+def _median(found: NDArray[np.float64]) -> float:
+    """Of those that have any: devices that sent nothing say nothing about what is usual."""
+    some = found[found > 0]
+    return float(np.median(some)) if len(some) else 0.0
+
+
+def _lowered(weights: NDArray[np.float64], found: NDArray[np.float64], allowed: float) -> NDArray[np.float64]:
+    lowered = weights.copy()
+    np.divide(weights * allowed, found, out=lowered, where=found > allowed)
+    return lowered
+
+
+def _weighed(sums: Sequence[Statistics], weights: NDArray[np.float64]) -> Statistics:
+    total = sums[0].scaled(float(weights[0]))
+    for one, weight in zip(sums[1:], weights[1:], strict=True):
+        total = total + one.scaled(float(weight))
+    return total
+
+
+def _influences(
+    sums: Sequence[Statistics], weights: NDArray[np.float64], reference: Statistics, rule: Rule
+) -> NDArray[np.float64]:
+    """`[K]`: by how much the scores would change without each."""
+    metric = reference.matrix / reference.weight
+    both = with_prior(_weighed(sums, weights), reference, rule.prior)
+    found = np.empty(len(sums))
+    try:
+        solved = _Solved.of(both, rule.ridge)
+        is_many = len(sums) >= max(_MANY, 4 * len(metric))
+        inverse = np.linalg.inv(solved.g) if is_many else None
+        for place, (one, weight) in enumerate(zip(sums, weights, strict=True)):
+            matrix = weight * one.matrix
+            force = weight * one.b - matrix @ solved.w
+            change = np.linalg.solve(solved.g - matrix, force) if inverse is None else inverse @ force
+            found[place] = _size(change, metric)
+    except np.linalg.LinAlgError as error:
+        raise EvidenceError(
+            "not the sums of any samples", where=_WHERE, expected="sums that have a solution", got="none"
+        ) from error
+    return found
+
+
+def _weights_of(statistics: Statistics, ridge: float) -> NDArray[np.float64]:
+    head = solve(statistics, ridge=usual_ridge(statistics, ridge))
+    return np.vstack([head.weight, head.bias]).astype(np.float64)
+
+
+def _size(change: NDArray[np.float64], metric: NDArray[np.float64]) -> float:
+    return float(np.sqrt(max(0.0, float((change * (metric @ change)).sum()))))

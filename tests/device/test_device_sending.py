@@ -1,0 +1,358 @@
+"""How a device sends its sums: coordinates, codes, noise, and an account that no kill and no restart forgets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from device_bundles import (
+    CLASSES,
+    FEATURES,
+    HERE,
+    batches,
+    features_of,
+    logits_of,
+    model,
+    policy_of,
+    tiny_bundle,
+)
+
+from edgestill.core import bundle as bundles
+from edgestill.core.digest import Digest
+from edgestill.core.errors import EvidenceError, MessageError, PathError, SettingError
+from edgestill.core.sharing import ALL, PLAIN, Noise, Sharing
+from edgestill.device.arrays import to_tensor
+from edgestill.device.frames import Frame
+from edgestill.device.home import Home, Identity, Settings
+from edgestill.device.memory import Memory
+from edgestill.device.model import Serving
+from edgestill.device.sending import Account, Sender
+from edgestill.infer.policy import Policy
+from edgestill.learn.coordinates import Coordinates
+from edgestill.learn.privacy import Spent
+from edgestill.learn.screens import read
+from edgestill.learn.statistics import Statistics, dtype_of
+from edgestill.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgestill.core.oip import Tensor
+
+DAY = 86_400.0
+BACKBONE = Digest.of(model(1))
+NOISE = Noise(epsilon=8.0, delta=1e-6, messages=2, norm=2.0, weight=1.0)
+PRIVATE = Sharing(encoding="float32", kept=2, least=16, noise=NOISE)
+
+
+def reference() -> Statistics:
+    """As the tiny bundle has it."""
+    seen = batches(200, 7)
+    empty = Statistics.empty(backbone=BACKBONE, window=0, classes=CLASSES, features=FEATURES)
+    one = empty.add(features_of(1, seen), np.eye(CLASSES)[logits_of(1, seen).argmax(axis=1)])
+    return Statistics.from_bytes(one.to_bytes())
+
+
+def home_at(path: Path) -> Home:
+    """A device that asks nobody."""
+    identity = Identity(
+        device="d1", credential="c" * 32, hub="http://127.0.0.1:9", hardware_class=HERE, interval=1.0
+    )
+    return Home.create(path, identity=identity, settings=Settings(leaves="raw", labels={}), root=b"{}")
+
+
+def serving(home: Home, sharing: Sharing, clock: FakeClock, seed: int = 1) -> Serving:
+    """A bundle of this policy that serves, without a teacher."""
+    path = home.path / "x.esb"
+    path.write_bytes(
+        tiny_bundle(seed=seed, policy=policy_of(statistics=sharing, escalation_share=0.0, audit_share=0.0))
+    )
+    return Serving.open(home, path, clock=clock, random=lambda: 0.9)
+
+
+def taught(one: Serving, n: int, seed: int = 3, scale: float = 1.0) -> np.ndarray[Any, Any]:
+    """Teaches n labelled inputs, and gives their features."""
+    inputs = (scale * batches(n, seed)).astype(np.float32)
+    labels = np.arange(n) % CLASSES
+    one.answer(Frame({"op": "teach"}, (to_tensor("input", inputs), to_tensor("labels", labels))))
+    return features_of(1, inputs)
+
+
+def sent(one: Serving) -> bytes | None:
+    """The message that was handed out, if any."""
+    tensor: Tensor | None = one.collect().tensor("statistics")
+    return None if tensor is None else bytes(tensor.data)
+
+
+def told(one: Serving) -> Any:
+    """What status says of privacy."""
+    return one.status()["privacy"]
+
+
+def test_a_policy_that_says_nothing_sends_as_before(tmp_path: Path) -> None:
+    """The features' own sums, as float32; nothing is said of privacy."""
+    one = serving(home_at(tmp_path / "h"), PLAIN, FakeClock())
+    features = taught(one, 20)
+    data = sent(one)
+    assert data is not None
+    assert dtype_of(data) == "float32"
+    found = read(data, backbone=BACKBONE)
+    np.testing.assert_allclose(found.matrix[:-1, :-1], features.T @ features, rtol=1e-4, atol=1e-4)
+    assert told(one) is None
+
+
+def test_codes_in_the_references_coordinates_are_what_the_device_saw(tmp_path: Path) -> None:
+    """The hub lifts the sum back, and has the device's sums within half a code."""
+    one = serving(home_at(tmp_path / "h"), Sharing(), FakeClock())
+    features = taught(one, 40)
+    data = sent(one)
+    assert data is not None
+    assert dtype_of(data) == "int8"
+    coordinates = Coordinates.of(reference(), ALL)
+    found = coordinates.lift(read(data, backbone=coordinates.backbone))
+    exact = features.T @ features
+    assert np.abs(found.matrix[:-1, :-1] - exact).max() < 0.01 * np.abs(exact).max()
+    assert found.n == 40
+
+
+def test_a_policy_names_the_least_number_of_samples(tmp_path: Path) -> None:
+    """With 30 asked for, 29 stay where they are."""
+    one = serving(home_at(tmp_path / "h"), Sharing(least=30), FakeClock())
+    taught(one, 29)
+    assert sent(one) is None
+    taught(one, 1)
+    assert sent(one) is not None
+
+
+def test_a_noisy_window_is_sent_once_when_it_is_over(tmp_path: Path) -> None:
+    """Not while it grows, not a second time, and not where it has too few samples."""
+    clock = FakeClock()
+    one = serving(home_at(tmp_path / "h"), PRIVATE, clock)
+    taught(one, 40)
+    assert sent(one) is None
+    clock.advance(DAY)
+    data = sent(one)
+    assert data is not None
+    found = read(data, backbone=Coordinates.of(reference(), 2).backbone)
+    assert min(found.noise) > 0
+    assert sent(one) is None
+    taught(one, 5)
+    clock.advance(DAY)
+    assert sent(one) is None
+    assert told(one)["messages"] == 1
+
+
+def test_what_is_sent_is_clipped(tmp_path: Path) -> None:
+    """Samples a thousand times as long as usual weigh as much as any: their squares are within the norm's."""
+    clock = FakeClock()
+    one = serving(home_at(tmp_path / "h"), replace(PRIVATE, noise=replace(NOISE, epsilon=1e5)), clock)
+    taught(one, 200, scale=1_000.0)
+    clock.advance(DAY)
+    data = sent(one)
+    assert data is not None
+    found = read(data)
+    squares = found.matrix.diagonal()[:-1].sum()
+    assert squares <= 200 * NOISE.norm**2 + 7 * FEATURES * found.noise[0]
+
+
+def test_the_account_outlives_restarts_and_ends(tmp_path: Path) -> None:
+    """Two messages were allowed: after them nothing is sent, by whatever bundle, and status says so."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    for day in range(4):
+        one = serving(home, PRIVATE, clock, seed=1 if day < 3 else 2)
+        taught(one, 40, seed=day)
+        clock.advance(DAY)
+        assert (sent(one) is not None) == (day < 2)
+        one.close()
+    said = told(serving(home, PRIVATE, clock))
+    assert said["messages"] == 2
+    assert said["epsilon_spent"] == pytest.approx(8.0, rel=1e-4)
+    assert said["epsilon_of_each"] < 8.0
+    assert (said["epsilon_allowed"], said["may_send"], said["unit"]) == (8.0, False, "sample")
+
+
+def test_a_window_is_not_paid_for_twice_after_a_restart(tmp_path: Path) -> None:
+    """The sums are still there, the window's number is, too."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PRIVATE, clock)
+    taught(one, 40)
+    clock.advance(DAY)
+    assert sent(one) is not None
+    one.close()
+    assert sent(serving(home, PRIVATE, clock)) is None
+
+
+def test_a_window_over_while_the_device_was_off_is_sent_after(tmp_path: Path) -> None:
+    """Kept by the same bundle, its samples were clipped."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PRIVATE, clock)
+    taught(one, 40)
+    one.close()
+    clock.advance(2 * DAY)
+    assert sent(serving(home, PRIVATE, clock)) is not None
+
+
+def test_samples_that_were_not_clipped_are_never_sent_with_noise(tmp_path: Path) -> None:
+    """A bundle whose policy adds no noise learned them: the next one, of the same backbone, does not take them up."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PLAIN, clock)
+    taught(one, 40, scale=1_000.0)
+    one.close()
+    clock.advance(DAY)
+    assert sent(serving(home, PRIVATE, clock)) is None
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_around_the_account_loses_a_message_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Killed before it is written nothing was sent; killed after, it is paid and lost. Never sent and not paid."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PRIVATE, clock)
+    taught(one, 40)
+    clock.advance(DAY)
+    whole = bundles.replace
+
+    class KilledError(BaseException):
+        """The process is gone."""
+
+    def killed(path: Path, data: bytes) -> None:
+        if path.name == "privacy.json":
+            if moment == "after":
+                whole(path, data)
+            raise KilledError
+        whole(path, data)
+
+    monkeypatch.setattr(bundles, "replace", killed)
+    with pytest.raises(KilledError):
+        one.collect()
+    monkeypatch.undo()
+    again = serving(home, PRIVATE, clock)
+    assert (sent(again) is None) == (moment == "after")
+    assert told(again)["messages"] == 1
+
+
+def test_an_account_that_cannot_be_written_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk must not make noise free."""
+    clock = FakeClock()
+    one = serving(home_at(tmp_path / "h"), PRIVATE, clock)
+    taught(one, 40)
+    clock.advance(DAY)
+
+    def full(_self: Memory, _account: Account) -> None:
+        raise PathError("no room", where="privacy.json", expected="room", got="none", fix="make some")
+
+    monkeypatch.setattr(Memory, "keep_account", full)
+    assert sent(one) is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"{", b'{"spent":{"rho":-1,"messages":0},"window":0}', b"x" * 20_000]
+)
+def test_attack_a_damaged_account_is_no_new_beginning(tmp_path: Path, data: bytes) -> None:
+    """What was spent is not known: nothing is sent, and status says that it is not known."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    home.learned.mkdir(parents=True, exist_ok=True)
+    (home.learned / "privacy.json").write_bytes(data)
+    one = serving(home, PRIVATE, clock)
+    taught(one, 40)
+    clock.advance(DAY)
+    assert sent(one) is None
+    assert (told(one)["epsilon_spent"], told(one)["may_send"]) == (None, False)
+
+
+def test_noise_of_the_system_differs_and_given_noise_does_not(tmp_path: Path) -> None:
+    """The generator is an argument; without one no two messages have the same noise."""
+    made = []
+    for seed in (1, 1, None, None):
+        rng = np.random.default_rng(seed)
+        sender = Sender(reference(), PRIVATE, account=Account(), rng=rng)
+        made.append(sender.message(reference()))
+    assert made[0] == made[1]
+    assert len(set(made)) == 3
+
+
+def test_a_window_is_paid_for_once() -> None:
+    """In order, and only while there is something left."""
+    sender = Sender(reference(), PRIVATE, account=Account(), rng=np.random.default_rng(0))
+    first = sender.pay(5)
+    assert Account.from_bytes(first.to_bytes()) == first
+    with pytest.raises(EvidenceError, match="a window that was sent"):
+        sender.pay(5)
+    assert sender.pay(6).spent.messages == 2
+    with pytest.raises(EvidenceError, match="the privacy budget is spent"):
+        sender.pay(7)
+    with pytest.raises(MessageError):
+        Account.from_bytes(b'{"spent":{"rho":1,"messages":1},"window":-2}')
+
+
+def test_an_account_of_a_stricter_policy_counts_on(tmp_path: Path) -> None:
+    """What was spent under one policy is not given back by the next."""
+    spent = Account(spent=Spent(rho=100.0, messages=3), window=1)
+    sender = Sender(reference(), PRIVATE, account=spent, rng=np.random.default_rng(0))
+    assert not sender.may_pay()
+
+
+def test_a_reference_without_the_policys_coordinates_sends_nothing(tmp_path: Path) -> None:
+    """It serves and learns all the same."""
+    flat = Statistics.empty(backbone=BACKBONE, window=0, classes=CLASSES, features=FEATURES).add(
+        np.ones((50, FEATURES)), np.eye(CLASSES)[np.arange(50) % CLASSES]
+    )
+    home = home_at(tmp_path / "h")
+    path = home.path / "x.esb"
+    path.write_bytes(
+        tiny_bundle(policy=policy_of(statistics=Sharing()), blobs={"reference.stats": flat.to_bytes()})
+    )
+    one = Serving.open(home, path, clock=FakeClock(), random=lambda: 0.9)
+    taught(one, 40)
+    assert sent(one) is None
+
+
+# The policy
+
+
+def test_a_policy_keeps_how_sums_are_sent() -> None:
+    """There and back; the default is not written, so that older devices' policies stay what they were."""
+    for sharing in (PLAIN, Sharing(), PRIVATE):
+        policy = Policy(labels=("a",), statistics=sharing)
+        assert Policy.from_bytes(policy.to_bytes()).statistics == sharing
+        assert ("statistics" in json.loads(policy.to_bytes())) == (sharing != PLAIN)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoding": "int4"},
+        {"kept": -1},
+        {"kept": ALL + 1},
+        {"least": 0},
+        {"noise": NOISE},
+        {"noise": NOISE, "encoding": "float32", "kept": 0},
+    ],
+)
+def test_a_policy_out_of_range_is_refused(change: dict[str, Any]) -> None:
+    """Noise needs floats of bounded coordinates."""
+    with pytest.raises(SettingError, match="policy: statistics"):
+        Sharing(**change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unit": "fleet"},
+        {"epsilon": 0.0},
+        {"delta": 1.0},
+        {"messages": 0},
+        {"norm": -1.0},
+        {"most": float("nan")},
+    ],
+)
+def test_noise_out_of_range_is_refused(change: dict[str, Any]) -> None:
+    """Each value by its name."""
+    with pytest.raises(SettingError, match=f"noise: {next(iter(change))}"):
+        replace(NOISE, **change)
