@@ -15,7 +15,7 @@ from edgestill.core.errors import EvidenceError, MessageError
 from edgestill.learn import votes
 from edgestill.learn.leverage import Leverage
 from edgestill.learn.statistics import Statistics, solve, usual_ridge
-from edgestill.learn.votes import ABSTAIN, Ballot, Cast, Question, cast, tally
+from edgestill.learn.votes import ABSTAIN, Ballot, Cast, Question, cast, domain, tally
 
 if TYPE_CHECKING:
     import random
@@ -162,6 +162,20 @@ def test_numbers_are_read_as_votes_or_refused(number: int) -> None:
     assert read.to_bytes() == sent
 
 
+def test_there_are_as_many_messages_as_votes() -> None:
+    """Of four samples and two classes: of all numbers up to 3 x 5 x 7 x 9, exactly 3^4 can be read, each as other votes."""
+    question, found = question_of([0] * 4, 2), set()
+    for number in range(3 * 5 * 7 * 9):
+        body = number.to_bytes((number.bit_length() + 7) // 8, "little")
+        try:
+            read = Ballot.from_bytes(b"ESV1" + question.name + bytes(8) + body, question)
+        except MessageError:
+            continue
+        found.add(tuple(read.labels.tolist()))
+        assert read.to_bytes()[HEAD_BYTES:] == body
+    assert len(found) == 3**4
+
+
 def test_what_is_no_vote_is_refused() -> None:
     """Before it is sent: other shapes, fractions, and classes that there are not."""
     for labels in (np.zeros(N - 1, int), np.zeros((N, 1), int), np.zeros(N)):
@@ -208,51 +222,62 @@ def two_domains() -> tuple[Leverage, NDArray[np.float64], NDArray[np.float64]]:
 
 def test_a_device_votes_at_home_and_abstains_away() -> None:
     """By leverage alone: the scores are as sure in both places."""
-    domain, home, away = two_domains()
+    known, home, away = two_domains()
     scores = np.tile([0.0, 9.0, 0.0, 0.0], (len(home), 1))
-    at_home, abroad = cast(scores, home, domain, limit=3.0), cast(scores[:100], away, domain, limit=3.0)
+    at_home, abroad = cast(scores, home, known, limit=3.0), cast(scores[:100], away, known, limit=3.0)
     assert (at_home == 1).mean() > 0.95
     assert (abroad == ABSTAIN).mean() > 0.95
+
+
+def test_new_samples_of_a_small_device_are_at_home() -> None:
+    """With fewer samples than features each new one would be a stranger, were it not for the ridge of `domain`."""
+    rng = np.random.default_rng(0)
+    sums = Statistics.empty(backbone=STUDENT, window=0, classes=C, features=64)
+    mix = rng.normal(size=(8, 64))
+    seen, new = (rng.normal(size=(n, 8)) @ mix + 0.1 * rng.normal(size=(n, 64)) for n in (40, 200))
+    sums, scores = sums.add(seen, np.full((40, C), 1 / C)), np.ones((200, C))
+    votes_of = [cast(scores, new, known) for known in (domain(sums), Leverage.fit(sums, 1e-3))]
+    assert [(one != ABSTAIN).mean() > 0.8 for one in votes_of] == [True, False]
+    with pytest.raises(EvidenceError, match="too few samples"):
+        domain(Statistics.empty(backbone=STUDENT, window=0, classes=C, features=64))
 
 
 def test_abstaining_by_hand() -> None:
     """Features 1 and -1 with ridge 1: leverage (x^2 + 1) / 3, typically 2/3; a limit of 2 is passed above the root of 3."""
     sums = Statistics.empty(backbone=STUDENT, window=0, classes=2, features=1)
-    domain = Leverage.fit(sums.add(np.array([[1.0], [-1.0]]), np.eye(2)), 1.0)
+    known = Leverage.fit(sums.add(np.array([[1.0], [-1.0]]), np.eye(2)), 1.0)
     features = np.array([[0.0], [1.7], [1.8]])
     scores = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    assert cast(scores, features, domain, limit=2.0).tolist() == [0, 1, ABSTAIN]
-    assert cast(scores, features, domain, limit=np.inf).tolist() == [0, 1, 1]
-    assert (
-        cast(scores, features, domain).tolist() == cast(scores, features, domain, limit=votes.LIMIT).tolist()
-    )
+    assert cast(scores, features, known, limit=2.0).tolist() == [0, 1, ABSTAIN]
+    assert cast(scores, features, known, limit=np.inf).tolist() == [0, 1, 1]
+    assert cast(scores, features, known).tolist() == cast(scores, features, known, limit=votes.LIMIT).tolist()
 
 
 @given(st.floats(0.01, 100), st.floats(0.01, 100))
 def test_a_higher_limit_never_abstains_more(one: float, other: float) -> None:
     """And whoever votes under both votes the same."""
-    domain, home, away = two_domains()
+    known, home, away = two_domains()
     features = np.concatenate([home[:20], away[:20]])
     scores = np.random.default_rng(1).normal(size=(40, C))
-    lower, higher = (cast(scores, features, domain, limit=each) for each in sorted((one, other)))
+    lower, higher = (cast(scores, features, known, limit=each) for each in sorted((one, other)))
     assert ((lower == ABSTAIN) | (lower == higher)).all()
 
 
 def test_scores_that_are_not_finite_abstain() -> None:
     """A student that broke down says nothing."""
-    domain, home, _ = two_domains()
+    known, home, _ = two_domains()
     scores = np.array([[np.nan, 1, 0, 0], [np.inf, 1, 0, 0], [0, 1, 0, 0]])
-    assert cast(scores, home[:3] * 0, domain).tolist() == [ABSTAIN, ABSTAIN, 1]
+    assert cast(scores, home[:3] * 0, known).tolist() == [ABSTAIN, ABSTAIN, 1]
 
 
 def test_what_cannot_be_cast_is_refused() -> None:
     """No limit, or scores of other samples than the features."""
-    domain, home, _ = two_domains()
+    known, home, _ = two_domains()
     with pytest.raises(EvidenceError, match="a limit is out of range"):
-        cast(np.zeros((300, C)), home, domain, limit=0)
+        cast(np.zeros((300, C)), home, known, limit=0)
     for scores in (np.zeros((299, C)), np.zeros(300)):
         with pytest.raises(EvidenceError, match="scores and features of different samples"):
-            cast(scores, home, domain)
+            cast(scores, home, known)
 
 
 # The outcome
@@ -303,7 +328,12 @@ def test_the_newest_ballot_of_a_voter_counts() -> None:
     assert (outcome.voted == 1).all()
 
 
-@given(st.lists(labels_of, max_size=6), labels_of, st.floats(0, 1), st.floats(0, 5))
+@given(
+    st.lists(labels_of, max_size=6),
+    labels_of,
+    st.just(0.0) | st.floats(1e-6, 1),
+    st.just(0.0) | st.floats(1e-6, 5),
+)
 def test_attack_a_liar_moves_a_label_by_no_more_than_its_weight(
     honest: list[list[int]], lie: list[int], weight: float, teacher_weight: float
 ) -> None:
@@ -320,6 +350,15 @@ def test_attack_a_liar_moves_a_label_by_no_more_than_its_weight(
     mass = np.sort(before.soft * before.weight[:, None], axis=1)
     clear = mass[:, -1] - mass[:, -2] > weight + 1e-9
     assert (after.soft.argmax(axis=1) == before.soft.argmax(axis=1))[clear].all()
+
+
+def test_attack_who_is_not_heard_makes_no_quorum() -> None:
+    """A voter of weight 0 neither moves a label nor counts as one who named a class."""
+    came = casts([("a", 0, [1] * N), ("liar", 0, [3] * N)])
+    outcome = tally(QUESTION, came, weights={"liar": 0.0})
+    assert (outcome.soft[:, 1] == 1).all()
+    assert (outcome.voted == 1).all()
+    assert (outcome.voters, outcome.students) == (1, 1)
 
 
 def test_attack_a_flood_of_ballots_is_one_voice() -> None:
@@ -385,8 +424,8 @@ def voted_on(
         seen = (centres[mine] + rng.normal(size=(200, 8))) @ turn
         student = Digest.of(b"%d" % (device % 4))
         sums = Statistics.empty(backbone=student, window=0, classes=6, features=8).add(seen, np.eye(6)[mine])
-        head, domain = solve(sums, ridge=usual_ridge(sums)), Leverage.fit(sums, usual_ridge(sums))
-        labels = cast(proxy @ turn @ head.weight + head.bias, proxy @ turn, domain, limit=limit)
+        head, known = solve(sums, ridge=usual_ridge(sums)), domain(sums)
+        labels = cast(proxy @ turn @ head.weight + head.bias, proxy @ turn, known, limit=limit)
         sent = Ballot.of(question, student=student, labels=labels).to_bytes()
         came.append(Cast(voter=f"{device}", sequence=0, ballot=Ballot.from_bytes(sent, question)))
     return tally(question, came)

@@ -28,6 +28,8 @@ import numpy as np
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError, MessageError
 from edgestill.core.jsonio import canonical
+from edgestill.learn.leverage import Leverage
+from edgestill.learn.statistics import usual_ridge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,12 +37,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgestill.core.jsonio import JsonObject
-    from edgestill.learn.leverage import Leverage
     from edgestill.learn.statistics import Statistics
 
 ABSTAIN: Final = -1
 LIMIT: Final = 2.0
 """Times the typical leverage."""
+RIDGE_SHARE: Final = 0.1
+"""Of the mean square of a feature. Few samples fill few directions: with less ridge every new sample is a stranger."""
 MAX_SAMPLES: Final = 10_000
 MAX_CLASSES: Final = 4_096
 MAX_CELLS: Final = 2**23
@@ -165,10 +168,15 @@ class Ballot:
         return cls(question=question, student=student.hex(), labels=labels)
 
 
+def domain(sums: Statistics) -> Leverage:
+    """What a device's own sums know, with the ridge that `LIMIT` goes with; EvidenceError where they are of nothing."""
+    return Leverage.fit(sums, usual_ridge(sums, RIDGE_SHARE))
+
+
 def cast(
     scores: NDArray[np.floating],
     features: NDArray[np.floating],
-    domain: Leverage,
+    known: Leverage,
     *,
     limit: float = LIMIT,
 ) -> NDArray[np.int64]:
@@ -177,7 +185,7 @@ def cast(
     Args:
         scores: `[N, C]`, of its student with or without an overlay.
         features: `[N, D]` of the same samples.
-        domain: of its own sums.
+        known: `domain` of its own sums.
         limit: times the typical leverage, from which on a sample is not of its domain; infinity never abstains so.
 
     Raises:
@@ -195,9 +203,10 @@ def cast(
             got=list(scores.shape),
             fix="give both of the same samples",
         )
-    known = (domain.of(features) <= limit * domain.typical) & np.isfinite(scores).all(axis=1)
+    finite = np.isfinite(scores).all(axis=1)
     best = np.where(np.isfinite(scores), scores, -np.inf).argmax(axis=1)
-    return np.where(known, best, ABSTAIN).astype(np.int64)
+    at_home = known.of(features) <= limit * known.typical
+    return np.where(at_home & finite, best, ABSTAIN).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +284,7 @@ def tally(
     Args:
         question: which all ballots are on.
         ballots: in any order, any of them several times; of each voter the newest counts.
-        weights: of voters, each in [0, 1]; 1 where none is given.
+        weights: of voters, each in [0, 1]; 1 where none is given. One of weight 0 is not heard, and does not count as having voted.
         teacher: its probabilities `[N, C]`.
         teacher_weight: what it counts for on each sample; not negative.
 
@@ -283,12 +292,13 @@ def tally(
         EvidenceError: a ballot on another question, a weight out of range, or a teacher's answers that are none.
     """
     newest = _newest(question, ballots)
+    heard = {voter: weight for voter in sorted(newest) if (weight := _weight(weights, voter)) > 0}
     soft = _of_teacher(question, teacher, teacher_weight)
     voted = np.zeros(question.samples, dtype=np.int64)
-    for voter in sorted(newest):  # floating-point sums depend on their order, and this must not
+    for voter, mine in heard.items():  # in one order: floating-point sums depend on theirs, and this must not
         labels = newest[voter].ballot.labels
         rows = np.flatnonzero(labels != ABSTAIN)
-        soft[rows, labels[rows]] += _weight(weights, voter)
+        soft[rows, labels[rows]] += mine
         voted[rows] += 1
     weight = soft.sum(axis=1)
     even = np.full_like(soft, 1 / question.classes)
@@ -297,8 +307,8 @@ def tally(
         soft=np.divide(soft, weight[:, None], out=even, where=weight[:, None] > 0),
         voted=voted,
         weight=weight,
-        voters=len(newest),
-        students=len({one.ballot.student for one in newest.values()}),
+        voters=len(heard),
+        students=len({newest[voter].ballot.student for voter in heard}),
     )
 
 
