@@ -33,7 +33,7 @@ def _size(count: float) -> str:
 def digits_table() -> str:
     """Accuracy of each method at each skew, and its bytes."""
     part = _parts()["digits"]
-    skews = part["skews"]
+    skews = part["skews"] = dict(sorted(part["skews"].items(), key=lambda one: -float(one[0])))
     lines = [
         "| method | up, a device | down | " + " | ".join(f"Dirichlet {skew}" for skew in skews) + " |",
         "|---" * (3 + len(skews)) + "|",

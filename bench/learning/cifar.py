@@ -90,13 +90,12 @@ def _of_backbone(
     parts = _features(name, whole, taught, quick=quick)
     found, trials = {}, {}
     for title, part in parts.items():
-        dealt = fleets(
-            _thinned(part, quick=quick), _sizes(quick=quick), classes=CLASSES, skew=SKEW, seeds=seeds
-        )
+        dealt = _dealt(part, seeds, quick=quick)
         trials[title] = Trials.of(dealt, FEDAVG[6:8] if quick else FEDAVG, count=count)
         found[title] = _against(dealt, trials[title], count)
         if title == "own":
             found[title] |= _others(dealt, count, quick=quick)
+            found[title] |= voices(_dealt(part, seeds, quick=quick, scaled=False))
     ours = found["own"]["ours"]
     within = {title: trials[title].told(_rounds_of(ours, found[title]["width"], count)) for title in parts}
     return {"own_head": own_head, "features": found, "fedavg_within_our_bytes": within}
@@ -118,13 +117,30 @@ def _against(dealt: Sequence[Fleet], trials: Trials, count: int) -> dict[str, An
 
 
 def _others(dealt: Sequence[Fleet], count: int, *, quick: bool) -> dict[str, Any]:
-    """FedProx and votes, on the backbone's own features."""
+    """FedProx and a rounded message, on the backbone's own features."""
     return {
         "fedprox_whole": federated_told(dealt, FEDPROX[:1] if quick else FEDPROX, count),
-        "votes": voted(dealt, (LIMIT,))[LIMIT],
-        "hard_votes": voted(dealt, (math.inf,))[math.inf],
         "float16": summed(dealt, ENCODINGS["float16"]),
     }
+
+
+def voices(plain: Sequence[Fleet]) -> dict[str, Any]:
+    """Votes with and without abstention, on features as they are given."""
+    found = voted(plain, (LIMIT, math.inf))
+    return {"votes": found[LIMIT], "hard_votes": found[math.inf]}
+
+
+def _dealt(
+    part: Part, seeds: Sequence[int], *, quick: bool = False, scaled: bool = True
+) -> tuple[Fleet, ...]:
+    return fleets(
+        _thinned(part, quick=quick),
+        _sizes(quick=quick),
+        classes=CLASSES,
+        skew=SKEW,
+        seeds=seeds,
+        scaled=scaled,
+    )
 
 
 def _rounds_of(ours: dict[str, Any], width: int, most: int) -> int:

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from edgestill.learn.votes import LIMIT as DEFAULT_LIMIT
 from learning.federated import FEDAVG, FEDPROX, ROUNDS, Settings, Trials, central, head_bytes, right
-from learning.fleets import DEVICES, SEEDS, SKEWS, Part, Sizes, fleets, random_features
+from learning.fleets import DEVICES, SEEDS, SKEWS, Part, Sizes, fleet, fleets, random_features
 from learning.summed import ENCODINGS
 from learning.summed import measured as summed
 from learning.voting import LIMITS, LOCAL, soft, voted
@@ -75,6 +75,7 @@ def _at(skew: float, seeds: Sequence[int], *, quick: bool) -> dict[str, Any]:
         for width in sorted({*WIDTHS, *FEDERATED, WIDTH})
     }
     mine = by_width[WIDTH]
+    plain = fleets(digits(WIDTH), SIZES, classes=CLASSES, skew=skew, seeds=seeds, scaled=False)
     federated = {
         f"{width} {PRECISION}": federated_told(by_width[width], FEDAVG[few], count) for width in FEDERATED
     }
@@ -88,10 +89,20 @@ def _at(skew: float, seeds: Sequence[int], *, quick: bool) -> dict[str, Any]:
         },
         "fedavg": federated,
         "fedprox": {f"{WIDTH} {PRECISION}": federated_told(mine, FEDPROX[few], count)},
-        "votes": {f"{limit:g}": one for limit, one in voted(mine, LIMITS[2:4] if quick else LIMITS).items()},
-        "votes_of_different_students": _of_different(mine, skew, seeds),
-        "soft_labels": soft(mine, LOCAL[few]),
+        **voices(plain, mine, skew, seeds, quick=quick),
         "central_softmax": _central(mine, CENTRAL[:1] if quick else CENTRAL),
+    }
+
+
+def voices(
+    plain: Sequence[Fleet], even: Sequence[Fleet], skew: float, seeds: Sequence[int], *, quick: bool
+) -> dict[str, Any]:
+    """What is said of the shared set: votes at every limit, those of different students, and soft labels."""
+    limits, local = (LIMITS[2:4], LOCAL[3:5]) if quick else (LIMITS, LOCAL)
+    return {
+        "votes": {f"{limit:g}": one for limit, one in voted(plain, limits).items()},
+        "votes_of_different_students": _of_different(plain, skew, seeds),
+        "soft_labels": soft({"as given": plain, "even": even}, local),
     }
 
 
@@ -109,7 +120,8 @@ def _of_different(mine: Sequence[Fleet], skew: float, seeds: Sequence[int]) -> d
     """Ten students of ten widths and seeds, whose votes the same hub distils."""
     whole = [digits(width, seed=100 + width) for width in STUDENTS]
     students = [
-        [fleets(one, SIZES, classes=CLASSES, skew=skew, seeds=[seed])[0] for one in whole] for seed in seeds
+        [fleet(one, SIZES, classes=CLASSES, skew=skew, seed=seed, scaled=False) for one in whole]
+        for seed in seeds
     ]
     found = voted(mine, (DEFAULT_LIMIT,), students)
     return found[DEFAULT_LIMIT]

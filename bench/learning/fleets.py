@@ -98,10 +98,10 @@ class Sizes:
     validation: int
 
 
-def fleet(whole: Part, sizes: Sizes, *, classes: int, skew: float, seed: int) -> Fleet:
+def fleet(whole: Part, sizes: Sizes, *, classes: int, skew: float, seed: int, scaled: bool = True) -> Fleet:
     """The fleet of a seed: who holds which sample depends on nothing else, so that other features of the same samples are dealt alike.
 
-    Features are put to mean 0 and deviation 1 by those of the proxy set, which everybody has: SGD needs it where closed forms do not.
+    Where they are `scaled`, features are put to mean 0 and deviation 1 by those of the proxy set, which everybody has: SGD needs it.
     """
     rest = np.random.default_rng(2_026).permutation(len(whole))
     test, rest = rest[: sizes.test], rest[sizes.test :]
@@ -109,7 +109,7 @@ def fleet(whole: Part, sizes: Sizes, *, classes: int, skew: float, seed: int) ->
     rest = rng.permutation(rest)
     proxy, validation, train = np.split(rest, [sizes.proxy, sizes.proxy + sizes.validation])
     holders = dealt(whole.labels[train], skew=skew, classes=classes, rng=rng)
-    even = whole.scaled_by(whole.features[proxy])
+    even = whole.scaled_by(whole.features[proxy]) if scaled else whole
     return Fleet(
         devices=tuple(even.where(train[holders == device]) for device in range(DEVICES)),
         proxy=even.where(proxy),
@@ -120,10 +120,16 @@ def fleet(whole: Part, sizes: Sizes, *, classes: int, skew: float, seed: int) ->
 
 
 def fleets(
-    whole: Part, sizes: Sizes, *, classes: int, skew: float, seeds: Sequence[int] = SEEDS
+    whole: Part,
+    sizes: Sizes,
+    *,
+    classes: int,
+    skew: float,
+    seeds: Sequence[int] = SEEDS,
+    scaled: bool = True,
 ) -> tuple[Fleet, ...]:
     """One a seed."""
-    return tuple(fleet(whole, sizes, classes=classes, skew=skew, seed=seed) for seed in seeds)
+    return tuple(fleet(whole, sizes, classes=classes, skew=skew, seed=seed, scaled=scaled) for seed in seeds)
 
 
 def dealt(

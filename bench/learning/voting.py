@@ -6,6 +6,9 @@
   or weighted by samples (Li and Wang, FedMD, 2019, in one round). Local epochs, rate and weighting are tuned for each skew.
 - *Different students*: each device has features of its own, of a width of its own; only votes can be put together then.
 
+Votes are cast on features as the student gives them: what a device knows is told best by these (chosen on validation samples). Soft labels are tried on
+them and on even ones (mean 0, deviation 1), whichever is better.
+
 The proxy set must be on the devices. What that takes is told apart: it is sent once, whatever is voted on later.
 """
 
@@ -23,7 +26,7 @@ from learning.federated import Settings, head_bytes, local, right, softmax
 from learning.summed import BACKBONE, head, sums
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -111,21 +114,22 @@ def _voted(
     }
 
 
-def soft(fleets: Sequence[Fleet], settings: Sequence[Settings] = LOCAL) -> dict[str, Any]:
-    """The mean of soft labels, with the local training and weighting that is best on validation samples."""
+def soft(kinds: Mapping[str, Sequence[Fleet]], settings: Sequence[Settings] = LOCAL) -> dict[str, Any]:
+    """The mean of soft labels, with the kind of features, local training and weighting that are best on validation samples."""
     trials = []
-    for setting, weighted in product(settings, (False, True)):
+    for (kind, fleets), setting, weighted in product(kinds.items(), settings, (False, True)):
         heads = [_of_soft(fleet, setting, weighted=weighted) for fleet in fleets]
         scored = [
             [right(one, part(fleet)) for one, fleet in zip(heads, fleets, strict=True)]
             for part in (lambda fleet: fleet.validation, lambda fleet: fleet.test)
         ]
-        trials.append((float(np.mean(scored[0])), scored[1], setting, weighted))
-    _, accuracy, setting, weighted = max(trials, key=lambda one: one[0])
-    one = fleets[0]
+        about = setting.as_json() | {"weighted": weighted, "features": kind}
+        trials.append((float(np.mean(scored[0])), scored[1], about))
+    _, accuracy, about = max(trials, key=lambda one: one[0])
+    one = next(iter(kinds.values()))[0]
     return {
         "accuracy": accuracy,
-        "settings": setting.as_json() | {"weighted": weighted},
+        "settings": about,
         "trials": len(trials),
         "up": len(one.proxy) * one.classes,
         "down": head_bytes(one.test.features.shape[1], one.classes, "float32"),
