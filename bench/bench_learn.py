@@ -24,33 +24,30 @@ from parted import Parted
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import ModuleType
 
 PARTS: Final = ("digits", "cifar")
 LIBRARIES: Final = ("edgestill", "numpy", "torch", "scikit-learn")
 
 
 def measure(part: str, data: Path, folder: Path, quick: bool) -> Any:  # noqa: FBT001  # as `Parted` calls it
-    """One part: a module of `learning` that has `measured` and `figures`."""
-    if part == "digits":
-        from learning.digits import measured as digits
-
-        return digits(quick=quick)
-    from learning.cifar import measured as cifar
-
-    return cifar(data, folder, quick=quick)
+    """One part."""
+    return modules()[part].measured(data, folder, quick=quick)
 
 
 def figures(parts: dict[str, Any]) -> dict[str, float]:
-    """The figures the project is held to."""
+    """The figures the project is held to, of the parts that there are."""
+    known = modules()
+    return {
+        name: value for part, found in parts.items() for name, value in known[part].figures(found).items()
+    }
+
+
+def modules() -> dict[str, ModuleType]:
+    """Part -> what measures it: `measured(data, kept, *, quick)`, and `figures` of what that found. A further part is a row here and in `PARTS`."""
     from learning import cifar, digits
 
-    modules = {"digits": digits, "cifar": cifar}
-    return {
-        name: value
-        for part, found in parts.items()
-        if part in modules
-        for name, value in modules[part].figures(found).items()
-    }
+    return {"digits": digits, "cifar": cifar}
 
 
 if __name__ == "__main__":

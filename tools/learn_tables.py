@@ -109,8 +109,8 @@ def _features_row(name: str, title: str, one: dict[str, Any]) -> str:
 def others_table() -> str:
     """On each backbone's own features: FedProx, votes, a rounded message, and FedAvg of any width within our bytes."""
     lines = [
-        "| features | own head | sums, float16 | FedProx, 20 rounds | votes | hard votes | FedAvg of the best width within the bytes of our message |",
-        "|---" * 7 + "|",
+        "| features | own head | sums, float16 | FedAvg without momentum, as many bytes | FedProx, 20 rounds | votes | hard votes | FedAvg of the best width within the bytes of our message |",
+        "|---" * 8 + "|",
     ]
     for name, backbone in _parts()["cifar"]["backbones"].items():
         one = backbone["features"]["own"]
@@ -118,7 +118,7 @@ def others_table() -> str:
         best = max(within, key=lambda title: _mean(within[title]["accuracy"]))
         votes, hard = one["votes"], one["hard_votes"]
         lines.append(
-            f"| {BACKBONES[name]} | {100 * backbone['own_head']:.1f} | {_spread(one['float16']['accuracy'])} | {_spread(one['fedprox_whole']['accuracy'])} "
+            f"| {BACKBONES[name]} | {100 * backbone['own_head']:.1f} | {_spread(one['float16']['accuracy'])} | {_spread(one['fedavg_equal_plain']['accuracy'])} | {_spread(one['fedprox_whole']['accuracy'])} "
             f"| {_spread(votes['accuracy'])}, {_size(votes['up'])} | {_spread(hard['accuracy'])}, {_size(hard['up'])} "
             f"| {_spread(within[best]['accuracy'])} ({best}, {within[best]['rounds']} rounds) |"
         )

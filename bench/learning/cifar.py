@@ -54,6 +54,9 @@ FEDAVG: Final = tuple(
     Settings(epochs=epochs, rate=rate, batch=32, momentum=momentum)
     for epochs, rate, momentum in product((1, 3, 10), RATES, (0.0, 0.9))
 )
+PLAIN: Final = tuple(
+    Settings(epochs=epochs, rate=rate, batch=32) for epochs, rate in product((1, 3, 10), (*RATES, 3.0, 10.0))
+)
 FEDPROX: Final = tuple(
     Settings(epochs=epochs, rate=rate, batch=32, mu=mu)
     for epochs, rate, mu in product((3, 10), RATES[1:], (0.001, 0.01, 0.1, 1.0))
@@ -96,6 +99,8 @@ def _of_backbone(
         if title == "own":
             found[title] |= _others(dealt, count, quick=quick)
             found[title] |= voices(_dealt(part, seeds, quick=quick, scaled=False))
+            rounds_equal = found[title]["fedavg_equal"]["rounds"]
+            found[title]["fedavg_equal_plain"] = plain(dealt, rounds_equal, quick=quick)
     ours = found["own"]["ours"]
     within = {title: trials[title].told(_rounds_of(ours, found[title]["width"], count)) for title in parts}
     return {"own_head": own_head, "features": found, "fedavg_within_our_bytes": within}
@@ -122,6 +127,11 @@ def _others(dealt: Sequence[Fleet], count: int, *, quick: bool) -> dict[str, Any
         "fedprox_whole": federated_told(dealt, FEDPROX[:1] if quick else FEDPROX, count),
         "float16": summed(dealt, ENCODINGS["float16"]),
     }
+
+
+def plain(dealt: Sequence[Fleet], count: int, *, quick: bool = False) -> dict[str, Any]:
+    """FedAvg by the letter of its paper, without momentum, which few rounds need most; with higher rates to make up for it."""
+    return Trials.of(dealt, PLAIN[:2] if quick else PLAIN, count=count).told(count)
 
 
 def voices(plain: Sequence[Fleet]) -> dict[str, Any]:

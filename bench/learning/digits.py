@@ -22,6 +22,7 @@ from learning.voting import LIMITS, LOCAL, soft, voted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from learning.fleets import Fleet
 
@@ -49,7 +50,7 @@ def digits(width: int, seed: int = 1) -> Part:
     )
 
 
-def measured(*, quick: bool) -> dict[str, Any]:
+def measured(_data: Path, _kept: Path, *, quick: bool) -> dict[str, Any]:
     """Skew -> method -> what it comes to."""
     skews = SKEWS[1:2] if quick else SKEWS
     seeds = SEEDS[:2] if quick else SEEDS

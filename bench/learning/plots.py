@@ -37,16 +37,17 @@ Line = tuple[str, dict[str, Any], list[float], list[float]]
 def _of_digits(skew: dict[str, Any]) -> list[Line]:
     """Sums by width and encoding, FedAvg by round and width, votes and soft labels as points."""
     lines = _sums(skew["statistics"])
+    rounds = sorted(skew["fedavg"].items(), key=lambda one: _width(one[0]))
     lines += [
-        _rounds(f"FedAvg, D = {key.split()[0]}", one, shade)
-        for shade, (key, one) in zip((0.35, 0.65, 1.0), skew["fedavg"].items(), strict=False)
+        _rounds(f"FedAvg, D = {_width(key)}, {key.partition(' ')[2]}", one, shade)
+        for shade, (key, one) in zip(np.linspace(0.3, 1, len(rounds)).tolist(), rounds, strict=True)
     ]
     finite = [one for limit, one in skew["votes"].items() if limit != "inf"]
     ballots = max(finite, key=lambda one: float(np.mean(one["validation"])))
     for title, one, marker, colour in (
-        ("votes with abstention", ballots, "^", GREEN),
-        ("hard votes", skew["votes"]["inf"], "v", GREY),
-        ("soft labels", skew["soft_labels"], "s", GREY),
+        ("votes with abstention, the shared set not counted", ballots, "^", GREEN),
+        ("hard votes, likewise", skew["votes"]["inf"], "v", GREY),
+        ("soft labels, likewise", skew["soft_labels"], "s", GREY),
     ):
         style = {"marker": marker, "color": colour, "linestyle": ""}
         lines.append((title, style, [one["up"] + one["down"]], [float(np.mean(one["accuracy"]))]))
@@ -78,7 +79,8 @@ def _sums(statistics: dict[str, Any]) -> list[Line]:
     lines: list[Line] = []
     names = list(dict.fromkeys(key.partition(" ")[2] for key in statistics))
     for index, name in enumerate(names):
-        mine = [one for key, one in statistics.items() if key.partition(" ")[2] == name]
+        keys = sorted((key for key in statistics if key.partition(" ")[2] == name), key=_width)
+        mine = [statistics[key] for key in keys]
         style = {
             "marker": "o",
             "color": BLUE if name in _LINES else _OTHERS[index % len(_OTHERS)],
@@ -87,6 +89,10 @@ def _sums(statistics: dict[str, Any]) -> list[Line]:
         accuracy = [float(np.mean(one["accuracy"])) for one in mine]
         lines.append((f"sums, {name}", style, [one["up"] + one["down"] for one in mine], accuracy))
     return lines
+
+
+def _width(key: str) -> int:
+    return int(key.split(maxsplit=1)[0])
 
 
 def _rounds(title: str, told: dict[str, Any], shade: float) -> Line:
