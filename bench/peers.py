@@ -5,7 +5,7 @@
 torchdistill wants torchvision, which wants one certain torch; so the project's own environment cannot hold them, and
 edgestill is installed into theirs: both then run on the same torch. `bench/peers-constraints.txt` pins every version.
 
-Licences, all permissive: torchdistill MIT; timm, Keras and Lightning Fabric Apache-2.0; torch and torchvision BSD-3-Clause; bsdiff4 and detools BSD-2-Clause.
+Licences, all permissive: torchdistill MIT; timm, Keras and Lightning Fabric Apache-2.0; torch, torchvision and river BSD-3-Clause; bsdiff4 and detools BSD-2-Clause.
 None of them is a dependency of the package.
 """
 
@@ -40,6 +40,7 @@ PEERS: Final = (
     "seglearn",
     "bsdiff4",
     "detools",
+    "river",
 )
 
 _INSTALLED: Final = """

@@ -1,7 +1,8 @@
 """What an installation of each extra brings, in fresh environments: nothing more than its place needs.
 
 - The wheel is built once and installed, with `constraints.txt`, into bare virtual environments for `edgestill`,
-  `edgestill[agent]` and `edgestill[device]`.
+  `edgestill[agent]` and `edgestill[device]`; for `edgestill[federated]`, whose versions exclude those, with constraints
+  of its own.
 - `tests/weights.json` is a ratchet: number of wheels, installed size and idle memory may not grow beyond it. After a
   change that is meant to weigh something, run these tests with `EDGESTILL_RECORD_WEIGHTS=1` and commit the file.
 - The import time is recorded for information; shared machines are too noisy to assert it.
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ NEEDS_NUMPY = {
     "edgestill.device.memory",
     "edgestill.device.model",
     "edgestill.device.neighbours",
+    "edgestill.device.replay",
+    "edgestill.device.replay_format",
+    "edgestill.device.replay_samples",
     "edgestill.device.serve.models",
     "edgestill.device.sums",
     "edgestill.device.teachers",
@@ -50,6 +54,7 @@ IDLE = {
     "base": "import edgestill.core.bundle, edgestill.core.wire, edgestill.core.oip",
     "agent": "import edgestill.device.main, edgestill.device.life, edgestill.link.http",
     "device": "import edgestill.device.engine_work, onnxruntime",
+    "federated": "import edgestill.federated.client, onnxruntime",
 }
 HEAVY = ("torch", "numpy", "starlette", "uvicorn", "typer", "rich", "onnxruntime", "onnx", "sqlalchemy")
 
@@ -94,10 +99,17 @@ print(json.dumps({{"import_s": round(seconds, 2), "rss_mb": round(int(memory[1])
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A bare virtual environment with edgestill in it."""
+    """A bare virtual environment with edgestill in it.
+
+    Attributes:
+        name: of the extra.
+        path: where it is.
+        warnings: what Python makes of them: errors, but where another's package warns when it is imported.
+    """
 
     name: str
     path: Path
+    warnings: str = "error"
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs one of its programs, with nothing of this process's environment that concerns Python."""
@@ -111,7 +123,7 @@ class Environment:
 
     def python(self, program: str, *arguments: str) -> Any:
         """Runs a Python program there and reads the JSON it prints."""
-        done = self.run("python", "-I", "-W", "error", "-c", program, *arguments)
+        done = self.run("python", "-I", "-W", self.warnings, "-c", program, *arguments)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -156,10 +168,12 @@ def pip(python: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def environment(name: str, extra: str, wheel: Path, folder: Path) -> Environment:
+def environment(
+    name: str, extra: str, wheel: Path, folder: Path, constraints: str = "constraints.txt"
+) -> Environment:
     """A bare environment with this extra."""
     venv.create(folder, with_pip=True)
-    pip(folder / "bin" / "python", "install", "-c", str(ROOT / "constraints.txt"), f"{wheel}{extra}")
+    pip(folder / "bin" / "python", "install", "-c", str(ROOT / constraints), f"{wheel}{extra}")
     return Environment(name, folder)
 
 
@@ -179,6 +193,14 @@ def agent(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """`pip install edgestill[device]`."""
     return environment("device", "[device]", wheel, tmp_path_factory.mktemp("device"))
+
+
+@pytest.fixture(scope="session")
+def federated(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """`pip install edgestill[federated]`."""
+    folder, constraints = tmp_path_factory.mktemp("federated"), "tests/federated/constraints.txt"
+    made = environment("federated", "[federated]", wheel, folder, constraints)
+    return replace(made, warnings="ignore")  # Typer warns of click when Flower imports it
 
 
 def test_the_base_brings_nothing_along(base: Environment) -> None:
@@ -306,10 +328,18 @@ def test_the_device_can_use_everything_but_the_web_server(device: Environment) -
     assert device.packages() & {"torch", "starlette", "uvicorn", "typer", "onnx"} == set()
 
 
+def test_the_federated_client_learns_without_torch(federated: Environment) -> None:
+    """Every module of the adapter imports with Flower and what a device has, and no laboratory comes along."""
+    outcome = federated.python(MODULES_OF, "federated", "infer", "learn")
+    assert {name for name, missing in outcome.items() if missing} == set()
+    assert federated.packages() & {"torch", "onnx", "scipy", "matplotlib"} == set()
+    assert "flwr" in federated.packages()
+
+
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="memory is read from /proc, which Linux has"
 )
-@pytest.mark.parametrize("name", ["base", "agent", "device"])
+@pytest.mark.parametrize("name", ["base", "agent", "device", "federated"])
 def test_an_installation_weighs_no_more_than_recorded(name: str, request: pytest.FixtureRequest) -> None:
     """Wheels, megabytes on disk and idle memory stay at or below `tests/weights.json`, within stated margins."""
     place: Environment = request.getfixturevalue(name)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "edgestill"
 DOCS = ROOT / "docs"
 TOOLS_FLOOR = {"trust", "delta", "store", "infer", "learn", "link"}
-ROOMS = {"core", *TOOLS_FLOOR, "lab", "hub", "device", "testing", "demo", "cli"}
+ROOMS = {"core", *TOOLS_FLOOR, "lab", "hub", "device", "federated", "testing", "demo", "cli"}
 MAX_LINES = 600
 EXCUSE = f"Longer than {MAX_LINES} lines because"
 
@@ -51,6 +51,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "hub": {"numpy", "starlette", "uvicorn", "sqlalchemy", "alembic", "aiosqlite"},
     "device": {"numpy"},
+    "federated": {"numpy", "flwr"},
     "testing": {"numpy", "tuf", "securesystemslib", "cryptography", "pytest", "hypothesis"},
     "demo": {"numpy", "torch", "matplotlib", "rich"},
     # a verb asks for what it needs before it begins, so that a missing extra is one sentence
@@ -78,6 +79,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "edgestill.infer.recordings": {"PIL"},
     "edgestill.infer.payload": {"PIL", "soundfile"},
     "edgestill.link.inference": {"numpy"},
+    "edgestill.device.sealing": {"cryptography"},  # where a key is given
     "edgestill.device.serve": {"uvicorn"},
     "edgestill.device.main": {"uvicorn"},  # asks for it before it begins to serve
 }

@@ -82,3 +82,19 @@ def gains_in(part: Any) -> Iterator[dict[str, Any]]:
             yield part
         for one in part.values():
             yield from gains_in(one)
+
+
+def test_what_a_device_uses_to_notice_is_what_the_measurements_chose() -> None:
+    """In every world it is quieter than the same detectors without blocks, and sooner than ADWIN over the same blocks."""
+    parts = json.loads((ROOT / "bench" / "results" / "drift.json").read_text())["parts"]
+    assert len(parts) == 5
+    for part in parts.values():
+        found = part["detectors"]
+        own = found["device"]
+        for rival in ("adwin", "river_adwin", "river_page_hinkley"):
+            assert own["still"]["all"]["per_10000"] <= found[rival]["still"]["all"]["per_10000"]
+        for change, delays in own["changes"].items():
+            rival = found["adwin_blocks"]["changes"][change]["all"]
+            assert delays["all"]["median"] <= rival["median"]
+        assert found["adwin"]["still"] == found["river_adwin"]["still"], "the same alarms"
+        assert found["adwin"]["changes"] == found["river_adwin"]["changes"]

@@ -17,10 +17,12 @@ from typing import Any
 
 from cascade_tables import CASCADE_TABLES
 from delivery_tables import DELIVERY_TABLES
+from drift_tables import DRIFT_TABLES
 from job_tables import KINDS, keys_table
 from learn_tables import LEARN_TABLES
 from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
+from training_tables import TRAINING_TABLES
 
 from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
 
@@ -153,7 +155,9 @@ TABLES = {
     **dict.fromkeys(KINDS, keys_table),
     **{
         name: lambda _name, table=table: table()
-        for name, table in (SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | LEARN_TABLES).items()
+        for name, table in (
+            SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | DRIFT_TABLES | LEARN_TABLES | TRAINING_TABLES
+        ).items()
     },
 }
 

@@ -15,8 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edgestill.core import bundle
 from edgestill.core.digest import Digest
 from edgestill.core.hardware import HardwareClass
+from edgestill.core.jsonio import canonical
 from edgestill.core.oip import HEADER, InferRequest, InferResponse, Tensor
-from edgestill.core.release import Assignment
+from edgestill.core.release import Assignment, Measurement
+from edgestill.core.timing import TimingReport
 from edgestill.core.wire import Certified, Certify, Enrol, Enrolled, Poll, reports_from_bytes
 from edgestill.infer.golden import Golden
 from edgestill.infer.policy import Policy
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock, Request
     from edgestill.core.wire import Report
     from edgestill.trust.authority import Authority
+    from edgestill.trust.keys import SigningKey
 
 Answered = tuple[int, dict[str, str], bytes]
 
@@ -175,6 +179,8 @@ class TinyHub:
         lifetime: of certificates, in seconds.
         key: of the device, once it has asked for a certificate.
         bodies: of every request.
+        measure: what the device shall time, as it is sent; None for nothing.
+        timings: what it was told of timing jobs, each step once.
     """
 
     clock: Clock = field(default_factory=FakeClock)
@@ -197,6 +203,8 @@ class TinyHub:
     lifetime: float = 7 * 86_400.0
     key: str | None = None
     bodies: list[bytes] = field(default_factory=list)
+    measure: JsonObject | None = None
+    timings: dict[str, TimingReport] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.repository = RepositorySimulator(self.clock)
@@ -281,12 +289,18 @@ class TinyHub:
             self.statistics[headers["x-edgestill-id"]] = body
             self.sequences[headers["x-edgestill-id"]] = headers.get("x-edgestill-sequence", "")
             return 200, {}, b'{"accepted": true}'
+        if path == "/v1/timing":
+            told = TimingReport.from_bytes(body)
+            is_new = self.timings.setdefault(told.id, told) is told
+            return 200, {}, json.dumps({"accepted": is_new}).encode()
         if path == "/v2/models/teacher/infer":
             return self._teach(headers, body)
         return 404, {}, b"{}"
 
     def _poll(self, headers: dict[str, str]) -> Answered:
         etag = '"none"' if self.assigned is None else '"{}-{}"'.format(*self.assigned)
+        if self.measure is not None:
+            etag = f'"{Digest.of(etag.encode() + canonical(self.measure)).hex[:20]}"'
         if headers.get("if-none-match") == etag:
             return 304, {"etag": etag}, b""
         envelope = None
@@ -300,7 +314,20 @@ class TinyHub:
                 epoch=self.repository.epoch,
             )
             envelope = assignments.sign(wanted, self.repository.online)
-        return 200, {"etag": etag}, Poll(assignment=envelope, interval=self.interval).to_bytes()
+        told = Poll(assignment=envelope, interval=self.interval, measure=self.measure)
+        return 200, {"etag": etag}, told.to_bytes()
+
+    def measures(self, target: str, counter: int, *, key: SigningKey | None = None, **changes: Any) -> None:
+        """Wants something timed, for an hour; with another key, or for another device, where the test says so."""
+        said: dict[str, Any] = {
+            "device": "d1",
+            "counter": counter,
+            "target": target,
+            "expires": int(self.clock.now()) + 3600,
+            "epoch": self.repository.epoch,
+        }
+        wanted = Measurement(**(said | changes))
+        self.measure = assignments.sign_measurement(wanted, key or self.repository.online)
 
     def _file(self, path: str, headers: dict[str, str]) -> Answered:
         data = (self.repository.files | self.patches).get(path[1:])

@@ -50,11 +50,15 @@ class Publisher:
 
     def publish(self, version: str, archive: bytes) -> None:
         """Uploads a bundle and lists it."""
+        self.publish_as(release_name(version), archive)
+
+    def publish_as(self, name: str, archive: bytes) -> None:
+        """Uploads an archive and lists it under this name."""
         self.operator.upload_bundle(archive)
         info = TargetInfo(len(archive), Digest.of(archive))
         signed = sign_targets(
             previous=self.operator.targets(),
-            add={release_name(version): info},
+            add={name: info},
             keys=[self.targets_key],
             expires=SystemClock().now() + 10 * DAY,
         )
@@ -134,14 +138,14 @@ class Fleet:
         """The device's folder."""
         return self._folder / device
 
-    def join(self, device: str) -> None:
-        """Enrols a device and starts its agent."""
+    def join(self, device: str, *more: str) -> None:
+        """Enrols a device and starts its agent, with further options."""
         options = ["--home", str(self.home(device)), "--hub", self.url, "--token", self.operator.join_token()]
         assert main(["join", *options, "--name", device]) == 0
-        self.start(device)
+        self.start(device, *more)
 
-    def start(self, device: str) -> None:
-        """Starts the agent of a device that has joined."""
+    def start(self, device: str, *more: str) -> None:
+        """Starts the agent of a device that has joined, with further options."""
         options = [
             "run",
             "--home",
@@ -150,6 +154,7 @@ class Fleet:
             "100ms",
             "--health-window",
             "300ms",
+            *more,
         ]
         self.agents[device] = self._started(device, "device.main", options)
         self._ready(device)

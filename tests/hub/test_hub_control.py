@@ -47,7 +47,7 @@ def test_nothing_assigned_is_an_answer_too(there: World) -> None:
     """With its own tag, so that it can be "not modified"."""
     device = there.enrol("d0")
     reply = device.call("GET", "/v1/poll")
-    assert Poll.from_bytes(reply.body) == Poll(assignment=None, interval=30.0)
+    assert Poll.from_bytes(reply.body) == Poll(assignment=None, interval=30.0, authorities=1)
     again = device.call("GET", "/v1/poll", if_none_match=reply.headers["etag"])
     assert (again.status, again.body, again.headers["etag"]) == (304, b"", reply.headers["etag"])
 

@@ -78,7 +78,7 @@ def test_a_migration_that_dies_leaves_the_old_schema(tmp_path: Path, monkeypatch
     assert set(tables.METADATA.tables) < table_names(tmp_path / "hub.db")
 
 
-EARLIER = [f"000{number}" for number in range(1, 9)]
+EARLIER = [f"{number:04}" for number in range(1, 11)]
 ROWS: dict[str, dict[str, Any]] = {
     "devices": {
         "id": "d0",
@@ -142,7 +142,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
 }
 NEW: dict[str, dict[str, int | None]] = {
-    "devices": dict.fromkeys(("revoked_at", "key", "certified_until")),
+    "devices": dict.fromkeys(("revoked_at", "key", "certified_until", "believes", "issuer")),
     "targets": dict.fromkeys(("backbone", "classes", "features")),
     "statistics": {"sequence": None},
     "rollouts": {},
@@ -189,7 +189,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError) as caught:
         Database.open(path)
-    assert caught.value.expected == "revision 0009 or older"
+    assert caught.value.expected == "revision 0011 or older"
     assert "a schema this version does not know" in str(caught.value)
 
 
@@ -302,4 +302,4 @@ def test_the_schema_is_postgresql_too() -> None:
 
 def test_the_package_carries_its_migrations() -> None:
     """Alembic finds exactly one head inside the package."""
-    assert ScriptDirectory.from_config(database.alembic_config(None)).get_heads() == ["0009"]
+    assert ScriptDirectory.from_config(database.alembic_config(None)).get_heads() == ["0011"]

@@ -33,6 +33,8 @@ LOOKS = (
     "online-key",
     "metadata/targets",
     "rollouts/1",
+    "timings",
+    "timings/1",
 )
 ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "operate": [
@@ -44,13 +46,18 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("POST", "rollouts/1/resume", {}),
         ("POST", "rollouts/1/advance", {"stage": 0}),
         ("POST", "rollouts/1/rollback", {}),
+        ("GET", "timings/1/profile", {}),
+        ("POST", "timings", {"target": "timing/watch/1.0.0/x86_64-vnni-onnxruntime.est", "devices": 1}),
+        ("POST", "timings/1/cancel", {}),
         ("POST", "devices/d0/assignment", {"expires_in": 60}),
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),
+        ("GET", "authority", {}),
         ("GET", "evidence/statistics?backbone=sha256:" + "0" * 64, {}),
     ],
     "publish": [
         ("POST", "root", {}),
+        ("POST", "roots", {}),
         ("PUT", "blobs", {}),
         ("PUT", "images", {}),
         ("POST", "targets", {}),
@@ -60,6 +67,11 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("GET", "operators", {}),
         ("POST", "operators", {"name": "eve", "role": "viewer"}),
         ("POST", "operators/nobody/revoke", {}),
+        ("POST", "authority/begin", {}),
+        ("POST", "authority/switch", {}),
+        ("POST", "authority/back", {}),
+        ("POST", "authority/finish", {}),
+        ("POST", "authority/abandon", {}),
         ("GET", "audit-log", {}),
     ],
 }

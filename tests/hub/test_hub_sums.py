@@ -469,12 +469,20 @@ def back_to_the_first_schema(path: Path) -> None:
     for column in ("backbone", "classes", "features"):
         connection.execute(f"ALTER TABLE targets DROP COLUMN {column}")
     connection.execute("ALTER TABLE statistics DROP COLUMN sequence")
-    for column in ("revoked_at", "key", "certified_until"):
+    for column in ("revoked_at", "key", "certified_until", "believes", "issuer"):
         connection.execute(f"ALTER TABLE devices DROP COLUMN {column}")
     for column in ("answers_before", "escalated_before", "errors_before"):
         connection.execute(f"ALTER TABLE members DROP COLUMN {column}")
     connection.execute("ALTER TABLE rollouts DROP COLUMN accepted")
-    for table in ("operators", "audit_log", "images", "controllers"):  # its triggers go with it
+    for table in (
+        "operators",
+        "audit_log",
+        "images",
+        "controllers",
+        "timed",
+        "timings",
+        "measuring",
+    ):  # its triggers go with it
         connection.execute(f"DROP TABLE {table}")
     connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.commit()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgestill.core.errors import DataError, PathError
-from edgestill.infer.arrayfile import native, read_npy, read_npz
+from edgestill.infer.arrayfile import native, npy_of, read_npy, read_npz
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,3 +121,11 @@ def test_numbers_come_in_this_machines_order(tmp_path: Path) -> None:
         assert np.array_equal(found, NUMBERS)
         assert found.dtype.isnative
     assert native(NUMBERS) is NUMBERS
+
+
+def test_an_array_in_memory_is_read_as_one_of_a_file() -> None:
+    """Whatever is damaged, holds objects or has no rows is refused."""
+    assert np.array_equal(npy_of(saved(NUMBERS), what="the inputs", where="x"), NUMBERS)
+    for data in (*DAMAGE.values(), saved(np.float32(1)), saved(np.zeros((0, 4), np.float32))):
+        with pytest.raises(DataError):
+            npy_of(data, what="the inputs", where="x")

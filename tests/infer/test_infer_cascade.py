@@ -27,6 +27,7 @@ from edgestill.infer.cascade import Cascade, Escalation
 from edgestill.infer.decision import PolicyState
 from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.policy import ALWAYS, Band, Policy
+from edgestill.infer.reaction import Reaction
 from edgestill.infer.remembering import Remembering
 from edgestill.infer.student import Student
 from edgestill.infer.tiers import Tier, Tiers
@@ -531,3 +532,26 @@ def test_a_question_that_may_not_fit_is_not_asked() -> None:
     model.predict(rows(1))
     assert model.state.spent == 1
     assert len(teacher.sizes) == 1
+
+
+def test_audits_that_are_raised_are_tossed_for_with_the_higher_share_and_told_so() -> None:
+    """A coin that loses at 0.1 wins at 0.5; observers hear of the share, and of none where it is the policy's."""
+    policy = replace(POLICY, on_drift=Reaction(do=("audit",), audit_factor=5, audit_inputs=3))
+    model, told = cascade(0.3, 0.3, 0.3, 0.3, 0.3, policy=policy)
+    model.predict(rows(0))
+    assert (told[0].decisions, told[0].audit_shares) == (("alone",), ())
+    assert model.raise_audits()
+    model.predict(rows(0, 3, 0, 3))
+    assert told[1].decisions == ("audit", "audit", "audit", "alone")
+    assert told[1].audit_shares == (0.5, 0.5, 0.5, 0.1)
+    model.predict(rows(1))
+    assert told[2].audit_shares == ()
+
+
+def test_nothing_is_raised_without_a_teacher_or_a_word_of_the_policy() -> None:
+    """And that is said."""
+    assert not cascade()[0].raise_audits()
+    policy = replace(POLICY, on_drift=Reaction(do=("audit",)))
+    alone = Cascade(Told(STUDENT), None, policy, clock=FakeClock(), random=Coins())
+    assert not alone.raise_audits()
+    assert not cascade(policy=replace(policy, leaves="nothing"))[0].raise_audits()

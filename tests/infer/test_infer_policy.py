@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from edgestill.core.errors import MessageError, SettingError
 from edgestill.infer.decision import PolicyState
 from edgestill.infer.policy import ALWAYS, Band, Leaves, Measure, Policy
+from edgestill.infer.reaction import Action, Reaction
 
 LABELS = ("still", "walk", "run")
 POLICY = Policy(labels=LABELS, threshold=0.8, escalation_share=0.2, audit_share=0.02)
@@ -38,6 +40,12 @@ policies = st.builds(
             "measure": st.sampled_from(get_args(Measure)),
             "bytes_per_day": st.none() | st.integers(0, 2**53 - 1),
             "leaves": st.sampled_from(get_args(Leaves)),
+            "on_drift": st.builds(
+                Reaction,
+                do=st.lists(st.sampled_from(get_args(Action)), unique=True).map(tuple),
+                audit_factor=st.floats(1, 1000),
+                audit_inputs=st.integers(1, 1_000_000),
+            ),
             "evidence": st.just({"n": 3}),
             "unknown": st.just({"later": [1, "two"]}),
         }
@@ -84,6 +92,17 @@ def test_the_order_of_labels_is_part_of_their_digest() -> None:
         ({"schema": 2}, "policy.json"),
         ({"evidence": 3}, "policy.json: evidence"),
         ({"temperature": "warm"}, "temperature"),
+        ({"on_drift": "learn"}, "policy.json: on_drift"),
+        ({"on_drift": {"do": ["panic"]}}, "policy: on_drift: do"),
+        ({"on_drift": {"do": ["learn", "learn"]}}, "policy: on_drift: do"),
+        ({"on_drift": {"do": [1]}}, "policy.json: on_drift: do"),
+        ({"on_drift": {"do": ["learn"] * 9}}, "policy.json: on_drift: do"),
+        ({"on_drift": {"audit_factor": 0.5}}, "policy: on_drift: audit_factor"),
+        ({"on_drift": {"audit_factor": 1e9}}, "policy: on_drift: audit_factor"),
+        ({"on_drift": {"audit_inputs": 0}}, "policy: on_drift: audit_inputs"),
+        ({"on_drift": {"audit_inputs": 10**7}}, "policy: on_drift: audit_inputs"),
+        ({"on_drift": {"audit_inputs": 1.5}}, "policy.json: on_drift: audit_inputs"),
+        ({"on_drift": {"then": "sleep"}}, "policy.json: on_drift"),
     ],
 )
 def test_a_value_out_of_range_is_named(change: dict[str, object], named: str) -> None:
@@ -97,6 +116,20 @@ def test_a_value_out_of_range_is_named(change: dict[str, object], named: str) ->
 def test_a_policy_without_bands_is_written_as_before_there_were_any() -> None:
     """Older readers find nothing that they do not know."""
     assert b"bands" not in POLICY.to_bytes()
+
+
+def test_a_policy_that_answers_a_change_as_ever_is_written_as_ever() -> None:
+    """`on_drift` is there where it says something; what it leaves out has its default."""
+    assert b"on_drift" not in POLICY.to_bytes()
+    quiet = replace(POLICY, on_drift=Reaction(do=()))
+    assert json.loads(quiet.to_bytes())["on_drift"] == {
+        "do": [],
+        "audit_factor": Reaction().audit_factor,
+        "audit_inputs": Reaction().audit_inputs,
+    }
+    told = Policy.from_bytes(b'{"schema":1,"labels":["a"],"on_drift":{"do":["audit"]}}').on_drift
+    assert told == Reaction(do=("audit",))
+    assert Policy.from_bytes(b'{"schema":1,"labels":["a"],"on_drift":{}}').on_drift == Reaction()
 
 
 def test_the_weight_is_that_of_the_band_the_confidence_lies_in() -> None:

@@ -11,11 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgestill.core.errors import BundleAlteredError, EngineError, MessageError, PathError
+from edgestill.core.family import INPUTS, SHAPES, Family, family_bytes
 from edgestill.core.hardware import HardwareClass
+from edgestill.infer.outlines import check_family, outlines_of, profile_bytes
 from edgestill.infer.profiling import (
-    INPUTS,
-    SHAPES,
     Subject,
+    pack_shapes,
     read_shapes,
     time_shapes,
     write_shapes,
@@ -129,3 +130,59 @@ def test_shapes_that_are_none_are_refused(tmp_path: Path, change: dict[str, Any]
 def test_a_real_model_is_checked_by_onnx() -> None:
     """The tiny model of these tests is one."""
     onnx.checker.check_model(onnx.load_from_string(model()))
+
+
+def packed(*models: bytes) -> bytes:
+    """An archive of these."""
+    subjects = [Subject(precision="floats", work=WORK, model=one) for one in models]
+    return pack_shapes(
+        subjects,
+        np.zeros((3, 4), np.float32),
+        name="watch",
+        version="1.0.0",
+        hardware_class=HardwareClass.here().name,
+    )
+
+
+def test_an_archive_holds_what_a_folder_does(tmp_path: Path) -> None:
+    """The same parts byte for byte, so that one can be made of the other."""
+    folder = family(tmp_path)
+    path = tmp_path / "x.est"
+    path.write_bytes(packed(model(), model("Abs")))
+    archive = Family.open(path)
+    for name in (SHAPES, INPUTS, "0.onnx", "1.onnx"):
+        assert archive.read(name) == (folder / name).read_bytes()
+    check_family(path)
+    assert [one.digest for one in outlines_of(archive)] == [one.digest for one in archive.head.models]
+
+
+def test_a_profile_is_of_those_models_that_were_timed(tmp_path: Path) -> None:
+    """In their order, with what each has to do; what is said besides changes nothing for who reads it."""
+    path = tmp_path / "x.est"
+    path.write_bytes(packed(model(), model("Abs"), model("Neg")))
+    outlines = outlines_of(Family.open(path))
+    data = profile_bytes(outlines, {2: (0.1, 0.2), 0: (0.3, 0.4)}, "a-b-c", {"threads": 9, "timing": {}})
+    told = json.loads(data)
+    assert told["threads"] == 1
+    assert [(one["p50"], one["p95"], one["work"]) for one in told["models"]] == [
+        (0.3, 0.4, WORK),
+        (0.1, 0.2, WORK),
+    ]
+
+
+def test_attack_outlines_of_other_models_are_refused(tmp_path: Path) -> None:
+    """What a model has to do must not be told of another one."""
+    path = tmp_path / "x.est"
+    family(tmp_path)
+    path.write_bytes(
+        family_bytes(
+            name="watch",
+            version="1.0.0",
+            hardware_class="a-b-c",
+            shapes=(tmp_path / "family" / SHAPES).read_bytes(),
+            inputs=(tmp_path / "family" / INPUTS).read_bytes(),
+            models=[model("Abs"), model()],
+        )
+    )
+    with pytest.raises(BundleAlteredError, match="not of its models"):
+        check_family(path)

@@ -287,7 +287,7 @@ def test_a_small_update_is_not_rounded_away() -> None:
     network = copy.deepcopy(run().student)
     assert isinstance(network, MotionNet)
     with torch.no_grad():
-        step = torch.from_numpy(grid.steps["head.weight"].scale)
+        step = torch.from_numpy(grid.steps["head.weight"].scale.copy())
         network.head.weight[0] += 3 * step[0]
         network.head.weight[1] -= 3 * step[1]
     later = file_of(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import numpy as np
@@ -255,3 +256,33 @@ def test_a_block_needs_a_value() -> None:
     """Blocks of none are refused."""
     with pytest.raises(SettingError, match="a drift setting is out of range"):
         PageHinkley(block=0)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("river") is None,
+    reason="river is not installed: .venv-peers of bench/peers.py holds it",
+)
+@pytest.mark.parametrize(("slack", "threshold"), [(0.005, 5.0), (0.2, 3.0), (0.0, 20.0)])
+def test_it_is_the_test_of_river_where_the_forms_agree(slack: float, threshold: float) -> None:
+    """Each value's distance from the mean so far, undivided, none forgotten, and no growth: the same sums and the same alarms.
+
+    What differs otherwise: river's mean runs along for ever, its sums are in the units of the values and fade
+    by `alpha`, and a falling mean alarms unless `mode="up"`.
+    """
+    from river.drift import PageHinkley as Peer
+
+    test, rng, alarms = PageHinkley(slack=slack, threshold=threshold), np.random.default_rng(11), 0
+    for _ in range(10):
+        stream = np.concatenate([rng.random(500), rng.random(500) + 0.4, rng.random(500)])
+        peer = Peer(min_instances=1, delta=slack, threshold=threshold, alpha=1.0, mode="up")
+        state, total, n = test.start(mean=0.0, deviation=1.0), 0.0, 0
+        for value in stream.tolist():
+            if state.alarm:
+                state, total, n = test.start(mean=0.0, deviation=1.0), 0.0, 0
+            total, n = total + value, n + 1
+            state = test.update(state, value - total / n)
+            peer.update(value)
+            assert state.rise == pytest.approx(peer._sum_increase - peer._min_increase, abs=1e-9)
+            assert state.alarm is peer.drift_detected
+            alarms += state.alarm
+    assert alarms >= 5

@@ -221,3 +221,34 @@ def test_statistics_are_handed_on(hub: _Hub, client: OperatorClient) -> None:
     hub.answer = JSONResponse({"what": "none of this backbone"}, 404)
     with pytest.raises(NotFoundError, match="none of this backbone"):
         client.statistics(backbone)
+
+
+def test_timing_jobs_are_asked_for_by_id(hub: _Hub, client: OperatorClient) -> None:
+    """Each call is one exchange; a profile is handed on as it came."""
+    hub.answer = JSONResponse({"id": 4, "devices": ["d0"]}, 201)
+    assert client.start_timing("timing/watch/1.0.0/x.est", devices=2, labels={"site": "north"})["id"] == 4
+    assert hub.asked[-1][0] == "POST timings"
+    assert json.loads(hub.asked[-1][1]) == {
+        "target": "timing/watch/1.0.0/x.est",
+        "devices": 2,
+        "labels": {"site": "north"},
+    }
+    client.timings()
+    client.timing("4")
+    client.cancel_timing("4")
+    assert [one for one, _ in hub.asked[1:]] == ["GET timings", "GET timings/4", "POST timings/4/cancel"]
+    hub.answer = Response(b"{}", media_type="application/json")
+    assert client.profile("4") == b"{}"
+    assert client.profile("4", device="d 0") == b"{}"
+    assert [one for one, _ in hub.asked[4:]] == [
+        "GET timings/4/profile",
+        "GET timings/4/profile?device=d%200",
+    ]
+    with pytest.raises(MessageError):
+        client.timing("../roles")
+    hub.answer = JSONResponse({"what": "over"}, 409)
+    with pytest.raises(ConflictError):
+        client.cancel_timing("4")
+    hub.answer = JSONResponse({"what": "none"}, 404)
+    with pytest.raises(NotFoundError):
+        client.profile("4")

@@ -19,8 +19,17 @@ from edgestill.core.errors import (
     TrustError,
 )
 from edgestill.core.jsonio import canonical, parse_object
-from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment
-from edgestill.trust.assignment import MAX_KEYS, PREFIX, AssignmentKeys, sign, verify
+from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment, Measurement
+from edgestill.trust.assignment import (
+    MAX_KEYS,
+    MEASURE_PREFIX,
+    PREFIX,
+    AssignmentKeys,
+    sign,
+    sign_measurement,
+    verify,
+    verify_measurement,
+)
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
@@ -331,3 +340,81 @@ def test_an_epoch_out_of_range_is_refused(epoch: int) -> None:
     """Eight thousand changes of the hub's key are enough for a day each over twenty years."""
     with pytest.raises(SettingError, match="an epoch is out of range"):
         AssignmentKeys((KEY.public,), epoch=epoch)
+
+
+# What is to be timed
+
+MEASUREMENT = Measurement(
+    device="watch-7", counter=5, target="timing/watch/1.0.0/x86_64-vnni-onnxruntime.est", expires=NOW + 3600
+)
+
+
+def _verify_measurement(
+    envelope: JsonObject,
+    *,
+    keys: AssignmentKeys = KEYS,
+    device: str = "watch-7",
+    seen: int = 5,
+    now: float = NOW,
+) -> Measurement:
+    return verify_measurement(envelope, keys=keys, device=device, seen=seen, now=now)
+
+
+@given(counter=st.integers(1, MAX_COUNTER), epoch=st.integers(0, MAX_EPOCH), left=st.integers(1, 10**6))
+def test_a_measurement_that_was_signed_is_what_is_read(counter: int, epoch: int, left: int) -> None:
+    """Sent as JSON and read again, by the keys of its epoch, while it holds."""
+    one = replace(MEASUREMENT, counter=counter, epoch=epoch, expires=NOW + left)
+    sent = parse_object(canonical(sign_measurement(one, KEY)), where="poll")
+    keys = AssignmentKeys((KEY.public,), epoch=epoch)
+    assert _verify_measurement(sent, keys=keys, seen=one.place, now=NOW + left - 1) == one
+
+
+@pytest.mark.parametrize(
+    ("given_", "error"),
+    [
+        ({"seen": 6}, ReplayError),
+        ({"device": "watch-8"}, ReplayError),
+        ({"keys": AssignmentKeys((KEY.public,), epoch=1)}, ReplayError),
+        ({"now": NOW + 3600}, ExpiredError),
+        ({"keys": AssignmentKeys((OTHER.public,))}, TrustError),
+    ],
+)
+def test_attack_a_measurement_is_judged_as_an_assignment_is(
+    given_: dict[str, Any], error: type[EdgestillError]
+) -> None:
+    """Attack: replayed, another device's, of another epoch, frozen, or by another key."""
+    with pytest.raises(error):
+        _verify_measurement(sign_measurement(MEASUREMENT, KEY), **given_)
+
+
+def _wrapped(signed: dict[str, Any], prefix: bytes) -> JsonObject:
+    sig = KEY.sign(prefix + canonical(signed)).hex()
+    return {"signed": signed, "signatures": [{"keyid": KEY.public.keyid, "sig": sig}]}
+
+
+def test_attack_neither_kind_passes_for_the_other() -> None:
+    """Attack: a signature over one kind of word is none over the other, whatever it is a word about."""
+    for one in (MEASUREMENT.as_json(), ASSIGNMENT.as_json()):
+        with pytest.raises(TrustError):
+            _verify_measurement(_wrapped(dict(one), PREFIX))
+        with pytest.raises(TrustError):
+            _verify(_wrapped(dict(one), MEASURE_PREFIX))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        ASSIGNMENT.target,
+        "timing/watch/1.0.0/x86_64-vnni-onnxruntime.esb",
+        "watch/1.0.0/x86_64-vnni-onnxruntime.est",
+        "timing/../1.0.0/x.est",
+        "timing/watch/1.0.0/x.est/y",
+        "timing/timing/watch/1.0.0/x.est",
+    ],
+)
+def test_attack_a_measurement_names_nothing_but_a_family(target: str) -> None:
+    """Attack: the hub's own key cannot have a bundle timed, nor a family run."""
+    with pytest.raises(MessageError, match="measure"):
+        _verify_measurement(_wrapped(MEASUREMENT.as_json() | {"measure": target}, MEASURE_PREFIX))
+    with pytest.raises(MessageError, match="target"):
+        _verify(_wrapped(ASSIGNMENT.as_json() | {"target": MEASUREMENT.target}, PREFIX))

@@ -25,6 +25,7 @@ from edgestill.cli import (
     rollout,
     search,
     serve,
+    timing,
 )
 from edgestill.core.errors import EdgestillError
 
@@ -51,6 +52,7 @@ app.add_typer(hub.app, name="hub")
 app.add_typer(plumbing.app, name="plumbing")
 app.add_typer(release.app, name="release")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(timing.app, name="timing")
 
 
 @app.callback(invoke_without_command=True)

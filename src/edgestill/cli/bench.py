@@ -65,7 +65,8 @@ def scripts_in(*folders: Path) -> dict[str, Path]:
     """
     for folder in folders:
         found = {
-            path.stem.removeprefix(_PREFIX): path for path in sorted(folder.glob(f"bench/{_PREFIX}*.py"))
+            path.stem.removeprefix(_PREFIX).replace("_", "-"): path
+            for path in sorted(folder.glob(f"bench/{_PREFIX}*.py"))
         }
         if found:
             return found

@@ -55,6 +55,10 @@ def build(
         str, typer.Option(help="What the last layer is given, where that is not found.")
     ] = "",
     loss: Annotated[str, typer.Option(help="Share of accuracy that int8 may cost.")] = "0.5%",
+    train: Annotated[
+        str,
+        typer.Option(help="What devices may train: head, last=N, biases, all, or names with wildcards."),
+    ] = "",
     floats: Annotated[bool, typer.Option("--floats", help="No int8.")] = False,
     version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH.")] = "1.0.0",
     hardware_class: Annotated[str, typer.Option(help="Where it will run; default this machine's.")] = "",
@@ -71,6 +75,7 @@ def build(
     from edgestill.core.oip import NUMPY_NAMES
     from edgestill.infer.engine import OnnxEngine
     from edgestill.infer.policy import Policy
+    from edgestill.lab.gradient.step import Training
     from edgestill.lab.packing.assemble import Origin
     from edgestill.lab.packing.calibration import read_calibration
     from edgestill.lab.packing.finished import pack_onnx, standardised
@@ -101,6 +106,7 @@ def build(
         hardware_class=HardwareClass(hardware_class) if hardware_class else None,
         gate=Gate(allowed=parse_share(loss), int8=not floats),
         budget=None if budget is None else Budget.parse(budget),
+        training=Training(trainable=train) if train else None,
     )
     packed.save(path)
     if as_json:

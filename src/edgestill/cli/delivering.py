@@ -57,6 +57,9 @@ def deliver(signer: Publisher, client: OperatorClient) -> None:
         # signed by new keys too, it may be taken before they count: then there is no gap
         with suppress(RefusedError):
             client.upload_targets(own)
+    if known == 0 and version > 1:  # a new hub: those that named another one come along
+        client.upload_roots([signer.root_of(one) for one in range(1, version + 1)])
+        known = version
     for one in range(known + 1, version + 1):
         client.upload_root(signer.root_of(one))
     if (own := signer.to_deliver(client.targets())) is not None:

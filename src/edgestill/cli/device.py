@@ -16,6 +16,7 @@ from edgestill.core.bundle import PUBLIC, Bundle
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.extras import require
+from edgestill.core.family import SUFFIX
 from edgestill.core.manifest import GOLDEN, MODEL
 from edgestill.core.units import format_duration
 
@@ -29,6 +30,12 @@ AS_THEY_ARE: Final = {"ignore_unknown_options": True, "allow_extra_args": True, 
 def join(context: typer.Context) -> None:
     """Enrol this device at a hub; as `edgestill-agent join`, see --help."""
     _agent("join", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
+def rejoin(context: typer.Context) -> None:
+    """Enrol it anew with a hub that lost it, with what it has; as `edgestill-agent rejoin`, see --help."""
+    _agent("rejoin", context.args)
 
 
 @app.command(context_settings=AS_THEY_ARE)
@@ -58,7 +65,10 @@ def _agent(verb: str, arguments: list[str]) -> None:
 @app.command()
 def shapes(
     job: Annotated[Path, typer.Argument(help="TOML file of the search.")],
-    folder: Annotated[Path, typer.Argument(help="Folder for the models; copy it to the device.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder for the models, to copy to the device; or NAME.est, to publish."),
+    ],
     *,
     hardware_class: Annotated[
         str, typer.Option(help="The device's, as `edgestill device profile` tells; default this machine's.")
@@ -75,6 +85,9 @@ def shapes(
         read = replace(read, bundle=replace(read.bundle, hardware_class=hardware_class))
     with watched() as show:
         count = write_family(read, folder, progress=show)
+    if folder.suffix == SUFFIX:
+        typer.echo(f"{count} models; publish them: edgestill release publish {folder}")
+        return
     typer.echo(
         f"{count} models; copy {folder} to the device and run there: edgestill device profile {folder}"
     )

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Run a hub, let devices join it, and say who may do what.", no_args_is_help=True)
 people = typer.Typer(help="Who may do what at the hub.", no_args_is_help=True)
 app.add_typer(people, name="operators")
+authority = typer.Typer(
+    help="The fleet's authority, which says who belongs to it: hand over to the next one.",
+    no_args_is_help=True,
+)
+app.add_typer(authority, name="authority")
 tokens = typer.Typer(help="The tokens by which devices may join.", no_args_is_help=True)
 app.add_typer(tokens, name="tokens")
 AS_THEY_ARE: Final = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -36,6 +41,18 @@ def init(context: typer.Context) -> None:
 def up(context: typer.Context) -> None:
     """Serve; --home DIR and more, see --help."""
     _run("up", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
+def backup(context: typer.Context) -> None:
+    """Copy the hub's folder, also while it serves; FOLDER --home DIR."""
+    _run("backup", context.args)
+
+
+@app.command(context_settings=AS_THEY_ARE)
+def restore(context: typer.Context) -> None:
+    """Make a hub's folder of such a copy; BACKUP --to DIR."""
+    _run("restore", context.args)
 
 
 @app.command()
@@ -76,6 +93,67 @@ def revoke_token(
     others = " and others" if said["more"] else ""
     lines = [f"{said['id']} lets nobody in any more", f"by it came: {', '.join(came) or 'nobody'}{others}"]
     told(said, lines, as_json=as_json)
+
+
+Force = Annotated[
+    bool, typer.Option("--force", help="Also where devices have not followed; they do when they are back.")
+]
+
+
+@authority.command("begin")
+def begin(*, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """Make the next authority and let devices know of it; the one before still issues."""
+    _tell_authority(operator(hub, token_file).hand_over("begin"), as_json=as_json)
+
+
+@authority.command("status")
+def status(*, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """Show where the hand-over stands, and which devices have not followed yet."""
+    _tell_authority(operator(hub, token_file).authority(), as_json=as_json)
+
+
+@authority.command("switch")
+def switch(
+    *,
+    back: Annotated[bool, typer.Option("--back", help="Let the one before issue again.")] = False,
+    force: Force = False,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the next authority issue; devices get a certificate of it with their next poll."""
+    step = "back" if back else "switch"
+    _tell_authority(operator(hub, token_file).hand_over(step, force=force), as_json=as_json)
+
+
+@authority.command("finish")
+def finish(
+    *, force: Force = False, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Drop the authority before: nobody believes its certificates any more, and its key is removed."""
+    _tell_authority(operator(hub, token_file).hand_over("finish", force=force), as_json=as_json)
+
+
+@authority.command("abandon")
+def abandon(
+    *, force: Force = False, hub: Hub = "", token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Drop the next authority, which does not issue."""
+    _tell_authority(operator(hub, token_file).hand_over("abandon", force=force), as_json=as_json)
+
+
+def _tell_authority(said: Any, *, as_json: bool) -> None:
+    issuing, *others = said["authorities"]
+    lines = [
+        f"hand-over: {said['phase']}",
+        f"issues:    {issuing['digest']}, until {_time(issuing['until'])}",
+        *(f"believed:  {one['digest']}, until {_time(one['until'])}" for one in others),
+        f"followed:  {said['devices'] - said['behind']} of {said['devices']} devices with a certificate",
+    ]
+    if said["names"]:
+        more = " and others" if said["behind"] > len(said["names"]) else ""
+        lines.append(f"behind:    {', '.join(said['names'])}{more}")
+    told(said, [*lines, *([said["warning"]] if said["warning"] else [])], as_json=as_json)
 
 
 @people.command("add")

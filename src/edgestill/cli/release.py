@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from edgestill.cli import delegating
+from edgestill.cli import delegating, naming, republishing
 from edgestill.cli.carrying import carry
 from edgestill.cli.delegating import (
     Auto,
@@ -21,12 +21,14 @@ from edgestill.cli.delegating import (
     Threshold,
 )
 from edgestill.cli.delivering import deliver, let_speak
+from edgestill.cli.naming import Publics, Uris
 from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import NotFoundError, SettingError
 from edgestill.core.extras import require
+from edgestill.core.family import SUFFIX, Family
 from edgestill.core.files import read_plain
 from edgestill.core.release import target_name
 from edgestill.core.swu import Image
@@ -60,7 +62,13 @@ PassphraseFile = Annotated[
 ]
 Open = Annotated[bool, typer.Option("--no-passphrase", help="The keys are not locked.")]
 Archives = Annotated[
-    list[Path], typer.Argument(metavar="BUNDLE...", help="NAME.esb of one version, one for each class.")
+    list[Path],
+    typer.Argument(
+        metavar="BUNDLE...", help="NAME.esb of one version, one for each class; or NAME.est, to be timed."
+    ),
+]
+NewHubKey = Annotated[
+    bool, typer.Option("--new-hub-key", help="The hub's key is another than before, and that is right.")
 ]
 _HERE: Final = Path("publisher")
 _DAY: Final = 86_400.0
@@ -73,6 +81,10 @@ def init(
     passphrase_file: PassphraseFile = None,
     no_passphrase: Open = False,
     root_keys: Annotated[int, typer.Option(min=1, max=9, help="Most of them must sign the next root.")] = 1,
+    root_uri: Uris = None,
+    root_public: Publics = None,
+    targets_uri: Uris = None,
+    targets_public: Publics = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the publisher's folder and its keys. Keep it off the hub, and keep a copy."""
@@ -80,7 +92,8 @@ def init(
     from edgestill.trust.publisher import Publisher
 
     secret = None if no_passphrase else _passphrase(passphrase_file, twice=True)
-    made = Publisher.init(publisher, secret, root_keys=root_keys)
+    named = {"root": naming.read(root_uri, root_public), "targets": naming.read(targets_uri, targets_public)}
+    made = Publisher.init(publisher, secret, root_keys=root_keys, named=named)
     _tell_keys(made, as_json=as_json)
 
 
@@ -100,6 +113,8 @@ def list_keys(
 def rotate(
     role: Annotated[str, typer.Argument(help="root or targets.")],
     *,
+    uri: Uris = None,
+    public: Publics = None,
     hub: Hub = "",
     token_file: TokenFile = None,
     publisher: Folder = _HERE,
@@ -108,10 +123,10 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Replace a role's keys: the hub gets a root that says so, signed by the old ones too, and a list that both have signed."""
-    client = operator(hub, token_file)
+    named, client = naming.read(uri, public), operator(hub, token_file)
     signer = _opened(publisher, passphrase_file, is_open=no_passphrase)
     deliver(signer, client)  # what is pending would be another step of the same
-    signer.rotate(role, served=client.targets(), now=SystemClock().now())
+    signer.rotate(role, served=client.targets(), now=SystemClock().now(), named=named)
     deliver(signer, client)
     _tell_keys(signer, as_json=as_json)
 
@@ -198,9 +213,7 @@ def root(
     publisher: Folder = _HERE,
     passphrase_file: PassphraseFile = None,
     no_passphrase: Open = False,
-    new_hub_key: Annotated[
-        bool, typer.Option("--new-hub-key", help="The hub's key is another than before, and that is right.")
-    ] = False,
+    new_hub_key: NewHubKey = False,
     as_json: AsJson = False,
 ) -> None:
     """Let a hub speak for this publisher: it gets root metadata that names its key. Devices may join from then on."""
@@ -275,6 +288,38 @@ def publish(
     told(
         {"published": sorted(added), "releases": releases},
         (f"published {name}, {format_size(added[name].size)}" for name in sorted(added)),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def republish(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(metavar="BUNDLE...", help="NAME.esb that the list names.")
+    ] = None,
+    *,
+    new_hub_key: NewHubKey = False,
+    without_missing: Annotated[
+        bool,
+        typer.Option("--without-missing", help="Retire what is listed and neither given nor at the hub."),
+    ] = False,
+    hub: Hub = "",
+    token_file: TokenFile = None,
+    publisher: Folder = _HERE,
+    passphrase_file: PassphraseFile = None,
+    no_passphrase: Open = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a hub that was rebuilt or restored what was published: every root, the archives that are given, and the newest list."""
+    signer, client = _opened(publisher, passphrase_file, is_open=no_passphrase), operator(hub, token_file)
+    archives = _archives(bundles or [])
+    missing = republishing.bring(
+        signer, client, archives, may_change=new_hub_key, without_missing=without_missing
+    )
+    said = {"republished": sorted(archives), "retired": missing}
+    told(
+        said,
+        [*(f"republished {name}" for name in sorted(archives)), *(f"retired {name}" for name in missing)],
         as_json=as_json,
     )
 
@@ -445,10 +490,7 @@ def _archives(bundles: list[Path]) -> dict[str, bytes]:
                 got="a folder",
                 fix="publish the archive that it was made with",
             )
-        opened = Bundle.open(path)
-        opened.verify()
-        head = opened.manifest
-        name = target_name(head.name, head.version, head.hardware_class)
+        name = _checked(path)
         if name in found:
             raise SettingError(
                 "two bundles of one name, version and hardware class",
@@ -459,6 +501,18 @@ def _archives(bundles: list[Path]) -> dict[str, bytes]:
             )
         found[name] = read_plain(path, what="the bundle", at_most=MAX_ARCHIVE_BYTES)
     return found
+
+
+def _checked(path: Path) -> str:
+    """The name under which an archive may be listed: of a bundle, or of a family of models that devices time."""
+    if path.suffix == SUFFIX:
+        family = Family.open(path)
+        family.verify()
+        return family.head.target
+    opened = Bundle.open(path)
+    opened.verify()
+    head = opened.manifest
+    return target_name(head.name, head.version, head.hardware_class)
 
 
 def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Publisher:
@@ -473,7 +527,8 @@ def _opened(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Pub
             got="nothing",
             fix="make one: edgestill release keys init, or name it with --publisher",
         )
-    return Publisher(folder, None if is_open else _passphrase(passphrase_file, twice=False))
+    secret = None if is_open else _passphrase(passphrase_file, twice=False)
+    return Publisher(folder, secret, ask=naming.ask)
 
 
 def _delegate(folder: Path, passphrase_file: Path | None, *, is_open: bool) -> Delegate:

@@ -110,7 +110,7 @@ def _options(**values: object) -> list[str]:
 
 
 def _profile(path: Path) -> Profile:
-    from edgestill.infer.profiling import MAX_BYTES
+    from edgestill.infer.outlines import MAX_BYTES
     from edgestill.lab.searching.profile import Profile
 
     return Profile.from_bytes(read_plain(path, what="a profile", at_most=MAX_BYTES), where=str(path))

@@ -15,12 +15,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from edgestill.core import ustar
+from edgestill.core import archive
 from edgestill.core.digest import Digest
 from edgestill.core.errors import (
     BundleAlteredError,
@@ -171,11 +170,7 @@ def build(
 
 def archive_bytes(manifest: Manifest, blobs: Mapping[str, bytes]) -> bytes:
     """The deterministic archive of a bundle."""
-    pieces = []
-    for name, data in _files(manifest, blobs):
-        pieces += [ustar.header(name, len(data)), data, ustar.padding(len(data))]
-    written = sum(map(len, pieces))
-    return b"".join([*pieces, bytes(ustar.total(written) - written)])
+    return archive.packed(_files(manifest, blobs))
 
 
 def write_archive(path: Path, manifest: Manifest, blobs: Mapping[str, bytes]) -> None:
@@ -305,84 +300,13 @@ def _open_folder(path: Path) -> tuple[Manifest, dict[str, tuple[Path, int]]]:
 
 def _open_archive(path: Path) -> tuple[Manifest, dict[str, tuple[Path, int]]]:
     with open_plain(path) as file:
-        manifest = _read_head(file, path)
-        offsets: dict[str, int] = {}
-        end = 0
-        for name, size in _members(manifest):
-            _compare(file, end, ustar.header(name, size), path)
-            offsets[name] = end + ustar.BLOCK
-            end += ustar.BLOCK + size
-            _compare(file, end, ustar.padding(size), path)
-            end += len(ustar.padding(size))
-        _compare(file, end, bytes(ustar.total(end) - end), path)
-        actual = os.fstat(file.fileno()).st_size
-    if actual > ustar.total(end):
-        raise BundleError(
-            "bytes after the archive's end",
-            where=path,
-            expected=f"{ustar.total(end)} bytes",
-            got=actual,
-            fix=_REFETCH,
-        )
+        data = archive.head(file, path, name=MANIFEST, at_most=MAX_MANIFEST_BYTES, what="a bundle")
+        with within(path):
+            manifest = Manifest.from_bytes(data)
+        offsets = archive.offsets(file, path, _members(manifest))
     return manifest, {
         name: (path, offsets[f"{BLOBS}/{ref.digest.hex}"]) for name, ref in manifest.blobs.items()
     }
-
-
-def _read_head(file: BinaryIO, path: Path) -> Manifest:
-    """The manifest, which is the archive's first file."""
-    head = file.read(ustar.BLOCK)
-    first = ustar.header(MANIFEST, 0)[: ustar.SIZE_FIELD.start]
-    if head[: len(first)] != first[: len(head)]:
-        raise BundleError(
-            "not a bundle",
-            where=path,
-            expected=f"an archive with {MANIFEST} as its first file",
-            got=f"a file that begins with {head[:16]!r}",
-            fix=_REFETCH,
-        )
-    if len(head) < ustar.BLOCK:
-        raise _too_short(path, ustar.BLOCK, len(head))
-    size = re.fullmatch(rb"([0-7]{11})\0", head[ustar.SIZE_FIELD])
-    if size is None or int(size[1], 8) > MAX_MANIFEST_BYTES:
-        raise BundleError(
-            "the manifest is too long",
-            where=path,
-            expected=f"at most {MAX_MANIFEST_BYTES} bytes",
-            got=head[ustar.SIZE_FIELD],
-            fix=_REFETCH,
-        )
-    data = file.read(int(size[1], 8))
-    if len(data) < int(size[1], 8):
-        raise _too_short(path, ustar.BLOCK + int(size[1], 8), ustar.BLOCK + len(data))
-    with within(path):
-        return Manifest.from_bytes(data)
-
-
-def _compare(file: BinaryIO, offset: int, wanted: bytes, path: Path) -> None:
-    """Refuses an archive that does not hold at `offset` what its manifest asks for there."""
-    file.seek(offset)
-    got = file.read(len(wanted))
-    if wanted.startswith(got) and len(got) < len(wanted):
-        raise _too_short(path, offset + len(wanted), os.fstat(file.fileno()).st_size)
-    if got != wanted:
-        raise BundleError(
-            "the archive is not the one its manifest describes",
-            where=f"{path}, bytes {offset} to {offset + len(wanted)}",
-            expected="the header of the manifest's next blob" if any(wanted) else "zeros",
-            got="other bytes",
-            fix=_REFETCH,
-        )
-
-
-def _too_short(path: Path, least: int, size: int) -> BundleTruncatedError:
-    return BundleTruncatedError(
-        "the archive ends too early",
-        where=path,
-        expected=f"{least} bytes or more",
-        got=f"{size} bytes",
-        fix=_REFETCH,
-    )
 
 
 def _members(manifest: Manifest) -> Iterator[tuple[str, int]]:

@@ -22,6 +22,8 @@ MAX_MANIFEST_BYTES: Final = 65_536
 
 MODEL: Final = "model.onnx"
 TRAIN: Final = "train.onnx"
+STEPS: Final = "train.json"
+"""Optional, as `TRAIN` is: what the training step is, and where its tensors stand in the model (`learn.stepfile`)."""
 POLICY: Final = "policy.json"
 GOLDEN: Final = "golden.npz"
 LINEAGE: Final = "lineage.json"
@@ -154,8 +156,8 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all blobs except `train.onnx`."""
-        return sum(ref.size for name, ref in self.blobs.items() if name != TRAIN)
+        """Bytes of all blobs except those that only training needs, `train.onnx` and `train.json`."""
+        return sum(ref.size for name, ref in self.blobs.items() if name not in {TRAIN, STEPS})
 
 
 def _check(text: str, pattern: str, what: str) -> None:

@@ -4,6 +4,8 @@
 - A rollout brings a release to a fleet in stages, each guarded by gates.
 - An assignment tells one device what to run. It is short-lived, counted upwards, and signed by the hub; a device
   installs only what is both assigned and listed by the publisher.
+- A measurement tells one device what to time in idle hours, in the same way and counted by itself. It names a family of models
+  (`core.family`), whose names on the list are of another pattern: neither can name what the other is for.
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import Fields, JsonObject
 
 TARGET: Final = r"[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}/[a-z0-9_-]{1,60}\.esb"
+"""Of a bundle on the publisher's list."""
+TIMING: Final = r"timing/" + TARGET.removesuffix("b") + "t"
+"""Of a family of models there."""
+LISTED: Final = f"{TARGET}|{TIMING}"
+"""Whatever a list may name."""
 
 RolloutState = Literal["running", "paused", "done", "rolled-back"]
 
@@ -33,6 +40,24 @@ def target_name(name: str, version: str, hardware_class: str) -> str:
         raise SettingError(
             "not a target name",
             expected="NAME/1.2.3/CLASS.esb",
+            got=repr(path),
+            where="target",
+            fix="name it as the list of targets does",
+        )
+    return path
+
+
+def timing_name(name: str, version: str, hardware_class: str) -> str:
+    """The TUF target path of a family of models: `timing/watch/1.0.0/x86_64-vnni-onnxruntime.est`.
+
+    Raises:
+        SettingError: a part that the pattern does not allow.
+    """
+    path = f"timing/{name}/{version}/{hardware_class}.est"
+    if re.fullmatch(TIMING, path) is None:
+        raise SettingError(
+            "not a name of a timing job",
+            expected="timing/NAME/1.2.3/CLASS.est",
             got=repr(path),
             where="target",
             fix="name it as the list of targets does",
@@ -90,6 +115,52 @@ class Assignment:
             "expires": self.expires,
         }
         return said | {"epoch": self.epoch} if self.epoch else said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one device shall time.
+
+    Attributes:
+        device: the device's id.
+        counter: grows with every job of this device, up to `MAX_COUNTER`, apart from the counter of `Assignment`.
+        target: the TUF target path of the family of models; `measure` on the wire.
+        expires: seconds since 1970; later the device begins and goes on with nothing.
+        epoch: of the keys that sign it, up to `MAX_EPOCH`; see `trust.assignment`.
+    """
+
+    device: str
+    counter: int
+    target: str
+    expires: int
+    epoch: int = 0
+
+    @property
+    def place(self) -> int:
+        """Where it stands among all jobs that its device ever gets: by epoch, then by counter."""
+        return self.epoch * (MAX_COUNTER + 1) + self.counter
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Reads the signed part."""
+        fields.only(("device", "counter", "measure", "expires", "epoch"))
+        return cls(
+            device=fields.text("device", at_most=64),
+            counter=fields.integer("counter", least=1, most=MAX_COUNTER),
+            target=fields.text("measure", at_most=200, pattern=TIMING),
+            expires=fields.integer("expires"),
+            epoch=fields.integer("epoch", most=MAX_EPOCH),
+        )
+
+    def as_json(self) -> JsonObject:
+        """The fields to sign."""
+        return {
+            "device": self.device,
+            "counter": self.counter,
+            "measure": self.target,
+            "expires": self.expires,
+            "epoch": self.epoch,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@
 | `POST /v1/enrol` | `Enrol` | `Enrolled` |
 | `GET /v1/poll` | - | `Poll`, or 304 |
 | `POST /v1/reports` | `[Report, ...]` | `{"accepted": n, "duplicates": m}` |
+| `POST /v1/timing` | `core.timing.TimingReport` | `{"accepted": true or false}` |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}` |
 | `POST /v1/certificate` | `Certify` | `Certified` |
 | `GET /v1/authorities` | - | the certificates of the fleet's authority (PEM) |
@@ -36,9 +37,13 @@ MAX_REASON: Final = 500
 MAX_REQUEST_BYTES: Final = 4096
 MAX_CERTIFICATE_BYTES: Final = 4096
 MAX_AUTHORITIES_BYTES: Final = 16_384
+MAX_VOUCHED_BYTES: Final = 2 * MAX_AUTHORITIES_BYTES + 4096
+"""JSON may spell the line ends of PEM at twice their length."""
 MAX_SEQUENCE: Final = 2**53 - 1
 ID_HEADER: Final = "x-edgestill-id"
 SEQUENCE_HEADER: Final = "x-edgestill-sequence"
+BELIEVES_HEADER: Final = "x-edgestill-believes"
+"""Of a poll: `PLACE DIGEST`, the newest word about authorities that the device goes by (`trust.vouched`), and who has issued its certificate."""
 _ID: Final = r"[A-Za-z0-9_-]{1,64}"
 
 DeviceState = Literal["downloaded", "verified", "staged", "serving", "confirmed", "fell-back"]
@@ -180,30 +185,32 @@ class Poll:
     Attributes:
         assignment: a signed assignment (see `trust.assignment`), or None while nothing is assigned.
         interval: seconds until the next poll, jitter included.
+        authorities: place of the newest word about the fleet's authority (see `trust.vouched`); 0 where there is none.
+        measure: what it shall time, signed likewise; None for nothing. Devices of old do not look at it.
     """
 
     assignment: JsonObject | None
     interval: float
+    authorities: int = 0
+    measure: JsonObject | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Reads the message; MessageError where it is none."""
         value = parse_object(data, where="poll", max_bytes=MAX_MESSAGE_BYTES)
-        assignment = value.get("assignment")
-        if assignment is not None and not isinstance(assignment, dict):
-            raise MessageError(
-                "a field is not what it should be",
-                where="poll: assignment",
-                expected="{...} or null",
-                got=type(assignment).__name__,
-            )
+        fields = Fields(value, "poll")
         return cls(
-            assignment=assignment, interval=Fields(value, "poll").number("interval", least=0.01, most=86_400)
+            assignment=_envelope(value, "assignment"),
+            interval=fields.number("interval", least=0.01, most=86_400),
+            authorities=fields.integer("authorities", most=MAX_SEQUENCE) if fields.has("authorities") else 0,
+            measure=_envelope(value, "measure"),
         )
 
     def to_bytes(self) -> bytes:
         """The message."""
-        return canonical({"assignment": self.assignment, "interval": self.interval})
+        told: JsonObject = {"assignment": self.assignment, "interval": self.interval}
+        more: JsonObject = {"authorities": self.authorities} if self.authorities else {}
+        return canonical(told | more | ({} if self.measure is None else {"measure": self.measure}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +318,18 @@ class Report:
     def as_json(self) -> JsonObject:
         """One report as JSON; a reason too long for the wire is cut, because a refused one would be sent for ever."""
         return asdict(self) | {"reason": plain(self.reason[:MAX_REASON])}
+
+
+def _envelope(poll: JsonObject, name: str) -> JsonObject | None:
+    found = poll.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise MessageError(
+            "a field is not what it should be",
+            where=f"poll: {name}",
+            expected="{...} or null",
+            got=type(found).__name__,
+        )
+    return found
 
 
 def _pem(fields: Fields, name: str, at_most: int) -> str:

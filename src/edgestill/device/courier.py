@@ -5,8 +5,10 @@
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched. What does not fit into the data budget of today waits once (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
+- What is to be timed comes beside the assignment, signed and counted by itself. It counts where the publisher itself lists it, whatever roles
+  say; what is wrong with it holds no assignment up (`device.jobs`).
 - A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
-  holds no poll up: the old certificate, or the credential, still opens.
+  holds no poll up: the old certificate, or the credential, still opens. Likewise a word about the fleet's authority (`device.word`).
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
   report that it refuses is dropped, so that one bad report cannot block the rest.
 """
@@ -32,6 +34,7 @@ from edgestill.core.errors import (
 )
 from edgestill.delta.codec import apply
 from edgestill.device.events import Assigned
+from edgestill.device.jobs import Job
 from edgestill.device.mirrors import apart
 from edgestill.device.spending import require_soon
 from edgestill.device.state import Target
@@ -43,12 +46,17 @@ from edgestill.trust.client import target_path
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgestill.core.digest import Digest
+    from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock, Transport
-    from edgestill.core.wire import Report
+    from edgestill.core.timing import TimingReport
+    from edgestill.core.wire import Poll, Report
     from edgestill.device.home import Identity
+    from edgestill.device.jobs import Jobs
     from edgestill.device.mirrors import Nearby
     from edgestill.device.outbox import Outbox
     from edgestill.device.papers import Papers
+    from edgestill.device.word import Word
     from edgestill.link.control import ControlClient
     from edgestill.link.ledger import Ledger
     from edgestill.trust.client import TrustedClient
@@ -77,6 +85,8 @@ class Courier:
         nearby: mirrors; None asks the hub only.
         papers: of the device; None asks for no certificates.
         ledger: the device's data budget; None is none. What `control` carries is counted by its transport.
+        word: about the fleet's authority; None hears none.
+        jobs: takes what is to be timed; None times nothing.
     """
 
     def __init__(
@@ -91,6 +101,8 @@ class Courier:
         nearby: Nearby | None = None,
         papers: Papers | None = None,
         ledger: Ledger | None = None,
+        word: Word | None = None,
+        jobs: Jobs | None = None,
     ) -> None:
         self._identity = identity
         self._control = control
@@ -102,6 +114,9 @@ class Courier:
         self._papers = papers
         self._renew_at = clock.monotonic()
         self._ledger = ledger
+        self._word = word
+        self._said = ""
+        self._jobs = jobs
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -112,8 +127,8 @@ class Courier:
             EdgestillError: no answer, or one that must not be trusted.
         """
         self._renew()
-        etag = self._etag
-        poll, new_etag = self._control.poll(etag=etag, wait=self._wait if etag is not None else 0.0)
+        poll, new_etag = self._polled(self._etag)
+        self._hear(poll)
         if poll is None:
             return None, self._interval
         self._interval = poll.interval
@@ -130,8 +145,63 @@ class Courier:
             listing = self._trusted.listing(found.target)
             target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
             assigned = Assigned(found.place, target, listing.role)
-        self._etag = new_etag or None
+        heard = self._hear_of_job(poll.measure, is_fresh=poll.assignment is not None)
+        self._etag = (new_etag or None) if heard else None
         return assigned, poll.interval
+
+    def _polled(self, etag: str | None) -> tuple[Poll | None, str]:
+        believes = "" if self._papers is None else self._papers.believes()
+        told = "" if believes == self._said else believes  # once: an idle device's polls stay short
+        try:
+            polled = self._control.poll(etag=etag, wait=self._wait if etag else 0.0, believes=told)
+        except UnreachableError as error:
+            if self._word is not None and self._word.after(error):
+                self._renew_at = self._clock.monotonic()
+            raise
+        self._said = believes
+        return polled
+
+    def _hear(self, poll: Poll | None) -> None:
+        """Fetches what the hub says of the fleet's authority, if it says something new."""
+        if self._word is None:
+            return
+        if poll is not None:
+            self._word.told(poll.authorities)
+        if self._word.hear(self._transport):
+            self._renew_at = self._clock.monotonic()
+
+    def _hear_of_job(self, envelope: JsonObject | None, *, is_fresh: bool) -> bool:
+        """Hands on what is to be timed, or that nothing is; whether it can be left at that. The lists are refreshed unless they just were."""
+        if self._jobs is None:
+            return True
+        try:
+            if envelope is None:
+                self._jobs.withdraw()
+            else:
+                if not is_fresh:
+                    self._trusted.refresh()
+                self._jobs.offer(self._job(envelope, self._jobs.seen))
+        except EdgestillError as error:
+            log.warning("a timing job is not taken up: %s", error)
+            return False
+        return True
+
+    def _job(self, envelope: JsonObject, seen: int) -> Job:
+        found = assignments.verify_measurement(
+            envelope,
+            keys=self._trusted.assignment_keys,
+            device=self._identity.device,
+            seen=seen,
+            now=self._trusted.now(),
+        )
+        info = self._trusted.target(found.target)  # a role's word is not enough
+        return Job(
+            place=found.place,
+            target=found.target,
+            digest=info.digest,
+            size=info.size,
+            expires=found.expires,
+        )
 
     def _renew(self) -> None:
         """Gets the next certificate, if it is time."""
@@ -189,18 +259,30 @@ class Courier:
     def _has_waited(self, target: Target) -> bool:
         return self._ledger is not None and self._ledger.has_waited(target.release)
 
+    def fetch_family(self, job: Job, *, to: Path) -> None:
+        """Brings what is to be timed; see `device.measuring.Line`. It waits for a day with room for all of it. Errors as `fetch`."""
+        self._bring(job.target, job.digest, job.size, to, has_waited=False)
+
+    def tell_timing(self, report: TimingReport) -> None:
+        """Says how a timing job stands; see `device.measuring.Line`. Errors as `link.control.ControlClient.timing`."""
+        if not self._control.timing(report):
+            log.info("the hub knows that already, or does not wait for it any more")
+
     def _download(self, target: Target, to: Path) -> None:
+        self._bring(target.name, target.digest, target.size, to, has_waited=self._has_waited(target))
+
+    def _bring(self, name: str, digest: Digest, size: int, to: Path, *, has_waited: bool) -> None:
         download(
             self._transport,
-            f"{self._identity.hub}/{target_path(target.name, target.digest)}",
+            f"{self._identity.hub}/{target_path(name, digest)}",
             to=to,
-            size=target.size,
-            digest=target.digest,
+            size=size,
+            digest=digest,
             clock=self._clock,
             timeout=TIMEOUT,
             minimum_speed=MINIMUM_SPEED,
             allowance=self._ledger,
-            has_waited=self._has_waited(target),
+            has_waited=has_waited,
         )
 
     def deliver(self, outbox: Outbox) -> bool:

@@ -7,8 +7,10 @@
     budget.json     bytes that were sent and received today (link.ledger)
     root.json       the publisher's TUF root, pinned by the join token
     device.key      its private key, beside authorities.pem and certificate.pem (device.papers); missing where its hub gives none
+    authorities.json  the hub's newest word about the fleet's authority (trust.vouched), once the device has heard one
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
+    timing/         the timing job in hand, and what is known of earlier ones (device.measuring); missing before the first
     outbox.db       reports not yet delivered (device.outbox)
     learned/        what the device learned by itself (device.learning)
     socket          the path of the socket that applications talk to
@@ -49,6 +51,7 @@ DEVICE_KEY: Final = "device.key"
 AUTHORITIES: Final = "authorities.pem"
 CERTIFICATE: Final = "certificate.pem"
 PAPERS: Final = (DEVICE_KEY, AUTHORITIES, CERTIFICATE)
+VOUCHED: Final = "authorities.json"
 BUDGET: Final = "budget.json"
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
@@ -175,6 +178,7 @@ class Home:
             ) from error
         bundle.replace(path / ROOT, root)
         bundle.replace(path / SETTINGS, settings.to_bytes())
+        (path / VOUCHED).unlink(missing_ok=True)
         for name in PAPERS:
             if papers is not None and name in papers:
                 bundle.replace(path / name, papers[name])
@@ -246,6 +250,11 @@ class Home:
         return self.path / BUDGET
 
     @property
+    def timing(self) -> Path:
+        """The timing job in hand; there need not be such a folder."""
+        return self.path / "timing"
+
+    @property
     def learned(self) -> Path:
         """What the device learned by itself."""
         return self.path / "learned"
@@ -279,7 +288,7 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, BUDGET, *PAPERS):
+        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, BUDGET, VOUCHED, *PAPERS):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

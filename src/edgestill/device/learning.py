@@ -3,7 +3,8 @@
 - It learns from the *teacher's* probabilities where the teacher was heard, and from labels an application tells;
   never from fused answers, which would train on themselves.
 - What is escalated is a biased sample: the hard inputs. An audit of an input that would not have been escalated
-  stands for 1 / audit_share inputs (Horvitz and Thompson 1952), bounded by `max_weight`.
+  stands for 1 / audit_share inputs (Horvitz and Thompson 1952), bounded by `max_weight`; the share is the one its coin was
+  tossed with, also while it is raised.
 - The bundle's own statistics are the prior. Two heads are tried: in one the prior counts for as many samples as the
   device has (it keeps what is rare here), in the other for a tenth of that (the world here is another).
 - First asked, then learned from: every sample is put to the heads made of *earlier* samples and to what serves, and
@@ -12,8 +13,8 @@
 - A head is adopted when betting on it has shown that it is right more often than what serves (`learn.contest`); the
   chance that one that is no better is ever adopted is at most `level` per contest. It must not be behind on audits,
   the fair part of the samples. After an adoption the next contest begins.
-- When the world has changed (`device.noticing`), what was learned before is forgotten, and the contest begins anew.
-  The samples since the change are kept where they are still at hand.
+- When the world has changed (`device.noticing`), the policy says what follows (`infer.reaction`). Usually what was learned
+  before is forgotten, and the contest begins anew; the samples since the change are kept where they are still at hand.
 - Forgetting drops whole windows. Only the current one is sent, as a sum, and only after it has grown by a quarter.
 
 Answering must not wait for learning: a batch is noted, and looked at when figures are asked for, or when 256 inputs are
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock
+    from edgestill.device.noticing import Change
     from edgestill.infer.cascade import Escalation
     from edgestill.infer.policy import Policy
 
@@ -105,6 +107,7 @@ class Learner:
         policy: the bundle's.
         clock: says which window it is.
         lessons: how.
+        raise_audits: is called where the policy answers a change so, and says whether it does; it must not call the learner.
     """
 
     def __init__(
@@ -115,11 +118,13 @@ class Learner:
         policy: Policy,
         clock: Clock,
         lessons: Lessons | None = None,
+        raise_audits: Callable[[], bool] = lambda: False,
     ) -> None:
         self._bundle = bundle
         self._reference = reference
         self._policy = policy
         self._clock = clock
+        self._raise_audits = raise_audits
         self._lessons = lessons = lessons or Lessons()
         self._leverage = Leverage.fit(reference, self._ridge(reference))
         self._leverages = (0.0, 0)
@@ -140,6 +145,13 @@ class Learner:
         with self._lock:
             self._look()
             return self._noticing.verdict
+
+    @property
+    def change(self) -> Change | None:
+        """What was noticed, when, and what followed; None where there is nothing to tell."""
+        with self._lock:
+            self._look()
+            return self._noticing.change
 
     def mean_leverage(self) -> float:
         """Mean leverage of the features since the last call; 0 where there were none."""
@@ -170,12 +182,13 @@ class Learner:
                 assert teacher is not None
                 assert student is not None
                 stands_for_many = told.audited[index] and told.confidence[index] >= threshold
+                share = told.audit_shares[index] if told.audit_shares else self._policy.audit_share
                 samples.append(
                     self._sample(
                         features[index],
                         teacher[index],
                         named=int(student[index].argmax()),
-                        weight=self._audit_weight if stands_for_many else 1.0,
+                        weight=self._audit_weight(share) if stands_for_many else 1.0,
                         audit=bool(told.audited[index]),
                         seen=self._seen + int(index) + 1,
                     )
@@ -303,10 +316,9 @@ class Learner:
             window=self._window(),
         )
 
-    @property
-    def _audit_weight(self) -> float:
-        """The number of inputs that an audit of a sure input stands for."""
-        return 1 / max(self._policy.audit_share, 1 / self._lessons.max_weight)
+    def _audit_weight(self, share: float) -> float:
+        """The number of inputs that an audit of a sure input stands for, where so many are audited."""
+        return 1 / max(share, 1 / self._lessons.max_weight)
 
     def _note(self, note: _Note) -> None:
         self._notes.append(note)
@@ -332,7 +344,7 @@ class Learner:
         self._leverages = (total + float(leverage.sum()), n + len(leverage))
         ago = self._noticing.see(leverage.tolist(), note.confidence.tolist())
         if ago is not None:
-            self._begin_anew(lambda young: [one for one in young if one.seen > seen - ago])
+            self._react(lambda young: [one for one in young if one.seen > seen - ago])
 
     def _meet(self, sample: Sample, probability: float | None) -> None:
         """One sample: it is asked about, then it begins to age."""
@@ -343,9 +355,21 @@ class Learner:
             contradicted = int(sample.target.argmax()) != sample.named
             ago = self._noticing.hear(contradicted=[contradicted], probability=[probability])
             if ago is not None:
-                self._begin_anew(lambda young: young[-ago:])
+                self._react(lambda young: young[-ago:])
         if self._sums.older_than(self._lessons.gap) >= self._renew_at:
             self._renew()
+
+    def _react(self, keep: Callable[[list[Sample]], list[Sample]]) -> None:
+        """Does what the policy says about a change; `keep` as for `_begin_anew`."""
+        wanted, triggered = self._policy.on_drift.do, []
+        if "audit" in wanted and self._raise_audits():
+            triggered.append("audit")
+        if "learn" in wanted:
+            self._begin_anew(keep)
+            triggered.append("learn")
+        if "report" in wanted:
+            triggered.append("report")
+        self._noticing.answered(at=self._clock.now(), triggered=triggered)
 
     def _begin_anew(self, keep: Callable[[list[Sample]], list[Sample]]) -> None:
         """The world has changed: only what `keep` chooses of the newest samples is of the new one."""

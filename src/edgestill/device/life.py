@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from dataclasses import replace as altered
 from typing import TYPE_CHECKING, Final
 
+from edgestill.core.bundle import replace
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, NotFoundError, SettingError, TrustError
@@ -23,15 +25,26 @@ from edgestill.core.wire import Enrol
 from edgestill.device import processes
 from edgestill.device.agent import Agent
 from edgestill.device.courier import Courier
-from edgestill.device.home import Home, Identity, choose_socket, drop_socket, refuse_inhabited
+from edgestill.device.home import (
+    DEVICE_KEY,
+    IDENTITY,
+    Home,
+    Identity,
+    choose_socket,
+    drop_socket,
+    refuse_inhabited,
+)
 from edgestill.device.installer import Installer
+from edgestill.device.jobs import Jobs
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
 from edgestill.device.papers import Papers, first_papers, papers_of
+from edgestill.device.quiet import Quiet
 from edgestill.device.slots import Slots
 from edgestill.device.spending import fetching_within, ledger_of
 from edgestill.device.supervisor import Supervisor
+from edgestill.device.word import Word
 from edgestill.link.control import ControlClient
 from edgestill.link.folder import FolderTransport
 from edgestill.link.http import HttpTransport
@@ -49,6 +62,8 @@ if TYPE_CHECKING:
     from edgestill.device.home import Settings
     from edgestill.device.installer import Fetch
     from edgestill.device.machine import Rules
+    from edgestill.device.measuring import Measuring
+    from edgestill.device.quiet import Patience
     from edgestill.device.state import Target
     from edgestill.device.supervisor import Hub, Pace
     from edgestill.link.ledger import Ledger
@@ -89,15 +104,7 @@ def join(
         TrustError: the hub offers another publisher or another authority than the token names, or a certificate that is not ours.
         UnreachableError, RefusedError and others: the hub did not let it in.
     """
-    pinned = _TOKEN.fullmatch(token)
-    if pinned is None:
-        raise SettingError(
-            "not a join token",
-            where="--token",
-            expected="est2.SECRET.ROOT.AUTHORITY",
-            fix="copy it whole",
-            got="something else",
-        )
+    root, authority = _pinned(token)
     if _NAME.fullmatch(name) is None:
         raise SettingError(
             "a name that cannot be used",
@@ -109,7 +116,6 @@ def join(
     refuse_inhabited(path)
     hub = hub.rstrip("/")
     hardware_class = str(HardwareClass.here(engine))
-    root, authority = pinned[1] or pinned[2], pinned[3]
     key = IdentityKey.generate()
     control = ControlClient(transport or _transport_to(hub, authority), hub, timeout=TIMEOUT)
     enrolled = control.enrol(
@@ -140,6 +146,73 @@ def join(
     return Home.create(path, identity=identity, settings=settings, root=enrolled.root, papers=papers)
 
 
+def rejoin(path: Path, *, hub: str, token: str, transport: Transport | None = None) -> Home:
+    """Enrols a device anew that has a home, with a hub that does not know it: its name, key, bundles and what it learned stay.
+
+    The publisher stays, too: the hub's root must follow, root by root, from the one that the device trusts. After a kill it may be called again
+    with the same token.
+
+    Args:
+        path: the home.
+        hub: the hub's address.
+        token: as for `join`.
+        transport: likewise.
+
+    Raises:
+        NotFoundError: no device lives there. ConflictError: its agent runs, or the hub has a device of that name.
+        SettingError: a token that cannot be one.
+        TrustError: the token names another root than the publisher's newest, or the hub another authority.
+        UnreachableError, RefusedError and others: the hub did not let it in.
+    """
+    root, authority = _pinned(token)
+    home, hub, clock = Home.open(path), hub.rstrip("/"), SystemClock()
+    with home.locked():
+        identity, papers = home.identity, Papers.of(home, clock)
+        control = ControlClient(transport or _transport_to(hub, authority), hub, timeout=TIMEOUT)
+        trusted = TrustedClient(KeptMetadata(home.tuf), root=home.root, fetch=control.artefact, clock=clock)
+        trusted.refresh_root()
+        if Digest.of(trusted.newest_root).hex != root:
+            raise TrustError(
+                "the join token names another root than this device's publisher has signed",
+                where="--token",
+                expected=Digest.of(trusted.newest_root),
+                got=f"sha256:{root}",
+                fix="ask the operator for a token of now; another publisher's device needs a home of its own",
+            )
+        request = papers.request()
+        enrolled = control.enrol(
+            Enrol(
+                join_token=token,
+                device=identity.device,
+                hardware_class=identity.hardware_class,
+                labels=home.settings.labels,
+                request=request.decode("ascii"),
+            )
+        )
+        key = IdentityKey.from_pem((path / DEVICE_KEY).read_bytes())
+        for name, data in first_papers(enrolled, key, authority).items():
+            replace(path / name, data)
+        known = altered(identity, credential=enrolled.credential, hub=hub, interval=enrolled.interval)
+        replace(path / IDENTITY, known.to_bytes())
+        with suppress(NotFoundError):  # a hub of old
+            papers.vouch(control.vouched(), trusted.assignment_keys)
+    return Home.open(path)
+
+
+def _pinned(token: str) -> tuple[str, str | None]:
+    """The digests of root and authority that a join token names; SettingError where it is none."""
+    found = _TOKEN.fullmatch(token)
+    if found is None:
+        raise SettingError(
+            "not a join token",
+            where="--token",
+            expected="est2.SECRET.ROOT.AUTHORITY",
+            fix="copy it whole",
+            got="something else",
+        )
+    return found[1] or found[2], found[3]
+
+
 def _transport_to(hub: str, authority: str | None) -> Transport:
     """Real sockets to a hub, which believe the authority that was vouched for.
 
@@ -158,8 +231,24 @@ def _transport_to(hub: str, authority: str | None) -> Transport:
     return HttpTransport(tls=hub_context(vouched.to_pem().decode("ascii")))
 
 
-def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Path | None = None) -> None:
+def run(
+    home: Home,
+    *,
+    pace: Pace,
+    rules: Rules,
+    transport: Transport,
+    ready: Path | None = None,
+    patience: Patience | None = None,
+) -> None:
     """Runs a device until SIGTERM or SIGINT.
+
+    Args:
+        home: of the device.
+        pace: how often to speak to the hub.
+        rules: what a trial must stand.
+        transport: to the hub.
+        ready: written once the device runs.
+        patience: when it is quiet enough to time something.
 
     Raises:
         ConflictError: its agent runs already.
@@ -169,12 +258,32 @@ def run(home: Home, *, pace: Pace, rules: Rules, transport: Transport, ready: Pa
     with home.locked(), _parts(home, transport, clock) as parts:
         nearby = Nearby(_mirrors(home), transport=HttpTransport(plain_http=True), clock=clock)
         ledger = ledger_of(home, clock, keeps_time=True)
-        courier = parts.courier(nearby, papers_of(transport, home, clock), ledger)
+        papers = papers_of(transport, home, clock)
+        quiet = Quiet(clock, patience)
+        jobs = Jobs(home.timing, lambda: _measuring(home, courier, quiet, clock))
+        courier = parts.courier(nearby, papers, ledger, Word(home, papers, clock, ledger), jobs)
         agent = parts.agent(rules)
         try:
-            _supervise(home, parts.supervisor(agent, courier, courier.fetch), pace=pace, ready=ready)
+            _supervise(home, parts.supervisor(agent, courier, courier.fetch, quiet), pace=pace, ready=ready)
         finally:
+            jobs.stop()
             ledger.settle()
+
+
+def _measuring(home: Home, courier: Courier, quiet: Quiet, clock: Clock) -> Measuring:
+    """What times, loaded when there is something to time."""
+    from edgestill.device.measuring import Measuring
+
+    a_day = home.settings.bytes_per_day
+    made = Measuring(
+        home.timing,
+        hardware_class=home.identity.hardware_class,
+        line=courier,
+        quiet=quiet,
+        clock=clock,
+        most_bytes=None if a_day is None else a_day // 2,
+    )
+    return made.open().begin()
 
 
 def update(home: Home, source: Path, *, pace: Pace, rules: Rules) -> Target | None:
@@ -211,7 +320,12 @@ class _Parts:
     clock: Clock
 
     def courier(
-        self, nearby: Nearby | None = None, papers: Papers | None = None, ledger: Ledger | None = None
+        self,
+        nearby: Nearby | None = None,
+        papers: Papers | None = None,
+        ledger: Ledger | None = None,
+        word: Word | None = None,
+        jobs: Jobs | None = None,
     ) -> Courier:
         identity = self.home.identity
         carried = self.transport if ledger is None else Metered(self.transport, ledger)
@@ -229,13 +343,15 @@ class _Parts:
             nearby=nearby,
             papers=papers,
             ledger=ledger,
+            word=word,
+            jobs=jobs,
         )
 
     def agent(self, rules: Rules) -> Agent:
         device = self.home.identity.device
         return Agent(device=device, slots=self.slots, outbox=self.outbox, clock=self.clock, rules=rules)
 
-    def supervisor(self, agent: Agent, hub: Hub, fetch: Fetch) -> Supervisor:
+    def supervisor(self, agent: Agent, hub: Hub, fetch: Fetch, quiet: Quiet | None = None) -> Supervisor:
         path = self.home.path
         installer = Installer(
             self.slots,
@@ -251,6 +367,7 @@ class _Parts:
             installer=installer,
             hub=hub,
             clock=self.clock,
+            quiet=quiet,
         )
 
 

@@ -1,7 +1,8 @@
 """`edgestill-agent`: join a fleet, run a device, ask where it stands.
 
     edgestill-agent join --home DIR --hub URL --token T --name N [--label k=v]... [--leaves nothing|features|raw] [--accept-auto] [--bytes-per-day SIZE]
-    edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s]
+    edgestill-agent rejoin --home DIR --hub URL --token T
+    edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s] [--idle-after 60s] [--idle-load 50%]
     edgestill-agent update --home DIR --from FOLDER [--health-window 30s] [--json]
     edgestill-agent status --home DIR [--json]
     edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited]
@@ -28,7 +29,7 @@ from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.hardware import ENGINES
-from edgestill.core.units import format_size, parse_duration, parse_size
+from edgestill.core.units import format_size, parse_duration, parse_share, parse_size
 from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
@@ -72,11 +73,19 @@ def _join(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{home.identity.device} belongs to {home.identity.hub}\n")
 
 
+def _rejoin(options: argparse.Namespace) -> None:
+    from edgestill.device.life import rejoin
+
+    home = rejoin(options.home, hub=options.hub, token=options.token)
+    sys.stdout.write(f"{home.identity.device} belongs to {home.identity.hub}, with what it had\n")
+
+
 def _run(options: argparse.Namespace) -> None:
     from edgestill.device.home import Home
     from edgestill.device.life import run
     from edgestill.device.machine import Rules
     from edgestill.device.papers import hub_transport
+    from edgestill.device.quiet import Patience
     from edgestill.device.supervisor import Pace
 
     logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"))
@@ -94,7 +103,8 @@ def _run(options: argparse.Namespace) -> None:
     pace = Pace(poll=home.identity.interval, health=every, watch=max(window / 4, 0.1))
     transport = hub_transport(home, SystemClock())
     rules = Rules(window=window, accept_auto=home.settings.accept_auto)
-    run(home, pace=pace, rules=rules, transport=transport, ready=options.ready)
+    patience = Patience(parse_duration(options.idle_after), parse_share(options.idle_load))
+    run(home, pace=pace, rules=rules, transport=transport, ready=options.ready, patience=patience)
 
 
 def _update(options: argparse.Namespace) -> None:
@@ -285,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(
         dest="verb",
         required=True,
-        metavar="join | run | update | status | settings | neighbours | mirrors | serve",
+        metavar="join | rejoin | run | update | status | settings | neighbours | mirrors | serve",
     )
     one = verbs.add_parser("join", help="enrol this device with a hub")
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
@@ -310,6 +320,10 @@ def _parser() -> argparse.ArgumentParser:
         help="take updates that only a role for unattended ones lists (default: none)",
     )
     one.add_argument("--bytes-per-day", metavar="SIZE", help="that it may send and receive (default: any)")
+    again = verbs.add_parser("rejoin", help="enrol it anew with a hub that lost it; what it has stays")
+    again.add_argument("--home", type=Path, required=True)
+    again.add_argument("--hub", required=True, metavar="URL")
+    again.add_argument("--token", required=True, help="a join token from the operator")
     two = verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT")
     two.add_argument("--home", type=Path, required=True)
     two.add_argument("--ready", type=Path, metavar="FILE", help="written once the agent runs")
@@ -321,6 +335,18 @@ def _parser() -> argparse.ArgumentParser:
         default="30s",
         metavar="DURATION",
         help="that a new bundle must serve (default 30s)",
+    )
+    two.add_argument(
+        "--idle-after",
+        default="60s",
+        metavar="DURATION",
+        help="without an answer, before a timing job goes on (default 60s)",
+    )
+    two.add_argument(
+        "--idle-load",
+        default="50%",
+        metavar="SHARE",
+        help="of all processors, above which none begins; 100%% looks at no load (default 50%%)",
     )
     offline = verbs.add_parser(
         "update", help="take a release from a folder or a stick, and end when it serves"
@@ -418,6 +444,7 @@ _OF_ONE: Final = ("model", "output", "input", "timeout", "token_file", "plain_ht
 """Options of `neighbours --add`."""
 _VERBS: Final = {
     "join": _join,
+    "rejoin": _rejoin,
     "run": _run,
     "status": _status,
     "update": _update,

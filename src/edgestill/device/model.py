@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, final
 
 from edgestill.core.bundle import Bundle
@@ -95,7 +96,7 @@ class Serving:
         student = Student(self._engine, policy, clock=clock)
         self._takes = student.input[1:]
         self._current = Current(student)
-        self._learner = learner_of(bundle, policy, clock)
+        self._learner = learner_of(bundle, policy, clock, raise_audits=self._raise_audits)
         self._overlay: Overlay | None = None
         self._cascade = Cascade(
             self._current,
@@ -167,6 +168,8 @@ class Serving:
             # what was promised of the bundle's own head says nothing of a learned one
             "promise_is_void": self._cascade.promise_is_void or overlay is not None,
             "drift": "none" if learner is None else learner.drift,
+            "change": _change(learner),
+            "audits_raised_for": self._cascade.state.raised,
             "learned": None
             if overlay is None
             else {
@@ -191,7 +194,8 @@ class Serving:
     def collect(self) -> Frame:
         """Figures since the last time, and statistics where they may leave and there are new ones; keeps what is learned."""
         learner = self._learner
-        drift = "none" if learner is None else learner.drift
+        told = learner is not None and "report" in self._policy.on_drift.do
+        drift = learner.drift if learner is not None and told else "none"
         leverage = 0.0 if learner is None else learner.mean_leverage()
         health = self._cascade.take_health(drift=drift, leverage=leverage)
         self.keep()
@@ -210,12 +214,17 @@ class Serving:
         return Frame(header | {"statistics": key}, (Tensor("statistics", "UINT8", (len(body),), body),))
 
     def keep(self) -> None:
-        """Writes down what must outlive a restart; what cannot be written is learned again."""
+        """Writes down what must outlive a restart; what cannot be written is learned again.
+
+        How the policy stands is read after what was noticed, and written before it: a change that is kept has its audits
+        raised, and one that a kill forgets is noticed again.
+        """
         try:
+            progress = None if self._learner is None else self._learner.progress()
             self._memory.keep_policy_state(self._cascade.state)
-            if self._learner is not None:
+            if self._learner is not None and progress is not None:
                 self._memory.keep_statistics(self._learner.keep())
-                self._memory.keep_progress(self._learner.progress())
+                self._memory.keep_progress(progress)
         except (EdgestillError, OSError) as error:
             log.warning("%s", error)
 
@@ -224,6 +233,9 @@ class Serving:
         self.keep()
         if self._ledger is not None:
             self._ledger.settle()
+
+    def _raise_audits(self) -> bool:
+        return self._cascade.raise_audits()
 
     def _deadline(self, frame: Frame) -> float | None:
         """The asker's; monotonic time is the same for all processes of a machine."""
@@ -298,8 +310,17 @@ def _message(statistics: Statistics) -> bytes:
         return statistics.to_bytes("float16")
 
 
-def learner_of(bundle: Bundle, policy: Policy, clock: Clock) -> Learner | None:
-    """What learns beside a bundle; None where the bundle brings no statistics to begin with.
+def _change(learner: Learner | None) -> JsonObject | None:
+    change = None if learner is None else learner.change
+    if change is None:
+        return None
+    return change.as_json() | {"at": f"{datetime.fromtimestamp(change.at, UTC):%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def learner_of(
+    bundle: Bundle, policy: Policy, clock: Clock, *, raise_audits: Callable[[], bool] = lambda: False
+) -> Learner | None:
+    """What learns beside a bundle, and raises audits so; None where the bundle brings no statistics to begin with.
 
     Raises:
         MessageError, EvidenceError: its statistics are damaged.
@@ -307,4 +328,10 @@ def learner_of(bundle: Bundle, policy: Policy, clock: Clock) -> Learner | None:
     if REFERENCE not in bundle.manifest.blobs:
         return None
     reference = Statistics.from_bytes(bundle.read(REFERENCE))
-    return Learner(bundle=bundle.manifest.digest, reference=reference, policy=policy, clock=clock)
+    return Learner(
+        bundle=bundle.manifest.digest,
+        reference=reference,
+        policy=policy,
+        clock=clock,
+        raise_audits=raise_audits,
+    )

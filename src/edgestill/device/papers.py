@@ -1,8 +1,9 @@
 """The papers of a device: its key, its certificate, and whom it believes about its fleet.
 
     device.key        the private key; made here, never sent, readable by its owner alone
-    authorities.pem   certificates of the fleet's authority, which the join token vouched for
+    authorities.pem   certificates of the fleet's authority, which the join token vouched for, or the word that is kept beside it
     certificate.pem   what the hub made of the key; holds for days
+    authorities.json  the newest word about the authority (`trust.vouched`), once there was one
 
 - At joining key and certificate are written once the hub has answered, and the identity after them: where the power fails before that,
   nothing of it counts, and the device joins again with another key. From then on the key never changes, and the certificate is
@@ -14,6 +15,8 @@
 - A certificate that has ended is not shown, because a hub would end the handshake over it; the credential still opens. By whose clock
   it has ended the device cannot know: where a connection broke over which it was shown, or the hub answered 401, the next request
   goes without, and the next certificate is asked for. So a clock that is behind locks no device out.
+- Once a word about the authority was heard, nothing but a newer one changes who is believed: not the answer that brings a certificate, and
+  so not whoever has the key of an authority that was left. A certificate of another authority than the first that is believed is due.
 - Whoever sends asks for the context before each request (`link.http`), and the files are looked at then: the supervisor renews, and the
   engine's process shows the new certificate too. Where the hub speaks plain HTTP (on the loopback) there is no context to ask for.
 """
@@ -29,7 +32,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 from edgestill.core.bundle import replace
 from edgestill.core.errors import EdgestillError, MessageError, PathError, TrustError, UnreachableError
 from edgestill.core.files import read_plain
-from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS
+from edgestill.device.home import AUTHORITIES, CERTIFICATE, DEVICE_KEY, PAPERS, VOUCHED
 from edgestill.link.http import HttpTransport
 from edgestill.link.tls import hub_context, member_context
 
@@ -40,7 +43,9 @@ if TYPE_CHECKING:
     from edgestill.core.protocols import Clock, Request, Response, Transport
     from edgestill.core.wire import Certified, Enrolled
     from edgestill.device.home import Home
+    from edgestill.trust.assignment import AssignmentKeys
     from edgestill.trust.certificates import Authorities, IdentityKey, Member
+    from edgestill.trust.vouched import Vouched
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +89,39 @@ class Papers:
             return None
 
     def is_due(self, now: float) -> bool:
-        """Whether to ask for a certificate: there is none, the hub seems not to hear it, or a third of its life is left."""
+        """Whether to ask for a certificate: there is none, the hub seems not to hear it, a third of its life is left, or another authority issues now."""
         found = self.member()
-        return found is None or self._is_refused or found.is_due(now)
+        return found is None or self._is_refused or found.is_due(now) or found.issuer != self._issuing()
+
+    @property
+    def place(self) -> int:
+        """Of the newest word about the authority that was heard; 0 before the first."""
+        found = self._vouched()
+        return 0 if found is None else found.place
+
+    def believes(self) -> str:
+        """What a poll says of these papers; see `core.wire.BELIEVES_HEADER`."""
+        found = self.member()
+        return f"{self.place} {'-' if found is None else found.issuer}"
+
+    def vouch(self, word: bytes, keys: AssignmentKeys) -> bool:
+        """Goes by a word about the authority; whether that changes who is believed.
+
+        Raises:
+            TrustError, MessageError, ReplayError: see `trust.vouched.verify`. PathError: it cannot be kept.
+        """
+        from edgestill.trust import vouched
+
+        told = vouched.verify(word, keys=keys, seen=self.place).authorities.to_pem()
+        try:
+            is_new = self._read(AUTHORITIES) != told
+        except PathError:
+            is_new = True
+        # the word first: cut off in between, the same word is heard again, and an older one is not
+        replace(self._folder / VOUCHED, word)
+        if is_new:
+            replace(self._folder / AUTHORITIES, told)
+        return is_new
 
     def request(self) -> bytes:
         """What to send to the hub for the next certificate (PEM).
@@ -130,8 +165,8 @@ class Papers:
             TrustError, MessageError: not a certificate for this device's key and name.
             PathError: it cannot be written.
         """
-        authorities = certified.authorities.encode()
-        certificate = certified.certificate.encode()
+        certificate, word = certified.certificate.encode(), self._vouched()
+        authorities = certified.authorities.encode() if word is None else word.authorities.to_pem()
         _checked(certificate, _authorities(authorities), self._key(), self._device)
         replace(self._folder / AUTHORITIES, authorities)
         replace(self._folder / CERTIFICATE, certificate)
@@ -214,6 +249,19 @@ class Papers:
     def _member(self) -> Member:
         return _checked(self._read(CERTIFICATE), self._authorities(), self._key(), self._device)
 
+    def _issuing(self) -> str:
+        return self._authorities().digests[0]
+
+    def _vouched(self) -> Vouched | None:
+        from edgestill.trust.vouched import Vouched
+
+        try:
+            return Vouched.read(self._read(VOUCHED))
+        except EdgestillError as error:
+            if (self._folder / VOUCHED).exists():
+                log.warning("the word about the fleet's authority is lost: %s", error)
+            return None
+
     def _key(self) -> IdentityKey:
         from edgestill.trust.certificates import IdentityKey
 
@@ -269,11 +317,21 @@ class HubTransport:
         return response
 
 
+def is_strange(error: UnreachableError) -> bool:
+    """Whether whoever answered showed a certificate that this device does not believe."""
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error))
+
+
 def _broke(error: UnreachableError) -> bool:
     """Whether a connection was there and broke, as over a certificate: in the handshake, or (TLS 1.3) right after it."""
+    return any(
+        isinstance(one, (ssl.SSLError, ConnectionResetError, BrokenPipeError)) for one in _causes(error)
+    )
+
+
+def _causes(error: UnreachableError) -> tuple[object, ...]:
     cause = error.__cause__
-    causes = (error, cause, *(() if cause is None else cause.args))
-    return any(isinstance(one, (ssl.SSLError, ConnectionResetError, BrokenPipeError)) for one in causes)
+    return (error, cause, *(() if cause is None else cause.args))
 
 
 def hub_transport(home: Home, clock: Clock) -> Transport:

@@ -39,6 +39,7 @@ from edgestill.device.events import (
     Verify,
     Watched,
 )
+from edgestill.device.quiet import CLOSELY, Quiet
 
 if TYPE_CHECKING:
     import socket
@@ -130,6 +131,7 @@ class Supervisor:
         installer: carries out slow work.
         hub: the network.
         clock: of this machine.
+        quiet: is told when the device has something to do; None tells nobody.
     """
 
     def __init__(
@@ -142,8 +144,10 @@ class Supervisor:
         installer: Installer,
         hub: Hub,
         clock: Clock,
+        quiet: Quiet | None = None,
     ) -> None:
         self._home = home
+        self._quiet = quiet or Quiet(clock)
         self._agent = agent
         self._slots = slots
         self._outbox = outbox
@@ -237,10 +241,18 @@ class Supervisor:
             self._retry_at = None
             self._agent.flush()
             self._let(engines, Retried())
-        trial = self._agent.state.phase == "watching"
-        event = engines.tick(min(pace.health, pace.watch) if trial else pace.health)
+        self._say_how_busy(engines)
+        state = self._agent.state
+        pause = min(pace.health, pace.watch) if state.phase == "watching" else pace.health
+        event = engines.tick(min(pause, CLOSELY) if self._quiet.is_timing else pause)
         if event is not None:
             self._let(engines, event)
+
+    def _say_how_busy(self, engines: Engines) -> None:
+        state = self._agent.state
+        self._quiet.is_installing = state.wanted is not None or state.phase != "idle"
+        if self._quiet.is_installing or (state.active is not None and engines.serving is None):
+            self._quiet.disturb()
 
     def _let(self, engines: Engines, event: Event) -> None:
         """Lets an event happen and carries out what follows; what is installed but stuck is tried again later."""
@@ -312,6 +324,8 @@ class Supervisor:
             log.warning("%s", error)
             engine.kill()  # its end will be heard, and counts as a death
             return None
+        if health.answers or health.errors:
+            self._quiet.disturb()
         if health != Health(drift=health.drift):
             # dated before its successor's first report, so that nobody takes it for what serves now
             at = self._clock.now() if engine.left_at is None else engine.left_at

@@ -6,6 +6,7 @@ Who may call what stands beside the paths in `hub.app`; orders, and the reading 
 |---|---|
 | `GET /v1/admin/online-key` | the hub's public key, for the publisher to name in root.json |
 | `POST /v1/admin/root` | the publisher's root metadata, the first or the next |
+| `POST /v1/admin/roots` | `{"roots": [...]}`, every root as text, for a hub that has none |
 | `POST /v1/admin/join-tokens` | `{"uses", "expires_in"}` -> `{"token"}`; `GET` lists them, without their secrets |
 | `POST /v1/admin/join-tokens/revoke` | `{"token"}`, an id or the token itself -> `{"id", "devices", "more"}` |
 | `PUT /v1/admin/blobs` | an archive -> `{"digest", "size"}` |
@@ -45,6 +46,7 @@ from starlette.responses import Response
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, EdgestillError, MessageError, NotFoundError
+from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.oip import HEADER
 from edgestill.core.release import Gates, Rollout, Stage
 from edgestill.hub import (
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
     from starlette.requests import Request
 
-    from edgestill.core.jsonio import Fields, Json, JsonObject
+    from edgestill.core.jsonio import Json, JsonObject
     from edgestill.hub.service import Hub
     from edgestill.learn.statistics import Statistics
 
@@ -76,6 +78,8 @@ log: Final = logging.getLogger(__name__)
 
 MAX_ROOT_BYTES: Final = 128_000
 MAX_TARGETS_BYTES: Final = 5_000_000
+MAX_ROOTS_BYTES: Final = 8_000_000
+MOST_ROOTS: Final = 1_000
 MAX_STAGES: Final = 20
 LISTED_ROLLOUTS: Final = 100
 LONGEST_CARRIED: Final = 30 * 86_400.0
@@ -143,6 +147,18 @@ async def set_root(request: Request) -> Response:
     request.state.about = {"digest": str(Digest.of(root))}
     log.info("root.json %s is accepted", Digest.of(root))
     return bodies.answer({"digest": str(Digest.of(root))})
+
+
+async def set_roots(request: Request) -> Response:
+    """`POST /v1/admin/roots`."""
+    data = await bodies.read(request, at_most=MAX_ROOTS_BYTES)
+    fields = Fields(parse_object(data, where="roots", max_bytes=MAX_ROOTS_BYTES), "roots")
+    fields.only(("roots",))
+    roots = [str(one).encode("utf-8", "replace") for one in fields.items("roots", at_most=MOST_ROOTS)]
+    await hub_of(request).set_roots(roots)
+    request.state.about = {"digest": str(Digest.of(roots[-1])), "roots": len(roots)}
+    log.info("%d roots are accepted, the newest %s", len(roots), Digest.of(roots[-1]))
+    return bodies.answer({"digest": str(Digest.of(roots[-1]))})
 
 
 async def make_join_token(request: Request) -> Response:
@@ -278,9 +294,9 @@ async def _publish(request: Request, take: Callable[[bytes], Awaitable[None]]) -
     hub = hub_of(request)
     data = await bodies.read(request, at_most=MAX_TARGETS_BYTES)
     request.state.about = {"list": str(Digest.of(data))}
-    before = hub.artefacts.publication.listed.keys()
+    before = hub.artefacts.publication.listers.keys()
     await take(data)
-    now = hub.artefacts.publication.listed.keys()
+    now = hub.artefacts.publication.listers.keys()
     changed = {"released": now - before, "retired": before - now}
     request.state.about |= {verb: ", ".join(sorted(paths)) for verb, paths in changed.items() if paths}
     for verb, paths in changed.items():

@@ -10,7 +10,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from edgestill.hub import admin, certificates, control, ddi_routes, downloads, inference, pages
+from edgestill.hub import (
+    admin,
+    authority,
+    certificates,
+    control,
+    ddi_routes,
+    downloads,
+    inference,
+    pages,
+    timing_routes,
+)
+from edgestill.hub.handover import STEPS
 from edgestill.hub.problems import Problems, Refusals, on_refusal
 from edgestill.infer.serving.places import paths
 
@@ -27,6 +38,7 @@ def create_app(hub: Hub) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await hub.start()
         await certificates.tell_who_has_none(hub)
+        authority.tell_of_end(hub)
         try:
             yield
         finally:
@@ -59,9 +71,11 @@ def _control() -> list[Route]:
         Route("/v1/enrol", control.enrol, methods=["POST"]),
         Route("/v1/certificate", control.certify, methods=["POST"]),
         Route("/v1/authorities", control.authorities),
+        Route("/v1/authorities/vouched", control.vouched),
         Route("/v1/poll", control.poll),
         Route("/v1/reports", control.report, methods=["POST"]),
         Route("/v1/evidence/statistics", control.statistics, methods=["POST"]),
+        Route("/v1/timing", control.timing, methods=["POST"]),
     ]
 
 
@@ -101,15 +115,20 @@ def _admin() -> list[Route]:
         ("releases", admin.releases, "view"),
         ("rollouts", admin.list_rollouts, "view"),
         ("rollouts/{id:int}", admin.show_rollout, "view"),
+        ("timings", timing_routes.list_timings, "view"),
+        ("timings/{id:int}", timing_routes.show_timing, "view"),
+        ("timings/{id:int}/profile", timing_routes.profile, "operate"),
         ("fleet", admin.fleet, "view"),
         ("evidence", admin.evidence_counts, "view"),
         ("evidence/statistics", admin.statistics, "operate"),
         ("join-tokens", admin.list_join_tokens, "operate"),
+        ("authority", authority.status, "operate"),
         ("operators", admin.list_operators, "administer"),
         ("audit-log", admin.audit_log, "administer"),
     ]
     orders = [
         ("POST", "root", admin.set_root, "publish", "root.set"),
+        ("POST", "roots", admin.set_roots, "publish", "root.set"),
         ("PUT", "blobs", admin.add_archive, "publish", "bundle.upload"),
         ("PUT", "images", admin.add_image, "publish", "image.upload"),
         ("POST", "targets", admin.publish, "publish", "release.publish"),
@@ -121,9 +140,16 @@ def _admin() -> list[Route]:
         ("POST", "rollouts/{id:int}/resume", admin.resume, "operate", "rollout.resume"),
         ("POST", "rollouts/{id:int}/advance", admin.advance, "operate", "rollout.advance"),
         ("POST", "rollouts/{id:int}/rollback", admin.roll_back, "operate", "rollout.rollback"),
+        ("POST", "timings", timing_routes.start_timing, "operate", "timing.start"),
+        ("POST", "timings/{id:int}/cancel", timing_routes.cancel_timing, "operate", "timing.cancel"),
         ("POST", "devices/{device}/assignment", admin.assignment, "operate", "device.assignment"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),
+        ("POST", "authority/begin", authority.begin, "administer", "authority.begin"),
+        *(
+            ("POST", f"authority/{one}", authority.step(one), "administer", f"authority.{one}")
+            for one in STEPS
+        ),
         ("POST", "operators", admin.add_operator, "administer", "operator.add"),
         ("POST", "operators/{operator}/revoke", admin.revoke_operator, "administer", "operator.revoke"),
     ]

@@ -23,12 +23,15 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import (
     ConflictError,
     EdgestillError,
+    MessageError,
     NotFoundError,
     StoreError,
     TrustError,
 )
+from edgestill.core.family import Family, is_family
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.manifest import REFERENCE
+from edgestill.core.release import TIMING, target_name
 from edgestill.delta.codec import diff
 from edgestill.hub import images
 from edgestill.hub.delegates import (
@@ -40,6 +43,7 @@ from edgestill.hub.delegates import (
     still_vouched,
 )
 from edgestill.hub.registry import Parts, Reference
+from edgestill.infer.outlines import check_family
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.metadata import file_of
 from edgestill.trust.repository import (
@@ -54,18 +58,19 @@ from edgestill.trust.repository import (
 from edgestill.trust.roles import ROLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from edgestill.hub.home import Home
     from edgestill.hub.settings import Settings
     from edgestill.store.files import FileBlobs, Incoming
+    from edgestill.trust.assignment import AssignmentKeys
 
 log: Final = logging.getLogger(__name__)
 
 METADATA_FILE: Final = r"(?:[1-9][0-9]{0,8}\.(?:root|targets|snapshot)|timestamp)\.json"
-TARGET_FILE: Final = r"((?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.esb)"
+TARGET_FILE: Final = r"((?:timing/)?(?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.es[bt])"
 
 _MAX_METADATA: Final = 5_000_000
 _ROLE_FILE: Final = re.compile(rf"([1-9][0-9]{{0,8}})\.({ROLE})\.json")
@@ -99,7 +104,12 @@ class Publication:
     @property
     def listed(self) -> dict[str, TargetInfo]:
         """What may be installed, by whoever lists it."""
-        return {path: info for path, (_, info) in self.listers.items()}
+        return bundles_of({path: info for path, (_, info) in self.listers.items()})
+
+    @property
+    def families(self) -> dict[str, TargetInfo]:
+        """What may be timed: the publisher's own word only."""
+        return {path: info for path, info in self.published.items() if is_timing(path)}
 
 
 @final
@@ -143,14 +153,17 @@ class Artefacts:
         return self._blobs.incoming()
 
     def add_archive(self, coming: Incoming) -> TargetInfo:
-        """Checks an archive that has come and keeps it.
+        """Checks an archive that has come, a bundle or a family of models, and keeps it.
 
         Raises:
-            BundleError, BundleTruncatedError, BundleAlteredError: it is no sound bundle.
+            BundleError, BundleTruncatedError, BundleAlteredError: it is no sound one.
             StoreError: it cannot be kept.
         """
         coming.sync()
-        Bundle.open(coming.path).verify()
+        if is_family(coming.path):
+            check_family(coming.path)
+        else:
+            Bundle.open(coming.path).verify()
         return TargetInfo(coming.size, coming.keep())
 
     def add_image(self, coming: Incoming) -> images.Image:
@@ -183,18 +196,47 @@ class Artefacts:
         """
         if root == self.publication.root:
             return
-        keys = check_root(root=root, previous=self.publication.root, now=now)
-        mine = self._home.key.public
-        if mine not in keys.keys or not _has_online_roles(root, mine.keyid):
-            raise TrustError(
-                "the root does not name this hub",
-                where="root.json",
-                expected=f"key {mine.keyid} for snapshot, timestamp and assignments",
-                fix="make the root with the hub's online key",
-                got="other keys",
-            )
+        self._require_named(root, check_root(root=root, previous=self.publication.root, now=now))
         replace(self._home.metadata / file_name(root), root)
         self.publication = altered(self.publication, root=root)
+
+    def set_roots(self, roots: Sequence[bytes], now: float) -> None:
+        """Takes in every root of the publisher, from the first to the newest: for a hub that lost them, or a second one.
+
+        The newest names this hub; those before may name another, and may have ended, as each says only which comes next (TUF 5.3.10).
+
+        Raises:
+            ConflictError: a hub that has other roots.
+            TrustError: one that is not signed as it must be, or the newest does not name this hub.
+            ExpiredError: the newest is past its time.
+        """
+        previous = None
+        if not roots:
+            raise MessageError("no roots", where="roots", expected="one at least", got="none")
+        if self.publication.root not in {None, roots[-1]}:
+            raise ConflictError(
+                "this hub has a root already",
+                where="root.json",
+                expected="a hub without one",
+                got=file_name(self.publication.root or b""),
+                fix="hand over the next one alone",
+            )
+        for number, root in enumerate(roots, start=1):
+            keys = check_root(root=root, previous=previous, now=now if number == len(roots) else 0.0)
+            if file_name(root) != f"{number}.root.json":
+                raise TrustError(
+                    "a root is missing",
+                    where="roots",
+                    expected=f"{number}.root.json",
+                    got=file_name(root),
+                )
+            previous = root
+        self._require_named(roots[-1], keys)
+        for root in reversed(
+            roots
+        ):  # cut off in between, the newest is there, and all can be handed over again
+            replace(self._home.metadata / file_name(root), root)
+        self.publication = altered(self.publication, root=roots[-1])
 
     def publish(self, targets: bytes, now: float) -> None:
         """Takes in the publisher's next list, and serves it once everything it names can be had.
@@ -295,7 +337,7 @@ class Artefacts:
         return _existing(self._home.patches, f"{base}/{new}", r"[0-9a-f]{64}/[0-9a-f]{64}")
 
     def archive_path(self, path: str) -> tuple[Path, Digest]:
-        """The file behind `targets/NAME/VERSION/SHA256.CLASS.esb`, and its digest.
+        """The file behind `targets/NAME/VERSION/SHA256.CLASS.esb`, or behind `targets/timing/...est`, and its digest.
 
         Raises:
             NotFoundError: not listed by the publisher, or not here.
@@ -389,21 +431,39 @@ class Artefacts:
                 expected="an archive of that digest",
             )
         file = self._blobs.path(info.digest)
-        manifest = Bundle.open(file).manifest
-        said = Parts(manifest.name, manifest.version, manifest.hardware_class)
-        if said != Parts.of(path) or file.stat().st_size != info.size:
+        said = _own_name(file)
+        if said != path or file.stat().st_size != info.size:
             raise ConflictError(
                 "an archive is not what its name says",
                 where=path,
-                expected=f"{Parts.of(path)}, {info.size} bytes",
+                expected=f"{path}, {info.size} bytes",
                 got=f"{said}, {file.stat().st_size} bytes",
                 fix="list it under its own name and size",
             )
 
+    def _require_named(self, root: bytes, keys: AssignmentKeys) -> None:
+        mine = self._home.key.public
+        if mine not in keys.keys or not _has_online_roles(root, mine.keyid):
+            raise TrustError(
+                "the root does not name this hub",
+                where="root.json",
+                expected=f"key {mine.keyid} for snapshot, timestamp and assignments",
+                fix="make the root with the hub's online key",
+                got="other keys",
+            )
+
+    def family(self, digest: str) -> Family:
+        """The archive of a family of models that the publisher lists, or once listed, by the 64 hex digits of its digest.
+
+        Raises:
+            StoreError, PathError: it is gone.
+        """
+        return Family.open(self._blobs.path(Digest(digest)))
+
     def _make_patches(self, listed: Mapping[str, TargetInfo]) -> None:
-        served = self.publication.listed
-        known = {**served, **listed}
-        for path, info in listed.items():
+        served, bundles = self.publication.listed, bundles_of(listed)
+        known = {**served, **bundles}
+        for path, info in bundles.items():
             if served.get(path) != info:
                 for base in _bases(path, known)[: self._settings.patch_bases]:
                     self._make_patch(known[base], info)
@@ -420,6 +480,24 @@ class Artefacts:
                 replace(folder / new.digest.hex, patch)
         except (OSError, EdgestillError) as error:
             log.warning("no patch from %s to %s: %s", base.digest, new.digest, error)
+
+
+def is_timing(path: str) -> bool:
+    """Whether a name of the list is that of a family of models, which is timed and never installed."""
+    return re.fullmatch(TIMING, path) is not None
+
+
+def bundles_of(listed: Mapping[str, TargetInfo]) -> dict[str, TargetInfo]:
+    """Those names of a list that are of bundles."""
+    return {path: info for path, info in listed.items() if not is_timing(path)}
+
+
+def _own_name(file: Path) -> str:
+    """The name under which an archive may be listed."""
+    if is_family(file):
+        return Family.open(file).head.target
+    manifest = Bundle.open(file).manifest
+    return target_name(manifest.name, manifest.version, manifest.hardware_class)
 
 
 def _bases(path: str, known: Iterable[str]) -> list[str]:

@@ -35,10 +35,13 @@ def envelope(
         now: hub time.
         lifetime: seconds.
     """
-    if device.target is None:
-        return None
+    return until(end(now, lifetime), device, key=key, epoch=epoch)
+
+
+def end(now: float, lifetime: float) -> int:
+    """When what is said now ends, in seconds since 1970: the same for half a lifetime."""
     half = lifetime / 2
-    return until(math.ceil((math.floor(now / half) + 2) * half), device, key=key, epoch=epoch)
+    return math.ceil((math.floor(now / half) + 2) * half)
 
 
 def until(expires: int, device: Device, *, key: SigningKey, epoch: int) -> JsonObject | None:
@@ -51,9 +54,12 @@ def until(expires: int, device: Device, *, key: SigningKey, epoch: int) -> JsonO
     return assignment.sign(told, key)
 
 
-def tag(told: JsonObject | None) -> str:
-    """The entity tag (RFC 9110, 8.8.3) of an assignment or of none."""
-    return f'"{Digest.of(canonical(told or {})).hex[:32]}"'
+def tag(told: JsonObject | None, measure: JsonObject | None = None, *, authorities: int = 0) -> str:
+    """The entity tag (RFC 9110, 8.8.3) of an assignment or of none, of what is to be timed, and of the place of the word about authorities."""
+    more: JsonObject = {"measure": measure} if measure is not None else {}
+    more |= {"authorities": authorities} if authorities else {}
+    said: JsonObject = told or {}
+    return f'"{Digest.of(canonical({"run": said, **more} if more else said)).hex[:32]}"'
 
 
 def spread(interval: float, chance: float) -> float:

@@ -5,10 +5,12 @@
 | `POST /v1/enrol` | a join token becomes a device with a credential, and with a certificate where it sent a request |
 | `POST /v1/certificate` | a device's next certificate; by the one that it has, or by its credential |
 | `GET /v1/authorities` | the certificates of the fleet's authority, for anybody |
-| `GET /v1/poll?wait=SECONDS` | the signed assignment; 304 while it is the one of `If-None-Match`, after waiting that long |
+| `GET /v1/authorities/vouched` | the hub's signed word about them (`trust.vouched`), for anybody |
+| `GET /v1/poll?wait=SECONDS` | the signed assignment, and beside it what to time; 304 while it is the one of `If-None-Match`, after waiting that long |
 | `POST /v1/reports` | steps and health figures; each counts once |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once. Of a window
   the largest `x-edgestill-sequence` counts, or without one the last to arrive |
+| `POST /v1/timing` | a `core.timing.TimingReport` of the device's timing job; each step counts once |
 
 All others ask for the device's certificate in the handshake, or for its credential as a Bearer token (`hub.access`). A device that was
 revoked is refused everywhere, and a poll that waits ends.
@@ -25,7 +27,10 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import Response
 
 from edgestill.core.errors import ConflictError, MessageError
+from edgestill.core.timing import MAX_BYTES as MAX_TIMING_BYTES
+from edgestill.core.timing import TimingReport
 from edgestill.core.wire import (
+    BELIEVES_HEADER,
     ID_HEADER,
     MAX_MESSAGE_BYTES,
     MAX_SEQUENCE,
@@ -37,7 +42,18 @@ from edgestill.core.wire import (
     Poll,
     reports_from_bytes,
 )
-from edgestill.hub import assignments, auditing, bodies, certificates, enrolment, registry, reports, sums
+from edgestill.hub import (
+    assignments,
+    auditing,
+    authority,
+    bodies,
+    certificates,
+    enrolment,
+    registry,
+    reports,
+    sums,
+    timings,
+)
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.root import epoch_of
@@ -113,21 +129,28 @@ async def authorities(request: Request) -> Response:
     return Response(certificates.authorities(hub_of(request)), media_type="application/x-pem-file")
 
 
+async def vouched(request: Request) -> Response:
+    """`GET /v1/authorities/vouched`."""
+    return _message(authority.word(hub_of(request)))
+
+
 async def poll(request: Request) -> Response:
     """`GET /v1/poll`."""
     hub = hub_of(request)
     device = await calling_device(request)
     wait = min(_wait(request), hub.settings.longest_poll)
     await mark_seen(hub, device)
+    await authority.remember(hub, device, request.headers.get(BELIEVES_HEADER, ""))
     await hub.tick_if_due()
     with hub.bell.listening(device.id) as rung:
-        told, tag = await _told(hub, device.id)
+        told, measure, tag = await _told(hub, device.id)
         if _knows(request, tag) and wait > 0 and not hub.draining:
             await _wait_for(rung, request, wait)
-            told, tag = await _told(hub, device.id)
+            told, measure, tag = await _told(hub, device.id)
     if _knows(request, tag):
         return Response(status_code=304, headers={"etag": tag, "cache-control": "no-store"})
-    return _message(Poll(assignment=told, interval=_interval(hub)).to_bytes(), headers={"etag": tag})
+    poll = Poll(assignment=told, interval=_interval(hub), authorities=authority.place(hub), measure=measure)
+    return _message(poll.to_bytes(), headers={"etag": tag})
 
 
 async def report(request: Request) -> Response:
@@ -183,18 +206,39 @@ def tell(device: str, report: Report) -> None:
         log.debug("device %s: health of %s", device, report.release)
 
 
-async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, str]:
+async def timing(request: Request) -> Response:
+    """`POST /v1/timing`."""
+    hub = hub_of(request)
+    device = await calling_device(request)
+    report = TimingReport.from_bytes(await bodies.read(request, at_most=MAX_TIMING_BYTES))
+    async with hub.database.read() as connection:
+        job = await timings.job_of(connection, device.id, report)
+    models = {} if job is None else {job.digest: len(hub.artefacts.family(job.digest).head.models)}
+    async with hub.database.write() as connection:
+        await registry.require_standing(connection, device.id)
+        now = hub.clock.now()
+        accepted = await timings.accept(connection, device.id, report, models, now)
+        await registry.mark_seen(connection, device.id, now)
+    if accepted:
+        why = f": {report.reason}" if report.reason else ""
+        log.info("device %s has %s a timing job, of %s%s", device.id, report.state, report.archive, why)
+    return bodies.answer({"accepted": accepted})
+
+
+async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, JsonObject | None, str]:
+    root, now = hub.artefacts.publication.root, hub.clock.now()
+    epoch, lifetime = 0 if root is None else epoch_of(root), hub.settings.assignment_lifetime
     async with hub.database.read() as connection:
         present = await registry.require_standing(connection, device)
-    root = hub.artefacts.publication.root
-    told = assignments.envelope(
-        present,
-        key=hub.home.key,
-        epoch=0 if root is None else epoch_of(root),
-        now=hub.clock.now(),
-        lifetime=hub.settings.assignment_lifetime,
-    )
-    return told, assignments.tag(told)
+        measure = await timings.envelope(
+            connection,
+            device,
+            key=hub.home.key,
+            epoch=epoch,
+            expires=assignments.end(now, lifetime),
+        )
+    told = assignments.envelope(present, key=hub.home.key, epoch=epoch, now=now, lifetime=lifetime)
+    return told, measure, assignments.tag(told, measure, authorities=authority.place(hub))
 
 
 async def mark_seen(hub: Hub, device: Device) -> None:

@@ -5,6 +5,7 @@
 | `GET /metadata/FILE` | TUF metadata with consistent snapshots: `1.root.json`, `3.targets.json`, `timestamp.json`; of a role that
   the publisher delegates to `3.CLASS.json`, or `3.auto%2FCLASS.json` (`/` as it stands is taken, too: servers differ) |
 | `GET /targets/NAME/VERSION/SHA256.CLASS.esb` | an archive that the publisher lists |
+| `GET /targets/timing/NAME/VERSION/SHA256.CLASS.est` | a family of models that it lists, to be timed |
 | `GET /patches/BASE/NEW` | a patch between two archives, named by their digests; 404 is usual |
 
 Files named by version or digest never change and may be kept for ever; `timestamp.json` must be asked for each time.

@@ -12,6 +12,8 @@
 | `operator.token` | the operator's secret; the hub itself compares its digest |
 | `authority.key` | the private key of the fleet's authority, which issues certificates. Readable by its owner only |
 | `authority.pem` | its certificate, which everybody may have; after it those that are still believed |
+| `authority.next.key` | while one authority hands over to the next (`hub.handover`): the key of the next. Readable by its owner only |
+| `authority.number` | of the hub's word about its authorities; grows with every change of them |
 | `authority.key.new` | the key until its certificate is written; then it gets its name. So either of the two alone has lost the other |
 | `server.pem` | key and certificate of a hub that serves with one of the fleet's own (`hub.tls`). Readable by its owner only |
 """
@@ -27,25 +29,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from edgestill.core.bundle import replace, sync_folder
+from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, PathError
-from edgestill.core.files import read_plain
+from edgestill.hub import handover
+from edgestill.hub.handover import AUTHORITIES, AUTHORITY_KEY
 from edgestill.store.files import INCOMING
-from edgestill.trust.authority import Authority
+from edgestill.trust.authority import LIFETIME, Authority
 from edgestill.trust.keys import SigningKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from edgestill.core.protocols import Clock
+
 FOLDERS: Final = ("blobs", "metadata", "patches")
-AUTHORITY_KEY: Final = "authority.key"
-AUTHORITIES: Final = "authority.pem"
 SECRETS: Final = ("online.pem", "operator.token", AUTHORITY_KEY, AUTHORITIES)
 
 _OPERATOR_TOKEN: Final = r"eso1\.[A-Za-z0-9_-]{20,200}"  # noqa: S105  # the form of a secret, not one
 _OWNER_ONLY: Final = 0o700
-_MAX_SECRET_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +60,22 @@ class Home:
         key: the online key.
         operator: SHA-256 (hex) of the operator's token.
         authority: issues certificates to devices.
+        number: of the hub's word about its authorities.
     """
 
     folder: Path
     key: SigningKey
     operator: str
     authority: Authority
+    number: int = 1
 
     @classmethod
-    def init(cls, folder: Path) -> Self:
+    def init(cls, folder: Path, *, clock: Clock | None = None) -> Self:
         """Makes what is missing and keeps what is there, so that it may be called again after a kill.
+
+        Args:
+            folder: of the hub.
+            clock: by which an authority that is made gets its end; the machine's own where None.
 
         Raises:
             PathError: it cannot be written, or one of the authority's two files is lost, which cannot be made again.
@@ -88,7 +97,8 @@ class Home:
             replace(folder / "online.pem", SigningKey.generate().to_pem(None))
         if not (folder / "operator.token").exists():
             replace(folder / "operator.token", f"eso1.{secrets.token_urlsafe(32)}\n".encode())
-        _make_authority(folder)
+        _make_authority(folder, (clock or SystemClock()).now())
+        handover.settle(folder)
         return cls.open(folder)
 
     @classmethod
@@ -112,9 +122,7 @@ class Home:
         try:
             key = SigningKey.from_pem((folder / "online.pem").read_bytes())
             token = (folder / "operator.token").read_text(encoding="utf-8").strip()
-            authority = Authority.open(
-                _read_authority(folder / AUTHORITY_KEY), _read_authority(folder / AUTHORITIES)
-            )
+            standing = handover.standing_of(folder)
         except OSError as error:
             raise PathError(
                 "cannot read the hub's folder",
@@ -131,7 +139,7 @@ class Home:
                 fix="delete the file and run init again to get a new one",
                 got="something else",
             )
-        return cls(folder, key, Digest.of(token.encode()).hex, authority)
+        return cls(folder, key, Digest.of(token.encode()).hex, standing.authority, standing.number)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -190,7 +198,7 @@ class Home:
         return self.blobs / INCOMING
 
 
-def _make_authority(folder: Path) -> None:
+def _make_authority(folder: Path, now: float) -> None:
     """Makes an authority where there is none, or ends what a kill has left of that.
 
     Neither of its files is ever written over, because the fleet believes them: the key cannot be made again, and a certificate that
@@ -202,11 +210,11 @@ def _make_authority(folder: Path) -> None:
     """
     key, certificate, new = folder / AUTHORITY_KEY, folder / AUTHORITIES, folder / f"{AUTHORITY_KEY}.new"
     if not key.exists() and not certificate.exists():
-        made = Authority.create(secrets.token_hex(8))
+        made = Authority.create(secrets.token_hex(8), until=now + LIFETIME)
         replace(new, made.key_pem())
         replace(certificate, made.authorities.to_pem())
     if not key.exists() and new.exists():
-        Authority.open(_read_authority(new), _read_authority(certificate))
+        Authority.open(handover.read_authority(new), handover.read_authority(certificate))
         try:
             new.rename(key)
             sync_folder(folder)
@@ -228,7 +236,3 @@ def _make_authority(folder: Path) -> None:
             fix="put it back from a backup (a device's authorities.pem is as good for a lost authority.pem); where nobody has"
             " joined yet, or all shall join anew, remove both and run init again",
         )
-
-
-def _read_authority(path: Path) -> bytes:
-    return read_plain(path, what="the authority", at_most=_MAX_SECRET_BYTES)

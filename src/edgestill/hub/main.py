@@ -1,4 +1,4 @@
-"""`python -m edgestill.hub.main init|up`: the hub as a process.
+"""`python -m edgestill.hub.main init|up|backup|restore`: the hub as a process, and copies of its folder.
 
 - `up` opens everything first, then binds its port, then says that it is ready, by writing its address to a file.
 - SIGTERM and SIGINT drain: polls that wait are answered, what is under way ends, and the process ends with 0.
@@ -26,11 +26,13 @@ from edgestill.core.extras import require
 from edgestill.core.files import read_plain, refuse_special
 from edgestill.core.jsonio import canonical
 from edgestill.core.listening import bound, check_port, is_loopback, url_of
-from edgestill.core.units import parse_duration
+from edgestill.core.units import format_size, parse_duration
 from edgestill.hub.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from edgestill.core.jsonio import JsonObject
 
 NEEDED: Final = ("cryptography", "sqlalchemy", "aiosqlite", "alembic", "starlette", "uvicorn", "numpy")
 """Of what the `hub` extra brings; what needs it is imported after it was looked for."""
@@ -45,9 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for module in NEEDED:
             require(module, extra="hub", purpose="to run a hub")
         logs.begin(os.environ.get("EDGESTILL_LOG", "INFO"), chatty=("alembic", "uvicorn"))
-        if options.verb == "init":
-            return _init(options)
-        return _up(options)
+        verbs = {"init": _init, "up": _up, "backup": _backup, "restore": _restore}
+        return verbs[options.verb](options)
     except EdgestillError as error:
         print(error, file=sys.stderr)  # noqa: T201  # a command line tells its failure
         return 1
@@ -58,7 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     init = verbs.add_parser("init", help="make the hub's folder; keeps what is there")
     up = verbs.add_parser("up", help="serve")
-    for one in (init, up):
+    backup = verbs.add_parser("backup", help="copy the hub's folder, also while it serves")
+    restore = verbs.add_parser("restore", help="make a hub's folder of such a copy")
+    backup.add_argument("folder", type=Path, metavar="FOLDER", help="gets the copy; made here")
+    restore.add_argument("folder", type=Path, metavar="BACKUP", help="that edgestill hub backup has made")
+    restore.add_argument("--to", type=Path, required=True, metavar="DIR", help="the hub's folder; made here")
+    for one in (backup, restore):
+        one.add_argument("--json", action="store_true", help="one JSON object")
+    for one in (init, up, backup):
         one.add_argument("--home", type=Path, required=True, metavar="DIR", help="the hub's folder")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     up.add_argument("--port", type=int, default=8080, help="0 takes a free one (default: %(default)s)")
@@ -106,6 +114,41 @@ def _init(options: argparse.Namespace) -> int:
 
     home = Home.init(options.home)
     print(canonical({"online_key": home.key.public.as_json()}).decode())  # noqa: T201  # the verb's answer
+    return 0
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from edgestill.hub.backup import back_up
+
+    made = back_up(options.home, options.folder, clock=SystemClock())
+    said: JsonObject = {
+        "folder": os.fspath(options.folder),
+        "files": len(made.files),
+        "size": made.size,
+        "fleet": made.fleet,
+    }
+    lines = [f"{options.folder}: {len(made.files)} files, {format_size(made.size)}, read back"]
+    return _told(
+        said, [*lines, "it holds the key of the fleet's authority: keep it as safe as the hub"], options
+    )
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from edgestill.hub.backup import restore
+
+    home = restore(options.folder, options.to)
+    said: JsonObject = {"home": os.fspath(options.to), "online_key": home.key.public.as_json()}
+    steps = (
+        f"{options.to}: restored, with a new key and a new operator.token",
+        f"next: edgestill hub up --home {options.to} ..., as before",
+        "then, on the publisher's machine: edgestill release root --new-hub-key; devices follow from there on",
+        "what was published after the backup: edgestill release republish BUNDLE...",
+    )
+    return _told(said, steps, options)
+
+
+def _told(said: JsonObject, lines: Iterable[str], options: argparse.Namespace) -> int:
+    print(canonical(said).decode() if options.json else "\n".join(lines))  # noqa: T201  # the verb's answer
     return 0
 
 
@@ -172,7 +215,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
         config.ssl = context
         host = options.tls_name[0] if options.tls_name else options.host
         url = url_of(host, listener, tls=context is not None)
-        server = Server(config, hub, url=url, ready=options.ready, own=own)
+        server = Server(config, hub, url=url, ready=options.ready, own=own, context=context)
         asyncio.run(server.serve([listener]))
 
 

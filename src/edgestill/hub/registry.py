@@ -42,6 +42,8 @@ class Device:
         revoked_at: hub time at which its credential was revoked; None while it is good.
         key: id of the key that its certificates are for; None while it has none.
         certified_until: hub time at which its last certificate ends; None likewise.
+        believes: place of the newest word about the authority that it goes by, as it says; None while it says nothing.
+        issuer: digest of the authority that has issued its certificate, as it says; empty where it has none.
     """
 
     id: str
@@ -51,6 +53,8 @@ class Device:
     revoked_at: float | None = None
     key: str | None = None
     certified_until: float | None = None
+    believes: int | None = None
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ import uvicorn
 
 from edgestill.core.bundle import replace
 from edgestill.core.errors import EdgestillError
+from edgestill.hub.tls import believe
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -35,12 +37,15 @@ class Server(uvicorn.Server):
         url: str,
         ready: Path | None,
         own: OwnCertificate | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(config)
         self._hub = hub
         self._url = url
         self._ready = ready
         self._own = own
+        self._context = context
+        self._home = hub.home
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -62,13 +67,23 @@ class Server(uvicorn.Server):
         log.info("serves at %s", self._url)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether it is time to end. Looks after the hub's own certificate, once in a minute."""
-        if self._own is not None and counter % 600 == 0:
+        """Ten times a second: whether it is time to end. Looks after the hub's own certificate, once in a minute and when the authority changes."""
+        is_new = self._hub.home is not self._home
+        if is_new:
+            self._home = self._hub.home
+            self._follow()
+        if self._own is not None and (is_new or counter % 600 == 0):
             try:
                 self._own.renew_if_due()
             except (EdgestillError, OSError) as error:  # which errors of TLS are too
                 log.warning("the hub's certificate cannot be renewed: %s", error)
         return await super().on_tick(counter)
+
+    def _follow(self) -> None:
+        if self._context is not None:
+            believe(self._context, self._home)
+        if self._own is not None:
+            self._own.follow(self._home)
 
     def _end(self) -> None:
         log.info("was told to end; answers what is under way")

@@ -15,10 +15,11 @@ import asyncio
 import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import auditing, registry, rollouts, sums
+from edgestill.hub import auditing, handover, registry, rollouts, sums, timings
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -28,7 +29,7 @@ from edgestill.hub.teacher import endpoint_of
 from edgestill.store.files import FileBlobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from edgestill.core.jsonio import JsonObject
@@ -190,6 +191,7 @@ class Hub:
         async with self.database.write() as connection:
             await registry.forget_reports(connection, now - self.settings.keep_reports)
             await sums.forget(connection, now - self.settings.keep_reports)
+        await self._settle_timings()
         await self.step()
 
     async def tick_if_due(self) -> None:
@@ -203,6 +205,13 @@ class Hub:
         async with self._publishing:
             now = self.clock.now()
             await self.in_thread(lambda: self.artefacts.set_root(root, now))
+        await self._freshen(now)
+
+    async def set_roots(self, roots: Sequence[bytes]) -> None:
+        """Takes in every root of the publisher (see `Artefacts.set_roots`)."""
+        async with self._publishing:
+            now = self.clock.now()
+            await self.in_thread(lambda: self.artefacts.set_roots(roots, now))
         await self._freshen(now)
 
     async def publish(self, targets: bytes) -> None:
@@ -222,6 +231,15 @@ class Hub:
             self.trouble = ""
         await self._mirror()
         await self.step()
+
+    async def hand_over(self, change: Callable[[], None]) -> handover.Standing:
+        """Takes a step of a hand-over between authorities (see `hub.handover`), and goes by what is there then."""
+        async with self._publishing:
+            await self.in_thread(change)
+            standing = handover.standing_of(self.home.folder)
+            self.home = replace(self.home, authority=standing.authority, number=standing.number)
+        self.bell.ring_all()
+        return standing
 
     async def _freshen(self, now: float) -> None:
         """Renews the hub's own metadata; where only the publisher can help, says so and goes on serving."""
@@ -243,6 +261,14 @@ class Hub:
         )
         async with self.database.write() as connection:
             await registry.mirror_targets(connection, listed, self.clock.now(), read)
+        await self._settle_timings()
+
+    async def _settle_timings(self) -> None:
+        """Ends timing jobs that nobody lists any more, or that wait for nobody."""
+        async with self.database.write() as connection:
+            families = self.artefacts.publication.families
+            freed = await timings.settle(connection, families, self.clock.now())
+        self.bell.ring(freed)
 
     async def _tick_for_ever(self) -> None:
         while True:

@@ -64,6 +64,9 @@ devices: Final = Table(
     # The key that its certificates are for (SHA-256 of the public half), and when the last of them ends; null while it has none.
     Column("key", _ID),
     Column("certified_until", Float),
+    # What it says of its authority: the place of the newest word that it goes by, and who has issued its certificate (hub.authority).
+    Column("believes", BigInteger),
+    Column("issuer", _ID),
     # What it is told to run.
     Column("counter", BigInteger, nullable=False, default=0),
     Column("target", String(200)),
@@ -254,4 +257,45 @@ controllers: Final = Table(
     Column("note", String(500), nullable=False, default=""),
     # What it says of itself; null until it does.
     Column("attributes", JSON),
+)
+
+# Timing jobs: a family of models that some devices time in idle hours (see `hub.timings`).
+timings: Final = Table(
+    "timings",
+    METADATA,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("target", String(200), nullable=False),
+    # SHA-256 of the archive, which stays among the blobs when it is retired.
+    Column("digest", _ID, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("wanted", Integer, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("reason", String(500), nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+
+# The devices of a job, and what each has said.
+timed: Final = Table(
+    "timed",
+    METADATA,
+    Column("timing_id", ForeignKey("timings.id"), primary_key=True),
+    Column("device_id", ForeignKey("devices.id"), primary_key=True, index=True),
+    # By which the device knows the job.
+    Column("counter", BigInteger, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("reason", String(500), nullable=False, default=""),
+    # `core.timing.ModelTime` as JSON, in the order of their places; null until it has measured.
+    Column("times", JSON),
+    Column("heard_at", Float),
+)
+
+# What each device is told to time now; a row stays, because its counter must only grow.
+measuring: Final = Table(
+    "measuring",
+    METADATA,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("counter", BigInteger, nullable=False),
+    # The name on the list; null while there is nothing to time.
+    Column("target", String(200)),
 )

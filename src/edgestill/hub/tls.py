@@ -6,6 +6,8 @@
   cannot say it, and so a proxy cannot either: devices behind one show their credential.
 - Where the operator has no certificate for the hub, the fleet's authority gives it one, for the hosts that were named; it is renewed
   while the hub runs, and kept over restarts: one that begins anew is refused by devices whose clocks are far behind. Devices trust that authority because their join token vouches for it.
+- An authority that comes while the hub serves is believed at once. One that goes is believed in handshakes until the hub starts anew; who shows a
+  certificate of it is refused by `hub.certificates`, which looks again.
 """
 
 from __future__ import annotations
@@ -45,10 +47,15 @@ def context_of(home: Home) -> ssl.SSLContext:
     """A context that asks for devices' certificates, and has none of its own yet."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(cadata=home.authority.authorities.to_pem().decode("ascii"))
+    believe(context, home)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     return context
+
+
+def believe(context: ssl.SSLContext, home: Home) -> None:
+    """Lets a context believe the fleet's authorities, beside those that it believes already."""
+    context.load_verify_locations(cadata=home.authority.authorities.to_pem().decode("ascii"))
 
 
 def load_given(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
@@ -113,6 +120,10 @@ class OwnCertificate:
         self._due = now + SERVER_LIFETIME * 2 / 3
         log.info("serves with a certificate of the fleet's authority, for %s", ", ".join(self._hosts))
         return True
+
+    def follow(self, home: Home) -> None:
+        """Goes by another authority; the certificate is looked at when it is asked for next."""
+        self._home, self._due = home, 0.0
 
     def _kept(self, path: Path) -> tuple[float, float] | None:
         """From when to when what an earlier run has left holds; None where it is of no use."""

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from contextlib import contextmanager
@@ -56,6 +57,27 @@ def read_npy(path: Path, *, what: str) -> NDArray[np.generic]:
             )
         source.seek(0)
         return _read(source)
+
+
+def npy_of(data: bytes, *, what: str, where: str) -> NDArray[np.generic]:
+    """The array of an npy file whose bytes are here already; of at least one dimension and one row.
+
+    Raises:
+        DataError: it is no such file, is damaged, holds Python objects, or is empty.
+    """
+    try:
+        found = _read(io.BytesIO(data))
+    except Exception as error:
+        raise _damaged(where, error, _ONE) from error
+    if not found.shape or not len(found):
+        raise DataError(
+            f"{what} are none",
+            where=where,
+            expected="`[N, ...]`, N at least 1",
+            got=found.shape,
+            fix="write at least one of them",
+        )
+    return found
 
 
 def read_npz(

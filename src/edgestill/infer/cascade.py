@@ -32,7 +32,16 @@ from edgestill.core.answer import Answer
 from edgestill.core.errors import DeadlineError, EdgestillError, EngineError
 from edgestill.infer.adapter import as_sent
 from edgestill.infer.confidence import confidence_of, require_probabilities, require_voices
-from edgestill.infer.decision import Decision, PolicyState, decide, promise_is_void, settled, unanswered
+from edgestill.infer.decision import (
+    Decision,
+    PolicyState,
+    audit_share,
+    decide,
+    promise_is_void,
+    raised,
+    settled,
+    unanswered,
+)
 from edgestill.infer.fusion import fuse, weights
 from edgestill.infer.health import Counts, HealthCounter
 from edgestill.infer.student import is_array
@@ -71,6 +80,7 @@ class Escalation:
         decisions: of the policy, per input. An audit or escalation without an answer has a NaN row.
         confidence: float32 `[N]`, of the student alone; `answer.confidence` is that of the fused answer.
         failures: codes of the errors that kept the teacher from answering, at most one per question.
+        audit_shares: the chance that each input had of being audited, where that was raised; empty where it was the policy's.
     """
 
     batch: NDArray[np.generic]
@@ -78,6 +88,7 @@ class Escalation:
     decisions: tuple[Decision, ...]
     confidence: NDArray[np.float32]
     failures: tuple[str, ...] = ()
+    audit_shares: tuple[float, ...] = ()
 
     @property
     def heard(self) -> NDArray[np.bool_]:
@@ -147,6 +158,14 @@ class Cascade:
         """Whether the bundle's promise does not hold now (`infer.decision.promise_is_void`)."""
         return self._teacher is None or promise_is_void(self.policy, self._state)
 
+    def raise_audits(self) -> bool:
+        """Audits more for a while, where the policy says so (`infer.decision.raised`); whether it does."""
+        if self._teacher is None:
+            return False
+        with self._lock:
+            self._state = raised(self.policy, self._state)
+            return self._state.raised > 0
+
     def take_health(self, *, drift: str = "none", leverage: float = 0.0) -> Health:
         """The figures since the last time (`infer.health.HealthCounter.take`)."""
         with self._lock:
@@ -164,8 +183,9 @@ class Cascade:
         coins = [self._random() for _ in range(n)]
         alone = self._ask_student(batch, deadline)
         question = None if self._teacher is None else self._question(batch, alone)
-        decisions, lost, charged = self._decide(alone.confidence, coins, question)
-        if question is not None and (lost or any(decision != "alone" for decision in decisions)):
+        decided = self._decide(alone.confidence, coins, question)
+        decisions = decided.decisions
+        if question is not None and (decided.lost or any(decision != "alone" for decision in decisions)):
             answer, failures = self._with_teacher(question, alone, decisions, deadline)
             answer = replace(answer, latency=self._clock.monotonic() - start)
             told = Escalation(
@@ -174,8 +194,9 @@ class Cascade:
                 decisions=decisions,
                 confidence=alone.confidence,
                 failures=failures,
+                audit_shares=decided.audit_shares,
             )
-            self._count(told, lost=lost, charged=charged)
+            self._count(told, lost=decided.lost, charged=decided.charged)
             if self._observe is not None:
                 self._observe(told)
             return answer
@@ -207,18 +228,21 @@ class Cascade:
 
     def _decide(
         self, confidence: NDArray[np.float32], coins: Sequence[float], question: NDArray[np.generic] | None
-    ) -> tuple[tuple[Decision, ...], int, int]:
-        """A decision per input, how many audits the byte budget forbade, and the bytes that were charged."""
+    ) -> _Decided:
+        """About each input, in order."""
         if question is None:
             none: Decision = "alone"
-            return (none,) * len(confidence), 0, 0
+            return _Decided((none,) * len(confidence))
         now, most = self._clock.now(), question[0].nbytes
         # who was never asked says what the numbers take
         cost = min((meter.bytes_each(question) for meter in self._meters), default=most)
         decisions: list[Decision] = []
+        shares: list[float] = []
         with self._lock:
             state = before = self._state
             for value, coin in zip(confidence.tolist(), coins, strict=True):
+                if before.raised:
+                    shares.append(audit_share(self.policy, state, now=now, cost=cost))
                 decision, state = decide(
                     self.policy,
                     state,
@@ -231,7 +255,12 @@ class Cascade:
                 decisions.append(decision)
             self._state = state
         asked = sum(decision != "alone" for decision in decisions)
-        return tuple(decisions), state.audits_lost - before.audits_lost, asked * max(cost, most)
+        return _Decided(
+            tuple(decisions),
+            lost=state.audits_lost - before.audits_lost,
+            charged=asked * max(cost, most),
+            audit_shares=tuple(shares),
+        )
 
     def _with_teacher(
         self,
@@ -336,6 +365,23 @@ class Cascade:
             for decision in deaf:
                 self._state = unanswered(self._state, decision)
             self._health.add(counts, latency=None if asked else told.answer.latency)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What was decided about a batch of N inputs.
+
+    Attributes:
+        decisions: per input.
+        lost: audits that the byte budget forbade.
+        charged: bytes.
+        audit_shares: as `Escalation`'s.
+    """
+
+    decisions: tuple[Decision, ...]
+    lost: int = 0
+    charged: int = 0
+    audit_shares: tuple[float, ...] = ()
 
 
 class _Heard:

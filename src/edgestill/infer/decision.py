@@ -12,6 +12,8 @@ Standard library only; confidence, coin, time and cost come in as arguments, so 
 - The promise made for the bundle's threshold holds only while at least that much is asked. Moving averages of what
   the promise needs and of what was asked and answered are kept, and `promise_is_void` says when they part.
 - Where the policy lets nothing leave the device, or features and names no adapter, nothing is ever asked.
+- After a change of the world more inputs may be audited for a while (`raised`): what they take, escalations lack. Share and
+  bytes are bounded as ever, and the raised share is known before the coin is tossed, so audits stay a fair sample.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.infer.pacing import Pace
 from edgestill.infer.policy import ALWAYS
+from edgestill.infer.reaction import MOST_INPUTS
 
 if TYPE_CHECKING:
     from edgestill.infer.policy import Policy
@@ -58,6 +61,7 @@ class PolicyState:
         spent: bytes sent on that day.
         audits_lost: tossed but not sent, or sent but not answered, since the start.
         pace: what was seen, hour by hour; kept where bytes are bounded.
+        raised: inputs to come for which the audit share is raised.
     """
 
     level: float
@@ -69,6 +73,7 @@ class PolicyState:
     spent: int = 0
     audits_lost: int = 0
     pace: Pace = field(default_factory=Pace)
+    raised: int = 0
 
     @classmethod
     def start(cls, policy: Policy) -> Self:
@@ -94,6 +99,7 @@ class PolicyState:
             spent=fields.integer("spent"),
             audits_lost=fields.integer("audits_lost"),
             pace=Pace.from_fields(fields.inner("pace")) if fields.has("pace") else Pace(),
+            raised=fields.integer("raised", most=MOST_INPUTS) if fields.has("raised") else 0,
         )
 
     def to_bytes(self) -> bytes:
@@ -118,7 +124,8 @@ def decide(
         q <- q + step * (aim - 1[l(s) < q]),   aim = target * (1 - r),
         E <- E + 1[l(s) < q] - target,         target = (share - audit_share) / (1 - audit_share),
 
-    the share being the policy's `escalation_share`, or what the day's bytes still allow, if that is less. E is the
+    the share being the policy's `escalation_share`, or what the day's bytes still allow, if that is less; the audit share
+    is the policy's, or while it is raised that times `audit_factor`, at most the share. E is the
     excess; r = E / `PATIENCE` * `REPAID`, at most `REPAID` either way, makes it up again; and the step is `STEP`, or
     `HASTE` while |E| > `PATIENCE`, and for the first `YOUNG` inputs: small steps ask about the right inputs, large ones follow a shift.
 
@@ -143,10 +150,30 @@ def decide(
     if policy.asks == "nothing":
         return "alone", state
     state = _at(policy, state, now)
-    if coin < policy.audits:
+    share = _share(policy, state, now, cost)
+    audits = _audits(policy, state, share)
+    kept = _kept(policy, state, now, cost, audits)
+    if state.raised:
+        state = replace(state, raised=state.raised - 1)
+    if coin < audits:
         return _audit(policy, state, charged)
-    target, kept = _target(policy, state, now, cost), _kept(policy, state, now, cost)
+    target = 0.0 if audits >= 1 else max(0.0, (share - audits) / (1 - audits))
     return _escalate(policy, state, confidence, target=target, charged=charged, kept=kept)
+
+
+def raised(policy: Policy, state: PolicyState) -> PolicyState:
+    """The state once the world has changed: audits are raised, where the policy says so and there are any."""
+    if "audit" not in policy.on_drift.do or policy.audits == 0 or policy.asks == "nothing":
+        return state
+    return replace(state, raised=policy.on_drift.audit_inputs)
+
+
+def audit_share(policy: Policy, state: PolicyState, *, now: float = 0.0, cost: int = 0) -> float:
+    """The chance that the next input is audited, as `decide` would have it: an audit stands for 1 / that many inputs."""
+    if policy.asks == "nothing":
+        return 0.0
+    state = _at(policy, state, now)
+    return _audits(policy, state, _share(policy, state, now, cost))
 
 
 def settled(state: PolicyState, *, charged: int, sent: int) -> PolicyState:
@@ -205,25 +232,31 @@ def _moved(state: PolicyState, target: float, *, wanted: bool) -> float:
     return max(_level(0) - HASTE, min(_level(ALWAYS), state.level + step * (aim - wanted)))
 
 
-def _target(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
-    """The share of inputs that are no audits which may be asked about."""
-    share = policy.escalation_share
-    if policy.bytes_per_day is not None and cost and state.pace.hour:
-        left = policy.bytes_per_day - state.spent
-        share = min(share, left / (cost * state.pace.ahead(now)))
-    if policy.audits >= 1:
-        return 0.0
-    return max(0.0, (share - policy.audits) / (1 - policy.audits))
+def _share(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
+    """The share of inputs which may be asked about: the policy's, or what the bytes allow of it."""
+    if policy.bytes_per_day is None or not cost or not state.pace.hour:
+        return policy.escalation_share
+    left = policy.bytes_per_day - state.spent
+    return min(policy.escalation_share, left / (cost * state.pace.ahead(now)))
 
 
-def _kept(policy: Policy, state: PolicyState, now: float, cost: int) -> float:
+def _audits(policy: Policy, state: PolicyState, share: float) -> float:
+    """The share of inputs which is audited: the policy's, or while it is raised as much of more as `share` has room for."""
+    if not state.raised:
+        return policy.audits
+    return max(policy.audits, min(policy.audits * policy.on_drift.audit_factor, share))
+
+
+def _kept(policy: Policy, state: PolicyState, now: float, cost: int, audits: float) -> float:
     """Bytes that escalations leave for the audits of the rest of the day; their whole part where the time is not known."""
     if policy.bytes_per_day is None or policy.escalation_share == 0:
         return 0.0
-    part = policy.bytes_per_day * policy.audits / policy.escalation_share
+    part = policy.bytes_per_day * audits / policy.escalation_share
     if not state.pace.hour:
         return part
-    return min(part, policy.audits * cost * state.pace.ahead(now))
+    ahead = state.pace.ahead(now)
+    more = (audits - policy.audits) * min(state.raised, ahead)
+    return min(part, cost * (policy.audits * ahead + more))
 
 
 def _at(policy: Policy, state: PolicyState, now: float) -> PolicyState:

@@ -2,7 +2,7 @@
 
 - The model is bytes: it was checked against its digest, and it cannot name files or operators outside itself
   (`infer.modelfile`).
-- Threads are given, not guessed; operators run one after another; the runtime sends no telemetry.
+- Threads are given, not guessed; operators run one after another; the runtime reports to nobody (`edgestill` says so to it).
 - Whatever the runtime raises becomes one `EngineError` of one line.
 - onnxruntime is imported when an engine is made, so that importing this module is cheap.
 

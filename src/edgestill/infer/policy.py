@@ -12,6 +12,7 @@ from typing import Final, Literal, Self, cast, get_args
 from edgestill.core.digest import Digest
 from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.jsonio import Fields, JsonObject, canonical, parse_object
+from edgestill.infer.reaction import Reaction
 
 SCHEMA: Final = 1
 MAX_BYTES: Final = 1_000_000
@@ -58,6 +59,7 @@ class Policy:
         lossy: whether inputs may lose something on their way to the teacher, to be fewer bytes (JPEG).
         adapter: digest of the model that answers from features (`infer.adapter`), for which temperatures, alpha and threshold
             were fitted; None where there is none. Of no use where inputs themselves may leave.
+        on_drift: what a device does once it is sure that its world has changed (`infer.reaction`).
         evidence: what the values were fitted on: n, epsilon, delta, promised, and whatever the lab adds.
         unknown: fields a newer writer added.
     """
@@ -75,6 +77,7 @@ class Policy:
     leaves: Leaves = "raw"
     lossy: bool = False
     adapter: Digest | None = None
+    on_drift: Reaction = field(default_factory=Reaction)
     evidence: JsonObject = field(default_factory=dict)
     unknown: JsonObject = field(default_factory=dict)
 
@@ -125,6 +128,7 @@ class Policy:
             leaves=cast("Leaves", fields.text("leaves")) if fields.has("leaves") else "raw",
             lossy=fields.boolean("lossy") if fields.has("lossy") else False,
             adapter=fields.digest("adapter") if fields.has("adapter") else None,
+            on_drift=Reaction.from_fields(fields.inner("on_drift")) if fields.has("on_drift") else Reaction(),
             evidence=fields.inner("evidence").unknown(()) if fields.has("evidence") else {},
             unknown=fields.unknown(_KNOWN),
         )
@@ -137,6 +141,8 @@ class Policy:
             rare["lossy"] = True
         if self.adapter is not None:
             rare["adapter"] = str(self.adapter)
+        if self.on_drift != Reaction():
+            rare["on_drift"] = self.on_drift.as_json()
         if self.bands:
             rare["bands"] = [{"below": band.below, "alpha": band.alpha} for band in self.bands]
         return canonical(self.unknown | own | rare | {"schema": SCHEMA})
@@ -181,8 +187,8 @@ _NUMBERS: Final = (
     "escalation_share",
     "audit_share",
 )
-_RARE: Final = ("schema", "labels", "bands", "lossy", "adapter")
-"""Written by hand, the last three only where they say something."""
+_RARE: Final = ("schema", "labels", "bands", "lossy", "adapter", "on_drift")
+"""Written by hand, the last four only where they say something."""
 _KNOWN: Final = (*_RARE, *_NUMBERS, "measure", "bytes_per_day", "leaves", "evidence")
 
 

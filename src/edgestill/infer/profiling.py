@@ -4,15 +4,15 @@
     0.onnx, ...      the models
     inputs.npy       what they are shown
 
-`edgestill device shapes` makes the folder; `edgestill device profile` times it, which needs an engine and no torch. Models
-take turns, so that what disturbs the device disturbs all of them alike. One that the engine refuses is left out and
+`edgestill device shapes` makes the folder; `edgestill device profile` times it, which needs an engine and no torch. The same as one
+archive (`core.family`) travels through a hub: devices say how long each model took, and the hub, which has the archive, puts the
+profile together. Models take turns, so that what disturbs the device disturbs all of them alike. One that the engine refuses is left out and
 named: the search goes on with the others.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,12 +20,13 @@ import numpy as np
 
 from edgestill.core.bundle import PUBLIC, replace
 from edgestill.core.digest import Digest
-from edgestill.core.errors import BundleAlteredError, EngineError, MessageError, ModelError
+from edgestill.core.errors import BundleAlteredError, EngineError, ModelError
+from edgestill.core.family import INPUTS, SHAPES, family_bytes
 from edgestill.core.files import read_plain
 from edgestill.core.hardware import HardwareClass
-from edgestill.core.jsonio import Fields, parse_object
 from edgestill.infer.arrayfile import read_npy
 from edgestill.infer.engines import DEFAULT, engine_name, engine_of
+from edgestill.infer.outlines import MAX_BYTES, Outline, profile_bytes, read_outlines, shapes_bytes
 from edgestill.infer.timing import time_engines
 
 if TYPE_CHECKING:
@@ -37,12 +38,6 @@ if TYPE_CHECKING:
     from edgestill.core.jsonio import Json
     from edgestill.core.protocols import Clock, Engine
 
-SHAPES, INPUTS = "shapes.json", "inputs.npy"
-VERSION: Final = 1
-MAX_BYTES: Final = 8_000_000
-MAX_MODELS: Final = 512
-MAX_WORK: Final = 20_000
-PRECISIONS: Final = "int8|floats"
 ROUNDS, RUNS = 5, 40
 _MAX_MODEL_BYTES: Final = 500_000_000
 
@@ -74,15 +69,45 @@ def write_shapes(folder: Path, subjects: Sequence[Subject], inputs: NDArray[np.g
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    array = io.BytesIO()
-    np.save(array, inputs, allow_pickle=False)
-    replace(folder / INPUTS, array.getvalue(), mode=PUBLIC)
-    told = []
+    shown = _array(inputs)
+    replace(folder / INPUTS, shown, mode=PUBLIC)
     for at, one in enumerate(subjects):
         replace(folder / f"{at}.onnx", one.model, mode=PUBLIC)
-        told.append({"precision": one.precision, "digest": str(Digest.of(one.model)), "work": list(one.work)})
-    head = {"version": VERSION, "inputs": str(Digest.of(array.getvalue())), "models": told}
-    replace(folder / SHAPES, json.dumps(head).encode(), mode=PUBLIC)
+    replace(folder / SHAPES, shapes_bytes(map(_outline, subjects), Digest.of(shown)), mode=PUBLIC)
+
+
+def pack_shapes(
+    subjects: Sequence[Subject],
+    inputs: NDArray[np.generic],
+    *,
+    name: str,
+    version: str,
+    hardware_class: str,
+) -> bytes:
+    """The same as one archive, which a publisher can sign and a hub assigns (`core.family`).
+
+    Raises:
+        BundleError: a name, version or class that the format does not allow, or too many bytes.
+    """
+    shown = _array(inputs)
+    return family_bytes(
+        name=name,
+        version=version,
+        hardware_class=hardware_class,
+        shapes=shapes_bytes(map(_outline, subjects), Digest.of(shown)),
+        inputs=shown,
+        models=[one.model for one in subjects],
+    )
+
+
+def _array(inputs: NDArray[np.generic]) -> bytes:
+    array = io.BytesIO()
+    np.save(array, inputs, allow_pickle=False)
+    return array.getvalue()
+
+
+def _outline(one: Subject) -> Outline:
+    return Outline(precision=one.precision, digest=Digest.of(one.model), work=list(one.work))
 
 
 def time_shapes(
@@ -140,53 +165,21 @@ def timed(
 ) -> bytes:
     """The profile of these engines, named by their subjects' places."""
     times = time_engines(engines, inputs, clock=clock, rounds=ROUNDS, runs=RUNS)
-    models = [
-        {
-            "precision": subjects[int(name)].precision,
-            "work": list(subjects[int(name)].work),
-            "p50": one.p50.value,
-            "p95": one.p95.value,
-        }
-        for name, one in times.items()
-    ]
-    head = {"version": VERSION, "hardware_class": hardware_class.name, "threads": 1, "models": models}
-    return json.dumps(head, indent=1).encode()
+    taken = {int(name): (one.p50.value, one.p95.value) for name, one in times.items()}
+    return profile_bytes([_outline(one) for one in subjects], taken, hardware_class.name)
 
 
 def read_shapes(folder: Path) -> tuple[list[Subject], NDArray[np.generic]]:
     """What `write_shapes` wrote; errors as `time_shapes`."""
     where = str(folder / SHAPES)
-    told = Fields(
-        parse_object(
-            read_plain(folder / SHAPES, what="a family's shapes", at_most=MAX_BYTES),
-            where=where,
-            max_bytes=MAX_BYTES,
-        ),
-        where,
-    )
-    check_version(told.integer("version"), where)
-    _checked(folder / INPUTS, told.digest("inputs"))
+    data = read_plain(folder / SHAPES, what="a family's shapes", at_most=MAX_BYTES)
+    inputs, outlines = read_outlines(data, where)
+    _checked(folder / INPUTS, inputs)
     subjects = [
-        Subject(
-            precision=one.text("precision", pattern=PRECISIONS),
-            work=[dict(part.unknown(())) for part in one.objects("work", at_most=MAX_WORK)],
-            model=_checked(folder / f"{at}.onnx", one.digest("digest")),
-        )
-        for at, one in enumerate(told.objects("models", at_most=MAX_MODELS))
+        Subject(precision=one.precision, work=one.work, model=_checked(folder / f"{at}.onnx", one.digest))
+        for at, one in enumerate(outlines)
     ]
     return subjects, read_npy(folder / INPUTS, what="the family's inputs")
-
-
-def check_version(version: int, where: str) -> None:
-    """Raises MessageError where shapes or a profile are of another version than this one writes."""
-    if version != VERSION:
-        raise MessageError(
-            "shapes or latencies of another version",
-            where=where,
-            expected=f"version {VERSION} (this edgestill's)",
-            got=version,
-            fix="make them again with the same version on both sides",
-        )
 
 
 def _checked(path: Path, digest: Digest) -> bytes:

@@ -17,7 +17,7 @@ from edgestill.core.errors import SettingError
 from edgestill.core.footprint import Latency, Spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,12 +53,14 @@ def time_engines(
     _check(len(inputs), rounds, runs)
     rows = [inputs[at : at + 1] for at in range(len(inputs))]
 
-    def answering(engine: Engine) -> Callable[[int], object]:
-        (name,) = engine.inputs
-        return lambda at: engine.run({name: rows[at % len(rows)]})
-
-    calls = {name: answering(engine) for name, engine in engines.items()}
+    calls = {name: answering(engine, rows) for name, engine in engines.items()}
     return time_calls(calls, clock=clock, threads=threads, rounds=rounds, runs=runs)
+
+
+def answering(engine: Engine, rows: Sequence[NDArray[np.generic]]) -> Callable[[int], object]:
+    """What answers the input of a number: an engine of one input, with these in turns."""
+    (name,) = engine.inputs
+    return lambda at: engine.run({name: rows[at % len(rows)]})
 
 
 def time_calls(
@@ -73,14 +75,7 @@ def time_calls(
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            for at in range(_WARM):
-                call(at)
-            times = np.empty(runs)
-            for at in range(runs):
-                start = clock.monotonic()
-                call(at)
-                times[at] = clock.monotonic() - start
-            found[name].append((float(np.percentile(times, 50)), float(np.percentile(times, 95))))
+            found[name].append(time_round(call, clock=clock, runs=runs))
     return {
         name: Latency(
             p50=spread([half for half, _ in one]),
@@ -91,6 +86,18 @@ def time_calls(
         )
         for name, one in found.items()
     }
+
+
+def time_round(call: Callable[[int], object], *, clock: Clock, runs: int = RUNS) -> tuple[float, float]:
+    """Median and 95th percentile of one round, in seconds, after some answers that do not count."""
+    for at in range(_WARM):
+        call(at)
+    times = np.empty(runs)
+    for at in range(runs):
+        start = clock.monotonic()
+        call(at)
+        times[at] = clock.monotonic() - start
+    return float(np.percentile(times, 50)), float(np.percentile(times, 95))
 
 
 def spread(values: list[float]) -> Spread:

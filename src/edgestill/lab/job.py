@@ -34,6 +34,8 @@ from edgestill.infer.policy import Leaves, Policy
 from edgestill.lab.compare import Slice
 from edgestill.lab.distil import distill
 from edgestill.lab.fits import as_source, check_data, check_model, first_inputs
+from edgestill.lab.gradient.optimisers import OPTIMISERS
+from edgestill.lab.gradient.step import Training
 from edgestill.lab.inherit import carve
 from edgestill.lab.jobdata import DataName
 from edgestill.lab.jobreport import bundle_of, report_of
@@ -124,6 +126,9 @@ class BundleWish:
         leaves: what may leave the device: `nothing`, `features` (for an adapter, which is trained and goes to the hub) or `raw`.
         lossy: whether pictures may lose something on their way to the teacher, to be fewer bytes (JPEG).
         bytes_per_day: of questions that a device sends, at most; None leaves it open.
+        train: what devices may train: `head`, `last=N`, `biases`, `all`, or names with wildcards; empty for nothing.
+        train_with: the optimiser, `sgd` (with momentum) or `adam`.
+        train_rate: learning rate that devices begin with.
     """
 
     name: str = "student"
@@ -133,8 +138,12 @@ class BundleWish:
     leaves: Leaves = "raw"
     lossy: bool = False
     bytes_per_day: int | None = None
+    train: str = ""
+    train_with: str = "sgd"
+    train_rate: float = 0.01
 
     def __post_init__(self) -> None:
+        _ = self.training  # which checks
         if self.leaves not in get_args(Leaves):
             raise SettingError(
                 "a bundle's value is out of range",
@@ -165,7 +174,27 @@ class BundleWish:
     def packed(self, run: Run, policy: Policy) -> Packed:
         """The bundle of a run; errors as `Run.pack`."""
         origin = run.origin(self.name, self.version)
-        return run.pack(policy, origin=origin, hardware_class=self.where, follows=self.follows)
+        return run.pack(
+            policy,
+            origin=origin,
+            hardware_class=self.where,
+            follows=self.follows,
+            training=self.training,
+        )
+
+    @property
+    def training(self) -> Training | None:
+        """What devices may train; SettingError where that is out of range."""
+        if self.train_with not in OPTIMISERS:
+            raise SettingError(
+                "an optimiser of another name",
+                where="train_with",
+                expected=", ".join(OPTIMISERS),
+                got=self.train_with,
+                fix="leave it out for sgd",
+            )
+        wanted = Training(trainable=self.train, optimiser=OPTIMISERS[self.train_with](), rate=self.train_rate)
+        return wanted if self.train else None
 
     @property
     def where(self) -> HardwareClass | None:

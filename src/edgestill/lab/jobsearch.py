@@ -13,9 +13,11 @@ from edgestill.core.bundle import replace as write_whole
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import SettingError
+from edgestill.core.family import SUFFIX
 from edgestill.core.footprint import slacks
+from edgestill.core.hardware import HardwareClass
 from edgestill.infer.engines import runs_here
-from edgestill.infer.profiling import write_shapes
+from edgestill.infer.profiling import pack_shapes, write_shapes
 from edgestill.lab.fits import as_source
 from edgestill.lab.job import BundleWish, make_folder, write_report
 from edgestill.lab.jobreport import bundle_of
@@ -103,13 +105,20 @@ def run_search(
     return report
 
 
-def write_family(job: Job, folder: Path, *, progress: Show | None = None) -> int:
+def write_family(job: Job, to: Path, *, progress: Show | None = None) -> int:
     """Writes models of a job's family, to be timed on a device; how many.
 
+    Args:
+        job: whose students are searched for.
+        to: a folder to carry there; or `NAME.est`, the same as one archive, which a hub hands to devices under the job's name and version.
+        progress: is told how far it is.
+
     Raises:
-        PathError: the folder cannot be written. Whatever `workshop` raises.
+        PathError: it cannot be written. BundleError: too many bytes for an archive. Whatever `workshop` raises.
     """
-    make_folder(folder)
+    is_archive = to.suffix == SUFFIX
+    if not is_archive:
+        make_folder(to)
     teacher = job.teacher.load(job.folder, job.recipe.seed)
     data = job.data.load(job.folder, job.recipe.seed)
     shop = workshop(
@@ -123,7 +132,18 @@ def write_family(job: Job, folder: Path, *, progress: Show | None = None) -> int
         hardware_class=job.bundle.where,
     )
     subjects = subjects_of(shop.drafts, seed=job.recipe.seed, progress=shown(progress, "profiling"))
-    write_shapes(folder, subjects, shop.drafts.shown)
+    if is_archive:
+        wish = job.bundle
+        packed = pack_shapes(
+            subjects,
+            shop.drafts.shown,
+            name=wish.name,
+            version=wish.version,
+            hardware_class=str(wish.where or HardwareClass.here()),
+        )
+        write_whole(to, packed, mode=PUBLIC)
+    else:
+        write_shapes(to, subjects, shop.drafts.shown)
     return len(subjects)
 
 

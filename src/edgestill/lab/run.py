@@ -18,6 +18,7 @@ from edgestill.lab.packing.footprint import held_to, policy_within
 from edgestill.lab.packing.grid import Grid
 from edgestill.lab.packing.material import labelled
 from edgestill.lab.packing.pack import pack
+from edgestill.lab.packing.trainable import parameters_of_module, trainable
 from edgestill.lab.teacher.asking import Asking
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edgestill.lab.data.augment import Augment
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.data.source import Source
+    from edgestill.lab.gradient.step import Training
     from edgestill.lab.inherit import IndexMap
     from edgestill.lab.packing.gate import Gate
     from edgestill.lab.recipe import Recipe
@@ -78,6 +80,7 @@ class Run:
         gate: Gate | None = None,
         grid: Grid | None = None,
         follows: Path | str | None = None,
+        training: Training | None = None,
     ) -> Packed:
         """The bundle in memory; see `lab.packing.pack.pack`. The budget's escalation share bounds the policy's.
 
@@ -89,6 +92,7 @@ class Run:
                 copy.
             grid: quantisation grid of the version that it follows; by default that of `follows`, or its own.
             follows: the bundle before it, `NAME.esb` or a folder: the lineage names it, and the budget's `update` bounds the patch from it.
+            training: what devices may train, and how; by default nothing.
 
         Raises:
             SettingError: the bundle takes more than the budget allows, as measured on this machine, or bundles are not
@@ -122,7 +126,10 @@ class Run:
             grid=grid,
             retrain=self._trained_for_codes,
         )
-        return held_to(self.budget, packed, heldout.inputs, follows=before)
+        packed = held_to(self.budget, packed, heldout.inputs, follows=before)
+        if training is None:
+            return packed
+        return trainable(packed, training, named=parameters_of_module(self.student))
 
     def save_bundle(
         self,
@@ -132,6 +139,7 @@ class Run:
         version: str = FIRST,
         hardware_class: HardwareClass | None = None,
         follows: Path | str | None = None,
+        training: Training | None = None,
     ) -> Path:
         """Packs and writes `NAME.esb`; the file's name becomes the model's. Errors as `pack`.
 
@@ -141,10 +149,13 @@ class Run:
             version: `MAJOR.MINOR.PATCH`.
             hardware_class: as for `pack`.
             follows: as for `pack`.
+            training: as for `pack`.
         """
         path = Path(path)
         origin = self.origin(path.stem.lower(), version)
-        packed = self.pack(policy, origin=origin, hardware_class=hardware_class, follows=follows)
+        packed = self.pack(
+            policy, origin=origin, hardware_class=hardware_class, follows=follows, training=training
+        )
         return packed.save(path)
 
     def origin(self, name: str = "student", version: str = FIRST) -> Origin:

@@ -8,6 +8,7 @@ any other number is refused before an array is made.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -23,15 +24,29 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES: Final = 4096
 MAGIC_BYTES: Final = 8
+_DIGEST_BYTES: Final = 32
 _LENGTH: Final = struct.Struct("<I")
 _START: Final = MAGIC_BYTES + _LENGTH.size
 
 
-def pack(magic: bytes, head: JsonObject, arrays: Iterable[NDArray[np.floating]]) -> bytes:
+def pack(magic: bytes, head: JsonObject, arrays: Iterable[NDArray[np.number]]) -> bytes:
     """The message; arrays are written in their own element type."""
     text = canonical(head)
     parts = [array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes() for array in arrays]
     return b"".join((magic, _LENGTH.pack(len(text)), text, *parts))
+
+
+def sealed(body: bytes) -> bytes:
+    """A file: the message and its digest, so that a part of it is never taken for the whole."""
+    return body + hashlib.sha256(body).digest()
+
+
+def opened(data: bytes, *, max_bytes: int) -> bytes | None:
+    """The message of a file that `sealed` made; None where it is damaged, or longer than that."""
+    if len(data) > max_bytes:
+        return None
+    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    return body if hashlib.sha256(body).digest() == digest else None
 
 
 def unpack(data: bytes, *, magic: bytes, where: str, max_bytes: int) -> tuple[Fields, memoryview]:

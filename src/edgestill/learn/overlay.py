@@ -6,7 +6,6 @@ the end, so that a part of it is never taken for the whole. Removing the file un
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 64_000_000
 _MAGIC: Final = b"ESTOVER1"
 _WHERE: Final = "overlay"
-_DIGEST_BYTES: Final = 32
 _FIX: Final = "remove the overlay; the bundle's own head serves"
 
 
@@ -74,7 +72,7 @@ class Overlay:
             },
             (weight, bias),
         )
-        return body + hashlib.sha256(body).digest()
+        return framing.sealed(body)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, bundle: Digest | None = None) -> Self:
@@ -87,8 +85,8 @@ class Overlay:
         Raises:
             OverlayError: damaged, over a bound, or of another bundle.
         """
-        body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-        if len(data) > MAX_BYTES or hashlib.sha256(body).digest() != digest:
+        body = framing.opened(data, max_bytes=MAX_BYTES)
+        if body is None:
             raise _refused("a whole overlay", "another digest, or too many bytes")
         try:
             overlay = cls._read(body)

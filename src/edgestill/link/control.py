@@ -15,9 +15,11 @@ from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.protocols import Request
 from edgestill.core.wire import (
+    BELIEVES_HEADER,
     ID_HEADER,
     MAX_AUTHORITIES_BYTES,
     MAX_MESSAGE_BYTES,
+    MAX_VOUCHED_BYTES,
     SEQUENCE_HEADER,
     Certified,
     Certify,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from edgestill.core.errors import EdgestillError
     from edgestill.core.protocols import Transport
+    from edgestill.core.timing import TimingReport
     from edgestill.core.wire import Enrol, Report
 
 MAX_ENROLLED_BYTES: Final = (
@@ -102,12 +105,23 @@ class ControlClient:
         asked = self._request("GET", "/v1/authorities")
         return self._call(asked, max_bytes=MAX_AUTHORITIES_BYTES, documented=ABSENT).body
 
-    def poll(self, *, etag: str | None, wait: float) -> tuple[Poll | None, str]:
+    def vouched(self) -> bytes:
+        """The newest word about the fleet's authority, for `trust.vouched` to judge; anybody may have it.
+
+        Raises:
+            NotFoundError: a hub that says none.
+            RefusedError, UnreachableError, DeadlineError: see `enrol`.
+        """
+        asked = Request("GET", f"{self._hub}/v1/authorities/vouched", {})
+        return self._call(asked, max_bytes=MAX_VOUCHED_BYTES, documented=ABSENT).body
+
+    def poll(self, *, etag: str | None, wait: float, believes: str = "") -> tuple[Poll | None, str]:
         """Asks what the hub wants: `GET /v1/poll?wait=SECONDS`.
 
         Args:
             etag: of the last answer; the hub then answers only what differs from it.
             wait: seconds that the hub may hold the request until something differs.
+            believes: what the device goes by, see `core.wire.BELIEVES_HEADER`; empty says nothing.
 
         Returns:
             What the hub wants, None where nothing differs; and the ETag for the next poll, empty where the hub gave none.
@@ -117,6 +131,8 @@ class ControlClient:
             RefusedError, UnreachableError, DeadlineError, MessageError: see `enrol`.
         """
         headers = {} if not etag else {"if-none-match": etag}
+        if believes:
+            headers[BELIEVES_HEADER] = believes
         request = self._request("GET", f"/v1/poll?wait={wait:g}", headers=headers)
         reply = self._call(request, timeout=self._timeout + wait)
         if reply.status == HTTPStatus.NOT_MODIFIED:
@@ -164,6 +180,16 @@ class ControlClient:
         reply = self._call(self._request("POST", "/v1/evidence/statistics", message, headers=headers))
         answer = parse_object(reply.body, where="statistics", max_bytes=MAX_MESSAGE_BYTES)
         return Fields(answer, "statistics").boolean("accepted")
+
+    def timing(self, report: TimingReport) -> bool:
+        """Says how a timing job stands; whether it changed anything at the hub. Sending the same again is harmless.
+
+        Raises:
+            RefusedError, AccessError, UnreachableError, DeadlineError, MessageError: see `enrol`.
+        """
+        reply = self._call(self._request("POST", "/v1/timing", report.to_bytes()))
+        answer = parse_object(reply.body, where="timing", max_bytes=MAX_MESSAGE_BYTES)
+        return Fields(answer, "timing").boolean("accepted")
 
     def artefact(self, path: str, max_bytes: int) -> bytes:
         """A file that the hub serves, such as `metadata/1.root.json`; `trust` may fetch with it.

@@ -77,6 +77,10 @@ class OperatorClient:
         """Hands over the publisher's root metadata, the first or the next."""
         self._call("POST", "root", root)
 
+    def upload_roots(self, roots: Sequence[bytes]) -> None:
+        """Hands over every root of the publisher, from the first to the newest, to a hub that has none."""
+        self._call("POST", "roots", canonical({"roots": [one.decode() for one in roots]}))
+
     def root_of(self, version: int) -> bytes | None:
         """The publisher's root of a version, as the hub serves it to devices; None where it has none."""
         request = Request("GET", f"{self._hub}/metadata/{version:d}.root.json")
@@ -146,6 +150,21 @@ class OperatorClient:
     def releases(self) -> JsonObject:
         """`{"releases": [...]}`."""
         return self._object("GET", "releases")
+
+    # The fleet's authority
+
+    def authority(self) -> JsonObject:
+        """Where its hand-over stands, and which devices have not followed yet."""
+        return self._object("GET", "authority")
+
+    def hand_over(self, step: str, *, force: bool = False) -> JsonObject:
+        """Takes a step: `begin`, `switch`, `back`, `finish` or `abandon`; where it stands then.
+
+        Raises:
+            ConflictError: it is at another step, or devices have not followed yet.
+        """
+        body = b"" if step == "begin" else canonical({"force": force})
+        return self._object("POST", f"authority/{step}", body, documented=CONFLICTING)
 
     # Joining
 
@@ -242,6 +261,50 @@ class OperatorClient:
     def rollback(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
         """Sends the rollout's devices back to what they had; the rollout afterwards. Errors as `pause`."""
         return self._order(id, "rollback")
+
+    # Timing jobs
+
+    def start_timing(
+        self, target: str, *, devices: int, labels: Mapping[str, str] | None = None
+    ) -> JsonObject:
+        """Lets devices time a family of models: `{"id", "devices"}`, those that were chosen.
+
+        Raises:
+            NotFoundError: it is not listed, or no device is free for it.
+        """
+        wanted: JsonObject = {"target": target, "devices": devices, "labels": dict(labels or {})}
+        return self._object("POST", "timings", canonical(wanted), documented=ABSENT)
+
+    def timings(self) -> JsonObject:
+        """`{"timings": [...]}`, the newest first."""
+        return self._object("GET", "timings")
+
+    def timing(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """A timing job with its devices.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        return self._object("GET", f"timings/{_id(id)}", documented=ABSENT)
+
+    def cancel_timing(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Ends a timing job; the job afterwards.
+
+        Raises:
+            NotFoundError: no such job. ConflictError: it is over.
+        """
+        return self._object("POST", f"timings/{_id(id)}/cancel", documented=CONFLICTING)
+
+    def profile(self, id: str, *, device: str | None = None) -> bytes:  # noqa: A002  # the wire's own word
+        """What came of a timing job, as `edgestill search --profile` takes it: of all devices that measured, or of one.
+
+        Raises:
+            NotFoundError: no such job, or nobody has measured yet.
+        """
+        path = f"timings/{_id(id)}/profile"
+        if device is not None:
+            path += f"?device={quote(device, safe='')}"
+        return self._call("GET", path, documented=ABSENT).body
 
     # Operators and what they did
 

@@ -10,6 +10,8 @@
   present one. Assignments are ordered by epoch, then by counter: who stole a key and signed the largest counter has lost
   again when the key is replaced, and what a key signed once says nothing should it ever come back.
 - What it names must also be listed by the publisher; that is `client.TrustedClient`'s part.
+- What a device shall time (`core.release.Measurement`) comes in an envelope of its own, under another prefix and counted by itself: an agent
+  of old never sees it, and neither kind can stand for the other, or push the other's counter on.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.errors import ExpiredError, MessageError, ReplayError, SettingError, TrustError
 from edgestill.core.jsonio import Fields, canonical
-from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment
+from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment, Measurement
 from edgestill.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from edgestill.trust.keys import SigningKey
 
 PREFIX: Final = b"edgestill-assignment-v1\n"
+MEASURE_PREFIX: Final = b"edgestill-measurement-v1\n"
 MAX_KEYS: Final = 8
 MAX_SIGNED_BYTES: Final = 4096
 
@@ -124,27 +127,36 @@ class AssignmentKeys:
         Raises:
             TrustError: too few good signatures by distinct keys.
         """
-        known = {key.keyid: key for key in self.keys}
-        good = {
-            keyid
-            for keyid, signature in signatures
-            if keyid in known and known[keyid].verifies(signature, data)
-        }
-        if len(good) < self.threshold:
+        good = self.signed(data, signatures)
+        if good < self.threshold:
             raise TrustError(
                 "an assignment is not signed as it must be",
                 where=_WHERE,
                 expected=f"{self.threshold} good signatures by keys that root.json names",
-                got=len(good),
+                got=good,
                 fix="refresh the metadata, then poll again",
             )
+
+    def signed(self, data: bytes, signatures: Iterable[tuple[str, bytes]]) -> int:
+        """How many of the keys have signed `data`."""
+        known = {key.keyid: key for key in self.keys}
+        return len(
+            {
+                keyid
+                for keyid, signature in signatures
+                if keyid in known and known[keyid].verifies(signature, data)
+            }
+        )
 
 
 def sign(assignment: Assignment, key: SigningKey) -> JsonObject:
     """The envelope to send to the device."""
-    signed = assignment.as_json()
-    signature = key.sign(_payload(signed)).hex()
-    return {"signed": signed, "signatures": [{"keyid": key.public.keyid, "sig": signature}]}
+    return _enveloped(assignment.as_json(), PREFIX, key)
+
+
+def sign_measurement(measurement: Measurement, key: SigningKey) -> JsonObject:
+    """Likewise, of what it shall time."""
+    return _enveloped(measurement.as_json(), MEASURE_PREFIX, key)
 
 
 def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int, now: float) -> Assignment:
@@ -163,11 +175,40 @@ def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int
         ReplayError: for another device, of another epoch, or older than `seen`.
         ExpiredError: past its time.
     """
+    found = Assignment.from_fields(_opened(envelope, PREFIX, keys))
+    _check(found, keys=keys, device=device, seen=seen, now=now)
+    return found
+
+
+def verify_measurement(
+    envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int, now: float
+) -> Measurement:
+    """What a device shall time, if it may do so now; arguments and errors as `verify`.
+
+    `seen` is the largest `Measurement.place` accepted so far, which has nothing to do with that of assignments.
+    """
+    found = Measurement.from_fields(_opened(envelope, MEASURE_PREFIX, keys))
+    _check(found, keys=keys, device=device, seen=seen, now=now)
+    return found
+
+
+def _enveloped(signed: JsonObject, prefix: bytes, key: SigningKey) -> JsonObject:
+    signature = key.sign(_payload(signed, prefix)).hex()
+    return {"signed": signed, "signatures": [{"keyid": key.public.keyid, "sig": signature}]}
+
+
+def _opened(envelope: JsonObject, prefix: bytes, keys: AssignmentKeys) -> Fields:
+    """The signed part, once the signatures are good."""
     fields = Fields(envelope, _WHERE)
     fields.only(("signed", "signatures"))
     signed = envelope.get("signed")
-    keys.verify(_payload(signed), _signatures(fields))
-    found = Assignment.from_fields(Fields.of(signed, _WHERE))
+    keys.verify(_payload(signed, prefix), _signatures(fields))
+    return Fields.of(signed, _WHERE)
+
+
+def _check(
+    found: Assignment | Measurement, *, keys: AssignmentKeys, device: str, seen: int, now: float
+) -> None:
     if found.device != device:
         raise ReplayError("an assignment for another device", where=_WHERE, expected=device, got=found.device)
     if found.epoch != keys.epoch:
@@ -195,10 +236,9 @@ def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int
             got=int(now),
             fix="poll again; if it stays, set the clock",
         )
-    return found
 
 
-def _payload(signed: Json) -> bytes:
+def _payload(signed: Json, prefix: bytes) -> bytes:
     if not isinstance(signed, dict):
         raise MessageError(
             "a field is not what it should be",
@@ -207,7 +247,7 @@ def _payload(signed: Json) -> bytes:
             got="another value",
         )
     try:
-        data = PREFIX + canonical(signed)
+        data = prefix + canonical(signed)
     except ValueError as error:  # half a surrogate pair is a JSON string, but no text
         raise MessageError(
             "cannot be written as JSON in UTF-8",

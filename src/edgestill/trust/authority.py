@@ -2,8 +2,10 @@
 
 - Every name and every extension of what it issues is written here; the public key is all that comes from outside.
 - It issues to devices and to its hub, and nothing else: its certificate allows no authority below it (RFC 5280, 4.2.1.9).
-- Its own certificate has no end: `99991231235959Z` (RFC 5280, 4.1.2.5). It is a trust anchor, taken back by no longer trusting
-  it, and a fleet whose devices sleep for years must not stop on a date that nobody remembers.
+- Its own certificate has an end, long after its beginning: `LIFETIME`. One hands over to the next before that (`hub.authorities`), and a
+  device that slept meanwhile hears of the next one from the keys that root metadata names (`trust.vouched`). Authorities of earlier
+  versions have no end: `99991231235959Z` (RFC 5280, 4.1.2.5).
+- What it issues ends no later than itself.
 - What it issues begins three days before now, or as long before as it holds, because devices' clocks are not all right.
 """
 
@@ -21,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgestill.core.errors import MessageError, SettingError, TrustError
+from edgestill.core.errors import ExpiredError, MessageError, SettingError, TrustError
 from edgestill.trust.certificates import (
     BACKDATED,
     FLEET,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from edgestill.trust.certificates import Requested
 
 MOST_HOSTS: Final = 16
+LIFETIME: Final = 10 * 365.25 * 86_400.0
+"""Seconds from its making to its end."""
 
 _BEGINS: Final = datetime(2020, 1, 1, tzinfo=UTC)
 _NO_END: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -62,14 +66,15 @@ class Authority:
     _key: IdentityKey = field(repr=False)
 
     @classmethod
-    def create(cls, fleet: str) -> Self:
+    def create(cls, fleet: str, *, until: float | None = None) -> Self:
         """A new authority.
 
         Args:
             fleet: 16 hex digits that no other fleet has.
+            until: seconds since 1970 at which its certificate ends; None for no end.
 
         Raises:
-            SettingError: not such an id.
+            SettingError: not such an id, or a time that cannot be written.
         """
         if re.fullmatch(FLEET, fleet) is None:
             raise SettingError(
@@ -78,7 +83,7 @@ class Authority:
         key = IdentityKey.generate()
         name = _name(fleet, "authority")
         made = (
-            _begun(key.private.public_key(), name, _BEGINS, _NO_END)
+            _begun(key.private.public_key(), name, _BEGINS, _NO_END if until is None else time_of(until))
             .issuer_name(name)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(issues=True), critical=True)
@@ -106,6 +111,11 @@ class Authority:
             )
         return cls(authorities, private)
 
+    @property
+    def until(self) -> float:
+        """When its certificate ends, in seconds since 1970."""
+        return self.authorities.certificates[0].not_valid_after_utc.timestamp()
+
     def key_pem(self) -> bytes:
         """The private key, for a file that is its owner's alone."""
         return self._key.to_pem()
@@ -120,7 +130,7 @@ class Authority:
             lifetime: seconds from now.
 
         Raises:
-            SettingError: a name that cannot be one, or a time out of range.
+            SettingError: a name that cannot be one, or a time out of range. ExpiredError: the authority has ended.
         """
         if re.fullmatch(NAME, device) is None:
             raise SettingError(
@@ -145,7 +155,7 @@ class Authority:
             lifetime: seconds from now.
 
         Raises:
-            SettingError: none, too many, or one that is no host.
+            SettingError: none, too many, or one that is no host. ExpiredError: the authority has ended.
         """
         fleet, names = self.authorities.fleet, self._server_names(hosts)
         purposes = (ExtendedKeyUsageOID.SERVER_AUTH,)
@@ -194,11 +204,19 @@ class Authority:
         time: tuple[float, float],
     ) -> bytes:
         now, lifetime = time
+        if now >= self.until:
+            raise ExpiredError(
+                "the fleet's authority has ended",
+                where="authority",
+                expected=f"now before {self.until:.0f} (seconds since 1970)",
+                got=int(now),
+                fix="hand over to the next one: edgestill hub authority begin",
+            )
         begins = max(now - min(BACKDATED, abs(lifetime)), min(now, 0.0))  # a clock may begin in 1970
         issuer = self.authorities.certificates[0]
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         made = (
-            _begun(public, subject, time_of(begins), time_of(now + lifetime))
+            _begun(public, subject, time_of(begins), time_of(min(now + lifetime, self.until)))
             .issuer_name(issuer.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(issues=False), critical=True)

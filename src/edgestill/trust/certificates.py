@@ -193,6 +193,7 @@ class Member:
         key: id of its public key.
         begins: seconds since 1970 from which it holds.
         ends: the last second in which it does.
+        issuer: digest of the authority that has issued it.
     """
 
     fleet: str
@@ -200,6 +201,7 @@ class Member:
     key: str
     begins: float
     ends: float
+    issuer: str
 
     def check_time(self, now: float) -> None:
         """Refuses it outside of its time, both ends of which belong to it (RFC 5280, 4.1.2.5).
@@ -314,7 +316,9 @@ class Authorities:
         with _reading(where):
             certificate = x509.load_pem_x509_certificate(pem)
             public = _p256(certificate.public_key(), where)
-            if not any(_is_by(certificate, one) for one in self.certificates):
+            pairs = zip(self.digests, self.certificates, strict=True)
+            issuer = next((digest for digest, one in pairs if _is_by(certificate, one)), None)
+            if issuer is None:
                 raise TrustError(
                     "a certificate that no authority of this fleet has signed",
                     where=where,
@@ -338,6 +342,7 @@ class Authorities:
             key=key_id(public),
             begins=begins.timestamp(),
             ends=ends.timestamp(),
+            issuer=issuer,
         )
 
 

@@ -17,6 +17,7 @@ One process, one thread at a time, per folder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -28,6 +29,7 @@ from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from edgestill.core.errors import EdgestillError, NotFoundError, TrustError
+from edgestill.core.release import TARGET
 from edgestill.trust.delegation import Listed, find
 from edgestill.trust.metadata import (
     TargetInfo,
@@ -127,6 +129,22 @@ class TrustedClient:
         self._view = trusted
         self._raise_floor(now)
 
+    def refresh_root(self) -> None:
+        """Fetches newer roots only: who may say what, whatever else is wrong with the repository.
+
+        Raises:
+            TrustError: a root that must not be trusted. PathError: the folder cannot be written.
+        """
+        self._kept.prepare()
+        self._fetch_roots(self._load_chain(self.now()))
+
+    @property
+    def newest_root(self) -> bytes:
+        """The newest root that is kept, as it came; the anchor where there was none after it."""
+        if not self._has_chain:
+            self._load_chain(self.now())
+        return self._kept.read(Root.type, self._root.version) or self._anchor
+
     def restore(self) -> bool:
         """Loads what was kept, without fetching; whether it is complete and has not expired."""
         trusted = self._load_chain(self.now())
@@ -139,7 +157,7 @@ class TrustedClient:
         return True
 
     def target(self, name: str) -> TargetInfo:
-        """What targets.json itself says about the bundle of this name; roles that it delegates to are not asked.
+        """What targets.json itself says about the bundle, or the family of models, of this name; roles that it delegates to are not asked.
 
         Raises:
             TrustError: not listed, or nothing is verified yet.
@@ -371,8 +389,10 @@ def _accepts(trusted: TrustedMetadataSet, role: str, kept: bytes, delegator: str
 def _bundles(signed: Targets) -> list[tuple[str, TargetInfo]]:
     found = []
     for name, entry in signed.targets.items():
+        if re.fullmatch(TARGET, name) is None:  # a family of models, or what a newer publisher lists
+            continue
         try:
             found.append((name, target_info(name, entry)))
-        except TrustError:  # a newer publisher may list other things than bundles
+        except TrustError:
             continue
     return found

@@ -1,5 +1,7 @@
-"""Ed25519 keys (RFC 8032), named as TUF names them.
+"""Ed25519 keys (RFC 8032), named as TUF names them; and the public half of ECDSA keys, which hardware of a publisher holds (`trust.named`).
 
+- What this project makes and what hub and devices sign with is Ed25519. Few security modules and key services have that, and nearly all have
+  ECDSA over P-256: so a publisher's root and targets keys may be of that kind (FIPS 186-5, 6), and no other's.
 - A key's id is the SHA-256 of its public form in canonical JSON, so that a key cannot appear under two names: the id
   is computed here and never taken from a message.
 - A signature by the wrong key, over other bytes, or of the wrong length is one answer: `verifies` is false.
@@ -12,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self, final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -36,6 +40,7 @@ MAX_PASSPHRASE_BYTES: Final = 1023
 """What PKCS #8 encryption takes."""
 
 _ED25519: Final = "ed25519"
+_ECDSA: Final = ("ecdsa", "ecdsa-sha2-nistp256")
 
 
 @final
@@ -109,6 +114,80 @@ class PublicKey:
         except (InvalidSignature, ValueError):
             return False
         return True
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EcdsaKey:
+    """The public half of a P-256 key, of a publisher's role.
+
+    Attributes:
+        pem: SubjectPublicKeyInfo as PEM, as the library writes it: one key has one text, and so one id.
+    """
+
+    pem: str
+
+    def __post_init__(self) -> None:
+        if _ec_pem(self.pem.encode("ascii", "replace")) != self.pem:
+            raise MessageError(
+                "not a public key of a role",
+                where="public key",
+                expected="P-256, as PEM",
+                got="something else",
+            )
+
+    @property
+    def keyid(self) -> str:
+        """The name of the key: 64 hex digits."""
+        return Digest.of(canonical(self.as_json())).hex
+
+    def as_json(self) -> JsonObject:
+        """The public form that TUF metadata holds."""
+        return {"keytype": _ECDSA[0], "scheme": _ECDSA[1], "keyval": {"public": self.pem}}
+
+    def to_pem(self) -> bytes:
+        """The key as PEM."""
+        return self.pem.encode("ascii")
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Whether `signature` (DER, RFC 3279, 2.2.3) was made over `data` by the private half of this key."""
+        key = load_pem_public_key(self.to_pem())
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        try:
+            key.verify(signature, data, ec.ECDSA(SHA256()))
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+AnyKey = PublicKey | EcdsaKey
+"""Public, of a publisher's role."""
+
+
+def role_key(value: Json, *, where: str = "public key") -> AnyKey:
+    """Reads what `as_json` of either kind gave.
+
+    Raises:
+        MessageError: another kind of key, or more than a key.
+    """
+    fields = Fields.of(value, where)
+    if not fields.has("keytype") or fields.text("keytype", at_most=20) != _ECDSA[0]:
+        return PublicKey.from_json(value, where=where)
+    fields.only(("keytype", "scheme", "keyval"))
+    fields.text("scheme", pattern=_ECDSA[1])
+    inner = fields.inner("keyval")
+    inner.only(("public",))
+    return EcdsaKey(inner.text("public", at_most=MAX_PEM_BYTES))
+
+
+def role_key_of(pem: bytes) -> AnyKey:
+    """A public key, Ed25519 or P-256, out of a PEM file.
+
+    Raises:
+        MessageError: neither; a private one is refused, it should not have left its owner.
+    """
+    text = _ec_pem(pem)
+    return PublicKey.from_pem(pem) if text is None else EcdsaKey(text)
 
 
 @final
@@ -199,6 +278,17 @@ class SigningKey:
     def _of(cls, private: Ed25519PrivateKey) -> Self:
         raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         return cls(PublicKey(raw.hex()), private)
+
+
+def _ec_pem(pem: bytes) -> str | None:
+    """A P-256 key as the library writes it; None where it is none."""
+    try:
+        key = load_pem_public_key(pem) if len(pem) <= MAX_PEM_BYTES else None
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        return None
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
 
 
 def _is_locked(pem: bytes) -> bool:

@@ -22,7 +22,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, T, Targets, Timestamp  # 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ExpiredError, MessageError, SettingError, TrustError
 from edgestill.core.jsonio import parse_object
-from edgestill.core.release import TARGET
+from edgestill.core.release import LISTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tuf.api.metadata import Signed, TargetFile  # type: ignore[attr-defined]  # re-exported there without saying so
 
     from edgestill.trust.keys import SigningKey
+    from edgestill.trust.named import NamedKey
 
 ASSIGNMENT_FIELD: Final = "x-edgestill-assignment"
 
@@ -166,13 +167,13 @@ def check_time(signed: Signed, now: float) -> None:
 
 
 def target_info(name: str, entry: TargetFile) -> TargetInfo:
-    """What an entry of targets metadata says about a bundle.
+    """What an entry of targets metadata says about a bundle, or about a family of models.
 
     Raises:
-        TrustError: not a bundle's name, no SHA-256, or over a bound.
+        TrustError: a name of neither, no SHA-256, or over a bound.
     """
-    if re.fullmatch(TARGET, name) is None:
-        raise TrustError("not a target name", where="targets.json", expected=TARGET, got=repr(name[:100]))
+    if re.fullmatch(LISTED, name) is None:
+        raise TrustError("not a target name", where="targets.json", expected=LISTED, got=repr(name[:100]))
     try:
         return TargetInfo(int(entry.length), Digest(entry.hashes.get("sha256", "")))
     except (MessageError, SettingError) as error:
@@ -203,7 +204,7 @@ def bound_of(role: str) -> int:
     return MAX_BYTES.get(role, MAX_BYTES[Targets.type])
 
 
-def signed_by(metadata: Metadata[T], keys: Sequence[SigningKey]) -> bytes:
+def signed_by(metadata: Metadata[T], keys: Sequence[SigningKey | NamedKey]) -> bytes:
     """The metadata with the signatures of these keys beside those it has."""
     data = metadata.signed_bytes
     for key in keys:

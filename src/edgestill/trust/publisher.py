@@ -2,6 +2,7 @@
 
     root-1.pem      may sign the next root; of several keys one each    readable by its owner alone,
     targets-1.pem   signs targets.json                                 and locked with the passphrase
+    root-2.json     a key that is elsewhere, and by which URI (trust.named)
     1.root.json     every root, since hubs and devices follow them one by one
     targets.json    the newest list: what may be installed at all
 
@@ -27,23 +28,25 @@ from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.errors import ConflictError, NotFoundError, PathError, SettingError, TrustError, within
 from edgestill.core.files import read_plain
-from edgestill.trust.keys import MAX_PEM_BYTES, PublicKey, SigningKey
+from edgestill.trust.keys import SigningKey, role_key
 from edgestill.trust.metadata import bound_of, read
+from edgestill.trust.named import MAX_NAMED_BYTES, NamedKey
 from edgestill.trust.repository import sign_targets
 from edgestill.trust.roles import delegations_in
 from edgestill.trust.root import assignment_keys, check_root, create_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from edgestill.trust.keys import AnyKey, PublicKey
     from edgestill.trust.metadata import TargetInfo
     from edgestill.trust.roles import Delegation
 
 ROLES: Final = ("root", "targets")
 MOST_KEYS: Final = 9
 _OWNER_ONLY: Final = 0o700
-_NAME: Final = re.compile(r"(root|targets)-([0-9]{1,4})\.pem")
+_NAME: Final = re.compile(r"(root|targets)-([0-9]{1,4})\.(pem|json)")
 _ROOT: Final = re.compile(r"([0-9]{1,9})\.root\.json")
 
 
@@ -68,11 +71,19 @@ class Publisher:
         folder: of the publisher; made by `init`.
         passphrase: that its keys are locked with; None where they are open.
         lifetimes: of what is signed.
+        ask: for the secret of a key that is elsewhere, by its name, such as `pin`.
     """
 
-    def __init__(self, folder: Path, passphrase: bytes | None, lifetimes: Lifetimes | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        passphrase: bytes | None,
+        lifetimes: Lifetimes | None = None,
+        ask: Callable[[str], str] | None = None,
+    ) -> None:
         self.folder = folder
         self._passphrase = passphrase
+        self._ask = ask
         self._lifetimes = lifetimes or Lifetimes()
 
     @classmethod
@@ -83,6 +94,7 @@ class Publisher:
         *,
         root_keys: int = 1,
         lifetimes: Lifetimes | None = None,
+        named: Mapping[str, Sequence[NamedKey]] | None = None,
     ) -> Self:
         """Makes the folder and its keys, at once or not at all.
 
@@ -91,6 +103,7 @@ class Publisher:
             passphrase: locks the keys; None leaves them open.
             root_keys: how many there are, 1 to 9; most of them must sign the next root.
             lifetimes: of what is signed.
+            named: role -> keys that are elsewhere, in the place of files.
 
         Raises:
             ConflictError: something is there already: keys are never replaced by accident.
@@ -104,10 +117,14 @@ class Publisher:
                 got=root_keys,
                 fix="1 for one person; 3 where any two of three may sign the next root",
             )
-        made = {f"root-{number}.pem": SigningKey.generate() for number in range(1, root_keys + 1)}
-        made["targets-1.pem"] = SigningKey.generate()
-        locked = {name: key.to_pem(passphrase) for name, key in made.items()}
-        make_folder(folder, locked)
+        files: dict[str, bytes] = {}
+        for role, count in (("root", root_keys), ("targets", 1)):
+            elsewhere = (named or {}).get(role, ())
+            files |= {f"{role}-{at}.json": one.to_bytes() for at, one in enumerate(elsewhere, start=1)}
+            if not elsewhere:
+                made = (SigningKey.generate() for _ in range(count))
+                files |= {f"{role}-{at}.pem": one.to_pem(passphrase) for at, one in enumerate(made, start=1)}
+        make_folder(folder, files)
         return cls(folder, passphrase, lifetimes)
 
     # What was signed here
@@ -151,7 +168,7 @@ class Publisher:
             found["targets.json"] = read(Targets, targets).signed.expires.timestamp()
         return found
 
-    def keys(self) -> dict[str, PublicKey]:
+    def keys(self) -> dict[str, AnyKey]:
         """File -> public half, of all keys that are here.
 
         Raises:
@@ -192,7 +209,7 @@ class Publisher:
             root=_keys_of(before, "root"), targets=_keys_of(before, "targets"), online=online, now=now
         )
 
-    def rotate(self, role: str, *, served: bytes | None, now: float) -> None:
+    def rotate(self, role: str, *, served: bytes | None, now: float, named: Sequence[NamedKey] = ()) -> None:
         """New keys for a role, all of whose keys are replaced, and the root that says so.
 
         With a new targets key the list is signed by the old keys and the new one: hand it over before the root, and there is no time
@@ -202,6 +219,7 @@ class Publisher:
             role: `root` or `targets`.
             served: the list as the hub hands it out; None where it has none.
             now: seconds since 1970.
+            named: the new keys, which are elsewhere; none makes as many files as there were keys.
 
         Raises:
             NotFoundError: there is no root yet whose keys could change. SettingError: no such role.
@@ -225,9 +243,11 @@ class Publisher:
                 fix="name one of these",
             )
         self.check_root_keys()
+        if named:
+            self._refuse_known([one.public for one in named])
         newest, counted = self.newest(served), {one: _keys_of(before, one) for one in ROLES}
         old = self.counting()["targets"]
-        fresh = [self._add_key(role) for _ in counted[role]]
+        fresh = [self._add_key(role, one) for one in named] or [self._add_key(role) for _ in counted[role]]
         keys = self._all()
         if role == "targets" and newest is not None:
             both = [keys[name] for name in (*old, *fresh)]
@@ -351,9 +371,9 @@ class Publisher:
     def _keep_list(
         self,
         before: bytes | None,
-        keys: Sequence[SigningKey],
+        keys: Sequence[SigningKey | NamedKey],
         *,
-        trusted: Sequence[PublicKey],
+        trusted: Sequence[AnyKey],
         now: float,
         add: Mapping[str, TargetInfo] | None = None,
         remove: Iterable[str] = (),
@@ -374,7 +394,7 @@ class Publisher:
         return data
 
     def _new_root(
-        self, *, root: Sequence[PublicKey], targets: Sequence[PublicKey], online: PublicKey, now: float
+        self, *, root: Sequence[AnyKey], targets: Sequence[AnyKey], online: PublicKey, now: float
     ) -> bytes:
         """Signs the next root with all keys here that may, those of the root before among them, and keeps it if that is enough."""
         before, version = self.root, self.version + 1
@@ -409,7 +429,20 @@ class Publisher:
                     fix="stop the hub, remove its online.pem, and run hub init: it makes a new one",
                 )
 
-    def _signers(self, targets: bytes) -> list[PublicKey]:
+    def _refuse_known(self, named: Sequence[AnyKey]) -> None:
+        """A key has one file, and is named once."""
+        known = {key: name for name, key in self.keys().items()}
+        for key in named:
+            if key in known or list(named).count(key) > 1:
+                raise ConflictError(
+                    "this key is in the folder already",
+                    where=self.folder / known.get(key, ""),
+                    expected="a key that was never used here",
+                    got=key.keyid,
+                    fix="make another one",
+                )
+
+    def _signers(self, targets: bytes) -> list[AnyKey]:
         """The keys of this folder that have signed a list: after a change of keys they are others than those that sign the next."""
         signed = set(read(Targets, targets).signatures)
         return [
@@ -418,22 +451,28 @@ class Publisher:
 
     # Keys
 
-    def _add_key(self, role: str) -> str:
-        """Makes a key and keeps it; its file."""
+    def _add_key(self, role: str, named: NamedKey | None = None) -> str:
+        """Makes a key and keeps it, or where it is; its file."""
         numbers = [
             int(match[2]) for name in self._listed() if (match := _NAME.fullmatch(name)) and match[1] == role
         ]
-        name = f"{role}-{max(numbers, default=0) + 1}.pem"
-        write_whole(self.folder / name, SigningKey.generate().to_pem(self._passphrase))
+        name = f"{role}-{max(numbers, default=0) + 1}.{'pem' if named is None else 'json'}"
+        data = SigningKey.generate().to_pem(self._passphrase) if named is None else named.to_bytes()
+        write_whole(self.folder / name, data)
         return name
 
-    def _all(self) -> dict[str, SigningKey]:
-        found = {}
+    def _all(self) -> dict[str, SigningKey | NamedKey]:
+        found: dict[str, SigningKey | NamedKey] = {}
         matches = [match for name in self._listed() if (match := _NAME.fullmatch(name))]
         for match in sorted(matches, key=lambda one: (one[1], int(one[2]))):
             with within(self.folder / match[0]):
-                pem = read_plain(self.folder / match[0], what="the key", at_most=MAX_PEM_BYTES)
-                found[match[0]] = SigningKey.from_pem(pem, self._passphrase)
+                data = read_plain(self.folder / match[0], what="the key", at_most=MAX_NAMED_BYTES)
+                is_file = match[3] == "pem"
+                found[match[0]] = (
+                    SigningKey.from_pem(data, self._passphrase)
+                    if is_file
+                    else NamedKey.from_bytes(data, self._ask)
+                )
         if not found:
             raise PathError(
                 "not a publisher's folder",
@@ -491,7 +530,7 @@ def _epoch(before: bytes | None, online: PublicKey) -> int:
     return known.epoch + (known.keys != (online,))
 
 
-def _keys_of(root: bytes, role: str) -> list[PublicKey]:
+def _keys_of(root: bytes, role: str) -> list[AnyKey]:
     """The keys that a root names for a role."""
     signed = read(Root, root).signed
-    return [PublicKey(signed.keys[keyid].keyval["public"]) for keyid in signed.roles[role].keyids]
+    return [role_key(signed.keys[keyid].to_dict()) for keyid in signed.roles[role].keyids]

@@ -19,7 +19,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from edgestill.core.errors import ConflictError, NotFoundError, SettingError, TrustError
 from edgestill.core.jsonio import Fields, parse_object
-from edgestill.core.release import TARGET
+from edgestill.core.release import LISTED
 from edgestill.trust.metadata import (
     MAX_BYTES,
     TargetInfo,
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from securesystemslib.signer import Signature  # type: ignore[attr-defined]  # re-exported there without saying so
 
-    from edgestill.trust.keys import PublicKey, SigningKey
+    from edgestill.trust.keys import AnyKey, PublicKey, SigningKey
+    from edgestill.trust.named import NamedKey
 
 __all__ = (
     "Delegation",
@@ -79,7 +80,7 @@ class Fresh:
     timestamp: bytes
 
 
-def countersign(metadata: bytes, *, keys: Sequence[SigningKey]) -> bytes:
+def countersign(metadata: bytes, *, keys: Sequence[SigningKey | NamedKey]) -> bytes:
     """The same metadata with further signatures: of a retiring root key, or of a second person.
 
     Whoever countersigns vouches for the content: look at it first (`check_root`, `check_targets`).
@@ -100,9 +101,9 @@ def sign_targets(
     previous: bytes | None,
     add: Mapping[str, TargetInfo],
     remove: Iterable[str] = (),
-    keys: Sequence[SigningKey],
+    keys: Sequence[SigningKey | NamedKey],
     expires: float,
-    trusted: Sequence[PublicKey] = (),
+    trusted: Sequence[AnyKey] = (),
     delegate: Iterable[Delegation] = (),
     undelegate: Iterable[str] = (),
     least: int = 1,
@@ -289,7 +290,7 @@ def _head(metadata: bytes) -> tuple[str, int]:
         return signed.text("_type", pattern="|".join(MAX_BYTES)), signed.integer("version", least=1)
 
 
-def _vouched(previous: bytes, keys: Sequence[PublicKey]) -> Targets:
+def _vouched(previous: bytes, keys: Sequence[AnyKey]) -> Targets:
     found = read(Targets, previous)
     for key in keys:
         signature = found.signatures.get(key.keyid)
@@ -304,7 +305,7 @@ def _vouched(previous: bytes, keys: Sequence[PublicKey]) -> Targets:
     return found.signed
 
 
-def _is_signed(key: PublicKey, signature: Signature, data: bytes) -> bool:
+def _is_signed(key: AnyKey, signature: Signature, data: bytes) -> bool:
     try:
         return key.verifies(bytes.fromhex(signature.signature), data)
     except (TypeError, ValueError):
@@ -312,10 +313,10 @@ def _is_signed(key: PublicKey, signature: Signature, data: bytes) -> bool:
 
 
 def _add(signed: Targets, name: str, info: TargetInfo) -> None:
-    if re.fullmatch(TARGET, name) is None:
+    if re.fullmatch(LISTED, name) is None:
         raise SettingError(
             "not a target name",
-            expected="NAME/1.2.3/CLASS.esb",
+            expected="NAME/1.2.3/CLASS.esb, or timing/NAME/1.2.3/CLASS.est",
             got=repr(name),
             where=_TARGETS_FILE,
             fix="name the hardware class and a version of three numbers",

@@ -11,31 +11,32 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]  # re-exported there without saying so
+from securesystemslib.signer import Key  # type: ignore[attr-defined]  # re-exported there without saying so
 from tuf.api.metadata import Metadata, Role, Root, Snapshot, Targets, Timestamp  # type: ignore[attr-defined]  # re-exported there without saying so
 
 from edgestill.core.errors import SettingError, TrustError
 from edgestill.trust.assignment import AssignmentKeys
-from edgestill.trust.keys import PublicKey
+from edgestill.trust.keys import SigningKey
 from edgestill.trust.metadata import ASSIGNMENT_FIELD, check_time, read, refusing, root_of, signed_by, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgestill.trust.keys import SigningKey
+    from edgestill.trust.keys import AnyKey, PublicKey
+    from edgestill.trust.named import NamedKey
 
 
 def create_root(
     *,
-    root: Sequence[SigningKey | PublicKey],
-    targets: Sequence[PublicKey],
+    root: Sequence[SigningKey | AnyKey],
+    targets: Sequence[AnyKey],
     online: PublicKey,
     expires: float,
     version: int = 1,
     threshold: int = 1,
     targets_threshold: int = 1,
     epoch: int = 0,
-    signers: Sequence[SigningKey] = (),
+    signers: Sequence[SigningKey | NamedKey] = (),
 ) -> bytes:
     """Root metadata: which keys may say what. Signed by all of `root` that are signing keys, and by `signers`.
 
@@ -56,7 +57,7 @@ def create_root(
     Raises:
         SettingError: a threshold that cannot be met, a key given twice, a version or time out of range.
     """
-    held = [key if isinstance(key, PublicKey) else key.public for key in root]
+    held = [key.public if isinstance(key, SigningKey) else key for key in root]
     roles = {
         Root.type: _role(held, threshold),
         Targets.type: _role(targets, targets_threshold),
@@ -79,7 +80,7 @@ def create_root(
         consistent_snapshot=True,
         unrecognized_fields={ASSIGNMENT_FIELD: AssignmentKeys((online,), epoch=epoch).as_json()},
     )
-    return signed_by(Metadata(signed), [*(key for key in root if not isinstance(key, PublicKey)), *signers])
+    return signed_by(Metadata(signed), [*(key for key in root if isinstance(key, SigningKey)), *signers])
 
 
 def check_root(*, root: bytes, previous: bytes | None, now: float) -> AssignmentKeys:
@@ -147,7 +148,7 @@ def assignment_keys(root: Root) -> AssignmentKeys:
         )
 
 
-def _role(keys: Sequence[PublicKey], threshold: int) -> Role:
+def _role(keys: Sequence[AnyKey], threshold: int) -> Role:
     keyids = [key.keyid for key in keys]
     if len(set(keyids)) != len(keyids):
         raise SettingError(
@@ -168,6 +169,6 @@ def _role(keys: Sequence[PublicKey], threshold: int) -> Role:
     return Role(keyids, threshold)
 
 
-def tuf_key(key: PublicKey) -> Key:
+def tuf_key(key: AnyKey) -> Key:
     """A key as python-tuf has it."""
-    return SSlibKey(key.keyid, "ed25519", "ed25519", {"public": key.hex})
+    return Key.from_dict(key.keyid, dict(key.as_json()))

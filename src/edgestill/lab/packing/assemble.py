@@ -207,7 +207,7 @@ def assembled(parts: Parts) -> Packed:
         adapter=adapter,
         adapted=figures.get("adapter"),
     )
-    return _with(packed, {names.CARD: _card(packed).encode()})
+    return with_blobs(packed, {names.CARD: _card(packed).encode()})
 
 
 def adapter_path(bundle: Path) -> Path:
@@ -229,7 +229,7 @@ def reweighted(packed: Packed, **changes: object) -> Packed:
     """The same bundle with other policy values, such as a budget the operator chose."""
     policy = replace(packed.policy, **changes)  # type: ignore[arg-type]  # the policy checks every value itself
     changed = replace(packed, policy=policy)
-    return _with(
+    return with_blobs(
         changed,
         {
             names.MODEL: shippable(packed.blobs[names.MODEL], policy.temperature),
@@ -239,7 +239,7 @@ def reweighted(packed: Packed, **changes: object) -> Packed:
     )
 
 
-def _with(packed: Packed, changed: dict[str, bytes]) -> Packed:
+def with_blobs(packed: Packed, changed: dict[str, bytes]) -> Packed:
     """The bundle with these blobs in the place of others."""
     head = packed.manifest
     manifest, blobs = build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import logging
 import warnings
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 import onnx
 import torch
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from torch import Tensor, nn
 
 from edgestill.core.errors import ModelError
@@ -24,6 +26,7 @@ OPSET: Final = 20
 INPUT: Final = "input"
 LOGITS: Final = "logits"
 FEATURES: Final = "features"
+_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
@@ -44,12 +47,14 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     return found[-1]
 
 
-def export_onnx(model: nn.Module, example: Tensor) -> bytes:
+def export_onnx(model: nn.Module, example: Tensor, *, folded: bool = True) -> bytes:
     """The model as ONNX bytes.
 
     Args:
         model: takes a batch, gives logits `[N, C]`.
         example: a batch of at least two, so that no size of one is taken for fixed.
+        folded: whether batch normalisation becomes part of the weights before it, and constants are computed; one that shall
+            be trained with the statistics of its batches must stay.
 
     Returns:
         A file with input `input`, outputs `logits` float32 `[N, C]` and `features` float32 `[N, D]`.
@@ -72,6 +77,7 @@ def export_onnx(model: nn.Module, example: Tensor) -> bytes:
                 output_names=[LOGITS, FEATURES],
                 dynamic_shapes=({0: batch},),
                 verbose=False,
+                optimize=folded,
             )
     except Exception as error:
         raise ModelError(
@@ -82,6 +88,8 @@ def export_onnx(model: nn.Module, example: Tensor) -> bytes:
             expected="operators that have an ONNX form",
         ) from error
     assert program is not None
+    if not folded:
+        LiftConstantsToInitializersPass()(program.model)
     return through(_plain(program.model_proto), [MergeScaling()])
 
 
@@ -155,10 +163,21 @@ class _quiet:  # noqa: N801  # a context manager read as a verb
         yield from map(logging.getLogger, ("torch.onnx", "onnxscript", "torch.export"))
 
 
+def _place(node: onnx.NodeProto) -> str:
+    """The path of the module and the node's own name, such as `layer1.0.conv:node_conv2d_3`."""
+    told = {one.key: one.value for one in node.metadata_props}.get(_SCOPES, "[]")
+    scopes = [scope.removeprefix("model.") for scope in ast.literal_eval(told) if scope not in {"", "model"}]
+    return f"{scopes[-2]}:{node.name}" if len(scopes) > 1 else ""
+
+
 def _plain(proto: onnx.ModelProto) -> bytes:
-    """Without the exporter's notes on source lines: they name the builder's folders, and are most of a small file."""
+    """Without the exporter's notes on source lines: they name the builder's folders, and are most of a small file.
+
+    Where in the network a node comes from is kept as its name, so that what is told of it can be found.
+    """
     for node in proto.graph.node:
         node.doc_string = ""
+        node.name = _place(node) or node.name
         del node.metadata_props[:]
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del value.metadata_props[:]

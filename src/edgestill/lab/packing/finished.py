@@ -36,6 +36,7 @@ from edgestill.lab.packing.material import spread
 from edgestill.lab.packing.passes import through
 from edgestill.lab.packing.scaling import MergeScaling
 from edgestill.lab.packing.sensor import Sensor, TakeSensor
+from edgestill.lab.packing.trainable import trainable
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from edgestill.core.budget import Budget
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Engine
+    from edgestill.lab.gradient.step import Training
 
 FEWEST: Final = 2
 _SHOWN: Final = 512
@@ -66,6 +68,7 @@ def pack_onnx(
     hardware_class: HardwareClass | None = None,
     gate: Gate | None = None,
     budget: Budget | None = None,
+    training: Training | None = None,
 ) -> Packed:
     """Makes the bundle of a student that was trained elsewhere.
 
@@ -81,6 +84,7 @@ def pack_onnx(
         hardware_class: where it will run; by default this machine's.
         gate: what int8 may cost; by default half a point.
         budget: what the bundle must keep, as measured on this machine; its escalation share bounds the policy's.
+        training: what devices may train, and how; by default nothing.
 
     Raises:
         ModelError: an operator, an end or an input that cannot be worked with. ShapeError, DtypeError: data of another kind than
@@ -124,7 +128,8 @@ def pack_onnx(
         lineage=lineage,
         labelled=isinstance(calibration, Samples),
     )
-    return held_to(budget, assembled(parts), heldout.inputs)
+    packed = held_to(budget, assembled(parts), heldout.inputs)
+    return packed if training is None else trainable(packed, training)
 
 
 def standardised(model: bytes, sensor: Sensor, ends: NameEnds) -> bytes:

@@ -39,7 +39,10 @@ def read(model: bytes) -> ir.Model:
 
 
 def written(model: ir.Model) -> bytes:
-    """The file, without initial values that nothing reads any more, and without notes on the shapes of what is computed."""
+    """The file, without initial values that nothing reads any more, and without notes on the shapes of what is computed.
+
+    Every tensor's numbers stand in one piece, so that they can be found and replaced there (`learn.codes`, `delta.tensors`).
+    """
     graph = model.graph
     used = {id(value) for node in graph.all_nodes() for value in node.inputs} | {
         id(value) for value in graph.outputs
@@ -47,6 +50,9 @@ def written(model: ir.Model) -> bytes:
     for name in [name for name, value in graph.initializers.items() if id(value) not in used]:
         del graph.initializers[name]
     proto = ir.to_proto(model)
+    for one in proto.graph.initializer:
+        if not one.raw_data:
+            one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one), one.name))
     del proto.graph.value_info[:]  # every engine infers them; they are a tenth of a small file
     return bytes(proto.SerializeToString())
 

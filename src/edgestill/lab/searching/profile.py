@@ -13,18 +13,12 @@ from typing import TYPE_CHECKING, Final, Self, final
 import numpy as np
 
 from edgestill.core.errors import DataError
+from edgestill.core.family import MAX_MODELS
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.infer.engines import engine_of
-from edgestill.infer.profiling import (
-    MAX_BYTES,
-    MAX_MODELS,
-    MAX_WORK,
-    VERSION,
-    Subject,
-    check_version,
-    timed,
-)
+from edgestill.infer.outlines import MAX_BYTES, MAX_WORK, VERSION, check_version
+from edgestill.infer.profiling import Subject, timed
 from edgestill.lab.searching.draft import PRECISIONS, Shape
 from edgestill.lab.searching.latency import LEAST, LatencyTable
 from edgestill.lab.searching.shape import UNIFORM, Direction

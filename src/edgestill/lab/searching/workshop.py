@@ -17,8 +17,8 @@ from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import parse_object
 from edgestill.core.units import format_duration
 from edgestill.infer.engines import engine_of, runs_here
+from edgestill.infer.outlines import MAX_BYTES
 from edgestill.infer.policy import Policy
-from edgestill.infer.profiling import MAX_BYTES
 from edgestill.infer.timing import time_engines
 from edgestill.lab.fits import as_source, first_inputs
 from edgestill.lab.forward import model_digest

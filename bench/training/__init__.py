@@ -1,0 +1,1 @@
+"""What training without torch costs, beside torch."""

@@ -1,0 +1,1 @@
+"""Clients who each saw a few digits only make one student together, on Flower."""
