@@ -19,6 +19,7 @@ from cascade_tables import CASCADE_TABLES
 from delivery_tables import DELIVERY_TABLES
 from drift_tables import DRIFT_TABLES
 from job_tables import KINDS, keys_table
+from learn_tables import LEARN_TABLES
 from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
 from training_tables import TRAINING_TABLES
@@ -155,7 +156,7 @@ TABLES = {
     **{
         name: lambda _name, table=table: table()
         for name, table in (
-            SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | DRIFT_TABLES | TRAINING_TABLES
+            SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | DRIFT_TABLES | LEARN_TABLES | TRAINING_TABLES
         ).items()
     },
 }

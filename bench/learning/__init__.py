@@ -1,1 +1,1 @@
-"""Parts of `bench_learn.py`, and what `bench_drift.py` measures."""
+"""What `bench_learn.py` and `bench_drift.py` measure: fleets that learn together, and streams of still and changed worlds."""

@@ -97,7 +97,7 @@ def world(name: str, folder: Path, kept: Path | None = None, *, quick: bool) -> 
         title = "LargeModel (24 x 24)"
     else:
         augment = ImageShift(4, mirror=True)
-        teacher = _resnet20(folder)
+        teacher = resnet20(folder)
         recipe = Recipe(epochs=6, batch=64, lr=4e-3, soft_weight=0.7, tau=4.0, views=3, inherit="magnitude")
         title = "ResNet-20 (published)"
     return World(
@@ -116,7 +116,8 @@ def middle(samples: Samples) -> Samples:
     return Samples.of(fit(samples.inputs), samples.labels, classes=10)
 
 
-def _resnet20(folder: Path) -> nn.Module:
+def resnet20(folder: Path) -> nn.Module:
+    """The published network, from uint8 `[N, 32, 32, 3]`."""
     from safetensors.torch import load_file
 
     teacher = Camera(CifarResNet(blocks=3))
