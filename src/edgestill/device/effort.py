@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from edgestill.core.errors import SettingError
-from edgestill.core.units import format_duration
+from edgestill.core.units import format_duration, parse_duration, parse_share
 from edgestill.link.allowance import MAX_DAY, SECONDS_PER_DAY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgestill.core.jsonio import Fields, JsonObject
     from edgestill.device.sensors import Readings
 
@@ -94,6 +96,37 @@ class Effort:
             )
 
     @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads what an owner writes, such as `time=30min,idle=60s,core=50%,mains=yes,hours=1-5,celsius=70`; what is left out is as usual.
+
+        Raises:
+            SettingError: a word that is none, or a value out of range.
+        """
+        given: dict[str, Any] = {}
+        for part in filter(None, (one.strip() for one in text.split(","))):
+            name, _, value = part.partition("=")
+            if name not in _WORDS:
+                raise SettingError(
+                    "no setting of the effort to train",
+                    where="effort",
+                    expected=", ".join(_WORDS),
+                    got=repr(part[:80]),
+                    fix="write it like time=30min,idle=60s,mains=yes",
+                )
+            field, read = _WORDS[name]
+            try:
+                given[field] = read(value)
+            except ValueError as error:
+                raise SettingError(
+                    "a value that cannot be read",
+                    where=f"effort: {name}",
+                    expected="a number, a duration such as 30min, a share such as 50%, yes or no, or hours such as 1-5",
+                    got=repr(value[:80]),
+                    fix="write it like time=30min,idle=60s,mains=yes",
+                ) from error
+        return cls(**given)
+
+    @classmethod
     def from_fields(cls, fields: Fields) -> Self:
         """Reads what `as_json` wrote; MessageError or SettingError where it is something else."""
 
@@ -122,6 +155,32 @@ class Effort:
         value = asdict(self)
         value["hours"] = None if self.hours is None else {"from": self.hours[0], "to": self.hours[1]}
         return value
+
+
+def _hours(text: str) -> tuple[float, float]:
+    start, _, end = text.partition("-")
+    return float(start), float(end)
+
+
+def _yes(text: str) -> bool:
+    if text not in {"yes", "no"}:
+        raise ValueError(text)
+    return text == "yes"
+
+
+_WORDS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
+    "time": ("seconds_per_day", parse_duration),
+    "core": ("core_share", parse_share),
+    "joules": ("joules_per_day", float),
+    "watts": ("watts", float),
+    "celsius": ("highest_celsius", float),
+    "idle": ("idle_seconds", parse_duration),
+    "load": ("highest_load", float),
+    "mains": ("only_on_mains", _yes),
+    "battery": ("lowest_battery", parse_share),
+    "hours": ("hours", _hours),
+}
+"""What an owner writes -> the setting, and how it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,9 @@
     slots/          bundles and state (device.slots)
     timing/         the timing job in hand, and what is known of earlier ones (device.measuring); missing before the first
     outbox.db       reports not yet delivered (device.outbox)
-    learned/        what the device learned by itself (device.learning)
+    learned/        what the device learned by itself (device.learning, device.tuning)
+    samples         inputs with their labels, to train on (device.keeping); missing unless its owner wants it
+    training.json   what training has cost today (device.coach)
     socket          the path of the socket that applications talk to
     lock            held by the running supervisor
 
@@ -35,6 +37,7 @@ from typing import TYPE_CHECKING, Final, Self
 from edgestill.core import bundle, hardware
 from edgestill.core.errors import ConflictError, MessageError, NotFoundError, PathError
 from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.device.effort import Effort
 from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
@@ -53,11 +56,14 @@ CERTIFICATE: Final = "certificate.pem"
 PAPERS: Final = (DEVICE_KEY, AUTHORITIES, CERTIFICATE)
 VOUCHED: Final = "authorities.json"
 BUDGET: Final = "budget.json"
+SAMPLES: Final = "samples"
+TRAINING: Final = "training.json"
 SOCKET: Final = "socket"
 LOCK: Final = "lock"
 MAX_SOCKET_BYTES: Final = 100
 _MAX_BYTES: Final = 300_000
 _MOST_A_DAY: Final = 2**50
+_MOST_KEPT: Final = 2**40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +118,16 @@ class Settings:
         labels: for cohorts, such as `{"site": "north"}`.
         accept_auto: whether updates are taken that only a role for unattended ones lists (`device.unattended`).
         bytes_per_day: that the device may send and receive, updates, questions and evidence together; None for any number.
+        keeps: bytes on the disk for inputs with their labels, which it may train on (`device.keeping`); 0 keeps none.
+        effort: that training on them may cost; None trains nothing.
     """
 
     leaves: str
     labels: dict[str, str]
     accept_auto: bool = False
     bytes_per_day: int | None = None
+    keeps: int = 0
+    effort: Effort | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -130,12 +140,16 @@ class Settings:
             bytes_per_day=fields.integer("bytes_per_day", most=_MOST_A_DAY)
             if fields.has("bytes_per_day")
             else None,
+            keeps=fields.integer("keeps", most=_MOST_KEPT) if fields.has("keeps") else 0,
+            effort=Effort.from_fields(fields.inner("effort")) if fields.has("effort") else None,
         )
 
     def to_bytes(self) -> bytes:
         """The bytes of `settings.json`."""
         told: JsonObject = {"leaves": self.leaves, "labels": dict(self.labels)}
         told |= {"accept_auto": True} if self.accept_auto else {}
+        told |= {"keeps": self.keeps} if self.keeps else {}
+        told |= {} if self.effort is None else {"effort": self.effort.as_json()}
         return canonical(told | ({} if self.bytes_per_day is None else {"bytes_per_day": self.bytes_per_day}))
 
 
@@ -259,6 +273,16 @@ class Home:
         """What the device learned by itself."""
         return self.path / "learned"
 
+    @property
+    def samples(self) -> Path:
+        """What may be trained on; there need not be such a file."""
+        return self.path / SAMPLES
+
+    @property
+    def training(self) -> Path:
+        """What training has cost today."""
+        return self.path / TRAINING
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps a second supervisor out for as long as the block runs, and drops what a kill left half-written.
@@ -288,7 +312,18 @@ class Home:
     def _sweep(self) -> None:
         """Removes temporary files of `core.bundle.replace`; in the home itself, which may hold others', only by name."""
         left = [*self.learned.glob(".*"), *self.tuf.glob(".*")]
-        for name in (IDENTITY, SETTINGS, ROOT, SOCKET, NEIGHBOURS, MIRRORS, BUDGET, VOUCHED, *PAPERS):
+        for name in (
+            IDENTITY,
+            SETTINGS,
+            ROOT,
+            SOCKET,
+            NEIGHBOURS,
+            MIRRORS,
+            BUDGET,
+            TRAINING,
+            VOUCHED,
+            *PAPERS,
+        ):
             left += self.path.glob(f".{name}.*")
         for path in left:
             if not path.is_dir():

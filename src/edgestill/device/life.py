@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from dataclasses import replace as altered
 from typing import TYPE_CHECKING, Final
 
-from edgestill.core.bundle import replace
+from edgestill.core.bundle import Bundle, replace
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, NotFoundError, SettingError, TrustError
 from edgestill.core.hardware import ENGINES, HardwareClass
+from edgestill.core.manifest import TRAIN
 from edgestill.core.wire import Enrol
 from edgestill.device import processes
 from edgestill.device.agent import Agent
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgestill.core.protocols import Clock, Transport
+    from edgestill.device.coach import Coach
     from edgestill.device.home import Settings
     from edgestill.device.installer import Fetch
     from edgestill.device.machine import Rules
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMEOUT: Final = 20.0
+COACH_SECONDS: Final = 15.0
 _RANDOM: Final = r"[A-Za-z0-9_-]{1,120}"
 _DIGEST: Final = r"([0-9a-f]{64})"
 _TOKEN: Final = re.compile(rf"est1\.{_RANDOM}\.{_DIGEST}|est2\.{_RANDOM}\.{_DIGEST}\.{_DIGEST}")
@@ -263,11 +266,44 @@ def run(
         jobs = Jobs(home.timing, lambda: _measuring(home, courier, quiet, clock))
         courier = parts.courier(nearby, papers, ledger, Word(home, papers, clock, ledger), jobs)
         agent = parts.agent(rules)
+        coach = _coach(home, parts.slots, agent, quiet, clock)
         try:
             _supervise(home, parts.supervisor(agent, courier, courier.fetch, quiet), pace=pace, ready=ready)
         finally:
+            if coach is not None:
+                coach.stop(COACH_SECONDS)
             jobs.stop()
             ledger.settle()
+
+
+def _coach(home: Home, slots: Slots, agent: Agent, quiet: Quiet, clock: Clock) -> Coach | None:
+    """What trains in idle hours, started; None where the owner wants none of it."""
+    effort = home.settings.effort
+    if effort is None or not home.settings.keeps:
+        return None
+    from edgestill.device.coach import Coach
+    from edgestill.device.sensors import Sensors
+    from edgestill.device.trainer import TrainerProcess
+
+    def archive() -> Path | None:
+        state = agent.state
+        serving = state.serving
+        if state.phase != "idle" or state.active is None or serving is None:
+            return None
+        path = slots.archive(state.active, serving)
+        return path if TRAIN in Bundle.open(path).manifest.blobs else None
+
+    coach = Coach(
+        home.training,
+        effort=effort,
+        quiet=quiet,
+        sensors=Sensors(clock),
+        clock=clock,
+        archive=archive,
+        start=lambda path, seconds: TrainerProcess.start(home.path, path, seconds),
+    )
+    coach.begin()
+    return coach
 
 
 def _measuring(home: Home, courier: Courier, quiet: Quiet, clock: Clock) -> Measuring:

@@ -5,7 +5,7 @@
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s] [--idle-after 60s] [--idle-load 50%]
     edgestill-agent update --home DIR --from FOLDER [--health-window 30s] [--json]
     edgestill-agent status --home DIR [--json]
-    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited]
+    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited] [--keep-samples SIZE|none] [--train EFFORT|never]
     edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
     edgestill-agent mirrors --home DIR [--add URL] [--remove URL]
     edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--archives] [--ready FILE]
@@ -149,6 +149,7 @@ def _status(options: argparse.Namespace) -> None:
 def _settings(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
+    from edgestill.device.effort import Effort
     from edgestill.device.home import Home
 
     home = Home.open(options.home)
@@ -157,6 +158,13 @@ def _settings(options: argparse.Namespace) -> None:
         settings = replace(settings, accept_auto=options.accept_auto)
     if options.bytes_per_day is not None:
         settings = replace(settings, bytes_per_day=_bytes_per_day(options.bytes_per_day))
+    if options.keep_samples is not None:
+        kept = 0 if options.keep_samples == "none" else parse_size(options.keep_samples)
+        settings = replace(settings, keeps=kept)
+        if not kept:
+            home.samples.unlink(missing_ok=True)
+    if options.train is not None:
+        settings = replace(settings, effort=None if options.train == "never" else Effort.parse(options.train))
     if settings != home.settings:
         home = home.chosen(settings)
     budget = settings.bytes_per_day
@@ -165,6 +173,8 @@ def _settings(options: argparse.Namespace) -> None:
         ("labels", json.dumps(settings.labels, sort_keys=True)),
         ("accept_auto", json.dumps(settings.accept_auto)),
         ("bytes_per_day", "unlimited" if budget is None else format_size(budget)),
+        ("keeps", format_size(settings.keeps) if settings.keeps else "no samples"),
+        ("train", "never" if settings.effort is None else json.dumps(settings.effort.as_json())),
     ):
         sys.stdout.write(f"{name:15} {value}\n")
 
@@ -394,6 +404,16 @@ def _add_settings(four: argparse.ArgumentParser) -> None:
         "--bytes-per-day",
         metavar="SIZE",
         help="that it may send and receive, updates, questions and evidence together; or: unlimited",
+    )
+    four.add_argument(
+        "--keep-samples",
+        metavar="SIZE",
+        help="room for inputs with their labels, to train on; or: none, which forgets those that are kept",
+    )
+    four.add_argument(
+        "--train",
+        metavar="EFFORT",
+        help="what training may cost, such as time=30min,idle=60s,core=50%%,mains=yes,hours=1-5; or: never",
     )
 
 

@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from random import SystemRandom
 from typing import TYPE_CHECKING, Self, final
 
 import numpy as np
@@ -18,12 +19,14 @@ from edgestill.core.manifest import MODEL, POLICY, REFERENCE
 from edgestill.core.oip import Tensor
 from edgestill.device.arrays import answer_to_frame, as_labels, to_array
 from edgestill.device.frames import Frame
+from edgestill.device.keeping import Keeping, plan_of
 from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
 from edgestill.device.neighbours import TEACHER
 from edgestill.device.privacy import Permissions
 from edgestill.device.sending import Sender
 from edgestill.device.teachers import teachers_of
+from edgestill.device.trained import Trained
 from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from edgestill.device.teachers import Teachers
     from edgestill.infer.cascade import Escalation
     from edgestill.learn.overlay import Overlay
+    from edgestill.learn.tuned import Tuned
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,8 @@ class Serving:
         random: uniform in [0, 1), tossed for audits.
         teachers: asked about escalations and about audits; None where nothing may be asked.
         noise: where the noise of sums comes from; None takes it from the system.
+        trained: weights that the device trained of this bundle; None where it brings no training step.
+        keeping: keeps inputs to train on; None keeps none.
     """
 
     def __init__(
@@ -88,6 +94,8 @@ class Serving:
         random: Callable[[], float],
         teachers: Teachers | None,
         noise: np.random.Generator | None = None,
+        trained: Trained | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         policy = Policy.from_bytes(bundle.read(POLICY))
         self._policy = policy
@@ -110,6 +118,12 @@ class Serving:
             prepare=None if self._sender is None else self._sender.prepared,
         )
         self._overlay: Overlay | None = None
+        self._hardware = bundle.manifest.hardware_class
+        self._trained = trained
+        self._keeping = keeping
+        self._room: tuple[Path, int] | None = None
+        self._tuned: Tuned | None = None
+        self._stamp = 0
         self._cascade = Cascade(
             self._current,
             None if teachers is None else teachers.escalation,
@@ -123,6 +137,7 @@ class Serving:
             observe=self._observe,
         )
         self._recall(memory)
+        self._take_up()
 
     @classmethod
     def open(cls, home: Home, archive: Path, *, clock: Clock, random: Callable[[], float]) -> Self:
@@ -134,13 +149,28 @@ class Serving:
         bundle = Bundle.open(archive)
         policy = Policy.from_bytes(bundle.read(POLICY))
         permissions = Permissions.of(home.settings.leaves, policy)
-        return cls(
+        made = cls(
             bundle,
             memory=Memory(home.learned, bundle.manifest.digest),
             permissions=permissions,
             clock=clock,
             random=random,
             teachers=teachers_of(home, policy, permissions, clock=clock, random=random),
+            trained=Trained.of(bundle, home.learned),
+        )
+        if home.settings.keeps:
+            made.keep_in(home.samples, home.settings.keeps)
+        return made
+
+    def keep_in(self, path: Path, size: int) -> None:
+        """Keeps inputs to train on in a file of at most so many bytes, from now on; while another engine still does, from when that has ended."""
+        self._room = (path, size)
+        self._keeping = Keeping.open(
+            path,
+            plan_of(self._takes, len(self._policy.labels), size),
+            clock=self._clock,
+            random=SystemRandom(),
+            audit_share=self._policy.audit_share,
         )
 
     def answer(self, frame: Frame) -> Frame:
@@ -178,11 +208,22 @@ class Serving:
             "neighbours_failure": self._failure,
             "threshold": self._cascade.state.threshold,
             # what was promised of the bundle's own head says nothing of a learned one
-            "promise_is_void": self._cascade.promise_is_void or overlay is not None,
+            "promise_is_void": self._cascade.promise_is_void
+            or overlay is not None
+            or self._tuned is not None,
             "drift": "none" if learner is None else learner.drift,
             "change": _change(learner),
             "audits_raised_for": self._cascade.state.raised,
             "privacy": None if self._sender is None else self._sender.told(),
+            "kept": None if self._keeping is None else self._keeping.told(),
+            "trained": None
+            if self._tuned is None
+            else {
+                "samples": self._tuned.n,
+                "beta": self._tuned.beta,
+                "agreement_before": self._tuned.agreement_before,
+                "agreement_after": self._tuned.agreement_after,
+            },
             "learned": None
             if overlay is None
             else {
@@ -193,7 +234,10 @@ class Serving:
         }
 
     def learn(self) -> None:
-        """Adopts a better head where there is one."""
+        """Adopts a better head where there is one, and weights that were trained meanwhile."""
+        self._take_up()
+        if self._keeping is None and self._room is not None:
+            self.keep_in(*self._room)
         if self._learner is None:
             return
         try:
@@ -249,6 +293,8 @@ class Serving:
         How the policy stands is read after what was noticed, and written before it: a change that is kept has its audits
         raised, and one that a kill forgets is noticed again.
         """
+        if self._keeping is not None:
+            self._keeping.flush()
         try:
             progress = None if self._learner is None else self._learner.progress()
             self._memory.keep_policy_state(self._cascade.state)
@@ -261,6 +307,8 @@ class Serving:
     def close(self) -> None:
         """Keeps what must outlive a restart, and gives back what was counted ahead of the data budget; nothing is asked any more."""
         self.keep()
+        if self._keeping is not None:
+            self._keeping.close()
         if self._ledger is not None:
             self._ledger.settle()
 
@@ -283,6 +331,8 @@ class Serving:
         return until
 
     def _observe(self, told: Escalation) -> None:
+        if self._keeping is not None:
+            self._keeping.observe(told, threshold=self._cascade.state.threshold)
         if self._learner is None:
             return
         try:
@@ -293,6 +343,10 @@ class Serving:
     def _teach(self, batch: NDArray[np.generic], labels: NDArray[np.generic]) -> None:
         classes = as_labels(labels)
         answer = self._current.predict(batch)
+        if self._keeping is not None:
+            self._keeping.teach(batch, classes, len(self._policy.labels))
+            if self._learner is None:
+                return
         if self._learner is None or answer.features is None:
             raise MessageError(
                 "this bundle cannot be taught",
@@ -319,6 +373,26 @@ class Serving:
             log.warning("%s", error)
             with suppress(OSError):  # it stays, and is passed over at every start
                 memory.drop_overlay()
+
+    def _take_up(self) -> None:
+        """Serves with weights that the device has trained, once they may serve.
+
+        Features are others then than those that sums, leverage and a learned head are about: these rest.
+        """
+        if self._trained is None or self._trained.stamp() == self._stamp:
+            return
+        self._stamp = self._trained.stamp()
+        tuned = self._trained.read()
+        if tuned is None:
+            return
+        try:
+            engine = engine_of(self._trained.model(tuned.weights), self._hardware)
+            calibrated = replace(self._policy, temperature=tuned.temperature)
+            self._current.student = Student(engine, calibrated, clock=self._clock)
+        except EdgestillError as error:
+            log.warning("%s", error)
+            return
+        self._engine, self._tuned, self._overlay, self._learner = engine, tuned, None, None
 
     def _adopt(self, overlay: Overlay) -> None:
         calibrated = replace(self._policy, temperature=overlay.temperature)

@@ -1,8 +1,9 @@
-"""Whether a device has nothing better to do: the supervisor says what happens, a timing job asks.
+"""Whether a device has nothing better to do: the supervisor says what happens, a timing job and the trainer ask.
 
 - A device is disturbed by answers that were asked for, by an installation, a trial, and an engine that is not up. It is quiet again
   some time after the last of these.
-- While a job times something, the supervisor looks at the engine's figures more often (`CLOSELY`), so that a question is noticed soon.
+- While a job times something, or training runs, the supervisor looks at the engine's figures more often (`CLOSELY`), so that a question is
+  noticed soon. They do not run at the same time.
 - The load of the machine counts before a timing begins only: from then on it is the timing's own.
 """
 
@@ -43,6 +44,7 @@ class Quiet:
 
     Attributes:
         is_timing: whether something is timed now.
+        is_training: whether training runs.
         is_installing: whether a release is being brought in, or stands its trial.
     """
 
@@ -51,6 +53,7 @@ class Quiet:
         self._patience = patience or Patience()
         self._disturbed_at = clock.monotonic()
         self.is_timing = False
+        self.is_training = False
         self.is_installing = False
 
     def disturb(self) -> None:
@@ -58,14 +61,28 @@ class Quiet:
         self._disturbed_at = self._clock.monotonic()
 
     @property
+    def is_watched(self) -> bool:
+        """Whether questions must be noticed soon."""
+        return self.is_timing or self.is_training
+
+    @property
+    def seconds(self) -> float:
+        """Since something happened."""
+        return self._clock.monotonic() - self._disturbed_at
+
+    @property
     def is_quiet(self) -> bool:
         """Whether nothing has happened for long enough."""
-        return self._clock.monotonic() - self._disturbed_at >= self._patience.seconds
+        return self.seconds >= self._patience.seconds
 
     @property
     def may_begin(self) -> bool:
         """Whether the machine as a whole is quiet, too."""
-        return self.is_quiet and (self._patience.load >= 1 or load() <= self._patience.load)
+        return (
+            self.is_quiet
+            and not self.is_training
+            and (self._patience.load >= 1 or load() <= self._patience.load)
+        )
 
 
 def load() -> float:

@@ -244,7 +244,7 @@ class Supervisor:
         self._say_how_busy(engines)
         state = self._agent.state
         pause = min(pace.health, pace.watch) if state.phase == "watching" else pace.health
-        event = engines.tick(min(pause, CLOSELY) if self._quiet.is_timing else pause)
+        event = engines.tick(min(pause, CLOSELY) if self._quiet.is_watched else pause)
         if event is not None:
             self._let(engines, event)
 

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Final, Self, final
 import numpy as np
 
 from edgestill.core import bundle as bundles
-from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, MessageError, TrainingError
+from edgestill.core.errors import BundleError, EdgestillError, MessageError, TrainingError
 from edgestill.core.jsonio import Fields, canonical, parse_object
-from edgestill.core.manifest import MODEL, POLICY, STEPS, TRAIN
+from edgestill.core.manifest import POLICY, STEPS, TRAIN
+from edgestill.device.trained import Trained, read_bounded
 from edgestill.infer.calibration import fit_temperature
 from edgestill.infer.confidence import softmax
 from edgestill.infer.engine import OnnxEngine
@@ -35,10 +35,8 @@ from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import LOGITS
 from edgestill.learn.choosing import BETAS, LEVEL, Held, judged, level_of
-from edgestill.learn.codes import written_into
-from edgestill.learn.stepfile import StepFile
 from edgestill.learn.trainer import MAX_STATE_BYTES, Trainer, TrainState
-from edgestill.learn.tuned import MAX_BYTES, Tuned, fused, placed_names
+from edgestill.learn.tuned import Tuned, fused, placed_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -136,19 +134,25 @@ class Tuning:
         random: Random,
         rounds: Rounds | None = None,
     ) -> None:
-        self._bundle = bundle.manifest.digest
+        trained = Trained.of(bundle, folder)
+        if trained is None:
+            raise BundleError(
+                "a bundle that brings no training step",
+                where=bundle.manifest.name,
+                expected=f"{TRAIN} and {STEPS}",
+                got="neither, or one of them",
+                fix="make the bundle with training",
+            )
+        self._trained = trained
         self._hardware = bundle.manifest.hardware_class
-        self._model = bundle.read(MODEL)
         self._policy = Policy.from_bytes(bundle.read(POLICY))
         self._folder = folder
         self._samples = samples
         self._clock = clock
         self._random = random
         self._rounds = rounds or Rounds()
-        step = bundle.read(TRAIN)
-        self._step = Digest.of(step)
-        self._steps = StepFile.from_bytes(bundle.read(STEPS))
-        self._trainer = Trainer(OnnxEngine(step), self._steps, step=self._step)
+        self._steps = trained.steps
+        self._trainer = Trainer(OnnxEngine(bundle.read(TRAIN)), self._steps, step=trained.step)
         self._progress, self._kept = self._recall()
 
     @property
@@ -211,7 +215,7 @@ class Tuning:
         state = self._trainer.start(self._samples.draw(1, self._random).inputs)
         tuned = self.tuned()
         if tuned is not None:
-            state = TrainState(self._step, 0, {**state.values, **tuned.weights})
+            state = TrainState(self._trained.step, 0, {**state.values, **tuned.weights})
         return state
 
     def _begin_anew(self) -> TrainState:
@@ -234,15 +238,7 @@ class Tuning:
 
     def tuned(self) -> Tuned | None:
         """The weights that were let through for this bundle; None where there are none, or none that can be used."""
-        data = _read(self._folder / self._name("tuned"), MAX_BYTES)
-        try:
-            return (
-                None
-                if data is None
-                else Tuned.from_bytes(data, bundle=self._bundle, step=self._step, steps=self._steps)
-            )
-        except EdgestillError:
-            return None
+        return self._trained.read()
 
     def _judge(self, state: TrainState) -> Tuned | None:
         """Asks what was held back; what is let through is written down before it is handed out."""
@@ -253,12 +249,14 @@ class Tuning:
         asked = self._progress.asked + 1
         tuned = self.tuned()
         temperature = self._policy.temperature if tuned is None else tuned.temperature
-        serving = softmax(self._asked(self._written(tuned), held), temperature)
+        serving = softmax(
+            self._asked(self._trained.model(None if tuned is None else tuned.weights), held), temperature
+        )
         candidates = self._candidates(state)
         verdict = judged(
             Held(held.targets, self._stretches(held)),
             serving,
-            {beta: self._asked(self._into(weights), held) for beta, weights in candidates.items()},
+            {beta: self._asked(self._trained.model(weights), held) for beta, weights in candidates.items()},
             temperature=fit_temperature,
             level=level_of(asked, self._rounds.level),
         )
@@ -281,8 +279,8 @@ class Tuning:
     ) -> Tuned:
         counts = self._samples.counts()
         found = Tuned(
-            bundle=self._bundle,
-            step=self._step,
+            bundle=self._trained.bundle,
+            step=self._trained.step,
             weights=candidates[verdict.beta],
             beta=verdict.beta,
             temperature=min(max(verdict.temperature, 1e-3), 1e3),
@@ -291,7 +289,7 @@ class Tuning:
             agreement_before=verdict.right_before,
             agreement_after=verdict.right_after,
         )
-        self._write(self._name("tuned"), found.to_bytes())
+        self._trained.write(found)
         return found
 
     def _held(self) -> Batch | None:
@@ -303,12 +301,6 @@ class Tuning:
         length = self._samples.layout.plan.holding.stretch
         stretches: NDArray[np.int64] = np.floor(held.at / length).astype(np.int64)
         return stretches
-
-    def _written(self, tuned: Tuned | None) -> bytes:
-        return self._model if tuned is None else self._into(tuned.weights)
-
-    def _into(self, weights: Mapping[str, NDArray[np.float32]]) -> bytes:
-        return written_into(self._model, self._steps, weights)[0]
 
     def _asked(self, model: bytes, held: Batch) -> NDArray[np.float32]:
         """Logits `[N, C]` of the engine that serves."""
@@ -322,21 +314,21 @@ class Tuning:
     # what is kept
 
     def _name(self, kind: str) -> str:
-        return f"{self._bundle.hex[:32]}.{kind}"
+        return f"{self._trained.bundle.hex[:32]}.{kind}"
 
     def _recall(self) -> tuple[Progress, TrainState | None]:
         """What was kept for this bundle; what is damaged, or of another step, is passed over."""
         progress, state = Progress(), None
-        data = _read(self._folder / self._name("tuning"), _MOST_PROGRESS)
+        data = read_bounded(self._folder / self._name("tuning"), _MOST_PROGRESS)
         if data is not None:
             try:
                 progress = Progress.from_fields(Fields(parse_object(data, where="tuning"), "tuning"))
             except MessageError:
                 progress = Progress()
-        data = _read(self._folder / self._name("training"), MAX_STATE_BYTES)
+        data = read_bounded(self._folder / self._name("training"), MAX_STATE_BYTES)
         if data is not None:
             try:
-                state = TrainState.from_bytes(data, step=self._step, steps=self._steps)
+                state = TrainState.from_bytes(data, step=self._trained.step, steps=self._steps)
             except EdgestillError:
                 state = None
         return progress, state
@@ -373,12 +365,3 @@ def _joined(parts: list[Batch]) -> Batch:
         at=np.concatenate([one.at for one in parts]),
         sources=tuple(source for one in parts for source in one.sources),
     )
-
-
-def _read(path: Path, most: int) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError:
-        return None
-    return data if len(data) <= most else None

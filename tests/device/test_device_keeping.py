@@ -1,0 +1,144 @@
+"""What a device keeps to train on: the teacher's answers and told labels, in the room that it was given, and never the student's."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from edgestill.core.answer import Answer
+from edgestill.device.keeping import MAX_WEIGHT, Keeping, plan_of
+from edgestill.infer.cascade import Escalation
+from edgestill.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgestill.infer.decision import Decision
+
+CLASSES, TAKES = 3, ("FP32", (None, 2))
+PLAN = plan_of(TAKES, CLASSES, 200_000)
+
+
+def keeping_in(folder: Path, *, audit_share: float = 0.1) -> Keeping:
+    """One that keeps in this folder."""
+    made = Keeping.open(
+        folder / "samples", PLAN, clock=FakeClock(), random=Random(0), audit_share=audit_share
+    )
+    assert made is not None
+    return made
+
+
+def told(*decisions: Decision, heard: tuple[bool, ...], confidence: float = 0.9) -> Escalation:
+    """A batch of which some inputs were escalated or audited, and some of these answered by the teacher, who names class 2."""
+    n = len(decisions)
+    teacher: NDArray[np.float32] = np.full((n, CLASSES), np.nan, np.float32)
+    teacher[list(heard)] = [0.0, 0.25, 0.75]
+    shares = np.full((n, CLASSES), 1 / CLASSES, np.float32)
+    return Escalation(
+        batch=np.arange(2 * n, dtype=np.float32).reshape(n, 2),
+        answer=Answer(
+            probabilities=shares,
+            confidence=np.full(n, confidence, np.float32),
+            decided_by=("student",) * n,
+            teacher=teacher,
+            student=shares,
+        ),
+        decisions=decisions,
+        confidence=np.full(n, confidence, np.float32),
+    )
+
+
+def kept(folder: Path, keeping: Keeping) -> list[tuple[list[float], list[float], float, str]]:
+    """All that is there: input, target, weight, source; sorted by the input."""
+    keeping.close()
+    again = keeping_in(folder)
+    batches = [again._replay.draw(50, Random(1)), *again._replay.held()]  # what the trainer reads
+    again.close()
+    found = {
+        tuple(one.tolist()): (one.tolist(), target.tolist(), float(weight), source)
+        for batch in batches
+        for one, target, weight, source in zip(
+            batch.inputs, batch.targets, batch.weights, batch.sources, strict=True
+        )
+    }
+    return [found[key] for key in sorted(found)]
+
+
+def test_what_the_teacher_answered_is_kept_with_its_probabilities(tmp_path: Path) -> None:
+    """And what it was asked for says where it came from; inputs that nobody else answered are not kept."""
+    keeping = keeping_in(tmp_path)
+    keeping.observe(told("escalate", "alone", "escalate", heard=(True, False, False)), threshold=0.5)
+    assert kept(tmp_path, keeping) == [([0.0, 1.0], [0.0, 0.25, 0.75], 1.0, "teacher")]
+
+
+def test_an_audit_of_a_sure_input_stands_for_many(tmp_path: Path) -> None:
+    """For as many as its chance says, but no more than the bound; one that would have been escalated anyway stands for itself."""
+    for share, confidence, weight in ((0.1, 0.9, 10.0), (0.001, 0.9, MAX_WEIGHT), (0.1, 0.2, 1.0)):
+        folder = tmp_path / f"{share}-{confidence}"
+        folder.mkdir()
+        keeping = keeping_in(folder, audit_share=share)
+        keeping.observe(told("audit", heard=(True,), confidence=confidence), threshold=0.5)
+        ((_, _, found, source),) = kept(folder, keeping)
+        assert found == pytest.approx(weight)
+        assert source == "audit"
+
+
+def test_labels_that_were_told_are_kept(tmp_path: Path) -> None:
+    """As one class each; labels that are no classes are left to whoever refuses them."""
+    keeping = keeping_in(tmp_path)
+    keeping.teach(np.array([[5, 6], [7, 8]], np.float32), np.array([1, 0]), CLASSES)
+    keeping.teach(np.array([[9, 9]], np.float32), np.array([3]), CLASSES)
+    keeping.teach(np.array([[9, 9]], np.float32), np.array([-1]), CLASSES)
+    found = kept(tmp_path, keeping)
+    assert [(one[1], one[3]) for one in found] == [([0, 1, 0], "label"), ([1, 0, 0], "label")]
+
+
+def test_a_bundle_with_other_inputs_begins_the_buffer_anew(tmp_path: Path) -> None:
+    """What was kept for the one before could not be asked."""
+    keeping = keeping_in(tmp_path)
+    keeping.teach(np.array([[5, 6]], np.float32), np.array([1]), CLASSES)
+    keeping.close()
+    other = plan_of(("UINT8", (None, 4)), CLASSES, 200_000)
+    again = Keeping.open(tmp_path / "samples", other, clock=FakeClock(), random=Random(0), audit_share=0.1)
+    assert again is not None
+    assert again.told()["to_train"] == 0
+    again.teach(np.zeros((1, 4), np.uint8), np.array([2]), CLASSES)
+    again.close()
+
+
+def test_a_second_engine_keeps_nothing_while_the_first_does(tmp_path: Path) -> None:
+    """One takes over from another: there is one writer at a time, and the next one may try again."""
+    first = keeping_in(tmp_path)
+    assert (
+        Keeping.open(tmp_path / "samples", PLAN, clock=FakeClock(), random=Random(0), audit_share=0.1) is None
+    )
+    first.close()
+    keeping_in(tmp_path).close()
+
+
+def test_inputs_of_no_fixed_size_are_not_kept() -> None:
+    """Nor those of a type that no buffer has; and without a plan there is no buffer."""
+    assert plan_of(("INT64", (None, None)), CLASSES, 200_000) is None
+    assert plan_of(TAKES, CLASSES, 10) is not None  # too small: found when it is opened
+    assert plan_of(TAKES, 1, 200_000) is None
+
+
+def test_a_folder_that_is_not_there_costs_samples_and_no_answer(tmp_path: Path) -> None:
+    """It is told in the log."""
+    gone = tmp_path / "gone" / "samples"
+    assert Keeping.open(gone, PLAN, clock=FakeClock(), random=Random(0), audit_share=0.1) is None
+    assert Keeping.open(gone, None, clock=FakeClock(), random=Random(0), audit_share=0.1) is None
+
+
+def test_inputs_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
+    """A batch of another shape breaks nothing."""
+    keeping = keeping_in(tmp_path)
+    keeping.teach(np.zeros((1, 9), np.float32), np.array([0]), CLASSES)
+    keeping.flush()
+    assert keeping.told()["to_train"] == 0
+    keeping.close()
