@@ -37,6 +37,7 @@ NEEDS_NUMPY = {
     "edgestill.device.arrays",
     "edgestill.device.client",
     "edgestill.device.engine_work",
+    "edgestill.device.keeping",
     "edgestill.device.learning",
     "edgestill.device.memory",
     "edgestill.device.model",
@@ -44,10 +45,13 @@ NEEDS_NUMPY = {
     "edgestill.device.replay",
     "edgestill.device.replay_format",
     "edgestill.device.replay_samples",
+    "edgestill.device.sending",
     "edgestill.device.serve.models",
     "edgestill.device.sums",
     "edgestill.device.teachers",
+    "edgestill.device.trained",
     "edgestill.device.trial",
+    "edgestill.device.tuning",
 }
 NEEDS_A_WEB_SERVER = {"edgestill.device.serve.running", "edgestill.device.serve.server"}
 IDLE = {
