@@ -12,6 +12,7 @@ from edgestill.core import bundle as bundles
 from edgestill.core.digest import Digest
 from edgestill.core.errors import TrainingError
 from edgestill.core.manifest import MODEL, STEPS, TRAIN
+from edgestill.device import tuning
 from edgestill.infer.engine import OnnxEngine
 from edgestill.learn.codes import written_into
 from edgestill.learn.stepfile import StepFile
@@ -171,14 +172,61 @@ def test_a_kill_at_any_write_leaves_files_that_are_whole(
         assert right(model_with(found), turned=1) > 0.9
 
 
-def test_training_that_leads_nowhere_begins_anew_with_half_the_rate(tmp_path: Path) -> None:
-    """After so many rounds in a row that were not let through."""
+def test_training_that_leads_nowhere_begins_anew(tmp_path: Path) -> None:
+    """After so many rounds in a row that were not let through; the next ones try smaller steps."""
     with filled(tmp_path, turned=0) as replay:
         one = tuning_of(tmp_path, replay)
         until_let_through(one, rounds=ROUNDS.patience)
-        assert one.progress.halvings == 1
+        assert one.progress.restarts == 1
         assert one.done == 0
         assert tuning_of(tmp_path, replay).progress == one.progress
+
+
+def test_a_device_that_finds_nothing_better_goes_on_without_an_error(tmp_path: Path) -> None:
+    """However often training begins anew: its rate stays one at which something can be learned."""
+    quick = replace(ROUNDS, steps=2, keep=2, patience=1)
+    with filled(tmp_path, turned=0) as replay:
+        one = tuning_of(tmp_path, replay, rounds=quick)
+        assert one.work(Spell(2 * 120)) is None
+        assert one.progress.restarts > 100
+        assert one.progress.halvings == 0
+        assert one._rate >= one._steps.rate / 8  # what it trains with
+
+
+def test_a_question_is_counted_before_it_is_asked(tmp_path: Path) -> None:
+    """A kill while held-back samples are asked does not ask them again at the same level."""
+
+    class Killed(BaseException):
+        """As a power cut."""
+
+    with filled(tmp_path, turned=1) as replay:
+        one = tuning_of(tmp_path, replay)
+
+        def dying(*_: object, **__: object) -> None:
+            raise Killed
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(tuning, "judged", dying)
+            with pytest.raises(Killed):
+                one.work(Spell(ROUNDS.steps))
+        assert tuning_of(tmp_path, replay).progress.asked == 1
+
+
+def test_attack_a_damaged_count_of_questions_is_no_fresh_level(tmp_path: Path) -> None:
+    """It counts as many questions, so that nothing is let through by asking for ever anew."""
+    with filled(tmp_path, turned=0) as replay:
+        tuning_of(tmp_path, replay).work(Spell(ROUNDS.steps))
+        (file,) = (tmp_path / "learned").glob("*.tuning")
+        file.write_bytes(file.read_bytes()[:-1])
+        assert tuning_of(tmp_path, replay).progress.asked >= 1000
+
+
+def test_a_loss_beyond_all_bounds_does_not_spoil_the_record(tmp_path: Path) -> None:
+    """What is written can be read."""
+    with filled(tmp_path, turned=0) as replay:
+        one = tuning_of(tmp_path, replay)
+        one._keep_progress(replace(one.progress, asked=7, loss=1e300))  # as a round would
+        assert tuning_of(tmp_path, replay).progress.asked == 7
 
 
 def test_a_rate_that_is_too_large_is_halved_until_it_is_not(tmp_path: Path) -> None:

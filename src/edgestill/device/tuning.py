@@ -9,7 +9,9 @@
 - After every round of steps the trained weights are fused with the shipped ones by several shares, each is rounded into the model as it
   would serve, and asked about what was held back (`learn.choosing`). Only what wins there is written beside the bundle (`learn.tuned`).
 - What serves meanwhile is what the candidates are compared with: the shipped model, or the weights of an earlier round.
-- Training that has led nowhere begins anew: after so many rounds in a row that were not let through, from what serves, with half the rate.
+- Training that has led nowhere begins anew from what serves: after so many rounds in a row that were not let through, with a smaller rate
+  each of the first few times; and after a step to infinity, with half the rate.
+- A question is counted before it is asked, so that no kill asks it again at the same level. A count that was damaged counts as many.
 - The shipped model, its bundle and the slots are never written.
 
 A process of low priority runs this; it loads an engine and numpy, and no torch.
@@ -34,6 +36,7 @@ from edgestill.infer.engine import OnnxEngine
 from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import LOGITS
+from edgestill.learn import framing
 from edgestill.learn.choosing import BETAS, LEVEL, Held, judged, level_of
 from edgestill.learn.trainer import MAX_STATE_BYTES, Trainer, TrainState
 from edgestill.learn.tuned import Tuned, fused, placed_names
@@ -84,12 +87,14 @@ class Progress:
     Attributes:
         asked: how often held-back samples were asked whether weights may serve.
         failed: rounds in a row that were not let through.
-        halvings: how often the rate was halved.
+        restarts: how often training began anew after these.
+        halvings: how often a step went to infinity.
         loss: mean of the last round, or 0.
     """
 
     asked: int = 0
     failed: int = 0
+    restarts: int = 0
     halvings: int = 0
     loss: float = 0.0
 
@@ -99,13 +104,20 @@ class Progress:
         return cls(
             asked=fields.integer("asked", most=10**9),
             failed=fields.integer("failed", most=10**6),
+            restarts=fields.integer("restarts", most=10**9),
             halvings=fields.integer("halvings", most=60),
             loss=fields.number("loss", least=-1e12, most=1e12),
         )
 
     def as_json(self) -> JsonObject:
         """As JSON."""
-        return {"asked": self.asked, "failed": self.failed, "halvings": self.halvings, "loss": self.loss}
+        return {
+            "asked": self.asked,
+            "failed": self.failed,
+            "restarts": self.restarts,
+            "halvings": self.halvings,
+            "loss": min(max(self.loss, -1e12), 1e12),
+        }
 
 
 @final
@@ -153,6 +165,7 @@ class Tuning:
         self._rounds = rounds or Rounds()
         self._steps = trained.steps
         self._trainer = Trainer(OnnxEngine(bundle.read(TRAIN)), self._steps, step=trained.step)
+        self._first: TrainState | None = None
         self._progress, self._kept = self._recall()
 
     @property
@@ -178,13 +191,14 @@ class Tuning:
         while may_go_on():
             batch = self._samples.draw(self._steps.batch, self._random)
             if not len(batch):
-                return None
+                break
             try:
                 state, loss = self._trainer.step(
                     state, batch.inputs, batch.targets, batch.weights / batch.weights.mean(), rate=self._rate
                 )
             except TrainingError:
-                state, losses = self._begin_anew(), []
+                self._diverged()
+                state, losses = self._begin(), []
                 continue
             losses.append(loss)
             if state.done % self._rounds.keep == 0:
@@ -202,7 +216,8 @@ class Tuning:
 
     @property
     def _rate(self) -> float:
-        return math.ldexp(self._steps.rate, -self._progress.halvings)
+        smaller = self._progress.halvings + min(self._progress.restarts, _MOST_SMALLER)
+        return math.ldexp(self._steps.rate, -smaller)
 
     def _has_enough(self) -> bool:
         counts = self._samples.counts()
@@ -212,14 +227,14 @@ class Tuning:
         """Where it stopped, or what serves now, with an optimiser that has seen nothing."""
         if self._kept is not None:
             return self._kept
-        state = self._trainer.start(self._samples.draw(1, self._random).inputs)
+        state = self._shipped()
         tuned = self.tuned()
         if tuned is not None:
             state = TrainState(self._trained.step, 0, {**state.values, **tuned.weights})
         return state
 
-    def _begin_anew(self) -> TrainState:
-        """With half the rate."""
+    def _diverged(self) -> None:
+        """Half the rate from now on, and anew from what serves."""
         if self._progress.halvings >= _MOST_HALVINGS:
             raise TrainingError(
                 "training on this device leads nowhere",
@@ -228,11 +243,18 @@ class Tuning:
                 got=f"NaN or infinity at {self._rate:g}",
                 fix="look at the samples that were kept, or make the bundle with a smaller train_rate",
             )
-        self._progress = replace(self._progress, failed=0, halvings=self._progress.halvings + 1)
+        self._begin_anew(replace(self._progress, failed=0, halvings=self._progress.halvings + 1))
+
+    def _begin_anew(self, progress: Progress) -> None:
+        self._keep_progress(progress)
         self._kept = None
         self._write(self._name("training"), None)
-        self._keep_progress()
-        return self._begin()
+
+    def _shipped(self) -> TrainState:
+        """Where the lab ended; worked out once."""
+        if self._first is None:
+            self._first = self._trainer.start(self._samples.draw(1, self._random).inputs)
+        return self._first
 
     # what may serve
 
@@ -243,10 +265,11 @@ class Tuning:
     def _judge(self, state: TrainState) -> Tuned | None:
         """Asks what was held back; what is let through is written down before it is handed out."""
         self._keep(state)
-        held = self._held()
-        if held is None:
+        held = list(self._samples.held(_BATCH))
+        if not held:
             return None
         asked = self._progress.asked + 1
+        self._keep_progress(replace(self._progress, asked=asked))
         tuned = self.tuned()
         temperature = self._policy.temperature if tuned is None else tuned.temperature
         serving = softmax(
@@ -254,23 +277,26 @@ class Tuning:
         )
         candidates = self._candidates(state)
         verdict = judged(
-            Held(held.targets, self._stretches(held)),
+            self._as_held(held),
             serving,
             {beta: self._asked(self._trained.model(weights), held) for beta, weights in candidates.items()},
-            temperature=fit_temperature,
+            temperature=lambda logits, targets, units: fit_temperature(logits, targets, units=units),
             level=level_of(asked, self._rounds.level),
         )
-        found = self._let_through(verdict, candidates) if verdict.may_serve else None
-        failed = 0 if found is not None else self._progress.failed + 1
-        self._progress = replace(self._progress, asked=asked, failed=failed)
-        self._keep_progress()
+        if verdict.may_serve:
+            found = self._let_through(verdict, candidates)
+            self._keep_progress(replace(self._progress, failed=0, restarts=0, halvings=0))
+            return found
+        failed = self._progress.failed + 1
         if failed >= self._rounds.patience:
-            self._begin_anew()
-        return found
+            self._begin_anew(replace(self._progress, failed=0, restarts=self._progress.restarts + 1))
+        else:
+            self._keep_progress(replace(self._progress, failed=failed))
+        return None
 
     def _candidates(self, state: TrainState) -> dict[float, dict[str, NDArray[np.float32]]]:
         """Share -> weights, fused with what was shipped."""
-        shipped = self._trainer.start(self._samples.draw(1, self._random).inputs).values
+        shipped = self._shipped().values
         own = {name: shipped[name] for name in placed_names(self._steps)}
         return {beta: fused(own, state.values, beta) for beta in self._rounds.betas}
 
@@ -292,24 +318,20 @@ class Tuning:
         self._trained.write(found)
         return found
 
-    def _held(self) -> Batch | None:
-        """All that was held back, in one batch."""
-        parts = list(self._samples.held(256))
-        return None if not parts else _joined(parts)
+    def _as_held(self, held: list[Batch]) -> Held:
+        """What judging needs of the samples, whose inputs stay on the disk: each stands for those of its class that were not kept, too."""
+        counts, length = self._samples.counts(), self._samples.layout.plan.holding.stretch
+        targets = np.concatenate([one.targets for one in held])
+        stands_for = np.array(counts.held_seen, np.float64) / np.maximum(counts.held, 1)
+        weights = np.concatenate([one.weights for one in held]) * stands_for[targets.argmax(axis=1)]
+        at = np.concatenate([one.at for one in held])
+        return Held(targets, np.floor(at / length).astype(np.int64), np.maximum(weights, 1e-6))
 
-    def _stretches(self, held: Batch) -> NDArray[np.int64]:
-        length = self._samples.layout.plan.holding.stretch
-        stretches: NDArray[np.int64] = np.floor(held.at / length).astype(np.int64)
-        return stretches
-
-    def _asked(self, model: bytes, held: Batch) -> NDArray[np.float32]:
-        """Logits `[N, C]` of the engine that serves."""
+    def _asked(self, model: bytes, held: list[Batch]) -> NDArray[np.float32]:
+        """Logits `[N, C]` of the engine that serves, batch by batch."""
         engine = engine_of(model, self._hardware)
         ((name, _),) = engine.inputs.items()
-        parts = [
-            engine.run({name: held.inputs[at : at + _BATCH]})[LOGITS] for at in range(0, len(held), _BATCH)
-        ]
-        return np.concatenate(parts).astype(np.float32)
+        return np.concatenate([engine.run({name: one.inputs})[LOGITS] for one in held]).astype(np.float32)
 
     # what is kept
 
@@ -320,11 +342,12 @@ class Tuning:
         """What was kept for this bundle; what is damaged, or of another step, is passed over."""
         progress, state = Progress(), None
         data = read_bounded(self._folder / self._name("tuning"), _MOST_PROGRESS)
+        body = None if data is None else framing.opened(data, max_bytes=_MOST_PROGRESS)
         if data is not None:
             try:
-                progress = Progress.from_fields(Fields(parse_object(data, where="tuning"), "tuning"))
+                progress = Progress.from_fields(Fields(parse_object(body or b"", where="tuning"), "tuning"))
             except MessageError:
-                progress = Progress()
+                progress = Progress(asked=_MANY)
         data = read_bounded(self._folder / self._name("training"), MAX_STATE_BYTES)
         if data is not None:
             try:
@@ -339,8 +362,9 @@ class Tuning:
         self._write(self._name("training"), state.to_bytes())
         self._kept = state
 
-    def _keep_progress(self) -> None:
-        self._write(self._name("tuning"), canonical(self._progress.as_json()))
+    def _keep_progress(self, progress: Progress) -> None:
+        self._write(self._name("tuning"), framing.sealed(canonical(progress.as_json())))
+        self._progress = progress
 
     def _write(self, name: str, data: bytes | None) -> None:
         """Replaces a file whole; None removes it."""
@@ -353,15 +377,7 @@ class Tuning:
 
 _BATCH: Final = 64
 _MOST_HALVINGS: Final = 20
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    first = parts[0]
-    return replace(
-        first,
-        inputs=np.concatenate([one.inputs for one in parts]),
-        targets=np.concatenate([one.targets for one in parts]),
-        weights=np.concatenate([one.weights for one in parts]),
-        at=np.concatenate([one.at for one in parts]),
-        sources=tuple(source for one in parts for source in one.sources),
-    )
+_MOST_SMALLER: Final = 3
+"""Restarts that make the rate smaller."""
+_MANY: Final = 1000
+"""Questions that a damaged count stands for."""

@@ -18,7 +18,7 @@ from edgestill.lab.packing.footprint import held_to, policy_within
 from edgestill.lab.packing.grid import Grid
 from edgestill.lab.packing.material import labelled
 from edgestill.lab.packing.pack import pack
-from edgestill.lab.packing.trainable import parameters_of_module, trainable
+from edgestill.lab.packing.trainable import fixed_of_module, parameters_of_module, trainable
 from edgestill.lab.teacher.asking import Asking
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ class Run:
         packed = held_to(self.budget, packed, heldout.inputs, follows=before)
         if training is None:
             return packed
-        return trainable(packed, training, named=parameters_of_module(self.student))
+        return trainable(
+            packed, training, named=parameters_of_module(self.student), fixed=fixed_of_module(self.student)
+        )
 
     def save_bundle(
         self,

@@ -16,6 +16,9 @@ from edgestill.core.errors import ModelError, SettingError
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 Role = Literal["weight", "bias", "scale", "shift", "slope"]
 
 _PLACES: Final[dict[str, dict[int, Role]]] = {
@@ -58,24 +61,33 @@ class Parameter:
     value: ir.Value
 
     @property
+    def numbers(self) -> NDArray[np.float32]:
+        """As they stand in the file."""
+        assert self.value.const_value is not None
+        found: NDArray[np.float32] = self.value.const_value.numpy()
+        return found
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
-        assert self.value.const_value is not None
-        return tuple(self.value.const_value.numpy().shape)
+        return tuple(self.numbers.shape)
 
 
-def parameters_of(graph: ir.Graph, *, named: Collection[str] = ()) -> list[Parameter]:
+def parameters_of(
+    graph: ir.Graph, *, named: Collection[str] = (), fixed: Collection[str] = ()
+) -> list[Parameter]:
     """All of them, in the order in which the graph reads them; one that several nodes read is there once.
 
     Args:
         graph: of the model.
         named: further names that are known to be parameters, such as positions that are added to an embedding.
+        fixed: names that are known to be none, such as a network's buffers.
     """
     found: dict[ir.Value, Parameter] = {}
     for node in graph:
         places = _places(node)
         for at, value in enumerate(node.inputs):
-            if value is None or value in found or not _may_learn(graph, value):
+            if value is None or value in found or value.name in fixed or not _may_learn(graph, value):
                 continue
             if at in places or value.name in named:
                 found[value] = Parameter(str(value.name), places.get(at, "weight"), node, value)
@@ -86,7 +98,17 @@ def _places(node: ir.Node) -> dict[int, Role]:
     if node.op_type not in _AFTER:
         return _PLACES.get(node.op_type, {})
     made = [_maker(value) for value in node.inputs]
-    return {at: role for at in (0, 1) if (role := _AFTER[node.op_type].get(made[1 - at]))}
+    return {
+        at: role
+        for at in (0, 1)
+        if (role := _AFTER[node.op_type].get(made[1 - at])) and (role != "bias" or _is_a_row(node.inputs[at]))
+    }
+
+
+def _is_a_row(value: ir.Value | None) -> bool:
+    """Whether a constant differs along one axis alone: a bias does, a mask does not."""
+    numbers = None if value is None or value.const_value is None else value.const_value.numpy()
+    return numbers is not None and sum(dim > 1 for dim in numbers.shape) <= 1
 
 
 def _maker(value: ir.Value | None) -> str:

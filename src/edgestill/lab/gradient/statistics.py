@@ -28,6 +28,7 @@ def follow_the_batch(tape: Tape, rate: ir.Value) -> list[tuple[ir.Value, ir.Valu
     moved = []
     for node in list(tape.graph):
         if node.op_type == "BatchNormalization":
+            tape.of_the_batch.add(node)
             tape.before = node
             moved += _rewired(tape, node, tape.op("Sign", rate))
     tape.before = None

@@ -21,15 +21,21 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
 
 from edgestill.core.errors import ModelError, SettingError
+from edgestill.lab.gradient.checking import check_learning, check_names, check_runs, part_figures
 from edgestill.lab.gradient.optimisers import Optimiser, Sgd, clipped
 from edgestill.lab.gradient.parameters import Parameter, chosen, parameters_of
 from edgestill.lab.gradient.rules import RULES
 from edgestill.lab.gradient.statistics import follow_the_batch
 from edgestill.lab.gradient.sweep import gradients
-from edgestill.lab.gradient.tape import Tape, seen_shapes
+from edgestill.lab.gradient.tape import Tape, seen_values, unsupported
 from edgestill.lab.packing.export import LOGITS, OPSET
 from edgestill.lab.packing.graph import read, written
 from edgestill.learn.stepfile import COUNT, NEXT, StepFile, Tensor
@@ -41,7 +47,6 @@ if TYPE_CHECKING:
 Statistics = Literal["frozen", "batch"]
 OLDEST: Final = 18
 """Operator set; sums have their axes as an input from there on."""
-_OWN: Final = frozenset({TARGETS, WEIGHTS, RATE, COUNT, LOSS})
 
 
 @final
@@ -97,13 +102,20 @@ class Step:
     file: StepFile
 
 
-def training_step(model: bytes, training: Training, *, named: Collection[str] = ()) -> Step:
+def training_step(
+    model: bytes,
+    training: Training,
+    *,
+    named: Collection[str] = (),
+    fixed: Collection[str] = (),
+) -> Step:
     """The step of a model.
 
     Args:
         model: fp32 ONNX with an output `logits` `[N, C]`.
         training: what learns, and how.
         named: parameters that do not stand where an operator has its weights; see `parameters_of`.
+        fixed: what is no parameter, wherever it stands.
 
     Raises:
         ModelError: an operator that gradients cannot go through, named with its place; no logits; nothing that may learn.
@@ -112,15 +124,22 @@ def training_step(model: bytes, training: Training, *, named: Collection[str] = 
     model = _modern(model)
     whole = read(model)
     graph = whole.graph
-    learning = chosen(parameters_of(graph, named=named), training.trainable)
-    _check_names(graph, learning)
-    tape = Tape(graph, seen_shapes(model))
+    part_figures(graph)
+    learning = chosen(parameters_of(graph, named=named, fixed=fixed), training.trainable)
+    check_learning(graph, learning, fixed, everything=training.trainable == "all")
+    check_names(graph, learning)
+    tape = Tape(graph, *seen_values(written(whole)))
     rate = _given(tape, RATE, [])
     moved = follow_the_batch(tape, rate) if training.statistics == "batch" else []
     logits = _logits(tape)
     loss, slope = _loss(tape, logits)
     found = gradients(tape, logits, [one.value for one in learning], seed=slope, rules=RULES)
-    learning = [one for one in learning if one.value in found]
+    if lost := [one for one in learning if one.value not in found]:
+        raise unsupported(
+            lost[0].layer,
+            f"{lost[0].name}, which the logits do not depend on",
+            ["parameters that they depend on"],
+        )
     outputs = [loss, *_stepped(tape, training, learning, [found[one.value] for one in learning], rate)]
     outputs += [_output(tape, str(figure.name), after, _shape(figure)) for figure, after in moved]
     for value in [*(one.value for one in learning), *(figure for figure, _ in moved)]:
@@ -128,17 +147,17 @@ def training_step(model: bytes, training: Training, *, named: Collection[str] = 
     graph.outputs[:] = outputs
     RemoveUnusedNodesPass()(whole)
     classes = tape.shape(logits)[1] or 0
-    return Step(written(whole), _file(training, learning, [figure for figure, _ in moved], classes))
+    step = Step(written(whole), _file(training, learning, [figure for figure, _ in moved], classes))
+    check_runs(step.model, step.file, model, learning)
+    return step
 
 
 def _modern(model: bytes) -> bytes:
-    """The model at the operator set that gradients are written in."""
+    """The model at the operator set that gradients are written in, its constants lifted, its functions opened, without detours."""
     proto = onnx.load_from_string(model)
     version = max((one.version for one in proto.opset_import if one.domain in {"", "ai.onnx"}), default=1)
-    if version >= OLDEST:
-        return model
     try:
-        known = ir.from_proto(version_converter.convert_version(proto, OPSET))
+        known = ir.from_proto(proto if version >= OLDEST else version_converter.convert_version(proto, OPSET))
     except Exception as error:  # its C++ raises what it likes
         raise ModelError(
             "the model is too old to be trained",
@@ -147,7 +166,12 @@ def _modern(model: bytes) -> bytes:
             got=f"{version}: {' '.join(str(error).split())[:200]}",
             fix=f"export it again at operator set {OPSET}",
         ) from error
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(known)
+    for step in (
+        InlinePass(),
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        IdentityEliminationPass(),
+    ):
+        step(known)
     return written(known)
 
 
@@ -162,19 +186,6 @@ def _logits(tape: Tape) -> ir.Value:
         got=", ".join(f"{value.name}{list(tape.shape(value))}" for value in tape.graph.outputs),
         fix="export it with edgestill, or name its output so",
     )
-
-
-def _check_names(graph: ir.Graph, learning: Sequence[Parameter]) -> None:
-    taken = {str(value.name) for value in graph.inputs} | {one.name for one in learning}
-    clash = sorted(taken & _OWN) + sorted(name for name in taken if name.startswith(f"{NEXT}"))
-    if clash:
-        raise ModelError(
-            "a name that the training step needs itself",
-            where="model.onnx",
-            expected=f"no input or parameter named {', '.join(sorted(_OWN))} or {NEXT}*",
-            got=clash[0],
-            fix="rename it and export again",
-        )
 
 
 def _loss(tape: Tape, logits: ir.Value) -> tuple[ir.Value, ir.Value]:

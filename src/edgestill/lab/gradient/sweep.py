@@ -14,6 +14,7 @@ from edgestill.lab.gradient.tape import unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     import onnx_ir as ir
 
@@ -107,7 +108,7 @@ def gradients(
     """
     wanted = list(wanted)
     nodes = list(tape.graph)
-    depends = _depending(nodes, wanted)
+    depends = _depending(nodes, wanted, tape.counts)
     parts: dict[ir.Value, list[ir.Value]] = {of: [seed]}
     for node in reversed(nodes):
         asked = tuple(value in depends for value in node.inputs)
@@ -117,19 +118,25 @@ def gradients(
             raise unsupported(node, f"no rule for {node.op_type}", rules)
         grads = tuple(_added(tape, parts.pop(value, [])) for value in node.outputs)
         made = rules[node.op_type](Site(tape, node, grads, asked))
-        for value, is_asked, grad in zip(node.inputs, asked, made, strict=False):
-            if value is not None and is_asked and grad is not None:
+        for at, (value, is_asked, grad) in enumerate(zip(node.inputs, asked, made, strict=False)):
+            if value is None or not is_asked:
+                continue
+            if grad is not None:
                 parts.setdefault(value, []).append(grad)
+            elif node not in tape.of_the_batch:
+                raise unsupported(node, f"a gradient of its input {at}", ["what a rule says of it"])
     found = {value: _added(tape, parts[value]) for value in wanted if value in parts}
     return {value: grad for value, grad in found.items() if grad is not None}
 
 
-def _depending(nodes: Iterable[ir.Node], wanted: Iterable[ir.Value]) -> set[ir.Value]:
-    """All that is computed from what is wanted, itself among it."""
+def _depending(
+    nodes: Iterable[ir.Node], wanted: Iterable[ir.Value], counts: AbstractSet[str]
+) -> set[ir.Value]:
+    """All floats that are computed from what is wanted, itself among it."""
     depends = set(wanted)
     for node in nodes:
         if any(value in depends for value in node.inputs):
-            depends.update(node.outputs)
+            depends.update(value for value in node.outputs if value.name not in counts)
     return depends
 
 

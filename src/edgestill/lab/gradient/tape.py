@@ -19,6 +19,7 @@ from edgestill.lab.packing.graph import inputs_for, read, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
@@ -36,12 +37,16 @@ class Tape:
     Attributes:
         graph: the model's.
         shapes: of its forward values, by name.
+        counts: names of those that are no floats, such as shapes, places and truths: no gradient goes through them.
         before: the node that new ones come before; None puts them at the end.
+        of_the_batch: normalisations whose figures are those of what they normalise (`statistics`).
     """
 
     graph: ir.Graph
     shapes: Mapping[str, Shape]
+    counts: AbstractSet[str] = frozenset()
     before: ir.Node | None = None
+    of_the_batch: set[ir.Node] = field(default_factory=set)
     _constants: dict[tuple[str, Shape, bytes], ir.Value] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
 
@@ -106,8 +111,8 @@ class Tape:
         return made
 
 
-def seen_shapes(model: bytes) -> dict[str, Shape]:
-    """The shape of every value of a model.
+def seen_values(model: bytes) -> tuple[dict[str, Shape], set[str]]:
+    """The shape of every value of a model, and the names of those that are no floats.
 
     Raises:
         ModelError: it has loops, branches or lists of tensors. EngineError: it does not run.
@@ -115,28 +120,30 @@ def seen_shapes(model: bytes) -> dict[str, Shape]:
     for node in read(model).graph:
         if node.op_type in _FLOW or "Sequence" in node.op_type:
             raise unsupported(node, f"{node.op_type}", ["a fixed chain of operators on tensors"])
-    first, second = (_shapes(model, *sizes) for sizes in _SIZES)
-    return {
-        name: tuple(a if a == b else None for a, b in zip(shape, second[name], strict=True))
-        for name, shape in first.items()
+    first, second = (_seen(model, *sizes) for sizes in _SIZES)
+    shapes = {
+        name: tuple(a if a == b else None for a, b in zip(one.shape, second[name].shape, strict=True))
+        for name, one in first.items()
     }
+    return shapes, {name for name, one in first.items() if one.dtype.kind != "f"}
 
 
-def _shapes(model: bytes, batch: int, others: int) -> dict[str, tuple[int, ...]]:
-    """Of every value, where free axes have these sizes."""
+def _seen(model: bytes, batch: int, others: int) -> dict[str, NDArray[np.generic]]:
+    """Every value, where free axes have these sizes."""
     whole = read(model)
     graph = whole.graph
     outputs = {str(value.name) for value in graph.outputs}
     for node in graph:
         graph.outputs.extend(value for value in node.outputs if value.name and value.name not in outputs)
     engine = OnnxEngine(bytes(ir.to_proto(whole).SerializeToString()))
-    found = {name: value.shape for name, value in engine.run(_given(model, batch, others)).items()}
+    given = _given(model, batch, others)
+    found = engine.run(given)
     found |= {
-        str(value.name): tuple(value.const_value.numpy().shape)
+        str(value.name): value.const_value.numpy()
         for value in graph.initializers.values()
         if value.const_value is not None
     }
-    return found | {name: value.shape for name, value in _given(model, batch, others).items()}
+    return found | given
 
 
 def _given(model: bytes, batch: int, others: int) -> dict[str, NDArray[np.generic]]:

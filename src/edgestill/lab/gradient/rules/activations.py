@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import onnx_ir as ir
 
 from edgestill.lab.gradient.rules.arithmetic import narrowed
+from edgestill.lab.gradient.tape import unsupported
 from edgestill.lab.packing.graph import constant
 
 if TYPE_CHECKING:
@@ -108,8 +109,12 @@ def _clip(site: Site) -> Grads:
 
 def _bound(site: Site, at: int, usual: float) -> float:
     value = site.node.inputs[at] if at < len(site.node.inputs) else None
+    if value is None:
+        return usual
     numbers = constant(value)
-    return usual if numbers is None else float(numbers.reshape(()))
+    if numbers is None or site.wanted[at]:
+        raise unsupported(site.node, "a bound that is computed", ["bounds that are constants"])
+    return float(numbers.reshape(()))
 
 
 def _hard_sigmoid(site: Site) -> Grads:

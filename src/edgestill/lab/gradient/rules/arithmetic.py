@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
+import onnx_ir as ir
 
 from edgestill.lab.gradient.tape import unsupported
 from edgestill.lab.packing.graph import constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import onnx_ir as ir
 
     from edgestill.lab.gradient.sweep import Site
     from edgestill.lab.gradient.tape import Shape
@@ -23,7 +21,12 @@ if TYPE_CHECKING:
 
 def narrowed(site: Site, grad: ir.Value, at: int) -> ir.Value:
     """The gradient of an input that was broadcast: summed over what it was repeated along, in that input's shape."""
-    mine, out = site.shape(at), site.tape.shape(site.y)
+    return narrowed_to(site, grad, at, site.tape.shape(site.y))
+
+
+def narrowed_to(site: Site, grad: ir.Value, at: int, out: Shape) -> ir.Value:
+    """The same of a gradient of another shape than the output's."""
+    mine = site.shape(at)
     axes = _repeated(mine, out)
     if not axes:
         return grad
@@ -74,7 +77,22 @@ def _pow(site: Site) -> Grads:
         raise unsupported(site.node, "an exponent that is computed", ["an exponent that is one constant"])
     exponent = float(power.reshape(()))
     slope = site.tape.op("Pow", site.x(), site.tape.constant(exponent - 1))
-    return [site.tape.op("Mul", site.grad, site.tape.op("Mul", slope, site.tape.constant(exponent))), None]
+    grad = site.tape.op("Mul", site.grad, site.tape.op("Mul", slope, site.tape.constant(exponent)))
+    return [narrowed(site, grad, 0), None]
+
+
+def _extreme(site: Site) -> Grads:
+    """Max and Min of two: to the one that came out; where both did, half to each, as torch does."""
+    if len(site.wanted) != 2:  # of two
+        raise unsupported(site.node, f"of {len(site.wanted)} values", ["of two values"])
+    tape = site.tape
+    chosen = [
+        tape.op("Cast", tape.op("Equal", site.x(at), site.y), to=int(ir.DataType.FLOAT)) for at in (0, 1)
+    ]
+    share = tape.op("Div", site.grad, tape.op("Add", *chosen))
+    return [
+        narrowed(site, tape.op("Mul", share, chosen[at]), at) if site.wanted[at] else None for at in (0, 1)
+    ]
 
 
 def _sum(site: Site) -> Grads:
@@ -93,10 +111,11 @@ def _where(site: Site) -> Grads:
 
 
 def _cast(site: Site) -> Grads:
-    source = site.x().dtype
-    if source is None or not np.issubdtype(source.numpy(), np.floating):
-        return [None]
-    return [site.tape.op("Cast", site.grad, to=int(source))]
+    if site.whole("to", 0) != int(ir.DataType.FLOAT):
+        raise unsupported(
+            site.node, "another precision than float32 between what is trained and the loss", ["float32"]
+        )
+    return [site.grad]
 
 
 def _neg(site: Site) -> Grads:
@@ -145,6 +164,8 @@ RULES: Final[dict[str, Callable[[Site], Grads]]] = {
     "Exp": _exp,
     "Identity": _identity,
     "Log": _log,
+    "Max": _extreme,
+    "Min": _extreme,
     "Mul": _mul,
     "Neg": _neg,
     "Pow": _pow,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from edgestill.lab.gradient.rules.arithmetic import narrowed_to
 from edgestill.lab.gradient.tape import unsupported
+from edgestill.lab.packing.graph import constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +27,8 @@ def _batch_norm(site: Site) -> Grads:
             "a node in training mode",
             ["one in evaluation mode, as `Training.statistics` makes it"],
         )
+    if not _of_the_batch(site) and any(constant(site.x(at)) is None for at in (3, 4)):
+        raise unsupported(site.node, "figures that are computed", ["figures that stand in the file"])
     tape, rank = site.tape, len(site.shape())
     wide = tape.whole(*range(1, rank - 1))
     epsilon = tape.constant(site.number("epsilon", 1e-5))
@@ -51,8 +55,8 @@ def _wide(tape: Tape, figures: ir.Value, axes: ir.Value) -> ir.Value:
 
 
 def _of_the_batch(site: Site) -> bool:
-    """Whether the mean is computed rather than given; whatever computes it is taken to be the batch's."""
-    return site.x(3).producer() is not None
+    """Whether its figures are the batch's own, and so depend on what comes in."""
+    return site.node in site.tape.of_the_batch
 
 
 def _layer_norm(site: Site) -> Grads:
@@ -61,14 +65,13 @@ def _layer_norm(site: Site) -> Grads:
     first = site.whole("axis", -1) % rank
     axes = list(range(first, rank))
     normal, inverse = _normalised(site, axes)
-    others = list(range(first))
     seen = scale = shift = None
     if site.wanted[0]:
         seen = through_normal(tape, tape.op("Mul", site.grad, site.x(1)), normal, inverse, axes)
     if site.wanted[1]:
-        scale = tape.summed(tape.op("Mul", site.grad, normal), others)
+        scale = narrowed_to(site, tape.op("Mul", site.grad, normal), 1, site.shape())
     if len(site.wanted) > 2 and site.wanted[2]:  # the third input
-        shift = tape.summed(site.grad, others)
+        shift = narrowed_to(site, site.grad, 2, site.shape())
     return [seen, scale, shift]
 
 

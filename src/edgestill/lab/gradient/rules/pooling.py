@@ -151,6 +151,8 @@ def _reduced(site: Site, *, mean: bool) -> Grads:
     tape, dims = site.tape, site.shape()
     axes = _axes(site)
     grad = site.grad
+    if not axes:
+        return [grad, None]
     if not site.whole("keepdims", 1):
         grad = tape.op("Unsqueeze", grad, tape.whole(*axes))
     if not mean:
@@ -165,12 +167,15 @@ def _reduced(site: Site, *, mean: bool) -> Grads:
 
 def _axes(site: Site) -> list[int]:
     rank = len(site.shape())
+    given: list[int] = []
     if len(site.node.inputs) > 1 and site.node.inputs[1] is not None:
         numbers = constant(site.node.inputs[1])
         if numbers is None:
             raise unsupported(site.node, "axes that are computed", ["axes that are constants"])
-        return sorted(int(axis) % rank for axis in np.ravel(numbers))
-    return list(range(rank))
+        given = sorted(int(axis) % rank for axis in np.ravel(numbers))
+    if not given and site.whole("noop_with_empty_axes", 0):
+        return []
+    return given or list(range(rank))
 
 
 RULES: Final[dict[str, Callable[[Site], Grads]]] = {

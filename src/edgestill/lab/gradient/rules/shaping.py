@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import onnx_ir as ir
 
 from edgestill.lab.gradient.rules.arithmetic import narrowed
 from edgestill.lab.gradient.tape import unsupported
@@ -12,8 +13,6 @@ from edgestill.lab.packing.graph import constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import onnx_ir as ir
 
     from edgestill.lab.gradient.sweep import Site
 
@@ -152,7 +151,8 @@ def _gather(site: Site) -> Grads:
         kept = tape.op("Unsqueeze", site.grad, tape.whole(axis))
         place = int(chosen) % size
         return [_padded(site, kept, axis, place, size - place - 1), None]
-    places = tape.op("Unsqueeze", site.x(1), tape.whole(-1))
+    places = tape.op("Cast", site.x(1), to=int(ir.DataType.INT64))
+    places = tape.op("Unsqueeze", places, tape.whole(-1))
     zeros = zeros_like(site, site.x(0))
     if axis == 0:
         return [tape.op("ScatterND", zeros, places, site.grad, reduction="add"), None]
@@ -164,8 +164,27 @@ def _gather(site: Site) -> Grads:
     return [tape.op("Transpose", added, perm=[first.index(at) for at in range(rank)]), None]
 
 
+def _depth_to_space(site: Site) -> Grads:
+    """The way back: of PixelShuffle, whose channels are in another order, by its own transposition."""
+    tape, block = site.tape, site.whole("blocksize", 1)
+    if site.text("mode", "DCR") == "DCR":
+        return [tape.op("SpaceToDepth", site.grad, blocksize=block)]
+    _, channels, height, width = site.shape()
+    if channels is None or height is None or width is None:
+        raise unsupported(site.node, "sizes that may change", ["an input of a fixed size, but for the batch"])
+    parts = tape.op("Reshape", site.grad, tape.whole(-1, channels // block**2, height, block, width, block))
+    return [reshaped_as(site, tape.op("Transpose", parts, perm=[0, 1, 3, 5, 2, 4]))]
+
+
+def _dropped(site: Site) -> Grads:
+    """In a file that answers, nothing is dropped."""
+    return [site.grad, *[None] * (len(site.wanted) - 1)]
+
+
 RULES: Final[dict[str, Callable[[Site], Grads]]] = {
     "Concat": _concat,
+    "DepthToSpace": _depth_to_space,
+    "Dropout": _dropped,
     "Expand": _expand,
     "Flatten": _reshaped,
     "Gather": _gather,
