@@ -15,12 +15,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, final, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, final, get_args
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import version_converter
+from onnx import helper, version_converter
+from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import (
     IdentityEliminationPass,
     InlinePass,
@@ -37,12 +38,14 @@ from edgestill.lab.gradient.statistics import follow_the_batch
 from edgestill.lab.gradient.sweep import gradients
 from edgestill.lab.gradient.tape import Tape, seen_values, unsupported
 from edgestill.lab.packing.export import LOGITS, OPSET
-from edgestill.lab.packing.graph import read, written
+from edgestill.lab.packing.graph import constant, free_name, read, written
 from edgestill.learn.stepfile import COUNT, NEXT, StepFile, Tensor
 from edgestill.learn.trainer import LOSS, RATE, TARGETS, WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
 
 Statistics = Literal["frozen", "batch"]
 OLDEST: Final = 18
@@ -172,7 +175,42 @@ def _modern(model: bytes) -> bytes:
         IdentityEliminationPass(),
     ):
         step(known)
+    _fold_counts(known.graph)
     return written(known)
+
+
+def _fold_counts(graph: ir.Graph) -> None:
+    """Works out what is made of constant whole numbers alone, such as axes, and bounds that are cast to what they bound.
+
+    Other floats stay: weights must keep their names.
+    """
+    for node in list(graph):
+        bound = constant(node.inputs[0]) if node.op_type == "CastLike" else None
+        if bound is not None and bound.size == 1:
+            _stand(graph, node.outputs[0], bound.astype(np.float32))
+            continue
+        numbers = {str(value.name): constant(value) for value in node.inputs if value is not None}
+        if not numbers or any(one is None or one.dtype.kind not in "iub" for one in numbers.values()):
+            continue
+        alone = helper.make_graph(
+            [ir.serde.serialize_node(node)],
+            "alone",
+            [],
+            [helper.make_empty_tensor_value_info(str(value.name)) for value in node.outputs],
+            [onnx.numpy_helper.from_array(one, name) for name, one in numbers.items() if one is not None],
+        )
+        made = helper.make_model(alone, opset_imports=[helper.make_opsetid("", OPSET)])
+        for value, array in zip(node.outputs, ReferenceEvaluator(made).run(None, {}), strict=True):
+            _stand(graph, value, np.asarray(array))
+
+
+def _stand(graph: ir.Graph, value: ir.Value, numbers: NDArray[Any]) -> None:
+    """Lets numbers stand in the place of a value that was computed."""
+    name = str(value.name)
+    stands = ir.Value(name=name, const_value=ir.Tensor(numbers, name=name))
+    value.name = free_name(graph, f"{name}_computed")
+    graph.register_initializer(stands)
+    value.replace_all_uses_with(stands)
 
 
 def _logits(tape: Tape) -> ir.Value:
