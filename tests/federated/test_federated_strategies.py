@@ -393,6 +393,42 @@ def test_attack_a_damaged_array_is_refused_before_it_is_made(array: Array) -> No
         read_array(array, where="here")
 
 
+def promising(shape: str, data: bytes = b"") -> Array:
+    """An array whose header says this shape, of doubles, with these bytes behind it."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
+    head = text.ljust(-(-(len(text) + 11) // 64) * 64 - 11) + "\n"
+    packed = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + data
+    return Array("float64", (), "numpy.ndarray", packed)
+
+
+UNFORESEEN = {
+    "no bytes, beyond any size": promising(f"(0, {2**70})"),
+    "no bytes, beyond any size together": promising(f"(0, {2**27}, {2**27}, {2**27})"),
+    "a hundred axes": promising(str((1,) * 100), bytes(8)),
+    "an empty axis among large ones": promising(f"({2**62}, 0, 4)"),
+    "an axis that is a truth": promising("(True,)", bytes(8)),
+    "a size of more digits than are printed": promising(str((10**300,) * 20), bytes(8)),
+}
+
+
+@pytest.mark.parametrize("name", UNFORESEEN)
+def test_attack_an_array_of_impossible_axes_is_a_message_error(name: str) -> None:
+    """Axes that numpy itself trips over are refused by an error of ours."""
+    with pytest.raises(MessageError):
+        read_array(UNFORESEEN[name], where="here")
+
+
+@given(some.lists(some.integers(-3, 2**64) | some.booleans(), max_size=40), some.binary(max_size=64))
+def test_attack_any_axes_are_an_array_or_an_error(shape: list[int], data: bytes) -> None:
+    """Whatever shape a header names, what comes of it is an array of the bytes that are there, or an error of ours."""
+    try:
+        found = read_array(promising(str(tuple(shape)), data), where="here")
+    except EdgestillError:
+        return
+    assert list(found.shape) == shape
+    assert found.tobytes() == data
+
+
 @given(some.binary(max_size=60), some.integers(0, 150))
 def test_attack_any_bytes_are_an_array_or_an_error(noise: bytes, at: int) -> None:
     """Noise anywhere in the file gives an array of as many bytes, or an error of ours."""
@@ -437,14 +473,17 @@ def test_attack_more_right_than_samples_does_not_count(nodes: list[Node]) -> Non
     assert result.evaluate_metrics_clientapp[1]["nodes"] == 3
 
 
-def test_only_our_own_errors_are_taken_for_a_refusal(nodes: list[Node]) -> None:
-    """A mistake in the reader itself is not put down to the client."""
+def test_a_reader_that_breaks_down_ends_no_round(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:
+    """A reply on which reading fails unforeseen is refused by name, with the traceback in the log; the others count."""
     replies = loop_of(nodes).send_and_receive(
         ClosedForm(kind_of(0), nodes=4).configure_train(1, ArrayRecord(), ConfigRecord(), loop_of(nodes))
     )
-    refusals: list[Refusal] = []
-    with pytest.raises(ZeroDivisionError):
-        taken(replies, lambda _: 1 // 0, server_round=1, refusals=refusals)
+    left, refusals = [1, 0, 1, 1], list[Refusal]()
+    found = taken(replies, lambda _: 1 // left.pop(), server_round=1, refusals=refusals)
+    assert [one for _, one in found] == [1, 1, 1]
+    bad = replies[2].metadata.src_node_id
+    assert refusals == [Refusal(1, bad, "reading it broke down: ZeroDivisionError")]
+    assert "ZeroDivisionError: " in caplog.text
 
 
 def test_a_number_of_nodes_must_be_one() -> None:
