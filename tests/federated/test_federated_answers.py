@@ -110,6 +110,16 @@ def test_attack_one_client_moves_the_mean_by_its_share_at_most(honest: list[Answ
     assert np.abs(after - before).max() <= 1 / (len(everywhere) + 1) + 1e-12
 
 
+def test_the_largest_set_that_is_asked_about_can_be_answered() -> None:
+    """Answers about as many numbers as may be asked for are within the bound of their own reader."""
+    inputs = np.zeros(8, dtype=np.uint8)
+    about = Asked.about(inputs, MAX_NUMBERS // len(inputs))
+    targets = np.zeros((len(inputs), about.classes))
+    targets[:, -1] = 1.0
+    back = Answers.from_bytes(Answers(about, targets).to_bytes(), about=about)
+    assert np.array_equal(back.targets, targets)
+
+
 def test_answers_about_another_set_are_refused() -> None:
     """Another set of inputs, another number of them or of classes: refused with both named."""
     other = Asked.about(INPUTS + 1, 3)

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from edgestill.core.jsonio import Fields, JsonObject
 
-MAX_BYTES: Final = 16_000_000
 MAX_NUMBERS: Final = 8_000_000
+MAX_BYTES: Final = 2 * MAX_NUMBERS + framing.MAX_FRAME_BYTES
+"""Of a message: what may be asked about can be answered, in halves."""
 ABSTAIN: Final = -1
 
 Form = Literal["soft", "votes"]
