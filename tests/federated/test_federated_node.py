@@ -22,6 +22,7 @@ from edgestill.core import bundle
 from edgestill.core.errors import BundleError, DataError, EvidenceError, SettingError
 from edgestill.federated.answers import Asked, agreed
 from edgestill.federated.node import Node, Samples, check_head
+from edgestill.learn import screens
 from edgestill.learn.statistics import Head, solve, usual_ridge
 
 if TYPE_CHECKING:
@@ -107,6 +108,17 @@ def test_targets_may_be_a_teachers_probabilities(tmp_path: Path) -> None:
     assert np.array_equal(one.b, other.b)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_teachers_rounded_probabilities_give_sums_that_pass_the_screens(tmp_path: Path, dtype: str) -> None:
+    """Rows that are 1 up to their own rounding are made 1 in doubles before they are summed."""
+    path = write_bundle(tmp_path / "b.esb", 0)
+    inputs = digits().train.inputs[:200]
+    soft = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(inputs)).astype(dtype)
+    sums = Node.open(path, Samples(inputs, soft)).statistics()
+    screens.read(sums.to_bytes("float64"), backbone=sums.backbone)
+    assert np.allclose(sums.b[-1], soft.astype(np.float64).sum(axis=0), rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("inputs", "targets", "says"),
     [
@@ -116,6 +128,9 @@ def test_targets_may_be_a_teachers_probabilities(tmp_path: Path) -> None:
         (digits().train.inputs[:1], np.array([-1]), "0 to 9"),
         (digits().train.inputs[:1], np.array([0.5]), "another shape"),
         (digits().train.inputs[:1], np.eye(3)[:1], "another shape"),
+        (digits().train.inputs[:1], np.full((1, CLASSES), 0.2), "no distributions"),
+        (digits().train.inputs[:1], np.full((1, CLASSES), np.nan), "no distributions"),
+        (digits().train.inputs[:1], np.eye(CLASSES)[:1] * 3 - 0.2, "no distributions"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(

@@ -6,6 +6,7 @@ They need Flower: `tests/federated/test_federated_environment.py` runs them wher
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,7 +123,10 @@ def spoilt_sums(good: Statistics) -> dict[str, Callable[[Message], Message]]:
         "got nothing": answer(),
         "a message is too long": answer(statistics=b"\0" * (MAX_BYTES + 1)),
         "another kind of message": answer(statistics=b"noise of any kind"),
-        "not the sums of any samples": answer(statistics=_unsummable(good).to_bytes("float64")),
+        "targets that are 1 together": answer(statistics=_unsummable(good).to_bytes("float64")),
+        "without negative eigenvalues": answer(statistics=_indefinite(good).to_bytes("float64")),
+        "Cauchy-Schwarz": answer(statistics=_loud(good).to_bytes("float64")),
+        "sums with noise": answer(statistics=replace(good, noise=(1.0, 1.0)).to_bytes("float64")),
         "it broke [31m badlyxx": lambda reply: instead(
             reply, Error(2, "it broke\x1b[31m\nbadly" + "x" * 1000)
         ),
@@ -130,6 +134,24 @@ def spoilt_sums(good: Statistics) -> dict[str, Callable[[Message], Message]]:
             reply, RecordDict({"answer": MetricRecord({"statistics": 1})})
         ),
     }
+
+
+def _indefinite(good: Statistics) -> Statistics:
+    """Labels as before, and every two features against each other: no three vectors can be so."""
+    matrix = good.matrix
+    off = matrix.diagonal().copy()
+    matrix = np.where(np.eye(len(matrix)) > 0, matrix, -matrix)
+    matrix[:, -1], matrix[-1] = good.matrix[:, -1], good.matrix[-1]
+    np.fill_diagonal(matrix, off)
+    return replace(good, a=matrix[np.triu_indices(len(matrix))])
+
+
+def _loud(good: Statistics) -> Statistics:
+    """One class pulled up against another a thousandfold: all labels are 1 together still."""
+    b = good.b.copy()
+    b[0, 0] += 1e3 * good.matrix[0, 0]
+    b[0, 1] -= 1e3 * good.matrix[0, 0]
+    return replace(good, b=b)
 
 
 def _unsummable(good: Statistics) -> Statistics:

@@ -37,10 +37,12 @@ ABSTAIN: Final = -1
 Form = Literal["soft", "votes"]
 """Distributions as halves `[N, C]`, or one class number for each input `[N]`, `ABSTAIN` where there is none."""
 
+TOLERANCE: Final = 1e-2
+"""Of the sum of a distribution in halves."""
+
 _MAGIC: Final = b"ESTANSW1"
 _WHERE: Final = "answers"
 _DTYPE: Final = {"soft": "float16", "votes": "int32"}
-_TOLERANCE: Final = 1e-2  # of a sum of halves
 
 
 class Asked(NamedTuple):
@@ -195,7 +197,7 @@ def _check(about: Asked, targets: NDArray[np.float64]) -> None:
         )
     with np.errstate(invalid="ignore", over="ignore"):
         sums = targets.sum(axis=1)
-        good = (np.abs(sums - 1) <= _TOLERANCE) | ~targets.any(axis=1)
+        good = (np.abs(sums - 1) <= TOLERANCE) | ~targets.any(axis=1)
     if not (good.all() and (targets >= 0).all()):
         raise EvidenceError(
             "answers that are no distributions",

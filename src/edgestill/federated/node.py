@@ -17,7 +17,7 @@ import numpy as np
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import BundleError, DataError, EvidenceError, ModelError, SettingError, within
 from edgestill.core.manifest import REFERENCE
-from edgestill.federated.answers import Answers
+from edgestill.federated.answers import TOLERANCE, Answers
 from edgestill.infer.calibration import fit_temperature
 from edgestill.infer.confidence import softmax
 from edgestill.infer.student import FEATURES, load
@@ -271,4 +271,20 @@ def _distributions(targets: NDArray[np.generic], classes: int, where: str) -> ND
             got=f"{targets.dtype} {list(targets.shape)}",
             fix="give class numbers, or probabilities of all classes",
         )
-    return targets.astype(np.float64)
+    return _whole(targets.astype(np.float64), where)
+
+
+def _whole(targets: NDArray[np.float64], where: str) -> NDArray[np.float64]:
+    """Distributions that are 1 together in doubles: sums over single or half precision would fail `learn.screens`."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = targets.sum(axis=1, keepdims=True)
+        good = (np.abs(sums - 1) <= TOLERANCE).all() and (targets >= 0).all()
+    if not good:
+        raise DataError(
+            "targets that are no distributions",
+            where=where,
+            expected="rows that are not negative and sum to 1",
+            got=f"sums {sums.min():g} to {sums.max():g}, least {targets.min():g}",
+            fix="give probabilities, not scores: softmax them",
+        )
+    return np.asarray(targets / sums)

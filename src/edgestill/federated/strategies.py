@@ -4,7 +4,7 @@ Both ask all nodes that are connected, once at least `nodes` of them are, take w
 on without the others, which `refusals` names. The arrays of both are a head, `weight` `[D, C]` and `bias` `[C]`.
 
 *Closed form.* One round: sums of all clients add to the sums of all samples, so the head is the one that all data in one
-place would give (`learn.statistics`). Sums are added in an order of their own bytes, so that the same messages give the
+place would give (`learn.statistics`). Sums that no classifier's samples can have are refused (`learn.screens`). Sums are added in an order of their own bytes, so that the same messages give the
 same head, bit for bit, whoever was first.
 
 *Federated distillation.* Each round the clients answer a shared set of inputs without labels; what they agree on teaches
@@ -38,6 +38,7 @@ from edgestill.federated.records import (
     one_value,
     taken,
 )
+from edgestill.learn import screens
 from edgestill.learn.statistics import Statistics, regularised_inverse_factor, solve, usual_ridge
 
 if TYPE_CHECKING:
@@ -167,13 +168,17 @@ class ClosedForm(_AskingAll):
 
     def _read(self, content: RecordDict) -> Statistics:
         data = one_value(content, ANSWER, "statistics", bytes)
-        found = Statistics.from_bytes(data, backbone=self._like.backbone).require(self._minimum)
+        found = screens.read(data, backbone=self._like.backbone).require(self._minimum)
         if (found.features, found.classes) != (self._like.features, self._like.classes):
             raise EvidenceError(
                 "statistics of another kind",
                 where=ANSWER,
                 expected=f"{self._like.features} features, {self._like.classes} classes",
                 got=f"{found.features}, {found.classes}",
+            )
+        if any(found.noise):  # nobody asks for it here, and who claims it gets wider screens
+            raise EvidenceError(
+                "sums with noise", where=ANSWER, expected="none", got="{:g} and {:g}".format(*found.noise)
             )
         largest = max(float(np.abs(found.a).max()), float(np.abs(found.b).max()))
         if found.n > MAX_SAMPLES or largest > MAX_SUM:
