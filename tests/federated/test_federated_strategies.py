@@ -23,11 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, MessageError, SettingError
+from edgestill.core.errors import SettingError
 from edgestill.federated import ClosedForm, FederatedDistillation, HeadFromProxy, client_app, server_app
-from edgestill.federated.answers import Answers, Asked
-from edgestill.federated.records import Refusal, counts, one_array, one_value, read_array, taken
+from edgestill.federated.answers import Answers
+from edgestill.federated.records import Refusal, taken
 from edgestill.learn.statistics import MAX_BYTES, Statistics, solve, usual_ridge
+from edgestill.learn.votes import ABSTAIN, Ballot, Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from edgestill.federated.node import Node
 
 PROXY = digits().proxy.inputs
-ABOUT = Asked.about(PROXY, CLASSES)
+ABOUT = Question.about(PROXY, CLASSES)
 CLIENTS = (10, 11, 12, 13)
 
 
@@ -258,7 +259,7 @@ def test_the_head_goes_back_to_clients_of_the_servers_network(nodes: list[Node])
     "spoil",
     [
         answer(answers=b"noise"),
-        answer(answers=Answers(Asked.about(PROXY + 1, CLASSES), np.full((400, CLASSES), 0.1)).to_bytes()),
+        answer(answers=Answers(Question.about(PROXY + 1, CLASSES), np.full((400, CLASSES), 0.1)).to_bytes()),
         answer(statistics=b""),
         lambda reply: instead(reply, Error(2, "no")),
         lambda reply: instead(reply, RecordDict()),
@@ -279,6 +280,62 @@ def test_attack_spoilt_answers_are_refused_and_the_round_goes_on(nodes: list[Nod
     assert strategy.consensus is not None
     assert other.consensus is not None
     assert np.array_equal(strategy.consensus.targets, other.consensus.targets)
+
+
+def ballot(labels: np.ndarray, proxy: np.ndarray = PROXY) -> bytes:
+    """A ballot on the shared inputs, or on others."""
+    question = Question.about(proxy, CLASSES)
+    return Ballot.of(question, student=Digest.of(b"any"), labels=labels).to_bytes()
+
+
+EVERY_ONE = np.zeros(len(PROXY), dtype=np.int64)
+SPOILT_BALLOTS = {
+    "not a ballot": answer(answers=Answers(ABOUT, np.full((len(PROXY), CLASSES), 0.1)).to_bytes()),
+    "votes on another question": answer(answers=ballot(EVERY_ONE, PROXY + 1)),
+    "votes are spelled in another way": answer(answers=ballot(EVERY_ONE) + b"\0"),
+    "a value is missing": answer(answers="text"),
+    "it broke": lambda reply: instead(reply, Error(2, "it broke")),
+}
+
+
+@pytest.mark.parametrize("says", SPOILT_BALLOTS)
+def test_attack_spoilt_ballots_are_refused_and_the_round_goes_on(nodes: list[Node], says: str) -> None:
+    """What is elected is what the other three vote for."""
+    strategy = FederatedDistillation(kind_of(0), PROXY, lambda _: ArrayRecord(), form="votes", nodes=4)
+    loop = loop_of(nodes, {CLIENTS[0]: SPOILT_BALLOTS[says]})
+    strategy.aggregate_train(
+        1, loop.send_and_receive(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), loop))
+    )
+    ((number, node, reason),) = strategy.refusals
+    assert (number, node) == (1, CLIENTS[0])
+    assert says in reason
+    votes = np.stack([one.ballot(PROXY, ABOUT).labels for one in nodes[1:]])
+    counts_of = (votes[:, :, None] == np.arange(CLASSES)).sum(axis=0)
+    assert strategy.consensus is not None
+    assert strategy.consensus.known.tolist() == (votes != ABSTAIN).any(axis=0).tolist()
+    expected = counts_of / np.maximum(counts_of.sum(axis=1, keepdims=True), 1)
+    assert np.allclose(strategy.consensus.targets, expected, rtol=0, atol=1e-12)
+
+
+def test_attack_one_node_has_one_vote(nodes: list[Node]) -> None:
+    """A second ballot of a node does not count, whatever student it names, and with a quorum of two one node teaches nothing."""
+    begin()
+    strategy = FederatedDistillation(
+        kind_of(0), PROXY, lambda _: ArrayRecord(), form="votes", quorum=2, nodes=1
+    )
+    loop = loop_of(nodes, {CLIENTS[0]: answer(answers=ballot(EVERY_ONE))})
+    asked = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), loop)
+    (mine,) = (one for one in loop.send_and_receive(asked) if one.metadata.src_node_id == CLIENTS[0])
+    _, told = strategy.aggregate_train(1, [mine, mine])
+    assert told is not None
+    assert (told["answered"], told["refused"], told["agreed"]) == (1, 1, 0)
+    assert strategy.consensus is None
+
+
+def test_a_quorum_of_none_is_refused_before_a_round() -> None:
+    """The setting is refused where it is set, not after the clients have answered."""
+    with pytest.raises(SettingError, match="quorum"):
+        FederatedDistillation(kind_of(0), PROXY, lambda _: ArrayRecord(), quorum=0)
 
 
 def test_silence_teaches_nothing(nodes: list[Node]) -> None:
@@ -317,7 +374,7 @@ def content(config: dict[str, Any], **records: Any) -> RecordDict:
         (
             "query",
             content(ASKED, proxy=ArrayRecord({"inputs": Array(np.array(1.0))})),
-            "cannot be asked about",
+            "samples out of range",
         ),
         (
             "query",
@@ -327,7 +384,7 @@ def content(config: dict[str, Any], **records: Any) -> RecordDict:
         (
             "query",
             content(ASKED | {"classes": 10**9}, proxy=ArrayRecord({"inputs": Array(PROXY)})),
-            "of that size",
+            "classes out of range",
         ),
         (
             "query",
@@ -367,117 +424,6 @@ def test_a_client_of_another_network_is_tried_with_its_own(nodes: list[Node]) ->
     )
     told = reply.content["metrics"]
     assert told["right"] == told["right-alone"] == nodes[0].score(nodes[0].learned()).right
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.arange(6, dtype=np.float32).reshape(2, 3),
-        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.array(3, dtype=np.int64),
-        np.zeros((0, 4), dtype=np.uint8),
-        np.arange(4, dtype=">f8"),
-        np.array([True, False]),
-    ],
-)
-def test_arrays_come_in_as_they_were_sent(array: np.ndarray) -> None:
-    """Any shape, order and byte order of plain numbers."""
-    found = read_array(Array(array), where="here")
-    assert found.shape == array.shape
-    assert np.array_equal(found, array)
-    assert found.dtype.isnative
-
-
-def spoilt(array: np.ndarray, change: Callable[[bytes], bytes], stype: str = "numpy.ndarray") -> Array:
-    """An array whose bytes are others."""
-    made = Array(array)
-    return Array(made.dtype, made.shape, stype, change(made.data))
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        spoilt(np.zeros(4), lambda data: data[:-1]),
-        spoilt(np.zeros(4), lambda data: data + b"\0"),
-        spoilt(np.zeros(4), lambda _: b""),
-        spoilt(np.zeros(4), lambda data: data.replace(b"(4,)", b"(4000000000000,)"[:4])),
-        spoilt(np.zeros((1, 4)), lambda data: data.replace(b"(1, 4)", b"(9, 9)")),
-        spoilt(np.zeros((11, 44)), lambda data: data.replace(b"(11, 44)", b"(-11,-44")),
-        spoilt(np.zeros((11, 44)), lambda data: data.replace(b"(11, 44)", b"(-2,-242")),
-        spoilt(np.zeros(4), lambda data: data.replace(b"<f8", b"|O ")),
-        spoilt(np.zeros(4), lambda data: data.replace(b"<f8", b"<M8")),
-        spoilt(np.zeros(4), lambda data: data, "torch.Tensor"),
-    ],
-)
-def test_attack_a_damaged_array_is_refused_before_it_is_made(array: Array) -> None:
-    """Bytes that are cut or many, shapes of other sizes, objects, dates, and other kinds of tensors."""
-    with pytest.raises(MessageError):
-        read_array(array, where="here")
-
-
-def promising(shape: str, data: bytes = b"") -> Array:
-    """An array whose header says this shape, of doubles, with these bytes behind it."""
-    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
-    head = text.ljust(-(-(len(text) + 11) // 64) * 64 - 11) + "\n"
-    packed = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + data
-    return Array("float64", (), "numpy.ndarray", packed)
-
-
-UNFORESEEN = {
-    "no bytes, beyond any size": promising(f"(0, {2**70})"),
-    "no bytes, beyond any size together": promising(f"(0, {2**27}, {2**27}, {2**27})"),
-    "a hundred axes": promising(str((1,) * 100), bytes(8)),
-    "an empty axis among large ones": promising(f"({2**62}, 0, 4)"),
-    "an axis that is a truth": promising("(True,)", bytes(8)),
-    "a size of more digits than are printed": promising(str((10**300,) * 20), bytes(8)),
-}
-
-
-@pytest.mark.parametrize("name", UNFORESEEN)
-def test_attack_an_array_of_impossible_axes_is_a_message_error(name: str) -> None:
-    """Axes that numpy itself trips over are refused by an error of ours."""
-    with pytest.raises(MessageError):
-        read_array(UNFORESEEN[name], where="here")
-
-
-@given(some.lists(some.integers(-3, 2**64) | some.booleans(), max_size=40), some.binary(max_size=64))
-def test_attack_any_axes_are_an_array_or_an_error(shape: list[int], data: bytes) -> None:
-    """Whatever shape a header names, what comes of it is an array of the bytes that are there, or an error of ours."""
-    try:
-        found = read_array(promising(str(tuple(shape)), data), where="here")
-    except EdgestillError:
-        return
-    assert list(found.shape) == shape
-    assert found.tobytes() == data
-
-
-@given(some.binary(max_size=60), some.integers(0, 150))
-def test_attack_any_bytes_are_an_array_or_an_error(noise: bytes, at: int) -> None:
-    """Noise anywhere in the file gives an array of as many bytes, or an error of ours."""
-
-    def change(data: bytes) -> bytes:
-        return data[:at] + noise + data[at + len(noise) :]
-
-    try:
-        found = read_array(spoilt(np.arange(8.0), change), where="here")
-    except EdgestillError:
-        return
-    assert found.nbytes <= 64 + 150
-
-
-def test_records_without_what_is_looked_for_are_named() -> None:
-    """What is missing, and what is there instead."""
-    content = RecordDict({"metrics": MetricRecord({"num-examples": 3}), "config": ConfigRecord({"a": 1})})
-    assert counts(content, "num-examples") == [3]
-    with pytest.raises(MessageError, match="count is missing"):
-        counts(content, "num-examples", "right")
-    with pytest.raises(MessageError, match="count is missing"):
-        counts(RecordDict({"metrics": MetricRecord({"num-examples": -1})}), "num-examples")
-    with pytest.raises(MessageError, match="value is missing") as caught:
-        one_value(content, "config", "a", str)
-    assert "got a" in str(caught.value)
-    with pytest.raises(MessageError, match="array is missing"):
-        one_array(content, "config", "a")
 
 
 def test_attack_more_right_than_samples_does_not_count(nodes: list[Node]) -> None:

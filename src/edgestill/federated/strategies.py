@@ -24,7 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from edgestill.core.errors import EvidenceError, SettingError
-from edgestill.federated.answers import Answers, Asked, agreed
+from edgestill.federated.answers import Answers, agreed, check_quorum
 from edgestill.federated.records import (
     ANSWER,
     ARRAYS,
@@ -40,6 +40,7 @@ from edgestill.federated.records import (
 )
 from edgestill.learn import screens
 from edgestill.learn.statistics import Statistics, regularised_inverse_factor, solve, usual_ridge
+from edgestill.learn.votes import Ballot, Cast, Question, tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -206,7 +207,7 @@ class FederatedDistillation(_AskingAll):
         proxy: inputs `[N, ...]` without labels, as the students take them; they are sent to every client.
         distil: makes the arrays that go out from what was agreed; `HeadFromProxy` for a head, or the user's own
             training of a student, which returns whatever its clients understand.
-        form: `soft` for distributions, `votes` for a class or nothing.
+        form: `soft` for distributions (`Answers`), `votes` for a class or nothing (`learn.votes`).
         quorum: clients that must say something about an input before it teaches.
         nodes: that must be connected before a round begins.
 
@@ -215,7 +216,7 @@ class FederatedDistillation(_AskingAll):
         refusals: replies that did not count.
 
     Raises:
-        SettingError: a number out of range.
+        SettingError: a number out of range. EvidenceError: more inputs or classes than can be asked about.
     """
 
     def __init__(
@@ -230,7 +231,8 @@ class FederatedDistillation(_AskingAll):
     ) -> None:
         super().__init__(like, nodes)
         self._proxy = proxy
-        self._about = Asked.about(proxy, like.classes)
+        check_quorum(quorum)
+        self._about = Question.about(proxy, like.classes)
         self._distil = distil
         self._form: Form = form
         self._quorum = quorum
@@ -247,17 +249,35 @@ class FederatedDistillation(_AskingAll):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Trained:
         """Agrees and distils; None where nothing was said about any input."""
-        found = self._taken(server_round, replies, self._read)
-        consensus = agreed(found, quorum=self._quorum) if found else None
+        together = self._elected if self._form == "votes" else self._agreed
+        answered, consensus = together(server_round, replies)
         known = 0 if consensus is None else int(consensus.known.sum())
-        told = self._told(server_round, len(found), {"inputs": self._about.inputs, "agreed": known})
+        told = self._told(server_round, answered, {"inputs": self._about.samples, "agreed": known})
         if consensus is None or not known:
             return None, told
         self.consensus = consensus
         return self._distil(consensus), told
 
-    def _read(self, content: RecordDict) -> Answers:
-        return Answers.from_bytes(one_value(content, ANSWER, "answers", bytes), about=self._about)
+    def _agreed(self, server_round: int, replies: Iterable[Message]) -> tuple[int, Answers | None]:
+        """How many answered, and the mean of their distributions."""
+        found = self._taken(
+            server_round, replies, lambda one: Answers.from_bytes(_said(one), about=self._about)
+        )
+        return len(found), agreed(found, quorum=self._quorum) if found else None
+
+    def _elected(self, server_round: int, replies: Iterable[Message]) -> tuple[int, Answers | None]:
+        """How many voted, and what their ballots come to; who voted is what Flower says, not the ballot."""
+        pairs = taken(
+            replies,
+            lambda one: Ballot.from_bytes(_said(one), self._about),
+            server_round=server_round,
+            refusals=self.refusals,
+        )
+        came = [
+            Cast(voter=str(reply.metadata.src_node_id), sequence=server_round, ballot=ballot)
+            for reply, ballot in pairs
+        ]
+        return len(came), Answers.elected(tally(self._about, came), quorum=self._quorum) if came else None
 
     def _lesson(self) -> dict[str, ConfigRecord]:
         if self.consensus is None:
@@ -285,6 +305,10 @@ class HeadFromProxy:
         known = consensus.known
         total = self._empty.add(self._features[known], consensus.targets[known])
         return head_record(solve(total, ridge=usual_ridge(total)))
+
+
+def _said(content: RecordDict) -> bytes:
+    return one_value(content, ANSWER, "answers", bytes)
 
 
 def _score(content: RecordDict) -> list[int]:
