@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.installs, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-FILES = ("quiet", "node", "strategies", "averaging", "engine")
+FILES = ("quiet", "node", "records", "strategies", "averaging", "engine")
 LEAST = 100  # that pass; a file that is passed over whole would take more away
 TOOLS = ("torch", "pytest", "hypothesis", "onnx", "scikit-learn")
 

@@ -20,15 +20,17 @@ from federated_worlds import (
 
 from edgestill.core import bundle
 from edgestill.core.errors import BundleError, DataError, EvidenceError, SettingError
-from edgestill.federated.answers import Asked, agreed
+from edgestill.federated.answers import agreed
 from edgestill.federated.node import Node, Samples, check_head
+from edgestill.learn import screens
 from edgestill.learn.statistics import Head, solve, usual_ridge
+from edgestill.learn.votes import ABSTAIN, Question
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PROXY = digits().proxy
-ABOUT = Asked.about(PROXY.inputs, CLASSES)
+ABOUT = Question.about(PROXY.inputs, CLASSES)
 
 
 def test_the_sums_are_those_of_the_features(tmp_path: Path) -> None:
@@ -63,12 +65,26 @@ def test_a_node_abstains_about_classes_that_it_has_not_seen(tmp_path: Path) -> N
 
 
 def test_who_shall_not_abstain_says_something_about_nearly_everything(tmp_path: Path) -> None:
-    """With a bound at the largest leverage of the own samples, more is said than with the usual one."""
+    """The larger the limit, the more is said; without one, something about everything."""
     path = write_bundle(tmp_path / "b.esb", 0)
     mine = of_classes(digits().train, SKEWED[0])
-    shy, bold = (Node.open(path, mine, at_home=share) for share in (0.9, 1.0))
-    silent, loud = (one.answers(PROXY.inputs, ABOUT).known.sum() for one in (shy, bold))
-    assert loud > silent
+    limits = (1.0, 2.0, np.inf)
+    shy, usual, bold = (Node.open(path, mine, limit=one).answers(PROXY.inputs, ABOUT) for one in limits)
+    assert shy.known.sum() < usual.known.sum() < bold.known.sum()
+    assert bold.known.all()
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_ballot_names_what_the_answers_find_likeliest(tmp_path: Path, taught: bool) -> None:
+    """Both forms abstain about the same inputs and name the same classes, with a lesson and without."""
+    node, other = (client_node(tmp_path, client, seed=client) for client in range(2))
+    lesson = (PROXY.inputs, other.answers(PROXY.inputs, ABOUT)) if taught else None
+    said = node.answers(PROXY.inputs, ABOUT, lesson=lesson)
+    ballot = node.ballot(PROXY.inputs, ABOUT, lesson=lesson)
+    assert np.array_equal(ballot.labels, np.where(said.known, said.targets.argmax(axis=1), ABSTAIN))
+    assert ballot.student == node.like.backbone.hex[:16]
+    assert 0 < ballot.votes < len(PROXY.inputs)
+    assert len(ballot.to_bytes()) < 250 < len(said.to_bytes()) / 30
 
 
 def test_what_nodes_say_together_is_right_where_each_alone_is_not(tmp_path: Path) -> None:
@@ -107,6 +123,17 @@ def test_targets_may_be_a_teachers_probabilities(tmp_path: Path) -> None:
     assert np.array_equal(one.b, other.b)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_teachers_rounded_probabilities_give_sums_that_pass_the_screens(tmp_path: Path, dtype: str) -> None:
+    """Rows that are 1 up to their own rounding are made 1 in doubles before they are summed."""
+    path = write_bundle(tmp_path / "b.esb", 0)
+    inputs = digits().train.inputs[:200]
+    soft = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(inputs)).astype(dtype)
+    sums = Node.open(path, Samples(inputs, soft)).statistics()
+    screens.read(sums.to_bytes("float64"), backbone=sums.backbone)
+    assert np.allclose(sums.b[-1], soft.astype(np.float64).sum(axis=0), rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("inputs", "targets", "says"),
     [
@@ -116,6 +143,9 @@ def test_targets_may_be_a_teachers_probabilities(tmp_path: Path) -> None:
         (digits().train.inputs[:1], np.array([-1]), "0 to 9"),
         (digits().train.inputs[:1], np.array([0.5]), "another shape"),
         (digits().train.inputs[:1], np.eye(3)[:1], "another shape"),
+        (digits().train.inputs[:1], np.full((1, CLASSES), 0.2), "no distributions"),
+        (digits().train.inputs[:1], np.full((1, CLASSES), np.nan), "no distributions"),
+        (digits().train.inputs[:1], np.eye(CLASSES)[:1] * 3 - 0.2, "no distributions"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(
@@ -153,14 +183,17 @@ def test_attack_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_node_cannot_do_is_said(tmp_path: Path) -> None:
-    """Asked about other classes, without samples held out, or with a share of nothing: a coded error each."""
+    """Asked about other classes, without samples held out, or with a limit of nothing: a coded error each."""
     path = write_bundle(tmp_path / "b.esb", 0)
     node = Node.open(path, digits().train)
     with pytest.raises(EvidenceError, match="other classes"):
-        node.answers(PROXY.inputs, Asked.about(PROXY.inputs, CLASSES + 1))
+        node.answers(PROXY.inputs, Question.about(PROXY.inputs, CLASSES + 1))
     with pytest.raises(DataError, match="held out"):
         node.score(node.learned())
-    with pytest.raises(SettingError, match="share"):
-        Node.open(path, digits().train, at_home=0.0)
+    with pytest.raises(EvidenceError, match="other classes"):
+        node.ballot(PROXY.inputs, Question.about(PROXY.inputs, CLASSES + 1))
+    for limit in (0.0, np.nan):
+        with pytest.raises(SettingError, match="limit"):
+            Node.open(path, digits().train, limit=limit)
     assert node.like.n == 0
     assert node.like.features == WIDTH

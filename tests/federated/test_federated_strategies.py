@@ -6,6 +6,7 @@ They need Flower: `tests/federated/test_federated_environment.py` runs them wher
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, MessageError, SettingError
+from edgestill.core.errors import SettingError
 from edgestill.federated import ClosedForm, FederatedDistillation, HeadFromProxy, client_app, server_app
-from edgestill.federated.answers import Answers, Asked
-from edgestill.federated.records import Refusal, counts, one_array, one_value, read_array, taken
+from edgestill.federated.answers import Answers
+from edgestill.federated.records import Refusal, taken
 from edgestill.learn.statistics import MAX_BYTES, Statistics, solve, usual_ridge
+from edgestill.learn.votes import ABSTAIN, Ballot, Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from edgestill.federated.node import Node
 
 PROXY = digits().proxy.inputs
-ABOUT = Asked.about(PROXY, CLASSES)
+ABOUT = Question.about(PROXY, CLASSES)
 CLIENTS = (10, 11, 12, 13)
 
 
@@ -122,7 +124,10 @@ def spoilt_sums(good: Statistics) -> dict[str, Callable[[Message], Message]]:
         "got nothing": answer(),
         "a message is too long": answer(statistics=b"\0" * (MAX_BYTES + 1)),
         "another kind of message": answer(statistics=b"noise of any kind"),
-        "not the sums of any samples": answer(statistics=_unsummable(good).to_bytes("float64")),
+        "targets that are 1 together": answer(statistics=_unsummable(good).to_bytes("float64")),
+        "without negative eigenvalues": answer(statistics=_indefinite(good).to_bytes("float64")),
+        "Cauchy-Schwarz": answer(statistics=_loud(good).to_bytes("float64")),
+        "sums with noise": answer(statistics=replace(good, noise=(1.0, 1.0)).to_bytes("float64")),
         "it broke [31m badlyxx": lambda reply: instead(
             reply, Error(2, "it broke\x1b[31m\nbadly" + "x" * 1000)
         ),
@@ -130,6 +135,24 @@ def spoilt_sums(good: Statistics) -> dict[str, Callable[[Message], Message]]:
             reply, RecordDict({"answer": MetricRecord({"statistics": 1})})
         ),
     }
+
+
+def _indefinite(good: Statistics) -> Statistics:
+    """Labels as before, and every two features against each other: no three vectors can be so."""
+    matrix = good.matrix
+    off = matrix.diagonal().copy()
+    matrix = np.where(np.eye(len(matrix)) > 0, matrix, -matrix)
+    matrix[:, -1], matrix[-1] = good.matrix[:, -1], good.matrix[-1]
+    np.fill_diagonal(matrix, off)
+    return replace(good, a=matrix[np.triu_indices(len(matrix))])
+
+
+def _loud(good: Statistics) -> Statistics:
+    """One class pulled up against another a thousandfold: all labels are 1 together still."""
+    b = good.b.copy()
+    b[0, 0] += 1e3 * good.matrix[0, 0]
+    b[0, 1] -= 1e3 * good.matrix[0, 0]
+    return replace(good, b=b)
 
 
 def _unsummable(good: Statistics) -> Statistics:
@@ -236,7 +259,7 @@ def test_the_head_goes_back_to_clients_of_the_servers_network(nodes: list[Node])
     "spoil",
     [
         answer(answers=b"noise"),
-        answer(answers=Answers(Asked.about(PROXY + 1, CLASSES), np.full((400, CLASSES), 0.1)).to_bytes()),
+        answer(answers=Answers(Question.about(PROXY + 1, CLASSES), np.full((400, CLASSES), 0.1)).to_bytes()),
         answer(statistics=b""),
         lambda reply: instead(reply, Error(2, "no")),
         lambda reply: instead(reply, RecordDict()),
@@ -257,6 +280,62 @@ def test_attack_spoilt_answers_are_refused_and_the_round_goes_on(nodes: list[Nod
     assert strategy.consensus is not None
     assert other.consensus is not None
     assert np.array_equal(strategy.consensus.targets, other.consensus.targets)
+
+
+def ballot(labels: np.ndarray, proxy: np.ndarray = PROXY) -> bytes:
+    """A ballot on the shared inputs, or on others."""
+    question = Question.about(proxy, CLASSES)
+    return Ballot.of(question, student=Digest.of(b"any"), labels=labels).to_bytes()
+
+
+EVERY_ONE = np.zeros(len(PROXY), dtype=np.int64)
+SPOILT_BALLOTS = {
+    "not a ballot": answer(answers=Answers(ABOUT, np.full((len(PROXY), CLASSES), 0.1)).to_bytes()),
+    "votes on another question": answer(answers=ballot(EVERY_ONE, PROXY + 1)),
+    "votes are spelled in another way": answer(answers=ballot(EVERY_ONE) + b"\0"),
+    "a value is missing": answer(answers="text"),
+    "it broke": lambda reply: instead(reply, Error(2, "it broke")),
+}
+
+
+@pytest.mark.parametrize("says", SPOILT_BALLOTS)
+def test_attack_spoilt_ballots_are_refused_and_the_round_goes_on(nodes: list[Node], says: str) -> None:
+    """What is elected is what the other three vote for."""
+    strategy = FederatedDistillation(kind_of(0), PROXY, lambda _: ArrayRecord(), form="votes", nodes=4)
+    loop = loop_of(nodes, {CLIENTS[0]: SPOILT_BALLOTS[says]})
+    strategy.aggregate_train(
+        1, loop.send_and_receive(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), loop))
+    )
+    ((number, node, reason),) = strategy.refusals
+    assert (number, node) == (1, CLIENTS[0])
+    assert says in reason
+    votes = np.stack([one.ballot(PROXY, ABOUT).labels for one in nodes[1:]])
+    counts_of = (votes[:, :, None] == np.arange(CLASSES)).sum(axis=0)
+    assert strategy.consensus is not None
+    assert strategy.consensus.known.tolist() == (votes != ABSTAIN).any(axis=0).tolist()
+    expected = counts_of / np.maximum(counts_of.sum(axis=1, keepdims=True), 1)
+    assert np.allclose(strategy.consensus.targets, expected, rtol=0, atol=1e-12)
+
+
+def test_attack_one_node_has_one_vote(nodes: list[Node]) -> None:
+    """A second ballot of a node does not count, whatever student it names, and with a quorum of two one node teaches nothing."""
+    begin()
+    strategy = FederatedDistillation(
+        kind_of(0), PROXY, lambda _: ArrayRecord(), form="votes", quorum=2, nodes=1
+    )
+    loop = loop_of(nodes, {CLIENTS[0]: answer(answers=ballot(EVERY_ONE))})
+    asked = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), loop)
+    (mine,) = (one for one in loop.send_and_receive(asked) if one.metadata.src_node_id == CLIENTS[0])
+    _, told = strategy.aggregate_train(1, [mine, mine])
+    assert told is not None
+    assert (told["answered"], told["refused"], told["agreed"]) == (1, 1, 0)
+    assert strategy.consensus is None
+
+
+def test_a_quorum_of_none_is_refused_before_a_round() -> None:
+    """The setting is refused where it is set, not after the clients have answered."""
+    with pytest.raises(SettingError, match="quorum"):
+        FederatedDistillation(kind_of(0), PROXY, lambda _: ArrayRecord(), quorum=0)
 
 
 def test_silence_teaches_nothing(nodes: list[Node]) -> None:
@@ -295,7 +374,7 @@ def content(config: dict[str, Any], **records: Any) -> RecordDict:
         (
             "query",
             content(ASKED, proxy=ArrayRecord({"inputs": Array(np.array(1.0))})),
-            "cannot be asked about",
+            "samples out of range",
         ),
         (
             "query",
@@ -305,7 +384,7 @@ def content(config: dict[str, Any], **records: Any) -> RecordDict:
         (
             "query",
             content(ASKED | {"classes": 10**9}, proxy=ArrayRecord({"inputs": Array(PROXY)})),
-            "of that size",
+            "classes out of range",
         ),
         (
             "query",
@@ -347,81 +426,6 @@ def test_a_client_of_another_network_is_tried_with_its_own(nodes: list[Node]) ->
     assert told["right"] == told["right-alone"] == nodes[0].score(nodes[0].learned()).right
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.arange(6, dtype=np.float32).reshape(2, 3),
-        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        np.array(3, dtype=np.int64),
-        np.zeros((0, 4), dtype=np.uint8),
-        np.arange(4, dtype=">f8"),
-        np.array([True, False]),
-    ],
-)
-def test_arrays_come_in_as_they_were_sent(array: np.ndarray) -> None:
-    """Any shape, order and byte order of plain numbers."""
-    found = read_array(Array(array), where="here")
-    assert found.shape == array.shape
-    assert np.array_equal(found, array)
-    assert found.dtype.isnative
-
-
-def spoilt(array: np.ndarray, change: Callable[[bytes], bytes], stype: str = "numpy.ndarray") -> Array:
-    """An array whose bytes are others."""
-    made = Array(array)
-    return Array(made.dtype, made.shape, stype, change(made.data))
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        spoilt(np.zeros(4), lambda data: data[:-1]),
-        spoilt(np.zeros(4), lambda data: data + b"\0"),
-        spoilt(np.zeros(4), lambda _: b""),
-        spoilt(np.zeros(4), lambda data: data.replace(b"(4,)", b"(4000000000000,)"[:4])),
-        spoilt(np.zeros((1, 4)), lambda data: data.replace(b"(1, 4)", b"(9, 9)")),
-        spoilt(np.zeros((11, 44)), lambda data: data.replace(b"(11, 44)", b"(-11,-44")),
-        spoilt(np.zeros((11, 44)), lambda data: data.replace(b"(11, 44)", b"(-2,-242")),
-        spoilt(np.zeros(4), lambda data: data.replace(b"<f8", b"|O ")),
-        spoilt(np.zeros(4), lambda data: data.replace(b"<f8", b"<M8")),
-        spoilt(np.zeros(4), lambda data: data, "torch.Tensor"),
-    ],
-)
-def test_attack_a_damaged_array_is_refused_before_it_is_made(array: Array) -> None:
-    """Bytes that are cut or many, shapes of other sizes, objects, dates, and other kinds of tensors."""
-    with pytest.raises(MessageError):
-        read_array(array, where="here")
-
-
-@given(some.binary(max_size=60), some.integers(0, 150))
-def test_attack_any_bytes_are_an_array_or_an_error(noise: bytes, at: int) -> None:
-    """Noise anywhere in the file gives an array of as many bytes, or an error of ours."""
-
-    def change(data: bytes) -> bytes:
-        return data[:at] + noise + data[at + len(noise) :]
-
-    try:
-        found = read_array(spoilt(np.arange(8.0), change), where="here")
-    except EdgestillError:
-        return
-    assert found.nbytes <= 64 + 150
-
-
-def test_records_without_what_is_looked_for_are_named() -> None:
-    """What is missing, and what is there instead."""
-    content = RecordDict({"metrics": MetricRecord({"num-examples": 3}), "config": ConfigRecord({"a": 1})})
-    assert counts(content, "num-examples") == [3]
-    with pytest.raises(MessageError, match="count is missing"):
-        counts(content, "num-examples", "right")
-    with pytest.raises(MessageError, match="count is missing"):
-        counts(RecordDict({"metrics": MetricRecord({"num-examples": -1})}), "num-examples")
-    with pytest.raises(MessageError, match="value is missing") as caught:
-        one_value(content, "config", "a", str)
-    assert "got a" in str(caught.value)
-    with pytest.raises(MessageError, match="array is missing"):
-        one_array(content, "config", "a")
-
-
 def test_attack_more_right_than_samples_does_not_count(nodes: list[Node]) -> None:
     """A client cannot make the score of all better than it could be."""
 
@@ -437,14 +441,17 @@ def test_attack_more_right_than_samples_does_not_count(nodes: list[Node]) -> Non
     assert result.evaluate_metrics_clientapp[1]["nodes"] == 3
 
 
-def test_only_our_own_errors_are_taken_for_a_refusal(nodes: list[Node]) -> None:
-    """A mistake in the reader itself is not put down to the client."""
+def test_a_reader_that_breaks_down_ends_no_round(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:
+    """A reply on which reading fails unforeseen is refused by name, with the traceback in the log; the others count."""
     replies = loop_of(nodes).send_and_receive(
         ClosedForm(kind_of(0), nodes=4).configure_train(1, ArrayRecord(), ConfigRecord(), loop_of(nodes))
     )
-    refusals: list[Refusal] = []
-    with pytest.raises(ZeroDivisionError):
-        taken(replies, lambda _: 1 // 0, server_round=1, refusals=refusals)
+    left, refusals = [1, 0, 1, 1], list[Refusal]()
+    found = taken(replies, lambda _: 1 // left.pop(), server_round=1, refusals=refusals)
+    assert [one for _, one in found] == [1, 1, 1]
+    bad = replies[2].metadata.src_node_id
+    assert refusals == [Refusal(1, bad, "reading it broke down: ZeroDivisionError")]
+    assert "ZeroDivisionError: " in caplog.text
 
 
 def test_a_number_of_nodes_must_be_one() -> None:

@@ -196,6 +196,18 @@ def test_questions_are_bounded(samples: int, classes: int) -> None:
         Question(proxy=PROXY, samples=samples, classes=classes)
 
 
+def test_a_question_about_inputs_tells_their_type_shape_and_values() -> None:
+    """The same bytes in another shape or type are another set; the order in memory is none of it."""
+    inputs = np.arange(8, dtype=np.float32).reshape(4, 2)
+    others = (inputs.reshape(8, 1), inputs.view(np.int32), inputs + 1, inputs[::-1])
+    assert len({Question.about(one, 3).proxy for one in (inputs, *others)}) == 5
+    assert Question.about(np.asfortranarray(inputs), 3) == Question.about(inputs, 3)
+    assert (Question.about(inputs, 3).samples, Question.about(inputs, 3).classes) == (4, 3)
+    for nothing in (inputs[:0], np.array(1.0)):
+        with pytest.raises(EvidenceError, match="samples out of range"):
+            Question.about(nothing, 3)
+
+
 def test_votes_cannot_be_changed_after_they_are_cast() -> None:
     """Neither the sender's array nor the ballot's own."""
     labels = np.zeros(N, int)

@@ -3,7 +3,7 @@
 | message | asks for | is answered with |
 |---|---|---|
 | `train` | the sums of the client's samples, of a backbone | `answer`: a `learn.statistics` message |
-| `query` | answers about `proxy`, perhaps after a `lesson` | `answer`: an `Answers` message |
+| `query` | answers about `proxy`, perhaps after a `lesson` | `answer`: an `Answers` message, or a ballot (`learn.votes`) |
 | `evaluate` | how a head does, on held-out samples | `metrics`: counts of samples and of right ones |
 
 What the server sends is checked as well. What is refused becomes an error reply of one line: nothing of the client's
@@ -13,14 +13,14 @@ data or paths goes into it beyond what our own errors say.
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, EvidenceError, MessageError
-from edgestill.federated.answers import Answers, Asked, Form
+from edgestill.federated.answers import Answers, Form
 from edgestill.federated.records import (
     ANSWER,
     ARRAYS,
@@ -33,6 +33,7 @@ from edgestill.federated.records import (
     one_value,
     read_head,
 )
+from edgestill.learn.votes import Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,12 +42,9 @@ if TYPE_CHECKING:
     from flwr.app import Context
     from numpy.typing import NDArray
 
-    from edgestill.federated.node import Node
+    from edgestill.federated.node import Lesson, Node
 
 _REFUSED: Final = 100  # of the codes that Flower's own errors do not use
-_FORMS: Final[dict[str, Form]] = {"soft": "soft", "votes": "votes"}
-
-Lesson = tuple["NDArray[np.generic]", Answers]
 
 
 def client_app(open_node: Callable[[Context], Node], *, minimum: int = 1) -> ClientApp:
@@ -109,15 +107,16 @@ def _sums(content: RecordDict, node: Node, minimum: int) -> RecordDict:
 
 
 def _answers(content: RecordDict, node: Node) -> RecordDict:
-    form = _FORMS.get(one_value(content, CONFIG, "form", str))
-    if form is None:
+    form = one_value(content, CONFIG, "form", str)
+    if form not in get_args(Form):
         raise MessageError(
-            "an unknown form of answers", where=CONFIG, expected=" or ".join(_FORMS), got="another"
+            "an unknown form of answers", where=CONFIG, expected=" or ".join(get_args(Form)), got="another"
         )
     proxy = one_array(content, PROXY, "inputs")
-    about = Asked.about(proxy, one_value(content, CONFIG, "classes", int))
-    said = node.answers(proxy, about, lesson=_lesson(content, proxy, about))
-    return RecordDict({ANSWER: ConfigRecord({"answers": said.to_bytes(form)})})
+    about = Question.about(proxy, one_value(content, CONFIG, "classes", int))
+    answer = node.ballot if form == "votes" else node.answers
+    said = answer(proxy, about, lesson=_lesson(content, proxy, about))
+    return RecordDict({ANSWER: ConfigRecord({"answers": said.to_bytes()})})
 
 
 def _scores(content: RecordDict, node: Node, state: RecordDict) -> RecordDict:
@@ -130,14 +129,14 @@ def _scores(content: RecordDict, node: Node, state: RecordDict) -> RecordDict:
         lesson = None
         if LESSON in content and PROXY in state:
             proxy = one_array(state, PROXY, "inputs")
-            lesson = _lesson(content, proxy, Asked.about(proxy, like.classes))
+            lesson = _lesson(content, proxy, Question.about(proxy, like.classes))
         head = node.learned(lesson)
     score, alone = node.score(head), node.score(node.learned())
     told = {COUNT: score.n, "right": score.right, "right-alone": alone.right}
     return RecordDict({METRICS: MetricRecord(told)})
 
 
-def _lesson(content: RecordDict, proxy: NDArray[np.generic], about: Asked) -> Lesson | None:
+def _lesson(content: RecordDict, proxy: NDArray[np.generic], about: Question) -> Lesson | None:
     if LESSON not in content:
         return None
     data = one_value(content, LESSON, "answers", bytes)

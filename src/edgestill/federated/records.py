@@ -3,7 +3,9 @@
 - Flower hands over arrays as npy files. Their header says how much memory is to be made, so it is compared with the
   bytes that are there before an array is made; Python objects are never loaded.
 - A reply that is an error, is not what was asked for, or comes from a node that has replied already, is refused. It is
-  named and counted, and the round goes on with the others.
+  named and counted, and the round goes on with the others. A reply on which reading breaks down with an error that is
+  not ours is refused likewise, and the traceback is in the log: a round belongs to all its clients, and one message
+  that our checks did not foresee shall not end it.
 - What the other side says ends in logs: one line, of bounded length, without control characters.
 """
 
@@ -40,6 +42,8 @@ COUNT: Final = "num-examples"
 """Flower's name for the weight of a reply."""
 
 MAX_ARRAY_BYTES: Final = 256_000_000
+MAX_AXES: Final = 32
+MAX_AXIS: Final = MAX_ARRAY_BYTES
 MAX_COUNT: Final = 10**9
 MAX_REASON: Final = 300
 _KINDS: Final = "biuf"
@@ -80,21 +84,36 @@ def read_array(array: Array, *, where: str) -> NDArray[np.generic]:
         version = npy.read_magic(source)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, is_fortran, dtype = header(source)
+        _check_header(shape, dtype, len(array.data) - source.tell(), where)
+        flat = np.frombuffer(array.data, dtype=dtype, offset=source.tell())
+        found: NDArray[np.generic] = native(flat.reshape(shape, order="F" if is_fortran else "C"))
+    except EdgestillError:
+        raise
     except Exception as error:
         raise MessageError(
             "a damaged array", where=where, expected="an npy file", got=type(error).__name__
         ) from error
+    return found
+
+
+def _check_header(shape: tuple[int, ...], dtype: np.dtype[np.generic], there: int, where: str) -> None:
+    """Axes first: a product of what is no number, or of thousands of digits, is no size to compare with."""
+    # type(): True is an int, and no length
+    if len(shape) > MAX_AXES or any(type(axis) is not int or not 0 <= axis <= MAX_AXIS for axis in shape):
+        raise MessageError(
+            "an array whose axes are not read",
+            where=where,
+            expected=f"at most {MAX_AXES} axes of 0 to {MAX_AXIS}",
+            got=f"{len(shape)} axes: {str(shape[:4])[:MAX_REASON]}",
+        )
     wanted = math.prod(shape) * dtype.itemsize
-    if dtype.kind not in _KINDS or min(shape, default=0) < 0 or wanted != len(array.data) - source.tell():
+    if dtype.kind not in _KINDS or wanted != there:
         raise MessageError(
             "an array of another size or kind",
             where=where,
             expected=f"plain numbers, {wanted} bytes (its own header)",
-            got=f"{dtype.str}, {len(array.data) - source.tell()} bytes",
+            got=f"{dtype.str}, {there} bytes",
         )
-    flat = np.frombuffer(array.data, dtype=dtype, offset=source.tell())
-    found: NDArray[np.generic] = native(flat.reshape(shape, order="F" if is_fortran else "C"))
-    return found
 
 
 def one_array(content: RecordDict, record: str, name: str) -> NDArray[np.generic]:
@@ -180,6 +199,9 @@ def taken(
                 continue
         except EdgestillError as error:
             reason = str(error)
+        except Exception as error:
+            log.exception("round %d: reading a reply of node %d broke down", server_round, node)
+            reason = f"reading it broke down: {type(error).__name__}"
         refusals.append(Refusal(server_round, node, reason))
         log.warning("round %d: a reply of node %d does not count: %s", server_round, node, reason)
     return [found[node] for node in sorted(found)]

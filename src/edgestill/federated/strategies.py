@@ -4,7 +4,7 @@ Both ask all nodes that are connected, once at least `nodes` of them are, take w
 on without the others, which `refusals` names. The arrays of both are a head, `weight` `[D, C]` and `bias` `[C]`.
 
 *Closed form.* One round: sums of all clients add to the sums of all samples, so the head is the one that all data in one
-place would give (`learn.statistics`). Sums are added in an order of their own bytes, so that the same messages give the
+place would give (`learn.statistics`). Sums that no classifier's samples can have are refused (`learn.screens`). Sums are added in an order of their own bytes, so that the same messages give the
 same head, bit for bit, whoever was first.
 
 *Federated distillation.* Each round the clients answer a shared set of inputs without labels; what they agree on teaches
@@ -24,7 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from edgestill.core.errors import EvidenceError, SettingError
-from edgestill.federated.answers import Answers, Asked, agreed
+from edgestill.federated.answers import Answers, agreed, check_quorum
 from edgestill.federated.records import (
     ANSWER,
     ARRAYS,
@@ -38,7 +38,9 @@ from edgestill.federated.records import (
     one_value,
     taken,
 )
+from edgestill.learn import screens
 from edgestill.learn.statistics import Statistics, regularised_inverse_factor, solve, usual_ridge
+from edgestill.learn.votes import Ballot, Cast, Question, tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -167,13 +169,17 @@ class ClosedForm(_AskingAll):
 
     def _read(self, content: RecordDict) -> Statistics:
         data = one_value(content, ANSWER, "statistics", bytes)
-        found = Statistics.from_bytes(data, backbone=self._like.backbone).require(self._minimum)
+        found = screens.read(data, backbone=self._like.backbone).require(self._minimum)
         if (found.features, found.classes) != (self._like.features, self._like.classes):
             raise EvidenceError(
                 "statistics of another kind",
                 where=ANSWER,
                 expected=f"{self._like.features} features, {self._like.classes} classes",
                 got=f"{found.features}, {found.classes}",
+            )
+        if any(found.noise):  # nobody asks for it here, and who claims it gets wider screens
+            raise EvidenceError(
+                "sums with noise", where=ANSWER, expected="none", got="{:g} and {:g}".format(*found.noise)
             )
         largest = max(float(np.abs(found.a).max()), float(np.abs(found.b).max()))
         if found.n > MAX_SAMPLES or largest > MAX_SUM:
@@ -201,7 +207,7 @@ class FederatedDistillation(_AskingAll):
         proxy: inputs `[N, ...]` without labels, as the students take them; they are sent to every client.
         distil: makes the arrays that go out from what was agreed; `HeadFromProxy` for a head, or the user's own
             training of a student, which returns whatever its clients understand.
-        form: `soft` for distributions, `votes` for a class or nothing.
+        form: `soft` for distributions (`Answers`), `votes` for a class or nothing (`learn.votes`).
         quorum: clients that must say something about an input before it teaches.
         nodes: that must be connected before a round begins.
 
@@ -210,7 +216,7 @@ class FederatedDistillation(_AskingAll):
         refusals: replies that did not count.
 
     Raises:
-        SettingError: a number out of range.
+        SettingError: a number out of range. EvidenceError: more inputs or classes than can be asked about.
     """
 
     def __init__(
@@ -225,7 +231,8 @@ class FederatedDistillation(_AskingAll):
     ) -> None:
         super().__init__(like, nodes)
         self._proxy = proxy
-        self._about = Asked.about(proxy, like.classes)
+        check_quorum(quorum)
+        self._about = Question.about(proxy, like.classes)
         self._distil = distil
         self._form: Form = form
         self._quorum = quorum
@@ -242,17 +249,35 @@ class FederatedDistillation(_AskingAll):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Trained:
         """Agrees and distils; None where nothing was said about any input."""
-        found = self._taken(server_round, replies, self._read)
-        consensus = agreed(found, quorum=self._quorum) if found else None
+        together = self._elected if self._form == "votes" else self._agreed
+        answered, consensus = together(server_round, replies)
         known = 0 if consensus is None else int(consensus.known.sum())
-        told = self._told(server_round, len(found), {"inputs": self._about.inputs, "agreed": known})
+        told = self._told(server_round, answered, {"inputs": self._about.samples, "agreed": known})
         if consensus is None or not known:
             return None, told
         self.consensus = consensus
         return self._distil(consensus), told
 
-    def _read(self, content: RecordDict) -> Answers:
-        return Answers.from_bytes(one_value(content, ANSWER, "answers", bytes), about=self._about)
+    def _agreed(self, server_round: int, replies: Iterable[Message]) -> tuple[int, Answers | None]:
+        """How many answered, and the mean of their distributions."""
+        found = self._taken(
+            server_round, replies, lambda one: Answers.from_bytes(_said(one), about=self._about)
+        )
+        return len(found), agreed(found, quorum=self._quorum) if found else None
+
+    def _elected(self, server_round: int, replies: Iterable[Message]) -> tuple[int, Answers | None]:
+        """How many voted, and what their ballots come to; who voted is what Flower says, not the ballot."""
+        pairs = taken(
+            replies,
+            lambda one: Ballot.from_bytes(_said(one), self._about),
+            server_round=server_round,
+            refusals=self.refusals,
+        )
+        came = [
+            Cast(voter=str(reply.metadata.src_node_id), sequence=server_round, ballot=ballot)
+            for reply, ballot in pairs
+        ]
+        return len(came), Answers.elected(tally(self._about, came), quorum=self._quorum) if came else None
 
     def _lesson(self) -> dict[str, ConfigRecord]:
         if self.consensus is None:
@@ -280,6 +305,10 @@ class HeadFromProxy:
         known = consensus.known
         total = self._empty.add(self._features[known], consensus.targets[known])
         return head_record(solve(total, ridge=usual_ridge(total)))
+
+
+def _said(content: RecordDict) -> bytes:
+    return one_value(content, ANSWER, "answers", bytes)
 
 
 def _score(content: RecordDict) -> list[int]:

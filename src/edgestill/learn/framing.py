@@ -27,6 +27,8 @@ MAGIC_BYTES: Final = 8
 _DIGEST_BYTES: Final = 32
 _LENGTH: Final = struct.Struct("<I")
 _START: Final = MAGIC_BYTES + _LENGTH.size
+MAX_FRAME_BYTES: Final = _START + MAX_HEAD_BYTES
+"""Of all that stands before the arrays."""
 
 
 def pack(magic: bytes, head: JsonObject, arrays: Iterable[NDArray[np.generic]]) -> bytes:

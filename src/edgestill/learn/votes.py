@@ -80,8 +80,23 @@ class Question:
         ):
             if not least <= value <= most:
                 raise EvidenceError(
-                    f"{name} out of range", where=_WHERE, expected=f"{least} to {most}", got=value
+                    f"{name} out of range",
+                    where=_WHERE,
+                    expected=f"{least} to {most}",
+                    got=value,
+                    fix="ask about as many as that",
                 )
+
+    @classmethod
+    def about(cls, inputs: NDArray[np.generic], classes: int) -> Self:
+        """The question about these inputs `[N, ...]`, as whoever has them names it: a digest of element type, shape and values.
+
+        Raises:
+            EvidenceError: as the class.
+        """
+        kind = f"{inputs.dtype.str} {inputs.shape} ".encode()
+        proxy = Digest.of(kind + np.ascontiguousarray(inputs).tobytes())
+        return cls(proxy=proxy, samples=len(inputs) if inputs.ndim else 0, classes=classes)
 
     @property
     def name(self) -> bytes:
