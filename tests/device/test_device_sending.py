@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -196,13 +197,60 @@ def test_a_window_over_while_the_device_was_off_is_sent_after(tmp_path: Path) ->
 
 
 def test_samples_that_were_not_clipped_are_never_sent_with_noise(tmp_path: Path) -> None:
-    """A bundle whose policy adds no noise learned them: the next one, of the same backbone, does not take them up."""
+    """A bundle whose policy adds no noise learned them: the next one, of the same backbone, never sends them, however often it starts."""
     home, clock = home_at(tmp_path / "h"), FakeClock()
     one = serving(home, PLAIN, clock)
     taught(one, 40, scale=1_000.0)
     one.close()
+    for _ in range(3):
+        again = serving(home, PRIVATE, clock)
+        assert sent(again) is None
+        again.close()
+        clock.advance(DAY)
+
+
+@pytest.mark.parametrize("change", [{"norm": 1.0}, {"weight": 0.5}])
+def test_samples_that_were_clipped_otherwise_are_never_sent(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A policy with a smaller norm, or a smaller weight, forgets what was clipped for the larger one."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PRIVATE, clock)
+    taught(one, 40)
+    one.close()
+    assert list(home.learned.glob("*.clipped"))
     clock.advance(DAY)
+    stricter = serving(home, replace(PRIVATE, noise=replace(NOISE, **change)), clock)
+    assert sent(stricter) is None
+    assert not list(home.learned.glob("*.clipped"))
+    stricter.close()
     assert sent(serving(home, PRIVATE, clock)) is None
+
+
+def test_what_is_learned_on_the_device_is_not_clipped(tmp_path: Path) -> None:
+    """A private policy changes what is sent, not the sums of which the device makes its own head."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PRIVATE, clock)
+    features = taught(one, 40, scale=1_000.0)
+    one.close()
+    (kept,) = home.learned.glob("*.stats")
+    found = Statistics.from_bytes(kept.read_bytes())
+    np.testing.assert_allclose(found.matrix[:-1, :-1], features.T @ features, rtol=1e-4)
+
+
+def test_clipped_features_are_within_the_norm_as_they_are_summed() -> None:
+    """Also where they lie far from 0 and differ little, so that float32 would round them over the norm."""
+    rng = np.random.default_rng(0)
+    spread = np.logspace(0, -2, FEATURES)
+    seen = (50 + rng.normal(size=(400, FEATURES)) * spread).astype(np.float32)
+    labels = np.eye(CLASSES)[rng.integers(0, CLASSES, len(seen))]
+    told = Statistics.empty(backbone=BACKBONE, window=0, classes=CLASSES, features=FEATURES)
+    far = told.add(seen, labels)
+    sharing = replace(PRIVATE, kept=ALL)
+    sender = Sender(far, sharing, account=Account(), rng=np.random.default_rng(0))
+    coordinates = Coordinates.of(far, ALL)
+    for one in (50 + 20 * rng.normal(size=(200, FEATURES)) * spread).astype(np.float32):
+        near, _ = sender.prepared(one, 1.0)
+        sums = coordinates.project(told.add(near[None], labels[:1]))
+        assert sums.matrix.diagonal()[:-1].sum() <= NOISE.norm**2
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -264,6 +312,30 @@ def test_attack_a_damaged_account_is_no_new_beginning(tmp_path: Path, data: byte
     clock.advance(DAY)
     assert sent(one) is None
     assert (told(one)["epsilon_spent"], told(one)["may_send"]) == (None, False)
+
+
+def test_attack_a_lost_account_is_no_new_beginning(tmp_path: Path) -> None:
+    """All that was learned is gone, what was spent is not: the budget of two messages stays spent."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    for day in range(3):
+        one = serving(home, PRIVATE, clock)
+        taught(one, 40, seed=day)
+        clock.advance(DAY)
+        assert (sent(one) is not None) == (day < 2)
+        one.close()
+        shutil.rmtree(home.learned)
+    assert told(serving(home, PRIVATE, clock))["messages"] == 2
+
+
+@pytest.mark.parametrize("newer", ["home", "learned"])
+def test_of_two_accounts_the_one_that_spent_more_counts(tmp_path: Path, newer: str) -> None:
+    """A kill between the two, or an older agent that knows but one of them, loses nothing of what was spent."""
+    home = home_at(tmp_path / "h")
+    home.learned.mkdir(parents=True, exist_ok=True)
+    old, new = (Account(spent=Spent(rho=float(one), messages=one), window=one) for one in (1, 2))
+    for name, folder in (("home", home.path), ("learned", home.learned)):
+        (folder / "privacy.json").write_bytes((new if name == newer else old).to_bytes())
+    assert Memory(home.learned, BACKBONE).account() == new
 
 
 def test_noise_of_the_system_differs_and_given_noise_does_not(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Serving:
             policy,
             clock,
             raise_audits=self._raise_audits,
-            prepare=None if self._sender is None else self._sender.prepared,
+            prepare=None if self._sender is None or not self._sender.is_private else self._sender.prepared,
         )
         self._overlay: Overlay | None = None
         self._hardware = bundle.manifest.hardware_class
@@ -299,8 +299,12 @@ class Serving:
             progress = None if self._learner is None else self._learner.progress()
             self._memory.keep_policy_state(self._cascade.state)
             if self._learner is not None and progress is not None:
-                self._memory.keep_statistics(self._learner.keep())
+                windows = self._learner.keep()
+                self._memory.keep_statistics(windows)
                 self._memory.keep_progress(progress)
+                clips = None if self._sender is None else self._sender.clips
+                if windows is not None and clips is not None:
+                    self._memory.keep_clipped(clips, self._learner.keep_prepared())
         except (EdgestillError, OSError) as error:
             log.warning("%s", error)
 
@@ -360,10 +364,9 @@ class Serving:
     def _recall(self, memory: Memory) -> None:
         if self._learner is None:
             return
-        progress = memory.progress()
-        # noise is for samples that were clipped: what another bundle's policy let in unclipped must not be among them
-        is_clipped = self._sender is None or not self._sender.is_private or progress is not None
-        self._learner.recall(memory.statistics() if is_clipped else [], progress)
+        # noise is for samples that were clipped so: what another policy clipped otherwise, or not at all, must not be among them
+        clipped = memory.clipped(None if self._sender is None else self._sender.clips)
+        self._learner.recall(memory.statistics(), memory.progress(), prepared=clipped)
         overlay = memory.overlay()
         if overlay is None:
             return

@@ -1,7 +1,7 @@
 """What a device sends of its sums, as its bundle's policy says: in which coordinates, rounded how, with which noise.
 
 - Without noise the current window is sent again whenever it has grown by a quarter; the newest counts.
-- With noise a window is sent *once*, when it is over: each time it is sent is paid for. The samples were clipped when they were learned.
+- With noise a window is sent *once*, when it is over: each time it is sent is paid for. Its samples were clipped one by one.
 - It is paid before it is sent: the account and the window's number are on the disk first. A kill in between loses a message, never
   a part of the account. Windows are sent in order, whatever their backbone, so that none is paid for twice.
 - When the account is spent, nothing is sent any more. The account belongs to the device, not to the bundle: another bundle with the
@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self, final
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
 from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.learn.coordinates import Coordinates
@@ -88,13 +89,29 @@ class Sender:
         """What was spent."""
         return self._account
 
-    def prepared(self, features: NDArray[np.float32], weight: float) -> tuple[NDArray[np.float32], float]:
-        """A sample's features `[D]` and weight as they may be learned: clipped where noise is added."""
+    @property
+    def clips(self) -> Digest | None:
+        """Names how samples are clipped: sums of samples that were clipped otherwise must not be sent. None without noise."""
+        noise = self._sharing.noise
+        if noise is None or self._coordinates is None:
+            return None
+        told: JsonObject = {
+            "coordinates": str(self._coordinates.backbone),
+            "norm": noise.norm,
+            "weight": noise.weight,
+        }
+        return Digest.of(canonical(told))
+
+    def prepared(self, features: NDArray[np.floating], weight: float) -> tuple[NDArray[np.floating], float]:
+        """A sample's features `[D]` and weight as they may be sent: clipped where noise is added.
+
+        Clipped features are float64: rounded to float32 they could be longer again, by more than is left free.
+        """
         noise = self._sharing.noise
         if noise is None or self._coordinates is None:
             return features, weight
         near = self._coordinates.clipped(features[None], noise.norm * (1 - _ROUNDING))[0]
-        return near.astype(features.dtype), min(weight, noise.weight)
+        return near, min(weight, noise.weight)
 
     def may_pay(self) -> bool:
         """Whether the budget holds another message."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgestill.learn.encodings import Dtype
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
@@ -35,7 +37,7 @@ class Sample:
         window: of time, that it belongs to.
     """
 
-    features: NDArray[np.float32]
+    features: NDArray[np.floating]
     target: NDArray[np.float32]
     weight: float
     named: int
@@ -102,9 +104,9 @@ class Sums:
         """Drops everything but what `keep` chooses of the newest samples."""
         self._windows, self._young, self._n = {}, keep(self._young), 0
 
-    def to_files(self) -> list[bytes]:
-        """One message a window."""
-        return [one.to_bytes() for one in self._with(self._young).values()]
+    def to_files(self, dtype: Dtype = "float32") -> list[bytes]:
+        """One message a window; EvidenceError where one is too large for the element type."""
+        return [one.to_bytes(dtype) for one in self._with(self._young).values()]
 
     def recall(self, files: Sequence[bytes]) -> None:
         """Takes up what `to_files` gave; what belongs to another backbone, or is damaged, is left."""
