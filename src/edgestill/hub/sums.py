@@ -8,7 +8,8 @@
   and what most devices send is what the backbone is taken to be: no single one can shut the others out.
 - Old windows are forgotten whole, so that order never matters. So are backbones of which a device names too many.
 - What a revoked device had sent no longer counts.
-- No message is so large that sums with it could not be written any more.
+- No message is so large, and none claims so much noise, that sums with it could not be written any more. Who claims more than three
+  times the noise of the median device is left out of the plain sum, as of the other.
 - All are sums over a classifier's samples (`learn.screens`); what such samples cannot give is refused.
 - A sum in which no single device decides (`learn.robust`) needs all messages at once; so there is a bound on how many those may be.
 """
@@ -26,12 +27,13 @@ from edgestill.core.errors import EvidenceError, NotFoundError
 from edgestill.core.manifest import REFERENCE
 from edgestill.hub.database import insert_once
 from edgestill.hub.tables import devices, statistics, targets
+from edgestill.learn.framing import MAX_HEAD_BYTES
 from edgestill.learn.robust import agree
 from edgestill.learn.screens import check, read
-from edgestill.learn.statistics import Statistics, dtype_of
+from edgestill.learn.statistics import Statistics, claimed_noise, dtype_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -48,6 +50,8 @@ MOST_ELEMENTS: Final = 10**8
 """Of all messages of which a robust sum is made: 0.8 GB, such as 2,800 devices with 256 features and 10 classes, or 37,000 with 64."""
 
 _CHUNK: Final = 64
+_MOST_NOISE: Final = 3.0
+"""Times the median's; as `learn.robust.Rule.size`."""
 
 Verdict = Literal["counts", "known", "stale"]
 
@@ -168,14 +172,7 @@ async def bodies(connection: AsyncConnection, backbone: Digest, kind: Kind) -> A
         found = await connection.execute(
             select(statistics.c.id, statistics.c.device_id, statistics.c.body)
             .join(devices, devices.c.id == statistics.c.device_id)
-            .where(
-                devices.c.revoked_at.is_(None),
-                statistics.c.backbone == str(backbone),
-                statistics.c.classes == kind.classes,
-                statistics.c.features == kind.features,
-                statistics.c.body.is_not(None),
-                statistics.c.id > last,
-            )
+            .where(*_counting(backbone, kind), statistics.c.id > last)
             .order_by(statistics.c.id)
             .limit(_CHUNK)
         )
@@ -199,9 +196,35 @@ async def kind_of(connection: AsyncConnection, backbone: Digest) -> Kind:
     return chosen
 
 
-def add_bodies(total: Statistics | None, sent: Sequence[Sent]) -> Statistics | None:
-    """The sum of `total` and these messages."""
-    for _, body in sent:
+async def too_noisy(connection: AsyncConnection, backbone: Digest, kind: Kind) -> frozenset[str]:
+    """Devices that claim more than three times the noise of the median device: they have no part in the plain sum.
+
+    Noise is added up, and the head's ridge follows it: one who claims much of it would make everybody's head 0.
+    """
+    rows = await connection.execute(
+        select(
+            statistics.c.device_id, func.substr(statistics.c.body, 1, MAX_HEAD_BYTES + 64).label("beginning")
+        )
+        .join(devices, devices.c.id == statistics.c.device_id)
+        .where(*_counting(backbone, kind))
+    )
+    claimed: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        before, told = claimed.get(row.device_id, (0.0, 0.0)), claimed_noise(row.beginning)
+        claimed[row.device_id] = (max(before[0], told[0]), max(before[1], told[1]))
+    if not claimed:
+        return frozenset()
+    allowed = _MOST_NOISE * np.median(np.array(list(claimed.values())), axis=0)
+    return frozenset(name for name, told in claimed.items() if (np.array(told) > allowed).any())
+
+
+def add_bodies(
+    total: Statistics | None, sent: Sequence[Sent], *, without: Collection[str] = ()
+) -> Statistics | None:
+    """The sum of `total` and these messages, but for those of some devices."""
+    for device, body in sent:
+        if device in without:
+            continue
         one = Statistics.from_bytes(body)
         total = one if total is None else total + one
     return total
@@ -273,6 +296,16 @@ async def counts(connection: AsyncConnection) -> JsonObject:
                 "apart": sum(one.messages for kind, one in sent.items() if kind != chosen),
             }
     return found
+
+
+def _counting(backbone: Digest, kind: Kind) -> tuple[ColumnElement[bool], ...]:
+    return (
+        devices.c.revoked_at.is_(None),
+        statistics.c.backbone == str(backbone),
+        statistics.c.classes == kind.classes,
+        statistics.c.features == kind.features,
+        statistics.c.body.is_not(None),
+    )
 
 
 def _nothing(backbone: Digest) -> NotFoundError:
@@ -374,11 +407,11 @@ async def _is_newest(connection: AsyncConnection, message: Message, window: Colu
 
 def _check_size(parsed: Statistics) -> None:
     """Whatever devices send, their sum must stay finite and writable: no single one can make it unreadable."""
-    largest = max(float(np.abs(parsed.a).max()), float(np.abs(parsed.b).max()))
+    largest = max(float(np.abs(parsed.a).max()), float(np.abs(parsed.b).max()), *parsed.noise)
     if parsed.n > MAX_MESSAGE_N or largest > MAX_MESSAGE_SUM:
         raise EvidenceError(
             "sums too large for one device",
             where=parsed.backbone,
-            expected=f"at most {MAX_MESSAGE_N:.0e} samples and {MAX_MESSAGE_SUM:g} in any sum",
+            expected=f"at most {MAX_MESSAGE_N:.0e} samples and {MAX_MESSAGE_SUM:g} in any sum and its noise",
             got=f"{parsed.n} samples, {largest:g}",
         )

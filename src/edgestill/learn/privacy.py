@@ -39,6 +39,7 @@ import numpy as np
 
 from edgestill.core.errors import EvidenceError, SettingError
 from edgestill.learn.encodings import square, triangle
+from edgestill.learn.statistics import MOST_NOISE
 
 if TYPE_CHECKING:
     from edgestill.core.jsonio import Fields, JsonObject
@@ -210,16 +211,18 @@ def multiplier_for(epsilon: float, delta: float, *, messages: int = 1) -> float:
     return math.sqrt(messages) / low
 
 
-def possible(statistics: Statistics) -> Statistics:
+def possible(statistics: Statistics, *, least: float = 0.0) -> Statistics:
     """Noisy sums, made such as samples could have: A's negative eigenvalues become 0, the nearest such matrix (Higham 1988).
+
+    With `least` below 0 only those that are lower still, and they become that.
 
     Whatever is computed from noisy sums is as private as they are. Sum first, then call this: what is cut off each message would
     not cancel out in the sum.
     """
     values, vectors = np.linalg.eigh(statistics.matrix)
-    if values.min() >= 0:
+    if values.min() >= least:
         return statistics
-    return replace(statistics, a=triangle((vectors * np.maximum(values, 0.0)) @ vectors.T))
+    return replace(statistics, a=triangle((vectors * np.maximum(values, least)) @ vectors.T))
 
 
 def noise_ridge(statistics: Statistics) -> float:
@@ -228,6 +231,14 @@ def noise_ridge(statistics: Statistics) -> float:
     (A symmetric matrix of that noise; Wigner's semicircle, Anderson, Guionnet and Zeitouni 2010, theorem 2.1.22.)
     """
     return statistics.noise[0] * math.sqrt(2 * (statistics.features + 1))
+
+
+def noise_reach(statistics: Statistics) -> float:
+    """By how much noise lowers an eigenvalue of A at most: `noise_ridge` bounds the mean, seven deviations more what any message has.
+
+    (Concentration: the largest eigenvalue changes by at most the noise's own length; Boucheron, Lugosi and Massart 2013, theorem 5.6.)
+    """
+    return noise_ridge(statistics) + MOST_NOISE * statistics.noise[0]
 
 
 def _log_normal(value: float) -> float:

@@ -4,7 +4,9 @@ The reference, a bundle's own statistics `A_r, B_r`, is believed: the publisher 
 (`with_prior`), and it says what is large: `M = A_r / w_r`, so that `tr(D^T M D)` is the mean square, over the reference's samples, by
 which a change D of the head changes the scores. With the messages `A_k, B_k`, one a device, and weights u_k from 1 down:
 
-0. *Noise.* Who claims more noise than `size` times the median device is left out: noise excuses sums that no samples have.
+0. *Possible.* A sum whose A has negative eigenvalues, further down than its own noise reaches, is changed to the nearest that has none
+   (Higham 1988): rounding to codes can make some, and a liar many, which would make every device's influence, and so the medians, large.
+   *Noise.* Who claims more noise than `size` times the median device is left out: noise excuses sums that no samples have.
 1. *Size.* `u_k tr((M + ridge)^-1 A_k)`, the sum of its samples' leverages, may be `size` times the median device's. So neither a
    large n nor long features buy weight.
 2. *Influence.* The head without the device is known exactly: with `G = sum u A + ridge`, `W = G^-1 sum u B`,
@@ -33,6 +35,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from edgestill.core.errors import EvidenceError, SettingError
+from edgestill.learn.privacy import noise_reach, noise_ridge, possible
 from edgestill.learn.statistics import Head, Statistics, solve, usual_ridge
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ _MANY: Final = 512
 _HALVINGS: Final = 60
 _NEAR: Final = 1.01
 """Times what is allowed, that counts as within it."""
+_TINY: Final = 1e-9
+"""Of the mean square: an eigenvalue so little below 0 is rounding, and far less than the ridge."""
 _WHERE: Final = "robust sum"
 
 
@@ -108,14 +113,15 @@ class Agreed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Solved:
-    """`G [D+1, D+1]` and `W [D+1, C]` of some weights."""
+    """`G [D+1, D+1]` and `W [D+1, C]` of some weights, as `learn.together.head_of` solves them."""
 
     g: NDArray[np.float64]
     w: NDArray[np.float64]
 
     @classmethod
     def of(cls, statistics: Statistics, ridge: float) -> Self:
-        g = statistics.matrix + usual_ridge(statistics, ridge) * np.eye(statistics.features + 1)
+        pull = max(usual_ridge(statistics, ridge), noise_ridge(statistics))
+        g = possible(statistics).matrix + pull * np.eye(statistics.features + 1)
         w = np.linalg.solve(g, statistics.b).astype(np.float64)
         return cls(g, w)
 
@@ -136,7 +142,7 @@ def agree(messages: Mapping[str, Statistics], reference: Statistics, rule: Rule 
     if not messages:
         raise EvidenceError("nothing to sum", where=_WHERE, expected="a message", got="none")
     names = _as_noisy_as_others(messages, rule)
-    sums = [messages[name] for name in names]
+    sums = [_possible(messages[name]) for name in names]
     metric = reference.matrix / reference.weight
     weights = _by_size(sums, metric, rule)
     for _ in range(rule.rounds):
@@ -157,7 +163,9 @@ def agree(messages: Mapping[str, Statistics], reference: Statistics, rule: Rule 
 
 def with_prior(total: Statistics, reference: Statistics, share: float = 1.0) -> Statistics:
     """The sum with the reference, which counts for so many times its weight, but for no more than it has."""
-    return total + reference.scaled(min(1.0, share * total.weight / reference.weight))
+    times = share * total.weight / reference.weight
+    # noise, or who claims it, can make a weight negative
+    return total + reference.scaled(min(1.0, max(0.0, times)))
 
 
 def within(total: Statistics, reference: Statistics, radius: float, *, ridge: float = 1e-3) -> Head:
@@ -206,6 +214,17 @@ def distance(head: Head, reference: Statistics, *, ridge: float = 1e-3) -> float
     """By how much a head's scores differ from those of the reference's own, root mean square over the reference's samples."""
     away = np.vstack([head.weight, head.bias]) - _weights_of(reference, ridge)
     return _size(away, reference.matrix / reference.weight)
+
+
+def _possible(one: Statistics) -> Statistics:
+    """The sums themselves, to the last bit, where samples with such noise may have them."""
+    reach = noise_reach(one)
+    tiny = max(_TINY * float(one.matrix.diagonal().mean()), float(np.finfo(np.float32).tiny))
+    try:
+        np.linalg.cholesky(one.matrix + (reach + tiny) * np.eye(one.features + 1))
+    except np.linalg.LinAlgError:
+        return possible(one, least=-reach)
+    return one
 
 
 def _as_noisy_as_others(messages: Mapping[str, Statistics], rule: Rule) -> list[str]:
