@@ -396,6 +396,42 @@ def test_a_policy_keeps_how_sums_are_sent() -> None:
         assert ("statistics" in json.loads(policy.to_bytes())) == (sharing != PLAIN)
 
 
+def test_attack_an_agent_that_knows_no_noise_refuses_a_policy_that_asks_for_it() -> None:
+    """It reads schema 1 only: without noise the schema is what it always was, with noise it is another."""
+    policies = [Policy(labels=("a",), statistics=sharing) for sharing in (PLAIN, Sharing(), PRIVATE)]
+    assert [json.loads(policy.to_bytes())["schema"] for policy in policies] == [1, 1, 2]
+
+
+def test_a_section_has_defaults_and_keeps_what_it_does_not_know() -> None:
+    """`statistics` and `on_drift` alike; what is unknown is written again."""
+    told = {
+        "schema": 1,
+        "labels": ["a"],
+        "statistics": {"kept": 16, "newer": {"x": 1}},
+        "on_drift": {"do": ["audit"], "newer": [2]},
+    }
+    policy = Policy.from_bytes(json.dumps(told).encode())
+    assert (policy.statistics.kept, policy.statistics.encoding, policy.statistics.least) == (16, "int8", 16)
+    assert (policy.on_drift.do, policy.on_drift.audit_inputs) == (("audit",), 2_000)
+    again = json.loads(policy.to_bytes())
+    assert (again["statistics"]["newer"], again["on_drift"]["newer"]) == ({"x": 1}, [2])
+    assert Policy.from_bytes(policy.to_bytes()) == policy
+
+
+def test_attack_of_noise_nothing_is_passed_over() -> None:
+    """Noise that says more, or less, than an agent knows is no noise that it can add."""
+    told = json.loads(Policy(labels=("a",), statistics=PRIVATE).to_bytes())
+    for change in ("more", "less"):
+        noise = dict(told["statistics"]["noise"])
+        if change == "more":
+            noise["clip_targets"] = 0.5
+        else:
+            del noise["norm"]
+        other = told | {"statistics": told["statistics"] | {"noise": noise}}
+        with pytest.raises(MessageError):
+            Policy.from_bytes(json.dumps(other).encode())
+
+
 @pytest.mark.parametrize(
     "change",
     [
