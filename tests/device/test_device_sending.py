@@ -186,6 +186,30 @@ def test_a_window_is_not_paid_for_twice_after_a_restart(tmp_path: Path) -> None:
     assert sent(serving(home, PRIVATE, clock)) is None
 
 
+def test_a_clock_that_stood_in_the_future_does_not_block_sending(tmp_path: Path) -> None:
+    """Sent of a year ahead, then set right: the next whole window is sent, and none of the future's samples again."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    clock.jump(365 * DAY)
+    one = serving(home, replace(PRIVATE, noise=replace(NOISE, epsilon=1e6)), clock)
+    taught(one, 40)
+    clock.advance(DAY)
+    assert sent(one) is not None
+    clock.jump(-366 * DAY)
+    assert sent(one) is None
+    one.close()
+    again = serving(home, replace(PRIVATE, noise=replace(NOISE, epsilon=1e6)), clock)
+    clock.advance(DAY)
+    taught(again, 20)
+    clock.advance(DAY)
+    data = sent(again)
+    assert data is not None
+    assert abs(read(data).n - 20) <= 2
+    again.close()
+    names = [path.name for path in home.learned.glob("*.clipped")]
+    assert len(names) == 1
+    assert told(again)["messages"] == 2
+
+
 def test_a_window_over_while_the_device_was_off_is_sent_after(tmp_path: Path) -> None:
     """Kept by the same bundle, its samples were clipped."""
     home, clock = home_at(tmp_path / "h"), FakeClock()

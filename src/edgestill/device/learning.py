@@ -265,6 +265,19 @@ class Learner:
                 return None
             return self._prepared.before(self._window(), after=after)
 
+    @property
+    def window(self) -> int:
+        """The current window."""
+        return self._window()
+
+    def forget_future(self) -> None:
+        """Drops the prepared windows that are later than the current one: the clock stood in the future."""
+        with self._lock:
+            self._look()
+            if self._prepared is not None:
+                self._prepared.forget_after(self._window())
+                self._changed = True
+
     def consider(self) -> Overlay | None:
         """A head that is shown to be better than what serves; None most of the time.
 

@@ -276,6 +276,9 @@ class Serving:
         if not sender.is_private:
             current = learner.statistics(least=least)
             return None if current is None else (sender.key(current), sender.message(current))
+        if (turned := sender.turned_back(learner.window)) is not None:
+            learner.forget_future()
+            self._memory.keep_account(turned)
         account = sender.account
         if account is None or not sender.may_pay():
             return None

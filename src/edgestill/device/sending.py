@@ -4,6 +4,8 @@
 - With noise a window is sent *once*, when it is over: each time it is sent is paid for. Its samples were clipped one by one.
 - It is paid before it is sent: the account and the window's number are on the disk first. A kill in between loses a message, never
   a part of the account. Windows are sent in order, whatever their backbone, so that none is paid for twice.
+- A clock that stood in the future must not block sending until then: the account's window is turned back to the current one, and what was
+  summed of later ones is forgotten, so that nothing is sent twice.
 - When the account is spent, nothing is sent any more. The account belongs to the device, not to the bundle: another bundle with the
   same policy goes on where the last one stopped. An account that cannot be read counts as spent.
 
@@ -12,7 +14,7 @@ What is learned on the device itself has no noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.digest import Digest
@@ -122,6 +124,16 @@ class Sender:
             return False
         after = account.spent.after(self._mechanism)
         return after.epsilon(noise.delta) <= noise.epsilon * (1 + _ROUNDING)
+
+    def turned_back(self, window: int) -> Account | None:
+        """The account where a window later than the current one was sent, to be kept; None where none was.
+
+        The clock stood in the future then. Nothing of the current window or before it is sent: of those some were.
+        """
+        if self._account is None or self._account.window <= window:
+            return None
+        self._account = replace(self._account, window=window)
+        return self._account
 
     def pay(self, window: int) -> Account:
         """The account once the window is sent, to be kept before it is.

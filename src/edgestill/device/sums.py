@@ -100,6 +100,12 @@ class Sums:
         self._young = [one for one in self._young if one.window > oldest]
         self._n = sum(one.n for one in self._windows.values())
 
+    def forget_after(self, now: int) -> None:
+        """Drops the windows that are later than the window `now`."""
+        self._windows = {window: one for window, one in self._windows.items() if window <= now}
+        self._young = [one for one in self._young if one.window <= now]
+        self._n = sum(one.n for one in self._windows.values())
+
     def begin_anew(self, keep: Callable[[list[Sample]], list[Sample]]) -> None:
         """Drops everything but what `keep` chooses of the newest samples."""
         self._windows, self._young, self._n = {}, keep(self._young), 0

@@ -6,7 +6,8 @@
 - Sums add only where they are of one kind (classes, features). Of a backbone that a published bundle names, the bundle's
   own `reference.stats` says which kinds there are, and others are refused. Of any other backbone each kind is kept apart,
   and what most devices send is what the backbone is taken to be: no single one can shut the others out.
-- Old windows are forgotten whole, so that order never matters. So are backbones of which a device names too many.
+- Windows are days since 1970, and none may be later than the hub's own tomorrow: a device whose clock once stood in the future would shut its
+  real windows out. Old windows are forgotten whole, so that order never matters; what is older than all that are kept is stale. So are backbones of which a device names too many.
 - What a revoked device had sent no longer counts.
 - No message is so large, and none claims so much noise, that sums with it could not be written any more. Who claims more than three
   times the noise of the median device is left out of the plain sum, as of the other.
@@ -50,6 +51,7 @@ MOST_ELEMENTS: Final = 10**8
 """Of all messages of which a robust sum is made: 0.8 GB, such as 2,800 devices with 256 features and 10 classes, or 37,000 with 64."""
 
 _CHUNK: Final = 64
+_DAY: Final = 86_400.0
 _MOST_NOISE: Final = 3.0
 """Times the median's; as `learn.robust.Rule.size`."""
 
@@ -117,9 +119,10 @@ async def keep(connection: AsyncConnection, message: Message, *, now: float, set
     """Keeps a message where it is the newest of its window; returns whether it counts now, was known by its id, or is not the newest.
 
     Raises:
-        EvidenceError: another kind than the bundles of this backbone have.
+        EvidenceError: another kind than the bundles of this backbone have, or a window of the future.
     """
     parsed, device = message.parsed, message.device
+    latest = _check_window(parsed, now)
     backbone = str(parsed.backbone)
     await _check_kind(connection, parsed)
     row = {
@@ -147,7 +150,7 @@ async def keep(connection: AsyncConnection, message: Message, *, now: float, set
     )
     kept = (
         select(statistics.c.window)
-        .where(mine, statistics.c.body.is_not(None))
+        .where(mine, statistics.c.body.is_not(None), statistics.c.window <= latest)
         .order_by(statistics.c.window.desc())
         .limit(settings.max_windows)
     )
@@ -155,7 +158,14 @@ async def keep(connection: AsyncConnection, message: Message, *, now: float, set
         update(statistics).where(mine, statistics.c.window.not_in(kept)).values(body=None)
     )
     await _forget_backbones(connection, device, settings.max_backbones)
-    return "counts"
+    mine_now = await connection.execute(
+        select(statistics.c.id).where(
+            statistics.c.device_id == device,
+            statistics.c.message_id == message.id,
+            statistics.c.body.is_not(None),
+        )
+    )
+    return "stale" if mine_now.first() is None else "counts"
 
 
 async def forget(connection: AsyncConnection, before: float) -> None:
@@ -403,6 +413,20 @@ async def _is_newest(connection: AsyncConnection, message: Message, window: Colu
     )
     mine = (message.sequence, message.id)
     return all((row.sequence, row.message_id) <= mine for row in rows)
+
+
+def _check_window(parsed: Statistics, now: float) -> int:
+    """The latest window that there can be; a day is for clocks that differ, and for time zones that are taken for clocks."""
+    latest = int((now + _DAY) // _DAY)
+    if parsed.window > latest:
+        raise EvidenceError(
+            "a window of the future",
+            where=parsed.backbone,
+            expected=f"at most {latest} (days since 1970, by the hub's clock)",
+            got=parsed.window,
+            fix="set the device's clock, or the hub's",
+        )
+    return latest
 
 
 def _check_size(parsed: Statistics) -> None:
