@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -488,3 +489,24 @@ def test_noise_out_of_range_is_refused(change: dict[str, Any]) -> None:
     """Each value by its name."""
     with pytest.raises(SettingError, match=f"noise: {next(iter(change))}"):
         replace(NOISE, **change)
+
+
+def test_noise_comes_from_the_system_unless_somebody_gives_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message is made of as many bytes of the system's randomness as it has elements, and more."""
+    asked: list[int] = []
+    whole = os.urandom
+
+    def counted(size: int) -> bytes:
+        asked.append(size)
+        return whole(size)
+
+    monkeypatch.setattr(os, "urandom", counted)
+    clock = FakeClock()
+    one = serving(home_at(tmp_path / "h"), PRIVATE, clock)
+    taught(one, 40)
+    clock.advance(DAY)
+    asked.clear()
+    assert sent(one) is not None
+    assert sum(asked) >= 8 * (6 + 3 * CLASSES)

@@ -247,3 +247,21 @@ def test_a_rule_out_of_range_is_refused(change: dict[str, Any]) -> None:
     """Each value by its name."""
     with pytest.raises(SettingError, match=f"robust: {next(iter(change))}"):
         Rule(**change)
+
+
+def test_the_influence_of_many_devices_is_never_told_too_small() -> None:
+    """Of 520 devices each is told at least what taking it out does, and the largest is not far above that."""
+    messages = {f"d{place}": sums(place, 20) for place in range(515)}
+    messages |= {f"h{place}": sums(place, 20, turned=1).scaled(50) for place in range(5)}
+    agreed = agree(messages, reference())
+    whole = with_prior(agreed.total, reference())
+    ridge = usual_ridge(whole) * np.eye(D + 1)
+    head = np.linalg.solve(whole.matrix + ridge, whole.b)
+    metric = reference().matrix / reference().weight
+    exact = {}
+    for device, one in messages.items():
+        mine = one.scaled(agreed.weights[device])
+        other = np.linalg.solve(whole.matrix - mine.matrix + ridge, whole.b - mine.b)
+        exact[device] = np.sqrt(np.trace((head - other).T @ metric @ (head - other)))
+        assert exact[device] <= agreed.influences[device] * (1 + 1e-6)
+    assert agreed.largest <= 1.2 * max(exact.values())

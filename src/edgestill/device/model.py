@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from random import SystemRandom
 from typing import TYPE_CHECKING, Self, final
 
-import numpy as np
-
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError, SettingError
 from edgestill.core.jsonio import Fields
@@ -31,12 +29,14 @@ from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import Student
+from edgestill.learn.privacy import SystemNormals
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgestill.core.answer import Answer
@@ -426,7 +426,7 @@ def sender_of(
     if REFERENCE not in bundle.manifest.blobs:
         return None
     reference = Statistics.from_bytes(bundle.read(REFERENCE))
-    source = np.random.default_rng() if rng is None else rng
+    source = SystemNormals() if rng is None else rng
     try:
         return Sender(reference, policy.statistics, account=memory.account(), rng=source)
     except (EvidenceError, SettingError) as error:

@@ -15,13 +15,13 @@ What is learned on the device itself has no noise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Self, final
+from typing import TYPE_CHECKING, Final, Self, Union, final
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
 from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.learn.coordinates import Coordinates
-from edgestill.learn.privacy import Mechanism, Spent, multiplier_for
+from edgestill.learn.privacy import Mechanism, Spent, SystemNormals, multiplier_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgestill.core.sharing import Noise, Sharing
     from edgestill.learn.statistics import Statistics
 
+Source = Union["np.random.Generator", SystemNormals]
 _ROUNDING: Final = 1e-6
 """By which the last message may pass the budget's epsilon: shares of it are rounded."""
 
@@ -73,7 +74,7 @@ class Sender:
     """
 
     def __init__(
-        self, reference: Statistics, sharing: Sharing, *, account: Account | None, rng: np.random.Generator
+        self, reference: Statistics, sharing: Sharing, *, account: Account | None, rng: Source
     ) -> None:
         self._sharing = sharing
         self._coordinates = None if sharing.kept == 0 else Coordinates.of(reference, sharing.kept)
@@ -175,7 +176,10 @@ class Sender:
         return f"{backbone.hex[:32]}-{statistics.window}"
 
     def told(self) -> JsonObject | None:
-        """The account for people: what was spent, of what; None where no noise is added."""
+        """The account for people: what was spent, of what; None where no noise is added.
+
+        Epsilon is of what messages say, given that they exist: that a window had enough samples to be sent is not hidden.
+        """
         noise, mechanism = self._sharing.noise, self._mechanism
         if noise is None or mechanism is None:
             return None

@@ -16,6 +16,8 @@ which a change D of the head changes the scores. With the messages `A_k, B_k`, o
    (Cook 1977, for blocks of samples). Its size in M may be `influence` times the median device's; who is over it is weighed down
    by as much, and all is solved anew, `rounds` times at most.
 
+From `_MANY` devices on the influence of most is told as an upper bound, that of those with the largest bounds exactly.
+
 What is certain, whoever lies: `largest` is computed for the sum that is returned. So taking any one device out of it, the others weighed
 as they are, changes the scores by no more than that (root mean square over the reference). And a head that went through
 `within` is no further than its radius from the reference's own head, whoever and however many lie.
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MANY: Final = 512
-"""Devices from which on influence is taken to first order, where they are also four times as many as features."""
+"""Devices from which on influence is bounded first, where they are also four times as many as features."""
+_EXACT: Final = 16
+"""Of so many, those with the largest bounds, it is computed exactly all the same, and of all that have no bound."""
 _HALVINGS: Final = 60
 _NEAR: Final = 1.01
 """Times what is allowed, that counts as within it."""
@@ -270,17 +274,46 @@ def _influences(
     try:
         solved = _Solved.of(both, rule.ridge)
         is_many = len(sums) >= max(_MANY, 4 * len(metric))
-        inverse = np.linalg.inv(solved.g) if is_many else None
-        for place, (one, weight) in enumerate(zip(sums, weights, strict=True)):
-            matrix = weight * one.matrix
-            force = weight * one.b - matrix @ solved.w
-            change = np.linalg.solve(solved.g - matrix, force) if inverse is None else inverse @ force
-            found[place] = _size(change, metric)
+        if is_many:
+            found, first = _bounded(sums, weights, solved, metric)
+            exactly: Sequence[int] = first
+        else:
+            exactly = range(len(sums))
+        for place in exactly:
+            matrix = weights[place] * sums[place].matrix
+            force = weights[place] * sums[place].b - matrix @ solved.w
+            found[place] = _size(np.linalg.solve(solved.g - matrix, force), metric)
     except np.linalg.LinAlgError as error:
         raise EvidenceError(
             "not the sums of any samples", where=_WHERE, expected="sums that have a solution", got="none"
         ) from error
     return found
+
+
+def _bounded(
+    sums: Sequence[Statistics], weights: NDArray[np.float64], solved: _Solved, metric: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], list[int]]:
+    """`[K]` bounds of the influences, and the places of those with the largest, which are to be known exactly.
+
+    With `L L^T = G^-1` and `R = L^T u A_k L` the change is `L (1 - R)^-1 L^T force`: what it is to first order, `L L^T force`, and
+    `L R (1 - R)^-1 L^T force`, no longer than `|L| |R| / (1 - |R|) |L^T force|`. `|R|` is at most its Frobenius norm; where that is 1
+    or more, only the exact change tells.
+    """
+    inverse = np.linalg.inv(solved.g)
+    root = np.linalg.cholesky(inverse)
+    found = np.empty(len(sums))
+    # of a vector in the metric, at most, for its length in that of G
+    longest = float(np.sqrt(max(0.0, np.linalg.eigvalsh(root.T @ metric @ root)[-1])))
+    for place, (one, weight) in enumerate(zip(sums, weights, strict=True)):
+        matrix = weight * one.matrix
+        force = weight * one.b - matrix @ solved.w
+        change, product = inverse @ force, matrix @ inverse
+        share = float(np.sqrt(max(0.0, float((product * product.T).sum()))))
+        length = float(np.sqrt(max(0.0, float((force * change).sum()))))
+        rest = longest * length * share / (1 - share) if share < 1 else np.inf
+        found[place] = _size(change, metric) + rest
+    order = np.argsort(-found)
+    return found, order[: max(_EXACT, int(np.isinf(found).sum()))].tolist()
 
 
 def _weights_of(statistics: Statistics, ridge: float) -> NDArray[np.float64]:
