@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +187,30 @@ def test_a_window_is_not_paid_for_twice_after_a_restart(tmp_path: Path) -> None:
     assert sent(serving(home, PRIVATE, clock)) is None
 
 
+def test_a_clock_that_stood_in_the_future_does_not_block_sending(tmp_path: Path) -> None:
+    """Sent of a year ahead, then set right: the next whole window is sent, and none of the future's samples again."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    clock.jump(365 * DAY)
+    one = serving(home, replace(PRIVATE, noise=replace(NOISE, epsilon=1e6)), clock)
+    taught(one, 40)
+    clock.advance(DAY)
+    assert sent(one) is not None
+    clock.jump(-366 * DAY)
+    assert sent(one) is None
+    one.close()
+    again = serving(home, replace(PRIVATE, noise=replace(NOISE, epsilon=1e6)), clock)
+    clock.advance(DAY)
+    taught(again, 20)
+    clock.advance(DAY)
+    data = sent(again)
+    assert data is not None
+    assert abs(read(data).n - 20) <= 2
+    again.close()
+    names = [path.name for path in home.learned.glob("*.clipped")]
+    assert len(names) == 1
+    assert told(again)["messages"] == 2
+
+
 def test_a_window_over_while_the_device_was_off_is_sent_after(tmp_path: Path) -> None:
     """Kept by the same bundle, its samples were clipped."""
     home, clock = home_at(tmp_path / "h"), FakeClock()
@@ -196,13 +222,60 @@ def test_a_window_over_while_the_device_was_off_is_sent_after(tmp_path: Path) ->
 
 
 def test_samples_that_were_not_clipped_are_never_sent_with_noise(tmp_path: Path) -> None:
-    """A bundle whose policy adds no noise learned them: the next one, of the same backbone, does not take them up."""
+    """A bundle whose policy adds no noise learned them: the next one, of the same backbone, never sends them, however often it starts."""
     home, clock = home_at(tmp_path / "h"), FakeClock()
     one = serving(home, PLAIN, clock)
     taught(one, 40, scale=1_000.0)
     one.close()
+    for _ in range(3):
+        again = serving(home, PRIVATE, clock)
+        assert sent(again) is None
+        again.close()
+        clock.advance(DAY)
+
+
+@pytest.mark.parametrize("change", [{"norm": 1.0}, {"weight": 0.5}])
+def test_samples_that_were_clipped_otherwise_are_never_sent(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A policy with a smaller norm, or a smaller weight, forgets what was clipped for the larger one."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PRIVATE, clock)
+    taught(one, 40)
+    one.close()
+    assert list(home.learned.glob("*.clipped"))
     clock.advance(DAY)
+    stricter = serving(home, replace(PRIVATE, noise=replace(NOISE, **change)), clock)
+    assert sent(stricter) is None
+    assert not list(home.learned.glob("*.clipped"))
+    stricter.close()
     assert sent(serving(home, PRIVATE, clock)) is None
+
+
+def test_what_is_learned_on_the_device_is_not_clipped(tmp_path: Path) -> None:
+    """A private policy changes what is sent, not the sums of which the device makes its own head."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    one = serving(home, PRIVATE, clock)
+    features = taught(one, 40, scale=1_000.0)
+    one.close()
+    (kept,) = home.learned.glob("*.stats")
+    found = Statistics.from_bytes(kept.read_bytes())
+    np.testing.assert_allclose(found.matrix[:-1, :-1], features.T @ features, rtol=1e-4)
+
+
+def test_clipped_features_are_within_the_norm_as_they_are_summed() -> None:
+    """Also where they lie far from 0 and differ little, so that float32 would round them over the norm."""
+    rng = np.random.default_rng(0)
+    spread = np.logspace(0, -2, FEATURES)
+    seen = (50 + rng.normal(size=(400, FEATURES)) * spread).astype(np.float32)
+    labels = np.eye(CLASSES)[rng.integers(0, CLASSES, len(seen))]
+    told = Statistics.empty(backbone=BACKBONE, window=0, classes=CLASSES, features=FEATURES)
+    far = told.add(seen, labels)
+    sharing = replace(PRIVATE, kept=ALL)
+    sender = Sender(far, sharing, account=Account(), rng=np.random.default_rng(0))
+    coordinates = Coordinates.of(far, ALL)
+    for one in (50 + 20 * rng.normal(size=(200, FEATURES)) * spread).astype(np.float32):
+        near, _ = sender.prepared(one, 1.0)
+        sums = coordinates.project(told.add(near[None], labels[:1]))
+        assert sums.matrix.diagonal()[:-1].sum() <= NOISE.norm**2
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -266,6 +339,30 @@ def test_attack_a_damaged_account_is_no_new_beginning(tmp_path: Path, data: byte
     assert (told(one)["epsilon_spent"], told(one)["may_send"]) == (None, False)
 
 
+def test_attack_a_lost_account_is_no_new_beginning(tmp_path: Path) -> None:
+    """All that was learned is gone, what was spent is not: the budget of two messages stays spent."""
+    home, clock = home_at(tmp_path / "h"), FakeClock()
+    for day in range(3):
+        one = serving(home, PRIVATE, clock)
+        taught(one, 40, seed=day)
+        clock.advance(DAY)
+        assert (sent(one) is not None) == (day < 2)
+        one.close()
+        shutil.rmtree(home.learned)
+    assert told(serving(home, PRIVATE, clock))["messages"] == 2
+
+
+@pytest.mark.parametrize("newer", ["home", "learned"])
+def test_of_two_accounts_the_one_that_spent_more_counts(tmp_path: Path, newer: str) -> None:
+    """A kill between the two, or an older agent that knows but one of them, loses nothing of what was spent."""
+    home = home_at(tmp_path / "h")
+    home.learned.mkdir(parents=True, exist_ok=True)
+    old, new = (Account(spent=Spent(rho=float(one), messages=one), window=one) for one in (1, 2))
+    for name, folder in (("home", home.path), ("learned", home.learned)):
+        (folder / "privacy.json").write_bytes((new if name == newer else old).to_bytes())
+    assert Memory(home.learned, BACKBONE).account() == new
+
+
 def test_noise_of_the_system_differs_and_given_noise_does_not(tmp_path: Path) -> None:
     """The generator is an argument; without one no two messages have the same noise."""
     made = []
@@ -324,6 +421,42 @@ def test_a_policy_keeps_how_sums_are_sent() -> None:
         assert ("statistics" in json.loads(policy.to_bytes())) == (sharing != PLAIN)
 
 
+def test_attack_an_agent_that_knows_no_noise_refuses_a_policy_that_asks_for_it() -> None:
+    """It reads schema 1 only: without noise the schema is what it always was, with noise it is another."""
+    policies = [Policy(labels=("a",), statistics=sharing) for sharing in (PLAIN, Sharing(), PRIVATE)]
+    assert [json.loads(policy.to_bytes())["schema"] for policy in policies] == [1, 1, 2]
+
+
+def test_a_section_has_defaults_and_keeps_what_it_does_not_know() -> None:
+    """`statistics` and `on_drift` alike; what is unknown is written again."""
+    told = {
+        "schema": 1,
+        "labels": ["a"],
+        "statistics": {"kept": 16, "newer": {"x": 1}},
+        "on_drift": {"do": ["audit"], "newer": [2]},
+    }
+    policy = Policy.from_bytes(json.dumps(told).encode())
+    assert (policy.statistics.kept, policy.statistics.encoding, policy.statistics.least) == (16, "int8", 16)
+    assert (policy.on_drift.do, policy.on_drift.audit_inputs) == (("audit",), 2_000)
+    again = json.loads(policy.to_bytes())
+    assert (again["statistics"]["newer"], again["on_drift"]["newer"]) == ({"x": 1}, [2])
+    assert Policy.from_bytes(policy.to_bytes()) == policy
+
+
+def test_attack_of_noise_nothing_is_passed_over() -> None:
+    """Noise that says more, or less, than an agent knows is no noise that it can add."""
+    told = json.loads(Policy(labels=("a",), statistics=PRIVATE).to_bytes())
+    for change in ("more", "less"):
+        noise = dict(told["statistics"]["noise"])
+        if change == "more":
+            noise["clip_targets"] = 0.5
+        else:
+            del noise["norm"]
+        other = told | {"statistics": told["statistics"] | {"noise": noise}}
+        with pytest.raises(MessageError):
+            Policy.from_bytes(json.dumps(other).encode())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -356,3 +489,24 @@ def test_noise_out_of_range_is_refused(change: dict[str, Any]) -> None:
     """Each value by its name."""
     with pytest.raises(SettingError, match=f"noise: {next(iter(change))}"):
         replace(NOISE, **change)
+
+
+def test_noise_comes_from_the_system_unless_somebody_gives_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message is made of as many bytes of the system's randomness as it has elements, and more."""
+    asked: list[int] = []
+    whole = os.urandom
+
+    def counted(size: int) -> bytes:
+        asked.append(size)
+        return whole(size)
+
+    monkeypatch.setattr(os, "urandom", counted)
+    clock = FakeClock()
+    one = serving(home_at(tmp_path / "h"), PRIVATE, clock)
+    taught(one, 40)
+    clock.advance(DAY)
+    asked.clear()
+    assert sent(one) is not None
+    assert sum(asked) >= 8 * (6 + 3 * CLASSES)

@@ -16,8 +16,10 @@ from edgestill.core.errors import EvidenceError
 from edgestill.hub import refusals
 from edgestill.hub import sums as intake
 from edgestill.learn.coordinates import Coordinates
+from edgestill.learn.privacy import Mechanism
 from edgestill.learn.robust import with_prior
 from edgestill.learn.statistics import MAX_BYTES, Statistics, solve, usual_ridge
+from edgestill.learn.together import head_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,6 +181,33 @@ def test_attack_one_of_ten_devices_does_not_decide(there: World) -> None:
     plain = Statistics.from_bytes(there.admin("GET", f"evidence/statistics?backbone={BACKBONE}").body)
     lost = solve(plain, ridge=usual_ridge(plain))
     assert ((features @ lost.weight + lost.bias).argmax(axis=1) == labels).mean() < 0.1
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e4, 1e10, 1e24, 9.9e299])
+def test_attack_one_device_that_claims_noise_does_not_spoil_the_plain_sum(there: World, noise: float) -> None:
+    """With sums as large as its noise, or without: refused or left out, and the head is the honest devices'."""
+    fleet = there.fleet(10)
+    for place, device in enumerate(fleet[:-1]):
+        assert send(device, learned(place).to_bytes()).status == 200
+    for number, factor in enumerate((1.0, max(1.0, noise / 1e3))):
+        liar = replace(learned(9, window=number).scaled(factor), noise=(noise, noise))
+        send(fleet[-1], liar.to_bytes("float64"), f"m{number}")
+    plain = Statistics.from_bytes(there.admin("GET", f"evidence/statistics?backbone={BACKBONE}").body)
+    assert (plain.n, plain.noise) == (9 * 60, (0.0, 0.0))
+    head = head_of(plain)
+    features, labels = _unseen()
+    assert ((features @ head.weight + head.bias).argmax(axis=1) == labels).mean() > 0.95
+
+
+def test_a_fleet_that_adds_noise_is_summed(there: World) -> None:
+    """All claim what their policy says."""
+    mechanism = Mechanism(unit="sample", norm=6.0, multiplier=0.5)
+    for place, device in enumerate(there.fleet(4)):
+        noisy = mechanism.noisy(learned(place), np.random.default_rng(place))
+        assert send(device, noisy.to_bytes()).status == 200
+    plain = Statistics.from_bytes(there.admin("GET", f"evidence/statistics?backbone={BACKBONE}").body)
+    deviation = np.sqrt(2) * 0.5 * mechanism.sensitivity[0]
+    assert plain.noise[0] == pytest.approx(2 * deviation)
 
 
 def _unseen() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

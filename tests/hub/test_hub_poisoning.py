@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
+from edgestill.hub import refusals
 from edgestill.hub import sums as intake
 from edgestill.hub.settings import Settings
 from edgestill.learn.statistics import MAX_WINDOW, Statistics, solve
@@ -30,6 +31,18 @@ def there(tmp_path: Path) -> Iterator[World]:
     with world(tmp_path / "hub", teacher=teacher_model()) as made:
         made.give_root()
         yield made
+
+
+def change(there: World, statement: str) -> None:
+    """Changes the database by SQL, past all of our code."""
+    import sqlite3
+
+    connection = sqlite3.connect(there.folder / "hub.db")
+    try:
+        with connection:
+            connection.execute(statement)
+    finally:
+        connection.close()
 
 
 def send(device: Device, message: Statistics, id_: str, dtype: Any = "float64") -> Reply:
@@ -209,13 +222,38 @@ def test_ids_of_messages_that_no_longer_count_are_forgotten_in_time(tmp_path: Pa
         assert np.allclose(Statistics.from_bytes(ask_sum(there).body).a, sums(seed=19).a)
 
 
-def test_windows_at_the_end_of_time_are_only_windows(there: World) -> None:
-    """The largest number is kept and read like any other; one above it is refused."""
+def test_attack_windows_of_the_future_do_not_shut_real_ones_out(tmp_path: Path) -> None:
+    """Tomorrow is taken, later days are refused; what an older hub kept of them is forgotten with the next message."""
+    with world(tmp_path / "hub", settings=Settings(max_windows=2)) as there:
+        there.give_root()
+        device, today = there.enrol("d0"), int(there.clock.now() // DAY)
+        for window in (today + 2, MAX_WINDOW):
+            reply = send(device, sums(window=window), f"f{window}")
+            assert (reply.status, reply.json["what"]) == (422, "a window of the future")
+        for window in (today, today + 1):
+            assert send(device, sums(window=window), f"m{window}").json == {"accepted": True}
+        change(there, f"UPDATE statistics SET window = {MAX_WINDOW}")
+        assert send(device, sums(window=today), "again").json == {"accepted": True}
+        total = Statistics.from_bytes(ask_sum(there).body)
+        assert (total.window, total.n) == (today, 8)
+
+
+def test_a_window_older_than_all_that_are_kept_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """It is not said to be accepted, and counted among what was refused."""
+    with world(tmp_path / "hub", settings=Settings(max_windows=4)) as there:
+        there.give_root()
+        device = there.enrol("d0")
+        for window in range(10, 14):
+            assert send(device, sums(window=window), f"m{window}").json == {"accepted": True}
+        assert send(device, sums(window=1), "late").json == {"accepted": False, "reason": refusals.STALE}
+        found = there.admin("GET", "evidence").json["refused"]
+        assert found[refusals.STALE]["most"] == {"d0": 1}
+        assert Statistics.from_bytes(ask_sum(there).body).n == 4 * 8
+
+
+def test_the_largest_window_is_a_number_and_one_above_it_is_none(there: World) -> None:
+    """What no message can carry is refused before it is looked at."""
     device = there.enrol("d0")
-    assert send(device, sums(window=MAX_WINDOW), "m1").status == 200
-    assert send(device, sums(window=0), "m2").status == 200
-    total = Statistics.from_bytes(ask_sum(there).body)
-    assert (total.window, total.n) == (MAX_WINDOW, 16)
     assert (
         device.call(
             "POST", "/v1/evidence/statistics", altered(sums(), "window", 2**63), x_edgestill_id="m3"

@@ -356,7 +356,7 @@ def test_numbered_messages_in_any_order_and_number_make_one_sum(
             for number in range(2):
                 await connection.execute(insert(tables.devices).values(**a_device(f"d{number}")))
             for key in mixed:
-                await intake.keep(connection, message(*key, sizes[key]), now=1.0, settings=Settings())
+                await intake.keep(connection, message(*key, sizes[key]), now=1e9, settings=Settings())
             found = await intake.counts(connection)
         await base.close()
         return found.get(BACKBONE)

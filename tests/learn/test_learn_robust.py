@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError, SettingError
+from edgestill.learn import together
+from edgestill.learn.encodings import triangle
 from edgestill.learn.robust import Agreed, Rule, agree, distance, with_prior, within
 from edgestill.learn.statistics import Head, Statistics, solve, usual_ridge
 
@@ -138,6 +140,29 @@ def test_the_influence_that_is_told_is_what_taking_the_device_out_does(name: str
         assert moved <= agreed.largest * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_attack_correlations_that_no_matrix_has(seed: int) -> None:
+    """As codes let them be told; told `largest` stays small and true, and the head where it was."""
+    rng = np.random.default_rng(seed)
+    liar = sums(9)
+    roots = np.sqrt(liar.matrix.diagonal())
+    signs = np.where(rng.random((D + 1, D + 1)) < 0.5, -1.0, 1.0)
+    signs = np.triu(signs, 1) + np.triu(signs, 1).T + np.eye(D + 1)
+    signs[:, -1] = signs[-1] = liar.matrix[-1] / (roots * roots[-1])
+    messages = fleet(replace(liar, a=triangle(signs * np.outer(roots, roots))).scaled(10))
+    agreed, honest = agree(messages, reference()), agree(fleet(), reference())
+    assert agreed.largest < 3 * honest.largest
+    head, usual = together.head_of(with_prior(agreed.total, reference())), head_of(honest)
+    away = np.vstack([head.weight - usual.weight, head.bias - usual.bias])
+    assert np.sqrt(np.trace(away.T @ (reference().matrix / reference().weight) @ away)) < 0.2
+
+
+def test_attack_a_negative_weight_claimed_to_be_noise_leaves_the_reference_as_it_is() -> None:
+    """Noise can make a total weight negative: the reference then counts for nothing, and nothing fails."""
+    total = replace(sums(0), a=-sums(0).a, noise=(1e3, 1e3))
+    assert with_prior(total, reference()).weight == total.weight
+
+
 @given(st.permutations(range(K)))
 def test_the_order_of_devices_does_not_matter(order: list[int]) -> None:
     """Weights are each device's own, whoever comes first."""
@@ -222,3 +247,21 @@ def test_a_rule_out_of_range_is_refused(change: dict[str, Any]) -> None:
     """Each value by its name."""
     with pytest.raises(SettingError, match=f"robust: {next(iter(change))}"):
         Rule(**change)
+
+
+def test_the_influence_of_many_devices_is_never_told_too_small() -> None:
+    """Of 520 devices each is told at least what taking it out does, and the largest is not far above that."""
+    messages = {f"d{place}": sums(place, 20) for place in range(515)}
+    messages |= {f"h{place}": sums(place, 20, turned=1).scaled(50) for place in range(5)}
+    agreed = agree(messages, reference())
+    whole = with_prior(agreed.total, reference())
+    ridge = usual_ridge(whole) * np.eye(D + 1)
+    head = np.linalg.solve(whole.matrix + ridge, whole.b)
+    metric = reference().matrix / reference().weight
+    exact = {}
+    for device, one in messages.items():
+        mine = one.scaled(agreed.weights[device])
+        other = np.linalg.solve(whole.matrix - mine.matrix + ridge, whole.b - mine.b)
+        exact[device] = np.sqrt(np.trace((head - other).T @ metric @ (head - other)))
+        assert exact[device] <= agreed.influences[device] * (1 + 1e-6)
+    assert agreed.largest <= 1.2 * max(exact.values())

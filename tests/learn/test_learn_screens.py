@@ -152,6 +152,74 @@ def test_attack_claimed_noise_widens_no_more_than_it_says() -> None:
     refused(replace(one, a=one.a * 1_000, noise=(1.0, 1.0)), "targets that are 1 together", "float32")
 
 
+def impossible(one: Statistics) -> Statistics:
+    """The same with every two features fully against each other, which three already cannot be."""
+    matrix = one.matrix
+    away = matrix - np.outer(matrix[:, -1], matrix[-1]) / one.weight
+    roots = np.sqrt(np.maximum(away.diagonal(), 0.0))
+    turned = np.where(np.eye(D + 1) > 0, 1.0, -0.9) * np.outer(roots, roots)
+    return with_matrix(one, np.outer(matrix[:, -1], matrix[-1]) / one.weight + turned)
+
+
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_attack_correlations_that_no_matrix_has_in_any_rounding(dtype: Dtype) -> None:
+    """Coarse rounding, and noise too small to matter, excuse a little, not this."""
+    refused(impossible(sums()), "without negative eigenvalues", dtype)
+    if dtype != "int8":
+        refused(replace(impossible(sums()), noise=(1e-6, 1e-6)), "without negative eigenvalues", dtype)
+
+
+@pytest.mark.parametrize("noise", [(1e10, 0.0), (0.0, 1e10), (9.9e299, 9.9e299)])
+def test_attack_noise_that_nobody_can_see(noise: tuple[float, float]) -> None:
+    """Whoever adds such noise has sums as large."""
+    refused(replace(sums(), noise=noise), "noise that can be seen", "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int8"])
+def test_attack_behind_one_long_feature(dtype: Dtype) -> None:
+    """A feature a million times as long as the others excuses nothing in their rows."""
+    one = sums()
+    stretch = np.ones(D + 1)
+    stretch[0] = 1e6
+    b = one.b * stretch[:, None]
+    b[1:-1] *= 1e4
+    long = replace(with_matrix(one, one.matrix * np.outer(stretch, stretch)), b=b)
+    refused(long, "1 together", dtype)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), dtypes)
+def test_honest_messages_pass_beside_one_long_feature(seed: int, sure: bool, dtype: Dtype) -> None:
+    """However different the features' sizes are."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(60, D)) * np.logspace(0, 4, D) + rng.normal(size=D)
+    targets = np.eye(4)[rng.integers(0, 4, 60)] if sure else rng.dirichlet(np.ones(4), 60)
+    empty = Statistics.empty(backbone=BACKBONE, window=3, classes=4, features=D)
+    read(empty.add(features, targets).to_bytes(dtype))
+
+
+@given(st.integers(0, 2**32 - 1), dtypes)
+def test_honest_messages_of_few_samples_in_many_coordinates_pass(seed: int, dtype: Dtype) -> None:
+    """Sums of fewer samples than features have eigenvalues of 0, which rounding makes negative."""
+    rng = np.random.default_rng(seed)
+    n, wide = int(rng.integers(2, 40)), 64
+    features = np.maximum(rng.normal(size=(n, 3)) @ rng.normal(size=(3, wide)), 0) + 0.01 * rng.normal(
+        size=(n, wide)
+    )
+    empty = Statistics.empty(backbone=BACKBONE, window=3, classes=4, features=wide)
+    read(empty.add(features, rng.dirichlet(np.ones(4), n)).to_bytes(dtype))
+
+
+@pytest.mark.parametrize("dtype", get_args(Dtype))
+def test_honest_messages_of_half_precision_probabilities_pass(dtype: Dtype) -> None:
+    """A teacher on a small accelerator answers in float16: its probabilities are 1 together up to a thousandth."""
+    rng = np.random.default_rng(0)
+    features = np.abs(rng.normal(size=(400, D)))
+    targets = rng.dirichlet(np.ones(10), 400).astype(np.float16).astype(np.float64)
+    targets *= 1 - 3e-4
+    empty = Statistics.empty(backbone=BACKBONE, window=3, classes=10, features=D)
+    read(empty.add(features, targets).to_bytes(dtype))
+
+
 @given(st.integers(0, 10_000), st.integers(0, 255), dtypes)
 def test_damaged_messages_give_our_errors_only(position: int, value: int, dtype: Dtype) -> None:
     """One byte changed anywhere: read as something finite, or refused."""

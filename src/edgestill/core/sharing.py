@@ -5,7 +5,7 @@ A policy that says nothing means what devices did before they could be told: the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Self, cast, get_args
 
 from edgestill.core.errors import SettingError
@@ -56,7 +56,8 @@ class Noise:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
-        """Reads what `as_json` wrote; MessageError or SettingError where it is something else."""
+        """Reads what `as_json` wrote; MessageError or SettingError where it is something else: of noise nothing is left out or passed over."""
+        fields.only(("unit", "messages", "epsilon", "delta", "norm", "weight", "most"))
         numbers = {name: fields.number(name) for name in ("epsilon", "delta", "norm", "weight", "most")}
         return cls(
             unit=cast("Unit", fields.text("unit", at_most=20)),
@@ -75,12 +76,14 @@ class Sharing:
             the features' own sums.
         least: samples before a window's sums are sent.
         noise: what is added; None for nothing.
+        unknown: fields a newer writer added.
     """
 
     encoding: Encoding = "int8"
     kept: int = ALL
     least: int = 16
     noise: Noise | None = None
+    unknown: JsonObject = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.encoding not in get_args(Encoding):
@@ -94,17 +97,23 @@ class Sharing:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
-        """Reads what `as_json` wrote; MessageError or SettingError where it is something else."""
+        """Reads `statistics` of `policy.json`; what is left out has its default, what is unknown is kept.
+
+        Raises:
+            MessageError: not the format. SettingError: a value out of its range.
+        """
+        counts = {name: fields.integer(name) for name in ("kept", "least") if fields.has(name)}
+        encoding = fields.text("encoding", at_most=20) if fields.has("encoding") else cls().encoding
         return cls(
-            encoding=cast("Encoding", fields.text("encoding", at_most=20)),
-            kept=fields.integer("kept"),
-            least=fields.integer("least"),
+            encoding=cast("Encoding", encoding),
+            **counts,
             noise=Noise.from_fields(fields.inner("noise")) if fields.has("noise") else None,
+            unknown=fields.unknown(("encoding", "kept", "least", "noise")),
         )
 
     def as_json(self) -> JsonObject:
         """The part of `policy.json`."""
-        own: JsonObject = {"encoding": self.encoding, "kept": self.kept, "least": self.least}
+        own: JsonObject = self.unknown | {"encoding": self.encoding, "kept": self.kept, "least": self.least}
         return own if self.noise is None else own | {"noise": asdict(self.noise)}
 
 

@@ -4,6 +4,7 @@
     settings.json   what its owner chose: what may leave it
     neighbours.json who is asked before the hub (device.neighbours); usually missing
     mirrors.json    who bundles are fetched from before the hub (device.mirrors); usually missing
+    privacy.json    what was spent on noise (device.sending), as in learned/; missing where nothing was
     budget.json     bytes that were sent and received today (link.ledger)
     root.json       the publisher's TUF root, pinned by the join token
     device.key      its private key, beside authorities.pem and certificate.pem (device.papers); missing where its hub gives none

@@ -15,7 +15,9 @@
   the fair part of the samples. After an adoption the next contest begins.
 - When the world has changed (`device.noticing`), the policy says what follows (`infer.reaction`). Usually what was learned
   before is forgotten, and the contest begins anew; the samples since the change are kept where they are still at hand.
-- Forgetting drops whole windows. What is sent of them, and when, `device.sending` says.
+- Forgetting drops whole windows. What is sent of them, and when, `device.sending` says. Where samples are changed before they may
+  be sent (clipped, for noise), there is a second set of sums, of changed samples only: heads are made of the true ones, and judged
+  on the features that they will serve.
 
 Answering must not wait for learning: a batch is noted, and looked at when figures are asked for, or when 256 inputs are
 waiting. What comes out depends on the order of the inputs alone, never on when somebody looked.
@@ -28,7 +30,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from edgestill.infer.cascade import Escalation
     from edgestill.infer.policy import Policy
 
-Prepare = Callable[["NDArray[np.float32]", float], tuple["NDArray[np.float32]", float]]
+Prepare = Callable[["NDArray[np.floating]", float], tuple["NDArray[np.floating]", float]]
 
 PRIOR_SHARES: Final = (1.0, 0.1)
 _WAITING: Final = 256
@@ -111,7 +113,7 @@ class Learner:
         clock: says which window it is.
         lessons: how.
         raise_audits: is called where the policy answers a change so, and says whether it does; it must not call the learner.
-        prepare: what a sample's features and weight become before anything is learned of them; nothing changes them by default.
+        prepare: what a sample's features and weight become in the sums that `finished` gives; None where those are of no use.
     """
 
     def __init__(
@@ -136,6 +138,9 @@ class Learner:
         self._leverages = (0.0, 0)
         self._noticing = Noticing()
         self._sums = Sums(reference, young=lessons.young, windows=lessons.windows)
+        self._prepared = (
+            None if prepare is None else Sums(reference, young=lessons.young, windows=lessons.windows)
+        )
         self._trial = self._fresh_trial()
         self._renew_at = lessons.first
         self._notes: list[_Note] = []
@@ -250,10 +255,28 @@ class Learner:
             return current
 
     def finished(self, *, after: int) -> Statistics | None:
-        """The sum of the oldest window that is over and newer than `after`, however many samples it has."""
+        """The sum, over prepared samples, of the oldest window that is over and newer than `after`, however many it has.
+
+        None where there is no such window, or nothing is prepared.
+        """
         with self._lock:
             self._look()
-            return self._sums.before(self._window(), after=after)
+            if self._prepared is None:
+                return None
+            return self._prepared.before(self._window(), after=after)
+
+    @property
+    def window(self) -> int:
+        """The current window."""
+        return self._window()
+
+    def forget_future(self) -> None:
+        """Drops the prepared windows that are later than the current one: the clock stood in the future."""
+        with self._lock:
+            self._look()
+            if self._prepared is not None:
+                self._prepared.forget_after(self._window())
+                self._changed = True
 
     def consider(self) -> Overlay | None:
         """A head that is shown to be better than what serves; None most of the time.
@@ -281,16 +304,33 @@ class Learner:
             self._changed = False
             return self._sums.to_files()
 
+    def keep_prepared(self) -> list[bytes]:
+        """The windows of prepared samples as files, unrounded: rounding would move a sum by more than a sample was clipped to.
+
+        Raises:
+            EvidenceError: they do not fit into files.
+        """
+        with self._lock:
+            self._look()
+            return [] if self._prepared is None else self._prepared.to_files("float64")
+
     def progress(self) -> JsonObject:
         """What else is to be kept: what was noticed, and how the contest stands."""
         with self._lock:
             self._look()
             return {"noticing": self._noticing.as_json(), "trial": self._trial.as_json()}
 
-    def recall(self, kept: Sequence[bytes], progress: JsonObject | None = None) -> None:
-        """Takes up what `keep` and `progress` gave; what belongs to another backbone, or is damaged, is left."""
+    def recall(
+        self, kept: Sequence[bytes], progress: JsonObject | None = None, *, prepared: Sequence[bytes] = ()
+    ) -> None:
+        """Takes up what `keep`, `progress` and `keep_prepared` gave; what belongs to another backbone, or is damaged, is left.
+
+        Whoever gives `prepared` must know that its samples were prepared as they are now.
+        """
         with self._lock:
             self._sums.recall(kept)
+            if self._prepared is not None:
+                self._prepared.recall(prepared)
             if progress is not None:
                 self._recall_progress(Fields(progress, "progress"))
             if self._sums.older_than(self._lessons.gap) >= self._lessons.first:
@@ -325,11 +365,9 @@ class Learner:
         weight: float = 1.0,
         audit: bool = False,
     ) -> Sample:
-        if self._prepare is not None:
-            features, weight = self._prepare(features, weight)
         return Sample(
             features=features,
-            target=target,
+            target=target / target.sum(),  # of a teacher in half precision, 1 only up to a thousandth
             weight=weight,
             named=named,
             audit=audit,
@@ -371,6 +409,9 @@ class Learner:
         """One sample: it is asked about, then it begins to age."""
         self._trial.ask(sample)
         self._sums.add(sample)
+        if self._prepared is not None and self._prepare is not None:
+            features, weight = self._prepare(sample.features, sample.weight)
+            self._prepared.add(replace(sample, features=features, weight=weight))
         self._changed = True
         if probability is not None:
             contradicted = int(sample.target.argmax()) != sample.named
@@ -395,6 +436,8 @@ class Learner:
     def _begin_anew(self, keep: Callable[[list[Sample]], list[Sample]]) -> None:
         """The world has changed: only what `keep` chooses of the newest samples is of the new one."""
         self._sums.begin_anew(keep)
+        if self._prepared is not None:
+            self._prepared.begin_anew(keep)
         self._trial = self._fresh_trial()
         self._renew_at, self._taken, self._changed = self._lessons.first, (0, 0), True
 
@@ -402,6 +445,8 @@ class Learner:
         """Makes the heads anew, of all samples but the newest; forgets windows that are too old."""
         gap = self._lessons.gap
         self._sums.forget(self._window())
+        if self._prepared is not None:
+            self._prepared.forget(self._window())
         self._renew_at = max(self._lessons.first, math.ceil(1.125 * self._sums.older_than(gap)))
         own = self._sums.total(gap=gap)
         if own.n:

@@ -2,17 +2,20 @@
 
     policy.json               the escalation policy's state, and the bundle it belongs to
     progress.json             what was noticed, how a head on trial stands, and the bundle they belong to
-    privacy.json              what was spent on noise, by whatever bundle (device.sending)
+    privacy.json              what was spent on noise, by whatever bundle (device.sending); also in the home itself
     <bundle>.overlay          a learned head (learn.overlay)
     <backbone>-<window>.stats sums of one window (learn.statistics)
+    <clips>-<window>.clipped  the same over clipped samples, by how they were clipped (device.sending)
 
 Every file is replaced whole; one that is damaged or belongs to something else is passed over, and never served. Nothing
 here is needed: a device that loses it all answers as its bundle does, and learns anew. Only a damaged `privacy.json` is no new
-beginning: what was spent is not known then, so nothing is spent any more.
+beginning: what was spent is not known then, so nothing is spent any more. Nor is a lost one, as long as the copy beside the device's identity
+is there: who has lost both is another device.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, final
 
@@ -91,19 +94,26 @@ class Memory:
         self._write_news(_PROGRESS, canonical({"bundle": str(self._bundle), "progress": progress}))
 
     def account(self) -> Account | None:
-        """What was spent on noise: nothing where there is no file, None where there is one that cannot be read."""
-        path = self._folder / _PRIVACY
-        data = _read(path, _MOST_JSON)
-        if data is None:
-            return None if path.exists() else Account()
-        try:
-            return Account.from_bytes(data)
-        except EdgestillError:
-            return None
+        """What was spent on noise: nothing where there is no file, None where there is one that cannot be read.
+
+        Of two files that differ the one in which more was spent is right: a kill came between them.
+        """
+        found = [Account()]
+        for path in self._accounts:
+            data = _read(path, _MOST_JSON)
+            if data is None and not path.exists():
+                continue
+            try:
+                found.append(Account.from_bytes(data or b""))
+            except EdgestillError:
+                return None
+        return max(found, key=lambda one: (one.spent.rho, one.window))
 
     def keep_account(self, account: Account) -> None:
         """Writes what was spent; PathError where it cannot be written, and nothing may be sent then."""
-        self._write(_PRIVACY, account.to_bytes())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._accounts:
+            bundles.replace(path, account.to_bytes())
 
     def overlay(self) -> Overlay | None:
         """The head that was adopted for this bundle."""
@@ -146,6 +156,33 @@ class Memory:
         for path in self._folder.glob("*.stats"):
             if path.name not in names:
                 path.unlink(missing_ok=True)
+
+    def clipped(self, clips: Digest | None) -> list[bytes]:
+        """The windows of samples that were clipped so; those clipped otherwise are forgotten, for nothing may use them any more."""
+        mine = []
+        for path in sorted(self._folder.glob("*.clipped")):
+            if clips is not None and path.name.startswith(f"{clips.hex[:32]}-"):
+                mine.append(path)
+                continue
+            with suppress(OSError):  # it is passed over at the next start, too
+                path.unlink(missing_ok=True)
+        return [data for path in mine if (data := _read(path, MAX_STATISTICS_BYTES)) is not None]
+
+    def keep_clipped(self, clips: Digest, windows: list[bytes]) -> None:
+        """Writes the windows of clipped samples, and forgets the others; PathError where one cannot be written."""
+        names = set()
+        for data in windows:
+            name = f"{clips.hex[:32]}-{Statistics.from_bytes(data).window}.clipped"
+            self._write_news(name, data)
+            names.add(name)
+        for path in self._folder.glob("*.clipped"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+                self._written.pop(path.name, None)
+
+    @property
+    def _accounts(self) -> tuple[Path, Path]:
+        return self._folder.parent / _PRIVACY, self._folder / _PRIVACY
 
     @property
     def _overlay_name(self) -> str:

@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from random import SystemRandom
 from typing import TYPE_CHECKING, Self, final
 
-import numpy as np
-
 from edgestill.core.bundle import Bundle
 from edgestill.core.errors import DeadlineError, EdgestillError, EvidenceError, MessageError, SettingError
 from edgestill.core.jsonio import Fields
@@ -31,12 +29,14 @@ from edgestill.infer.cascade import Cascade
 from edgestill.infer.engines import engine_of
 from edgestill.infer.policy import Policy
 from edgestill.infer.student import Student
+from edgestill.learn.privacy import SystemNormals
 from edgestill.learn.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgestill.core.answer import Answer
@@ -115,7 +115,7 @@ class Serving:
             policy,
             clock,
             raise_audits=self._raise_audits,
-            prepare=None if self._sender is None else self._sender.prepared,
+            prepare=None if self._sender is None or not self._sender.is_private else self._sender.prepared,
         )
         self._overlay: Overlay | None = None
         self._hardware = bundle.manifest.hardware_class
@@ -276,6 +276,9 @@ class Serving:
         if not sender.is_private:
             current = learner.statistics(least=least)
             return None if current is None else (sender.key(current), sender.message(current))
+        if (turned := sender.turned_back(learner.window)) is not None:
+            learner.forget_future()
+            self._memory.keep_account(turned)
         account = sender.account
         if account is None or not sender.may_pay():
             return None
@@ -299,8 +302,12 @@ class Serving:
             progress = None if self._learner is None else self._learner.progress()
             self._memory.keep_policy_state(self._cascade.state)
             if self._learner is not None and progress is not None:
-                self._memory.keep_statistics(self._learner.keep())
+                windows = self._learner.keep()
+                self._memory.keep_statistics(windows)
                 self._memory.keep_progress(progress)
+                clips = None if self._sender is None else self._sender.clips
+                if windows is not None and clips is not None:
+                    self._memory.keep_clipped(clips, self._learner.keep_prepared())
         except (EdgestillError, OSError) as error:
             log.warning("%s", error)
 
@@ -360,10 +367,9 @@ class Serving:
     def _recall(self, memory: Memory) -> None:
         if self._learner is None:
             return
-        progress = memory.progress()
-        # noise is for samples that were clipped: what another bundle's policy let in unclipped must not be among them
-        is_clipped = self._sender is None or not self._sender.is_private or progress is not None
-        self._learner.recall(memory.statistics() if is_clipped else [], progress)
+        # noise is for samples that were clipped so: what another policy clipped otherwise, or not at all, must not be among them
+        clipped = memory.clipped(None if self._sender is None else self._sender.clips)
+        self._learner.recall(memory.statistics(), memory.progress(), prepared=clipped)
         overlay = memory.overlay()
         if overlay is None:
             return
@@ -420,7 +426,7 @@ def sender_of(
     if REFERENCE not in bundle.manifest.blobs:
         return None
     reference = Statistics.from_bytes(bundle.read(REFERENCE))
-    source = np.random.default_rng() if rng is None else rng
+    source = SystemNormals() if rng is None else rng
     try:
         return Sender(reference, policy.statistics, account=memory.account(), rng=source)
     except (EvidenceError, SettingError) as error:

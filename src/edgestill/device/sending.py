@@ -1,9 +1,11 @@
 """What a device sends of its sums, as its bundle's policy says: in which coordinates, rounded how, with which noise.
 
 - Without noise the current window is sent again whenever it has grown by a quarter; the newest counts.
-- With noise a window is sent *once*, when it is over: each time it is sent is paid for. The samples were clipped when they were learned.
+- With noise a window is sent *once*, when it is over: each time it is sent is paid for. Its samples were clipped one by one.
 - It is paid before it is sent: the account and the window's number are on the disk first. A kill in between loses a message, never
   a part of the account. Windows are sent in order, whatever their backbone, so that none is paid for twice.
+- A clock that stood in the future must not block sending until then: the account's window is turned back to the current one, and what was
+  summed of later ones is forgotten, so that nothing is sent twice.
 - When the account is spent, nothing is sent any more. The account belongs to the device, not to the bundle: another bundle with the
   same policy goes on where the last one stopped. An account that cannot be read counts as spent.
 
@@ -12,13 +14,14 @@ What is learned on the device itself has no noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self, final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Self, Union, final
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
 from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.learn.coordinates import Coordinates
-from edgestill.learn.privacy import Mechanism, Spent, multiplier_for
+from edgestill.learn.privacy import Mechanism, Spent, SystemNormals, multiplier_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from edgestill.core.sharing import Noise, Sharing
     from edgestill.learn.statistics import Statistics
 
+Source = Union["np.random.Generator", SystemNormals]
 _ROUNDING: Final = 1e-6
 """By which the last message may pass the budget's epsilon: shares of it are rounded."""
 
@@ -70,7 +74,7 @@ class Sender:
     """
 
     def __init__(
-        self, reference: Statistics, sharing: Sharing, *, account: Account | None, rng: np.random.Generator
+        self, reference: Statistics, sharing: Sharing, *, account: Account | None, rng: Source
     ) -> None:
         self._sharing = sharing
         self._coordinates = None if sharing.kept == 0 else Coordinates.of(reference, sharing.kept)
@@ -88,13 +92,29 @@ class Sender:
         """What was spent."""
         return self._account
 
-    def prepared(self, features: NDArray[np.float32], weight: float) -> tuple[NDArray[np.float32], float]:
-        """A sample's features `[D]` and weight as they may be learned: clipped where noise is added."""
+    @property
+    def clips(self) -> Digest | None:
+        """Names how samples are clipped: sums of samples that were clipped otherwise must not be sent. None without noise."""
+        noise = self._sharing.noise
+        if noise is None or self._coordinates is None:
+            return None
+        told: JsonObject = {
+            "coordinates": str(self._coordinates.backbone),
+            "norm": noise.norm,
+            "weight": noise.weight,
+        }
+        return Digest.of(canonical(told))
+
+    def prepared(self, features: NDArray[np.floating], weight: float) -> tuple[NDArray[np.floating], float]:
+        """A sample's features `[D]` and weight as they may be sent: clipped where noise is added.
+
+        Clipped features are float64: rounded to float32 they could be longer again, by more than is left free.
+        """
         noise = self._sharing.noise
         if noise is None or self._coordinates is None:
             return features, weight
         near = self._coordinates.clipped(features[None], noise.norm * (1 - _ROUNDING))[0]
-        return near.astype(features.dtype), min(weight, noise.weight)
+        return near, min(weight, noise.weight)
 
     def may_pay(self) -> bool:
         """Whether the budget holds another message."""
@@ -105,6 +125,16 @@ class Sender:
             return False
         after = account.spent.after(self._mechanism)
         return after.epsilon(noise.delta) <= noise.epsilon * (1 + _ROUNDING)
+
+    def turned_back(self, window: int) -> Account | None:
+        """The account where a window later than the current one was sent, to be kept; None where none was.
+
+        The clock stood in the future then. Nothing of the current window or before it is sent: of those some were.
+        """
+        if self._account is None or self._account.window <= window:
+            return None
+        self._account = replace(self._account, window=window)
+        return self._account
 
     def pay(self, window: int) -> Account:
         """The account once the window is sent, to be kept before it is.
@@ -146,7 +176,10 @@ class Sender:
         return f"{backbone.hex[:32]}-{statistics.window}"
 
     def told(self) -> JsonObject | None:
-        """The account for people: what was spent, of what; None where no noise is added."""
+        """The account for people: what was spent, of what; None where no noise is added.
+
+        Epsilon is of what messages say, given that they exist: that a window had enough samples to be sent is not hidden.
+        """
         noise, mechanism = self._sharing.noise, self._mechanism
         if noise is None or mechanism is None:
             return None

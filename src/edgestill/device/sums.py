@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgestill.learn.encodings import Dtype
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
@@ -35,7 +37,7 @@ class Sample:
         window: of time, that it belongs to.
     """
 
-    features: NDArray[np.float32]
+    features: NDArray[np.floating]
     target: NDArray[np.float32]
     weight: float
     named: int
@@ -98,13 +100,19 @@ class Sums:
         self._young = [one for one in self._young if one.window > oldest]
         self._n = sum(one.n for one in self._windows.values())
 
+    def forget_after(self, now: int) -> None:
+        """Drops the windows that are later than the window `now`."""
+        self._windows = {window: one for window, one in self._windows.items() if window <= now}
+        self._young = [one for one in self._young if one.window <= now]
+        self._n = sum(one.n for one in self._windows.values())
+
     def begin_anew(self, keep: Callable[[list[Sample]], list[Sample]]) -> None:
         """Drops everything but what `keep` chooses of the newest samples."""
         self._windows, self._young, self._n = {}, keep(self._young), 0
 
-    def to_files(self) -> list[bytes]:
-        """One message a window."""
-        return [one.to_bytes() for one in self._with(self._young).values()]
+    def to_files(self, dtype: Dtype = "float32") -> list[bytes]:
+        """One message a window; EvidenceError where one is too large for the element type."""
+        return [one.to_bytes(dtype) for one in self._with(self._young).values()]
 
     def recall(self, files: Sequence[bytes]) -> None:
         """Takes up what `to_files` gave; what belongs to another backbone, or is damaged, is left."""

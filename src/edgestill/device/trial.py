@@ -43,7 +43,7 @@ class Trial:
         """Puts a sample to the heads that were made before it."""
         if not self._heads:
             return
-        scores = [sample.features @ head.weight + head.bias for head in self._heads]
+        scores = [(sample.features @ head.weight + head.bias).astype(np.float32) for head in self._heads]
         right = int(sample.target.argmax())
         outcome = tuple(int(one.argmax()) == right for one in scores)
         self.contest = self.contest.after(outcome, serving=sample.named == right)

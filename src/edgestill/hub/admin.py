@@ -38,7 +38,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict, replace
 from dataclasses import fields as fields_of
 from typing import TYPE_CHECKING, Any, Final
@@ -495,8 +495,9 @@ async def statistics(request: Request) -> Response:
     total: Statistics | None = None
     async with hub.database.read() as connection:
         kind = asked or await sums.kind_of(connection, backbone)
+        without = await sums.too_noisy(connection, backbone, kind)
         async for some in sums.bodies(connection, backbone, kind):
-            total = await hub.in_thread(_adding(total, some))
+            total = await hub.in_thread(_adding(total, some, without))
     data = await hub.in_thread(lambda: sums.as_message(total, backbone))
     return Response(data, media_type="application/octet-stream", headers={"cache-control": "no-store"})
 
@@ -518,8 +519,10 @@ async def _shown(request: Request) -> Response:
         return bodies.answer(await rollouts.status(connection, request.path_params["id"], hub.clock.now()))
 
 
-def _adding(total: Statistics | None, some: list[sums.Sent]) -> Callable[[], Statistics | None]:
-    return lambda: sums.add_bodies(total, some)
+def _adding(
+    total: Statistics | None, some: list[sums.Sent], without: Collection[str]
+) -> Callable[[], Statistics | None]:
+    return lambda: sums.add_bodies(total, some, without=without)
 
 
 def _kind(request: Request) -> sums.Kind | None:

@@ -6,9 +6,11 @@
 - Sums add only where they are of one kind (classes, features). Of a backbone that a published bundle names, the bundle's
   own `reference.stats` says which kinds there are, and others are refused. Of any other backbone each kind is kept apart,
   and what most devices send is what the backbone is taken to be: no single one can shut the others out.
-- Old windows are forgotten whole, so that order never matters. So are backbones of which a device names too many.
+- Windows are days since 1970, and none may be later than the hub's own tomorrow: a device whose clock once stood in the future would shut its
+  real windows out. Old windows are forgotten whole, so that order never matters; what is older than all that are kept is stale. So are backbones of which a device names too many.
 - What a revoked device had sent no longer counts.
-- No message is so large that sums with it could not be written any more.
+- No message is so large, and none claims so much noise, that sums with it could not be written any more. Who claims more than three
+  times the noise of the median device is left out of the plain sum, as of the other.
 - All are sums over a classifier's samples (`learn.screens`); what such samples cannot give is refused.
 - A sum in which no single device decides (`learn.robust`) needs all messages at once; so there is a bound on how many those may be.
 """
@@ -26,12 +28,13 @@ from edgestill.core.errors import EvidenceError, NotFoundError
 from edgestill.core.manifest import REFERENCE
 from edgestill.hub.database import insert_once
 from edgestill.hub.tables import devices, statistics, targets
+from edgestill.learn.framing import MAX_HEAD_BYTES
 from edgestill.learn.robust import agree
 from edgestill.learn.screens import check, read
-from edgestill.learn.statistics import Statistics, dtype_of
+from edgestill.learn.statistics import Statistics, claimed_noise, dtype_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -48,6 +51,9 @@ MOST_ELEMENTS: Final = 10**8
 """Of all messages of which a robust sum is made: 0.8 GB, such as 2,800 devices with 256 features and 10 classes, or 37,000 with 64."""
 
 _CHUNK: Final = 64
+_DAY: Final = 86_400.0
+_MOST_NOISE: Final = 3.0
+"""Times the median's; as `learn.robust.Rule.size`."""
 
 Verdict = Literal["counts", "known", "stale"]
 
@@ -113,9 +119,10 @@ async def keep(connection: AsyncConnection, message: Message, *, now: float, set
     """Keeps a message where it is the newest of its window; returns whether it counts now, was known by its id, or is not the newest.
 
     Raises:
-        EvidenceError: another kind than the bundles of this backbone have.
+        EvidenceError: another kind than the bundles of this backbone have, or a window of the future.
     """
     parsed, device = message.parsed, message.device
+    latest = _check_window(parsed, now)
     backbone = str(parsed.backbone)
     await _check_kind(connection, parsed)
     row = {
@@ -143,7 +150,7 @@ async def keep(connection: AsyncConnection, message: Message, *, now: float, set
     )
     kept = (
         select(statistics.c.window)
-        .where(mine, statistics.c.body.is_not(None))
+        .where(mine, statistics.c.body.is_not(None), statistics.c.window <= latest)
         .order_by(statistics.c.window.desc())
         .limit(settings.max_windows)
     )
@@ -151,7 +158,14 @@ async def keep(connection: AsyncConnection, message: Message, *, now: float, set
         update(statistics).where(mine, statistics.c.window.not_in(kept)).values(body=None)
     )
     await _forget_backbones(connection, device, settings.max_backbones)
-    return "counts"
+    mine_now = await connection.execute(
+        select(statistics.c.id).where(
+            statistics.c.device_id == device,
+            statistics.c.message_id == message.id,
+            statistics.c.body.is_not(None),
+        )
+    )
+    return "stale" if mine_now.first() is None else "counts"
 
 
 async def forget(connection: AsyncConnection, before: float) -> None:
@@ -168,14 +182,7 @@ async def bodies(connection: AsyncConnection, backbone: Digest, kind: Kind) -> A
         found = await connection.execute(
             select(statistics.c.id, statistics.c.device_id, statistics.c.body)
             .join(devices, devices.c.id == statistics.c.device_id)
-            .where(
-                devices.c.revoked_at.is_(None),
-                statistics.c.backbone == str(backbone),
-                statistics.c.classes == kind.classes,
-                statistics.c.features == kind.features,
-                statistics.c.body.is_not(None),
-                statistics.c.id > last,
-            )
+            .where(*_counting(backbone, kind), statistics.c.id > last)
             .order_by(statistics.c.id)
             .limit(_CHUNK)
         )
@@ -199,9 +206,35 @@ async def kind_of(connection: AsyncConnection, backbone: Digest) -> Kind:
     return chosen
 
 
-def add_bodies(total: Statistics | None, sent: Sequence[Sent]) -> Statistics | None:
-    """The sum of `total` and these messages."""
-    for _, body in sent:
+async def too_noisy(connection: AsyncConnection, backbone: Digest, kind: Kind) -> frozenset[str]:
+    """Devices that claim more than three times the noise of the median device: they have no part in the plain sum.
+
+    Noise is added up, and the head's ridge follows it: one who claims much of it would make everybody's head 0.
+    """
+    rows = await connection.execute(
+        select(
+            statistics.c.device_id, func.substr(statistics.c.body, 1, MAX_HEAD_BYTES + 64).label("beginning")
+        )
+        .join(devices, devices.c.id == statistics.c.device_id)
+        .where(*_counting(backbone, kind))
+    )
+    claimed: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        before, told = claimed.get(row.device_id, (0.0, 0.0)), claimed_noise(row.beginning)
+        claimed[row.device_id] = (max(before[0], told[0]), max(before[1], told[1]))
+    if not claimed:
+        return frozenset()
+    allowed = _MOST_NOISE * np.median(np.array(list(claimed.values())), axis=0)
+    return frozenset(name for name, told in claimed.items() if (np.array(told) > allowed).any())
+
+
+def add_bodies(
+    total: Statistics | None, sent: Sequence[Sent], *, without: Collection[str] = ()
+) -> Statistics | None:
+    """The sum of `total` and these messages, but for those of some devices."""
+    for device, body in sent:
+        if device in without:
+            continue
         one = Statistics.from_bytes(body)
         total = one if total is None else total + one
     return total
@@ -273,6 +306,16 @@ async def counts(connection: AsyncConnection) -> JsonObject:
                 "apart": sum(one.messages for kind, one in sent.items() if kind != chosen),
             }
     return found
+
+
+def _counting(backbone: Digest, kind: Kind) -> tuple[ColumnElement[bool], ...]:
+    return (
+        devices.c.revoked_at.is_(None),
+        statistics.c.backbone == str(backbone),
+        statistics.c.classes == kind.classes,
+        statistics.c.features == kind.features,
+        statistics.c.body.is_not(None),
+    )
 
 
 def _nothing(backbone: Digest) -> NotFoundError:
@@ -372,13 +415,27 @@ async def _is_newest(connection: AsyncConnection, message: Message, window: Colu
     return all((row.sequence, row.message_id) <= mine for row in rows)
 
 
+def _check_window(parsed: Statistics, now: float) -> int:
+    """The latest window that there can be; a day is for clocks that differ, and for time zones that are taken for clocks."""
+    latest = int((now + _DAY) // _DAY)
+    if parsed.window > latest:
+        raise EvidenceError(
+            "a window of the future",
+            where=parsed.backbone,
+            expected=f"at most {latest} (days since 1970, by the hub's clock)",
+            got=parsed.window,
+            fix="set the device's clock, or the hub's",
+        )
+    return latest
+
+
 def _check_size(parsed: Statistics) -> None:
     """Whatever devices send, their sum must stay finite and writable: no single one can make it unreadable."""
-    largest = max(float(np.abs(parsed.a).max()), float(np.abs(parsed.b).max()))
+    largest = max(float(np.abs(parsed.a).max()), float(np.abs(parsed.b).max()), *parsed.noise)
     if parsed.n > MAX_MESSAGE_N or largest > MAX_MESSAGE_SUM:
         raise EvidenceError(
             "sums too large for one device",
             where=parsed.backbone,
-            expected=f"at most {MAX_MESSAGE_N:.0e} samples and {MAX_MESSAGE_SUM:g} in any sum",
+            expected=f"at most {MAX_MESSAGE_N:.0e} samples and {MAX_MESSAGE_SUM:g} in any sum and its noise",
             got=f"{parsed.n} samples, {largest:g}",
         )

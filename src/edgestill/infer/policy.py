@@ -1,5 +1,9 @@
 """`policy.json`: how a student answers, when it asks its teacher, what both together say, and what may leave the device.
 
+Fields that are left out have their defaults, also in `on_drift` and `statistics`; fields that nobody knows are kept, so that a newer writer
+loses nothing. So what they ask for is soft: an agent that does not know it does without. Only what must not be done without has a schema
+of its own: noise, in which unknown fields are refused, too.
+
 Standard library only. What follows from it for one input is decided in `infer.decision`.
 """
 
@@ -16,6 +20,8 @@ from edgestill.core.sharing import PLAIN, Sharing
 from edgestill.infer.reaction import Reaction
 
 SCHEMA: Final = 1
+SCHEMA_NOISE: Final = 2
+"""Of a policy that asks for noise: an agent that knows no noise must refuse it, or it would send the sums without."""
 MAX_BYTES: Final = 1_000_000
 MAX_LABELS: Final = 65_536
 ALWAYS: Final = 2.0
@@ -113,11 +119,11 @@ class Policy:
         """
         fields = Fields(parse_object(data, where="policy.json", max_bytes=MAX_BYTES), "policy.json")
         schema = fields.integer("schema")
-        if schema != SCHEMA:
+        if schema not in {SCHEMA, SCHEMA_NOISE}:
             raise MessageError(
                 "a policy of another schema",
                 where="policy.json",
-                expected=f"schema {SCHEMA}",
+                expected=f"schema {SCHEMA} or {SCHEMA_NOISE}",
                 got=schema,
                 fix="update edgestill, or build the bundle again",
             )
@@ -151,7 +157,8 @@ class Policy:
             rare["statistics"] = self.statistics.as_json()
         if self.bands:
             rare["bands"] = [{"below": band.below, "alpha": band.alpha} for band in self.bands]
-        return canonical(self.unknown | own | rare | {"schema": SCHEMA})
+        schema = SCHEMA if self.statistics.noise is None else SCHEMA_NOISE
+        return canonical(self.unknown | own | rare | {"schema": schema})
 
     @property
     def label_digest(self) -> Digest:

@@ -11,7 +11,7 @@ Each happens once under a bundle. Standard library only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Self, cast, get_args
 
 from edgestill.core.errors import SettingError
@@ -34,11 +34,13 @@ class Reaction:
         do: any of `audit`, `learn`, `report`, each once.
         audit_factor: the audit share grows by it, as far as the budgets allow; in [1, 1000].
         audit_inputs: for so many inputs; 1 to 1,000,000.
+        unknown: fields a newer writer added.
     """
 
     do: tuple[Action, ...] = ("learn", "report")
     audit_factor: float = 5.0
     audit_inputs: int = 2_000
+    unknown: JsonObject = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         actions = get_args(Action)
@@ -51,12 +53,11 @@ class Reaction:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
-        """Reads `on_drift` of `policy.json`; what is left out has its default.
+        """Reads `on_drift` of `policy.json`; what is left out has its default, what is unknown is kept.
 
         Raises:
-            MessageError: not the format, or a field that nobody knows. SettingError: a value out of its range.
+            MessageError: not the format. SettingError: a value out of its range.
         """
-        fields.only(("do", "audit_factor", "audit_inputs"))
         default = cls()
         return cls(
             do=_actions(fields) if fields.has("do") else default.do,
@@ -66,11 +67,17 @@ class Reaction:
             audit_inputs=fields.integer("audit_inputs")
             if fields.has("audit_inputs")
             else default.audit_inputs,
+            unknown=fields.unknown(("do", "audit_factor", "audit_inputs")),
         )
 
     def as_json(self) -> JsonObject:
         """The value of `on_drift`."""
-        return {"do": [*self.do], "audit_factor": self.audit_factor, "audit_inputs": self.audit_inputs}
+        own: JsonObject = {
+            "do": [*self.do],
+            "audit_factor": self.audit_factor,
+            "audit_inputs": self.audit_inputs,
+        }
+        return self.unknown | own
 
 
 def _actions(fields: Fields) -> tuple[Action, ...]:

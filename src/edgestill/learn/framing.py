@@ -84,6 +84,7 @@ def cut(rest: memoryview, counts: Iterable[int], dtype: str, *, where: str) -> l
     wanted = sum(sizes) * np.dtype(dtype).itemsize
     if wanted != len(rest):
         raise MessageError("head and arrays disagree", where=where, expected=f"{wanted} bytes", got=len(rest))
-    flat = np.frombuffer(rest, dtype=np.dtype(dtype).newbyteorder("<")).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which whoever reads this refuses as any other
+        flat = np.frombuffer(rest, dtype=np.dtype(dtype).newbyteorder("<")).astype(np.float64)
     ends = np.cumsum(sizes)[:-1]
     return list(np.split(flat, ends))

@@ -2,7 +2,7 @@
 
 What is hidden. Two worlds are neighbours if they differ in one unit, which is there in one of them and not in the other:
 
-- `message`: all that a device sends about one window. Whatever it saw then, nobody can tell whether it saw anything.
+- `message`: all that a device sends about one window. Whatever it saw then, the message does not tell whether it saw anything; that there is one does (see below).
 - `sample`: one sample of a window. Its weight counts: an audit stands for many inputs, and moves the sums as far.
 
 (Neighbours that differ in *replacing* a unit are twice as far apart: their epsilon is that of half the multiplier.)
@@ -26,21 +26,25 @@ Wang 2018, theorem 8):
 
 What is not hidden: that a message was sent, when, its window and size. The noise is drawn as float64, against whose last bits there
 are attacks (Mironov 2012); rounding the message to float32 blunts them, and proves nothing. Whether a window has the least number of
-samples is decided on the true one.
+samples is decided on the true one. So epsilon holds of what messages say, given that they exist.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Final, Literal, Self, final, get_args
 
 import numpy as np
 
 from edgestill.core.errors import EvidenceError, SettingError
 from edgestill.learn.encodings import square, triangle
+from edgestill.learn.statistics import MOST_NOISE
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edgestill.core.jsonio import Fields, JsonObject
     from edgestill.learn.statistics import Statistics
 
@@ -52,6 +56,23 @@ _MOST: Final = 1e9
 _STEPS: Final = 200
 _FAR: Final = 30.0
 """Deviations beyond which erfc is small enough that its first term tells the logarithm."""
+
+
+@final
+class SystemNormals:
+    """Normal numbers of the system's own randomness: who has seen any number of them knows nothing of the next (Box and Muller 1958)."""
+
+    def normal(self, mean: float, deviation: float, size: int | tuple[int, ...]) -> NDArray[np.float64]:
+        """Independent numbers of this shape, as `numpy.random.Generator.normal` gives them."""
+        wanted = int(np.prod(size))
+        pairs = (wanted + 1) // 2
+        bits = np.frombuffer(os.urandom(16 * pairs), dtype=np.uint64) >> np.uint64(11)
+        # in (0, 1]: the logarithm of 0 is none
+        radius, turn = np.split((bits.astype(np.float64) + 1.0) / 2.0**53, 2)
+        length, angle = np.sqrt(-2.0 * np.log(radius)), 2.0 * np.pi * turn
+        both = np.concatenate([length * np.cos(angle), length * np.sin(angle)])[:wanted]
+        found: NDArray[np.float64] = (mean + deviation * both).reshape(size)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +121,12 @@ class Mechanism:
         over = max(found / most for found, most in zip(lengths, self.sensitivity, strict=True))
         return statistics.scaled(1 / over) if over > 1 else statistics
 
-    def noisy(self, statistics: Statistics, rng: np.random.Generator) -> Statistics:
+    def noisy(self, statistics: Statistics, rng: np.random.Generator | SystemNormals) -> Statistics:
         """The message, with noise: what may be sent, once.
 
         Args:
             statistics: over samples that were clipped to `norm` and weigh at most `weight`.
-            rng: where the noise comes from; for privacy it must be seeded with what nobody can guess.
+            rng: where the noise comes from; `SystemNormals` for privacy; a seeded generator is for tests and measurements.
 
         Raises:
             EvidenceError: they have noise already.
@@ -210,16 +231,18 @@ def multiplier_for(epsilon: float, delta: float, *, messages: int = 1) -> float:
     return math.sqrt(messages) / low
 
 
-def possible(statistics: Statistics) -> Statistics:
+def possible(statistics: Statistics, *, least: float = 0.0) -> Statistics:
     """Noisy sums, made such as samples could have: A's negative eigenvalues become 0, the nearest such matrix (Higham 1988).
+
+    With `least` below 0 only those that are lower still, and they become that.
 
     Whatever is computed from noisy sums is as private as they are. Sum first, then call this: what is cut off each message would
     not cancel out in the sum.
     """
     values, vectors = np.linalg.eigh(statistics.matrix)
-    if values.min() >= 0:
+    if values.min() >= least:
         return statistics
-    return replace(statistics, a=triangle((vectors * np.maximum(values, 0.0)) @ vectors.T))
+    return replace(statistics, a=triangle((vectors * np.maximum(values, least)) @ vectors.T))
 
 
 def noise_ridge(statistics: Statistics) -> float:
@@ -228,6 +251,14 @@ def noise_ridge(statistics: Statistics) -> float:
     (A symmetric matrix of that noise; Wigner's semicircle, Anderson, Guionnet and Zeitouni 2010, theorem 2.1.22.)
     """
     return statistics.noise[0] * math.sqrt(2 * (statistics.features + 1))
+
+
+def noise_reach(statistics: Statistics) -> float:
+    """By how much noise lowers an eigenvalue of A at most: `noise_ridge` bounds the mean, seven deviations more what any message has.
+
+    (Concentration: the largest eigenvalue changes by at most the noise's own length; Boucheron, Lugosi and Massart 2013, theorem 5.6.)
+    """
+    return noise_ridge(statistics) + MOST_NOISE * statistics.noise[0]
 
 
 def _log_normal(value: float) -> float:

@@ -4,7 +4,9 @@ The reference, a bundle's own statistics `A_r, B_r`, is believed: the publisher 
 (`with_prior`), and it says what is large: `M = A_r / w_r`, so that `tr(D^T M D)` is the mean square, over the reference's samples, by
 which a change D of the head changes the scores. With the messages `A_k, B_k`, one a device, and weights u_k from 1 down:
 
-0. *Noise.* Who claims more noise than `size` times the median device is left out: noise excuses sums that no samples have.
+0. *Possible.* A sum whose A has negative eigenvalues, further down than its own noise reaches, is changed to the nearest that has none
+   (Higham 1988): rounding to codes can make some, and a liar many, which would make every device's influence, and so the medians, large.
+   *Noise.* Who claims more noise than `size` times the median device is left out: noise excuses sums that no samples have.
 1. *Size.* `u_k tr((M + ridge)^-1 A_k)`, the sum of its samples' leverages, may be `size` times the median device's. So neither a
    large n nor long features buy weight.
 2. *Influence.* The head without the device is known exactly: with `G = sum u A + ridge`, `W = G^-1 sum u B`,
@@ -13,6 +15,8 @@ which a change D of the head changes the scores. With the messages `A_k, B_k`, o
 
    (Cook 1977, for blocks of samples). Its size in M may be `influence` times the median device's; who is over it is weighed down
    by as much, and all is solved anew, `rounds` times at most.
+
+From `_MANY` devices on the influence of most is told as an upper bound, that of those with the largest bounds exactly.
 
 What is certain, whoever lies: `largest` is computed for the sum that is returned. So taking any one device out of it, the others weighed
 as they are, changes the scores by no more than that (root mean square over the reference). And a head that went through
@@ -33,6 +37,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from edgestill.core.errors import EvidenceError, SettingError
+from edgestill.learn.privacy import noise_reach, noise_ridge, possible
 from edgestill.learn.statistics import Head, Statistics, solve, usual_ridge
 
 if TYPE_CHECKING:
@@ -41,10 +46,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MANY: Final = 512
-"""Devices from which on influence is taken to first order, where they are also four times as many as features."""
+"""Devices from which on influence is bounded first, where they are also four times as many as features."""
+_EXACT: Final = 16
+"""Of so many, those with the largest bounds, it is computed exactly all the same, and of all that have no bound."""
 _HALVINGS: Final = 60
 _NEAR: Final = 1.01
 """Times what is allowed, that counts as within it."""
+_TINY: Final = 1e-9
+"""Of the mean square: an eigenvalue so little below 0 is rounding, and far less than the ridge."""
 _WHERE: Final = "robust sum"
 
 
@@ -108,14 +117,15 @@ class Agreed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Solved:
-    """`G [D+1, D+1]` and `W [D+1, C]` of some weights."""
+    """`G [D+1, D+1]` and `W [D+1, C]` of some weights, as `learn.together.head_of` solves them."""
 
     g: NDArray[np.float64]
     w: NDArray[np.float64]
 
     @classmethod
     def of(cls, statistics: Statistics, ridge: float) -> Self:
-        g = statistics.matrix + usual_ridge(statistics, ridge) * np.eye(statistics.features + 1)
+        pull = max(usual_ridge(statistics, ridge), noise_ridge(statistics))
+        g = possible(statistics).matrix + pull * np.eye(statistics.features + 1)
         w = np.linalg.solve(g, statistics.b).astype(np.float64)
         return cls(g, w)
 
@@ -136,7 +146,7 @@ def agree(messages: Mapping[str, Statistics], reference: Statistics, rule: Rule 
     if not messages:
         raise EvidenceError("nothing to sum", where=_WHERE, expected="a message", got="none")
     names = _as_noisy_as_others(messages, rule)
-    sums = [messages[name] for name in names]
+    sums = [_possible(messages[name]) for name in names]
     metric = reference.matrix / reference.weight
     weights = _by_size(sums, metric, rule)
     for _ in range(rule.rounds):
@@ -157,7 +167,9 @@ def agree(messages: Mapping[str, Statistics], reference: Statistics, rule: Rule 
 
 def with_prior(total: Statistics, reference: Statistics, share: float = 1.0) -> Statistics:
     """The sum with the reference, which counts for so many times its weight, but for no more than it has."""
-    return total + reference.scaled(min(1.0, share * total.weight / reference.weight))
+    times = share * total.weight / reference.weight
+    # noise, or who claims it, can make a weight negative
+    return total + reference.scaled(min(1.0, max(0.0, times)))
 
 
 def within(total: Statistics, reference: Statistics, radius: float, *, ridge: float = 1e-3) -> Head:
@@ -208,6 +220,17 @@ def distance(head: Head, reference: Statistics, *, ridge: float = 1e-3) -> float
     return _size(away, reference.matrix / reference.weight)
 
 
+def _possible(one: Statistics) -> Statistics:
+    """The sums themselves, to the last bit, where samples with such noise may have them."""
+    reach = noise_reach(one)
+    tiny = max(_TINY * float(one.matrix.diagonal().mean()), float(np.finfo(np.float32).tiny))
+    try:
+        np.linalg.cholesky(one.matrix + (reach + tiny) * np.eye(one.features + 1))
+    except np.linalg.LinAlgError:
+        return possible(one, least=-reach)
+    return one
+
+
 def _as_noisy_as_others(messages: Mapping[str, Statistics], rule: Rule) -> list[str]:
     claimed = np.array([one.noise for one in messages.values()])
     allowed = rule.size * np.median(claimed, axis=0)
@@ -251,17 +274,46 @@ def _influences(
     try:
         solved = _Solved.of(both, rule.ridge)
         is_many = len(sums) >= max(_MANY, 4 * len(metric))
-        inverse = np.linalg.inv(solved.g) if is_many else None
-        for place, (one, weight) in enumerate(zip(sums, weights, strict=True)):
-            matrix = weight * one.matrix
-            force = weight * one.b - matrix @ solved.w
-            change = np.linalg.solve(solved.g - matrix, force) if inverse is None else inverse @ force
-            found[place] = _size(change, metric)
+        if is_many:
+            found, first = _bounded(sums, weights, solved, metric)
+            exactly: Sequence[int] = first
+        else:
+            exactly = range(len(sums))
+        for place in exactly:
+            matrix = weights[place] * sums[place].matrix
+            force = weights[place] * sums[place].b - matrix @ solved.w
+            found[place] = _size(np.linalg.solve(solved.g - matrix, force), metric)
     except np.linalg.LinAlgError as error:
         raise EvidenceError(
             "not the sums of any samples", where=_WHERE, expected="sums that have a solution", got="none"
         ) from error
     return found
+
+
+def _bounded(
+    sums: Sequence[Statistics], weights: NDArray[np.float64], solved: _Solved, metric: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], list[int]]:
+    """`[K]` bounds of the influences, and the places of those with the largest, which are to be known exactly.
+
+    With `L L^T = G^-1` and `R = L^T u A_k L` the change is `L (1 - R)^-1 L^T force`: what it is to first order, `L L^T force`, and
+    `L R (1 - R)^-1 L^T force`, no longer than `|L| |R| / (1 - |R|) |L^T force|`. `|R|` is at most its Frobenius norm; where that is 1
+    or more, only the exact change tells.
+    """
+    inverse = np.linalg.inv(solved.g)
+    root = np.linalg.cholesky(inverse)
+    found = np.empty(len(sums))
+    # of a vector in the metric, at most, for its length in that of G
+    longest = float(np.sqrt(max(0.0, np.linalg.eigvalsh(root.T @ metric @ root)[-1])))
+    for place, (one, weight) in enumerate(zip(sums, weights, strict=True)):
+        matrix = weight * one.matrix
+        force = weight * one.b - matrix @ solved.w
+        change, product = inverse @ force, matrix @ inverse
+        share = float(np.sqrt(max(0.0, float((product * product.T).sum()))))
+        length = float(np.sqrt(max(0.0, float((force * change).sum()))))
+        rest = longest * length * share / (1 - share) if share < 1 else np.inf
+        found[place] = _size(change, metric) + rest
+    order = np.argsort(-found)
+    return found, order[: max(_EXACT, int(np.isinf(found).sum()))].tolist()
 
 
 def _weights_of(statistics: Statistics, ridge: float) -> NDArray[np.float64]:

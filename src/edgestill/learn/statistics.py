@@ -239,10 +239,6 @@ class Statistics:
         classes = fields.integer("classes", least=1, most=MAX_CLASSES)
         features = fields.integer("features", least=1, most=MAX_FEATURES)
         pair = decode(fields, rest, dtype=dtype, features=features, classes=classes)
-        noise = [
-            fields.number(name, least=0, most=_SCALE_LIMIT) if fields.has(name) else 0.0
-            for name in ("noise_a", "noise_b")
-        ]
         statistics = cls(
             backbone=fields.digest("backbone"),
             window=fields.integer("window", most=MAX_WINDOW),
@@ -251,7 +247,7 @@ class Statistics:
             n=fields.integer("n"),
             a=pair.a,
             b=pair.b,
-            noise=(noise[0], noise[1]),
+            noise=_noise(fields),
         )
         if backbone is not None and statistics.backbone != backbone:
             raise EvidenceError(
@@ -274,6 +270,11 @@ class Statistics:
 def dtype_of(data: bytes) -> Dtype:
     """To which element type a message was rounded; MessageError where it is none."""
     return _dtype(framing.unpack(data, magic=_MAGIC, where=_WHERE, max_bytes=MAX_BYTES)[0])
+
+
+def claimed_noise(data: bytes) -> tuple[float, float]:
+    """The noise that a message tells of, from its beginning (`framing.MAX_HEAD_BYTES` and a few more); MessageError where it is none."""
+    return _noise(framing.unpack(data, magic=_MAGIC, where=_WHERE, max_bytes=MAX_BYTES)[0])
 
 
 def solve(statistics: Statistics, *, ridge: float) -> Head:
@@ -360,6 +361,14 @@ def _dtype(fields: Fields) -> Dtype:
             "unknown element type", where=_WHERE, expected=", ".join(get_args(Dtype)), got=dtype
         )
     return cast("Dtype", dtype)
+
+
+def _noise(fields: Fields) -> tuple[float, float]:
+    a, b = (
+        fields.number(name, least=0, most=_SCALE_LIMIT) if fields.has(name) else 0.0
+        for name in ("noise_a", "noise_b")
+    )
+    return a, b
 
 
 def _check_counts(*, classes: int, features: int, window: int) -> None:
