@@ -394,6 +394,19 @@ def test_attack_nonsense_of_what_a_device_believes(there: World, said: str) -> N
     assert there.admin("GET", "authority").json["behind"] == 1
 
 
+def test_attack_a_place_that_the_hub_has_not_come_to(there: World) -> None:
+    """Attack: a device that says that it goes by a word of later is not taken to have followed the next one."""
+    device = enrolled(there)
+    (old,) = digests(there)
+    assert polled(device, f"2 {old}").status == 200
+    assert polled(device, f"{2**40 - 1} {old}").status == 200
+    stepped(there, "begin")
+    assert there.admin("GET", "authority").json["behind"] == 1
+    assert stepped(there, "switch").status == 409
+    polled(device, f"2 {old}")
+    assert stepped(there, "switch").status == 200
+
+
 def test_a_hand_over_outlives_a_restart(tmp_path: Path) -> None:
     """The hub goes on where it stood."""
     for step, phase in (("begin", "announced"), ("switch", "switched"), ("finish", "settled")):
