@@ -70,7 +70,7 @@ class Publisher:
         folder: of the publisher; made by `init`.
         passphrase: that its keys are locked with; None where they are open.
         lifetimes: of what is signed.
-        ask: for the secret of a key that is elsewhere, by its name, such as `pin`.
+        ask: for the secret of a key that is elsewhere, by its name, such as `pin`, and by the name of the key.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Publisher:
         folder: Path,
         passphrase: bytes | None,
         lifetimes: Lifetimes | None = None,
-        ask: Callable[[str], str] | None = None,
+        ask: Callable[[str, str], str] | None = None,
     ) -> None:
         self.folder = folder
         self._passphrase = passphrase
