@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -38,7 +39,6 @@ from edgestill.trust.publisher import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 CLOCK = FakeClock()
 R1 = "watch/1.0.0"
@@ -177,6 +177,83 @@ def test_attack_a_name_that_leads_elsewhere(taken: Path, tmp_path: Path, name: s
     assert not (tmp_path / "evil").exists()
 
 
+def test_attack_a_file_that_is_longer_than_its_size_says(taken: Path, tmp_path: Path) -> None:
+    """Attack: of 2 GB behind a size of a few bytes, no more than one byte too many is read or written."""
+    name = "authority.pem"
+    size = (taken / name).stat().st_size
+    with (taken / name).open("r+b") as file:
+        file.truncate(2 << 30)
+    written: list[int] = []
+
+    def copied(source: Path, target: Path, **rest: Any) -> Any:
+        found = _copied(source, target, **rest)
+        written.append(target.stat().st_size)
+        return found
+
+    with (
+        patch("edgestill.hub.backup._copied", copied),
+        pytest.raises(StoreError, match="a file of the backup is another one"),
+    ):
+        restore(taken, tmp_path / "again")
+    assert written[-1] == size + 1
+    with pytest.raises(StoreError, match="a file of the backup is another one"):
+        verify(taken)
+
+
+def test_attack_a_link_in_a_backup(taken: Path, tmp_path: Path) -> None:
+    """Attack: it is not followed, whatever it leads to; the right bytes included."""
+    path = taken / "authority.pem"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    for tried in (lambda: verify(taken), lambda: restore(taken, tmp_path / "again")):
+        with pytest.raises(PathError):
+            tried()
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("named", [".", "/", "../here", ""])
+def test_a_backup_to_here_or_to_the_root(
+    there: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """The folder that the program runs in has no other in its place, also where it is empty; what is there stays."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(ConflictError, match="there is something already"):
+        back_up(there.hub.home.folder, Path(named), clock=CLOCK)
+    assert not list(here.iterdir())
+
+
+def test_a_backup_by_a_relative_name_or_a_link(
+    there: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Takes the place of the empty folder that is meant."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    for named, place in (("relative", "relative"), ("link", "empty"), ("hub/../other", "other")):
+        back_up(there.hub.home.folder, Path(named), clock=CLOCK)
+        verify(tmp_path / place)
+
+
+def test_two_backups_at_once_to_one_name(there: World, tmp_path: Path) -> None:
+    """The later one is told so, and the first comes to its end."""
+    to = tmp_path / "to"
+    refused: list[object] = []
+
+    def copied(source: Path, target: Path, **rest: Any) -> Any:
+        if not refused:
+            with pytest.raises(ConflictError, match="somebody else is making this folder") as caught:
+                back_up(there.hub.home.folder, to, clock=CLOCK)
+            refused.append(caught)
+        return _copied(source, target, **rest)
+
+    with patch("edgestill.hub.backup._copied", copied):
+        back_up(there.hub.home.folder, to, clock=CLOCK)
+    assert refused
+    verify(to)
+
+
 def test_attack_an_archive_under_another_digest(taken: Path, tmp_path: Path) -> None:
     """Attack: the list agrees with the file, and the name does not."""
     (blob, *_) = (path for path in taken.glob("blobs/*/*/*"))
@@ -270,20 +347,20 @@ def test_a_kill_anywhere_leaves_nothing_or_everything(
     while killed:
         to, count = tmp_path / f"{verb}-{at}", 0
 
-        def cut(source: Path, target: Path) -> Any:
+        def cut(source: Path, target: Path, **rest: Any) -> Any:
             nonlocal count
             if count == at:  # noqa: B023  # run at once
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(source.read_bytes()[:10])
                 raise _Killed
             count += 1
-            return _copied(source, target)
+            return _copied(source, target, **rest)
 
         def run(to: Path = to) -> object:
             folder = there.hub.home.folder
             return back_up(folder, to, clock=CLOCK) if verb == "backup" else restore(taken, to)
 
-        with patch("edgestill.hub.backup._copied", cut), patch("edgestill.hub.backup.shutil.rmtree", _kept):
+        with patch("edgestill.hub.backup._copied", cut), patch("edgestill.core.begun.shutil.rmtree", _kept):
             try:
                 run()
                 killed = False

@@ -7,7 +7,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hub_worlds import CLASS, World, world
+from hub_worlds import CLASS, Reply, World, world
 from sqlalchemy import update
 
 from edgestill.core.digest import Digest
@@ -16,6 +16,7 @@ from edgestill.core.jsonio import canonical
 from edgestill.core.wire import Enrol, Enrolled
 from edgestill.hub import enrolment
 from edgestill.hub.tables import join_tokens
+from edgestill.trust.certificates import IdentityKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,6 +185,54 @@ def test_a_device_whose_answer_got_lost_may_ask_again(there: World) -> None:
     assert ask(there, token, "d1")[0] == 201
 
 
+def test_a_name_that_never_called_is_claimed_again_with_another_token(there: World) -> None:
+    """An hour later, by the same device, which could not use its answer: it takes a use, and the first credential is of no use any more."""
+    lost = there.enrol("d0", token=there.token())
+    there.clock.advance(enrolment.UNHEARD - 1)
+    token = there.token()
+    assert ask(there, token) == (409, "state-conflict"), "not before"
+    there.clock.advance(1)
+    assert ask(there, token, hardware_class="aarch64-dotprod-onnxruntime") == (409, "state-conflict")
+    status, credential = ask(there, token)
+    assert status == 201
+    assert ask(there, token, "d1") == (401, "access-denied"), "the use is taken"
+    assert lost.call("GET", "/v1/poll").status == 401
+    assert there.call("GET", "/v1/poll", authorization=f"Bearer {credential}").status == 200
+    assert ask(there, there.token()) == (409, "state-conflict"), "it has called"
+
+
+def test_a_spent_token_claims_no_name_again(there: World) -> None:
+    """Attack: who has it, and not the enrolment that it was spent on, gets what a guesser gets."""
+    there.enrol("d0")
+    there.clock.advance(enrolment.UNHEARD)
+    spent = there.token()
+    there.enrol("d1", token=spent)
+    assert ask(there, spent, "d0") == (401, "access-denied")
+
+
+@pytest.mark.parametrize("step", ["root", "switch", "finish"])
+def test_a_token_of_before_another_root_or_authority_is_not_used_up(there: World, step: str) -> None:
+    """The device would refuse the answer: it keeps name and use, and comes in with a token that was made since."""
+    token = there.token()
+    for each in ("begin", "switch", "finish")[: {"root": 0, "switch": 2, "finish": 3}[step]]:
+        there.admin("POST", f"authority/{each}", b"" if each == "begin" else {"force": True})
+    named = token if step != "root" else ".".join([*token.split(".")[:2], "0" * 64, token.split(".")[3]])
+
+    def comes(told: str) -> Reply:
+        request = IdentityKey.generate().request().decode()
+        message = Enrol(join_token=told, device="d0", hardware_class=CLASS, request=request)
+        return there.call("POST", "/v1/enrol", message.to_bytes())
+
+    refused = comes(named)
+    assert (refused.status, refused.json["what"]) == (
+        409,
+        "the join token is of before another root or authority",
+    )
+    assert there.admin("GET", "fleet").json["devices"] == []
+    assert there.admin("GET", "join-tokens").json["tokens"][0]["uses_left"] == 1
+    assert comes(there.token()).status == 201
+
+
 def test_a_device_that_has_called_cannot_be_taken_over(there: World) -> None:
     """Attack: somebody with the same multi-use token claims the name of a living device."""
     token = there.token(uses=5)
@@ -293,7 +342,11 @@ def test_attack_two_devices_that_come_at_once_with_the_last_use(there: World) ->
         async with there.hub.database.write() as connection:
             message = Enrol(join_token=token, device="late", hardware_class=CLASS)
             late: Any = Late(connection)
-            await enrolment.enrol(late, message, credential="c", now=there.clock.now())
+            own = there.hub.home.authority.authorities.digests[0]
+            pinned = Digest.parse("sha256:" + token.split(".")[2])
+            await enrolment.enrol(
+                late, message, credential="c", root=pinned, authority=own, now=there.clock.now()
+            )
 
     assert there.transport._host is not None
     with pytest.raises(AccessError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -14,7 +14,14 @@ from hub_processes import Process
 from edgestill.cli.delivering import let_speak
 from edgestill.core.bundle import replace
 from edgestill.core.clock import SystemClock
-from edgestill.core.errors import ConflictError, EdgestillError, ReplayError, TrustError, UnreachableError
+from edgestill.core.errors import (
+    ConflictError,
+    EdgestillError,
+    PathError,
+    ReplayError,
+    TrustError,
+    UnreachableError,
+)
 from edgestill.core.wire import Certified
 from edgestill.device.word import PAUSE
 from edgestill.hub import handover
@@ -28,7 +35,7 @@ from edgestill.trust.certificates import IdentityKey, Requested
 from edgestill.trust.publisher import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -266,13 +273,58 @@ def test_a_kill_while_a_word_is_kept_leaves_one_that_is_heard_again(
 
         with patch("edgestill.device.papers.replace", cut), pytest.raises(KeyboardInterrupt):
             device.papers.vouch(word, keys)
-        assert device.papers.place == (1 if name == "authorities.json" else 2)
+        assert device.papers.place == (1 if name == "authorities.json" else 0)
         assert device.believes == before
     with pytest.raises(ReplayError):
         device.papers.vouch(older, keys)
     assert device.papers.vouch(word, keys)
     assert len(device.believes) == 2
     assert not device.papers.vouch(word, keys)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, PathError])
+def test_a_word_that_was_kept_by_half_is_fetched_again(
+    tmp_path: Path, publisher: Publisher, at: int, kind: type[BaseException]
+) -> None:
+    """Killed, or without room, at either file: the hub is not told that the device has followed, and the next try puts it right."""
+    with serving(tmp_path) as hub:
+        publish(publisher, hub.operator(), "1.0.0")
+        device = Follower(tmp_path / "device", hub)
+        device.poll()
+        device.poll()
+        before = device.believes
+        hub.operator().hand_over("begin")
+        with patch("edgestill.device.papers.replace", _breaking(at, kind)), suppress(KeyboardInterrupt):
+            device.poll()
+        assert device.believes == before
+        assert device.papers.place < 2, "it does not say that it has followed"
+        device.close()
+        device.start()
+        for _ in range(2):
+            device.poll()
+        assert len(device.believes) == 2
+        assert device.papers.place == 2
+        hub.operator().hand_over("switch")
+        device.close()
+
+
+def _breaking(at: int, kind: type[BaseException]) -> Callable[[Path, bytes], None]:
+    """Writes files until the one of number `at`."""
+    written = 0
+
+    def write(path: Path, data: bytes) -> None:
+        nonlocal written
+        if written == at:
+            raise (
+                PathError("no room", where=path, expected="room", got="none", fix="make some")
+                if kind is PathError
+                else kind
+            )
+        written += 1
+        replace(path, data)
+
+    return write
 
 
 def test_a_word_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path, publisher: Publisher) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hub_worlds import CLASS, Device, World, world
 
 from edgestill.core.bundle import replace
-from edgestill.core.errors import ConflictError, MessageError, ReplayError, TrustError
+from edgestill.core.errors import ConflictError, MessageError, PathError, ReplayError, TrustError
 from edgestill.core.wire import BELIEVES_HEADER, Certify, Enrol, Enrolled, Poll
 from edgestill.hub import handover
 from edgestill.hub.home import Home
@@ -252,6 +252,11 @@ def polled(device: Device, believes: str = "", **headers: str) -> Reply:
     return device.call("GET", "/v1/poll", b"", **given, **headers)
 
 
+def said_by(there: World) -> vouched.Vouched:
+    """The word that the hub says."""
+    return vouched.Vouched.read(there.call("GET", "/v1/authorities/vouched").body)
+
+
 def stepped(there: World, step: str, *, force: bool = False) -> Reply:
     """A step of the hand-over."""
     return there.admin("POST", f"authority/{step}", b"" if step == "begin" else {"force": force})
@@ -332,6 +337,42 @@ def test_a_next_authority_may_be_abandoned(there: World) -> None:
     assert digests(there) == (old,)
 
 
+@pytest.mark.parametrize(("way", "step"), [("switched", "finish"), ("announced", "abandon")])
+def test_a_step_whose_tidying_fails_is_taken(there: World, way: str, step: str) -> None:
+    """It has taken effect: the hub serves and says what its folder says, and `init` puts the keys in order."""
+    for one in WAYS[way]:
+        stepped(there, one, force=True)
+    failed = PathError("no room", where="authority.next.key", expected="room", got="none", fix="make some")
+    with patch("edgestill.hub.handover.settle", side_effect=failed):
+        done = stepped(there, step, force=True)
+    assert (done.status, done.json["phase"], len(done.json["authorities"])) == (200, "settled", 1)
+    assert said_by(there).authorities.digests == digests(there)
+    assert (there.folder / handover.NEXT_KEY).exists()
+    told = handover.standing_of(there.folder)
+    handover.settle(there.folder)
+    assert not (there.folder / handover.NEXT_KEY).exists()
+    assert handover.standing_of(there.folder).authority.authorities == told.authority.authorities
+
+
+@pytest.mark.parametrize("step", ["switch", "finish", "abandon"])
+def test_a_step_that_fails_after_it_took_effect_is_gone_by(there: World, step: str) -> None:
+    """Whatever the answer was: the hub issues and says as its folder says, and who waits hears of it."""
+    for one in {"switch": ("begin",), "finish": ("begin", "switch"), "abandon": ("begin",)}[step]:
+        stepped(there, one, force=True)
+    taken = handover.STEPS[step]
+
+    def breaks(folder: Path) -> None:
+        taken(folder)
+        raise PathError("a disk", where=folder, expected="a whole one", got="another", fix="change it")
+
+    with patch.dict(handover.STEPS, {step: breaks}):
+        assert stepped(there, step, force=True).status == 500
+    found = handover.standing_of(there.folder)
+    assert digests(there) == found.authority.authorities.digests
+    said = said_by(there)
+    assert (said.authorities.digests, said.number) == (digests(there), found.number)
+
+
 def test_a_poll_that_waits_hears_of_a_new_word(there: World) -> None:
     """A tag names the word, too: what is assigned is the same, and the poll is answered all the same."""
     device = enrolled(there)
@@ -351,6 +392,19 @@ def test_attack_nonsense_of_what_a_device_believes(there: World, said: str) -> N
     assert polled(device, said).status == 200
     stepped(there, "begin")
     assert there.admin("GET", "authority").json["behind"] == 1
+
+
+def test_attack_a_place_that_the_hub_has_not_come_to(there: World) -> None:
+    """Attack: a device that says that it goes by a word of later is not taken to have followed the next one."""
+    device = enrolled(there)
+    (old,) = digests(there)
+    assert polled(device, f"2 {old}").status == 200
+    assert polled(device, f"{2**40 - 1} {old}").status == 200
+    stepped(there, "begin")
+    assert there.admin("GET", "authority").json["behind"] == 1
+    assert stepped(there, "switch").status == 409
+    polled(device, f"2 {old}")
+    assert stepped(there, "switch").status == 200
 
 
 def test_a_hand_over_outlives_a_restart(tmp_path: Path) -> None:

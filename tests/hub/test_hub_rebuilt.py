@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 import pytest
 from hub_followers import HERE, Follower, Serving, publish, serving
@@ -174,6 +175,87 @@ def test_attack_an_archive_in_the_place_of_a_published_one(there: World, publish
         bring(publisher, client, archives("1.1.0"), may_change=True, without_missing=True)
     assert there.hub.artefacts.publication.root is None
     assert not list(there.hub.home.blobs.glob("*/*/*"))
+
+
+class Twins:
+    """A hub with one version of the list, and two folders of its publisher that have it.
+
+    Args:
+        there: the hub.
+        publisher: of the first folder.
+    """
+
+    def __init__(self, there: World, publisher: Publisher) -> None:
+        self.client = OperatorClient(there.transport, URL, token=there.operator)
+        self.publishers = [publisher]
+        self.publish(0, "1.0.0")
+        other = publisher.folder.with_name("other")
+        shutil.copytree(publisher.folder, other)
+        self.publishers.append(Publisher(other, None))
+
+    def publish(self, which: int, version: str, *, deliver: bool = True) -> None:
+        """Signs the next list in a folder."""
+        signer = self.publishers[which]
+        info = {name: TargetInfo(len(data), Digest.of(data)) for name, data in archives(version).items()}
+        if deliver:
+            publish(signer, self.client, version)
+        else:
+            signer.sign_targets(served=None, add=info, now=SystemClock().now())
+
+    def bring(self, which: int, *versions: str, without_missing: bool = False) -> list[str]:
+        """Republishes out of a folder."""
+        signer = self.publishers[which]
+        return bring(
+            signer, self.client, archives(*versions), may_change=False, without_missing=without_missing
+        )
+
+
+@pytest.mark.parametrize("without_missing", [True, False])
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_an_older_list_than_the_hubs_is_not_brought(
+    there: World, publisher: Publisher, ahead: int, *, without_missing: bool
+) -> None:
+    """Nothing is uploaded, nothing signed, and nobody is told that it is done: the folder is behind."""
+    twins = Twins(there, publisher)
+    for version in ("1.1.0", "1.2.0")[:ahead]:
+        twins.publish(1, version)
+    served, own = twins.client.targets(), publisher.targets
+    with pytest.raises(ConflictError, match="the hub's list is newer than this folder's"):
+        twins.bring(0, "1.0.0", without_missing=without_missing)
+    assert (twins.client.targets(), publisher.targets) == (served, own)
+
+
+def test_another_list_of_the_hubs_version_is_not_brought(there: World, publisher: Publisher) -> None:
+    """Two folders have signed at once: that is said, and the archive that was given is not uploaded."""
+    twins = Twins(there, publisher)
+    twins.publish(1, "1.1.0")
+    twins.publish(0, "1.2.0", deliver=False)
+    before, own = sorted(there.hub.home.blobs.glob("*/*/*")), publisher.targets
+    with pytest.raises(TrustError, match="another list of the same version"):
+        twins.bring(0, "1.2.0", without_missing=True)
+    assert sorted(there.hub.home.blobs.glob("*/*/*")) == before
+    assert publisher.targets == own
+
+
+def test_what_was_brought_is_asked_for_at_the_end(there: World, publisher: Publisher) -> None:
+    """A list that somebody else brought meanwhile is found out: nobody is told that all is well."""
+    twins = Twins(there, publisher)
+    twins.publish(0, "1.1.0", deliver=False)
+
+    upload = OperatorClient.upload_targets
+
+    def late(client: OperatorClient, targets: bytes) -> None:
+        """The other folder's list comes right after."""
+        upload(client, targets)
+        if targets == publisher.targets:
+            twins.publish(1, "1.2.0")
+
+    with (
+        patch.object(OperatorClient, "upload_targets", late),
+        pytest.raises(ConflictError, match="the hub serves another list than was brought"),
+    ):
+        twins.bring(0, "1.1.0")
+    assert twins.client.targets() != publisher.targets
 
 
 # Joining again

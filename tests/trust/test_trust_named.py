@@ -276,15 +276,71 @@ def test_keys_and_their_public_halves_go_together(tmp_path: Path) -> None:
         naming.read(["hsm:2"], None)
 
 
-def test_the_secret_of_a_key_comes_off_a_file_or_from_nobody(tmp_path: Path) -> None:
-    """Where nobody can be asked the error says how to give it."""
+def test_the_secret_of_a_key_comes_off_a_file_or_from_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody can be asked the error says how to give it, and for which key; a file that others can open is warned of."""
     (tmp_path / "pin").write_text("1234\n")
+    (tmp_path / "pin").chmod(0o600)
     with patch.dict(os.environ, {naming.VARIABLE: str(tmp_path / "pin")}):
-        assert naming.ask("pin") == "1234"
+        assert naming.ask("pin", "hsm:2") == "1234"
+        assert "others than its owner" not in caplog.text
+        (tmp_path / "pin").chmod(0o640)
+        assert naming.ask("pin", "hsm:2") == "1234"
+    assert "others than its owner" in caplog.text
+    assert "1234" not in caplog.text
     with patch.dict(os.environ), patch("sys.stdin.isatty", return_value=False):
         os.environ.pop(naming.VARIABLE, None)
-        with pytest.raises(SettingError, match="nobody to ask"):
-            naming.ask("pin")
+        with pytest.raises(SettingError, match="nobody to ask") as caught:
+            naming.ask("pin", "hsm:2?label=root")
+    assert "hsm:2?label=root" in str(caught.value)
+
+
+def test_who_is_asked_for_a_secret_is_told_for_which_key() -> None:
+    """Number and label of the key, so that no PIN is tried at another token."""
+    asked: list[tuple[str, str]] = []
+
+    def answers(secret: str, key: str) -> str:
+        asked.append((secret, key))
+        return "1234"
+
+    class Asks:
+        """Of a scheme that asks, and has nothing to sign with."""
+
+        @staticmethod
+        def from_priv_key_uri(_uri: str, _key: object, handler: Callable[[str], str]) -> Any:
+            """Asks as securesystemslib's do."""
+            handler("pin")
+            raise OSError("no token")
+
+    key = NamedKey("hsm:2?label=root", SigningKey.generate().public, answers)
+    with (
+        patch.dict("securesystemslib.signer._signer.SIGNER_FOR_URI_SCHEME", {"hsm": Asks}),
+        pytest.raises(TrustError) as caught,
+    ):
+        key.sign(b"data")
+    assert asked == [("pin", "hsm:2?label=root")]
+    assert "at hsm:2?label=root;" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["hsm:2?label=a&pin=SECRET1", "hv:root?token=SECRET1", "hsm:2?PIN=SECRET1", "hsm:2;pin-value=SECRET1", "hsm:2?label=a&pass%77ord=SECRET1",
+     "hsm:2?a=b;secret=SECRET1", "hv:root#token=SECRET1", "awskms://me:SECRET1@host/key", "hsm:?label=a&%70in=SECRET1"],
+)  # fmt: skip
+def test_attack_a_secret_in_a_uri(uri: str) -> None:
+    """Attack: it would be kept in the folder and stand in arguments and errors. It is refused, and not repeated."""
+    with pytest.raises(SettingError, match="holds a secret") as caught:
+        NamedKey(uri, SigningKey.generate().public)
+    assert "SECRET1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["hsm:2?label=pin", "hsm:2?label=token", "awskms:alias/secret", "hv:pin", "hsm:2"]
+)
+def test_a_key_may_be_called_as_a_secret_is(uri: str) -> None:
+    """Only a parameter of that name holds one."""
+    assert NamedKey(uri, SigningKey.generate().public).uri == uri
 
 
 # A security module
@@ -321,14 +377,14 @@ def test_a_publisher_signs_with_a_security_module(tmp_path: Path, module: Callab
     """Root and targets key in one token (PKCS #11), its PIN asked for; a device believes what they sign, and a wrong PIN is told."""
     uris = {"root": "hsm:2?label=publisher", "targets": "hsm:3?label=publisher"}
     keys = {
-        role: [NamedKey(uri, role_key_of(module(int(uri[4]))), lambda _: "1234")]
+        role: [NamedKey(uri, role_key_of(module(int(uri[4]))), lambda _, __: "1234")]
         for role, uri in uris.items()
     }
     Publisher.init(tmp_path / "publisher", None, named=keys)
-    publisher = Publisher(tmp_path / "publisher", None, ask=lambda _: "1234")
+    publisher = Publisher(tmp_path / "publisher", None, ask=lambda _, __: "1234")
     device = Device(publisher, tmp_path / "device", publisher.sign_root(ONLINE.public, now=NOW))
     publisher.sign_targets(served=None, add={ONE: info()}, now=NOW)
     assert device.listed() == [ONE]
-    wrong = Publisher(tmp_path / "publisher", None, ask=lambda _: "9999")
+    wrong = Publisher(tmp_path / "publisher", None, ask=lambda _, __: "9999")
     with pytest.raises(TrustError, match="a key that was named cannot sign"):
         wrong.sign_root(ONLINE.public, now=NOW)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -14,6 +16,8 @@ from edgestill.core.files import read_plain
 
 if TYPE_CHECKING:
     from edgestill.trust.named import NamedKey
+
+log: Final = logging.getLogger(__name__)
 
 VARIABLE: Final = "EDGESTILL_PIN_FILE"
 MAX_SECRET_BYTES: Final = 2000
@@ -55,8 +59,12 @@ def read(uris: list[str] | None, publics: list[Path] | None) -> list[NamedKey]:
     ]
 
 
-def ask(secret: str) -> str:
+def ask(secret: str, key: str) -> str:
     """The secret of a key that is elsewhere, off the file that a variable names, or asked for.
+
+    Args:
+        secret: its name, such as `pin`.
+        key: whose it is, for people.
 
     Raises:
         SettingError: there is nobody to ask. PathError: the file cannot be read.
@@ -64,13 +72,20 @@ def ask(secret: str) -> str:
     path = os.environ.get(VARIABLE)
     if path:
         data = read_plain(Path(path), what="the key's secret", at_most=MAX_SECRET_BYTES)
+        _warn_of_readers(Path(path))
+        log.info("the %s of %s is taken from %s", secret[:40], key, VARIABLE)
         return data.decode("utf-8", "replace").rstrip("\r\n")
     if not sys.stdin.isatty():
         raise SettingError(
             "nobody to ask for a key's secret",
-            where=VARIABLE,
+            where=f"{VARIABLE}, for {key}",
             expected=f"a file that {VARIABLE} names, or a terminal",
             got="neither",
             fix=f"name the file that holds the {secret[:40]}",
         )
-    return str(typer.prompt(f"{secret[:40]} of the key", hide_input=True))
+    return str(typer.prompt(f"{secret[:40]} of the key {key}", hide_input=True))
+
+
+def _warn_of_readers(path: Path) -> None:
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        log.warning("others than its owner can open %s, which holds a key's secret: chmod 600", path)

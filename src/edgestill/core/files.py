@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path, *, follow: bool = True) -> BinaryIO:
     """A file to read from.
 
+    Args:
+        path: of the file.
+        follow: whether a link at the end of the path is followed.
+
     Raises:
-        OSError: it cannot be opened, or is a folder, device, pipe or socket.
+        OSError: it cannot be opened, or is a folder, device, pipe or socket; a link that is not followed.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would wait
+    flags = 0 if follow else os.O_NOFOLLOW
+    # a pipe without a writer would wait
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

@@ -17,6 +17,7 @@
   goes without, and the next certificate is asked for. So a clock that is behind locks no device out.
 - Once a word about the authority was heard, nothing but a newer one changes who is believed: not the answer that brings a certificate, and
   so not whoever has the key of an authority that was left. A certificate of another authority than the first that is believed is due.
+- A word counts as gone by, here and in what a poll tells the hub, when those that it names are believed, and not when it is kept.
 - Whoever sends asks for the context before each request (`link.http`), and the files are looked at then: the supervisor renews, and the
   engine's process shows the new certificate too. Where the hub speaks plain HTTP (on the loopback) there is no context to ask for.
 """
@@ -95,9 +96,9 @@ class Papers:
 
     @property
     def place(self) -> int:
-        """Of the newest word about the authority that was heard; 0 before the first."""
+        """Of the newest word about the authority that is gone by; 0 before the first, and where one was kept by half: it is heard again."""
         found = self._vouched()
-        return 0 if found is None else found.place
+        return 0 if found is None or not self._goes_by(found) else found.place
 
     def believes(self) -> str:
         """What a poll says of these papers; see `core.wire.BELIEVES_HEADER`."""
@@ -112,16 +113,21 @@ class Papers:
         """
         from edgestill.trust import vouched
 
-        told = vouched.verify(word, keys=keys, seen=self.place).authorities.to_pem()
-        try:
-            is_new = self._read(AUTHORITIES) != told
-        except PathError:
-            is_new = True
-        # the word first: cut off in between, the same word is heard again, and an older one is not
+        before = self._vouched()
+        told = vouched.verify(word, keys=keys, seen=0 if before is None else before.place)
+        is_new = not self._goes_by(told)
+        # the word first: cut off in between, the same word is heard again (`place` says 0), and an older one is not
         replace(self._folder / VOUCHED, word)
         if is_new:
-            replace(self._folder / AUTHORITIES, told)
+            replace(self._folder / AUTHORITIES, told.authorities.to_pem())
         return is_new
+
+    def _goes_by(self, word: Vouched) -> bool:
+        """Whether those that are believed are those of the word."""
+        try:
+            return self._read(AUTHORITIES) == word.authorities.to_pem()
+        except PathError:
+            return False
 
     def request(self) -> bytes:
         """What to send to the hub for the next certificate (PEM).

@@ -78,9 +78,9 @@ def word(hub: Hub) -> bytes:
 
 
 async def remember(hub: Hub, device: Device, believes: str) -> None:
-    """Writes down what a device says that it goes by, where that is another than before."""
+    """Writes down what a device says that it goes by, where that is another than before; a place that the hub has not come to is none."""
     told = _BELIEVES.fullmatch(believes)
-    if told is None or int(told[1]) > MAX_SEQUENCE:
+    if told is None or int(told[1]) > min(MAX_SEQUENCE, place(hub)):
         return
     said = int(told[1]), "" if told[2] == "-" else told[2]
     if said != (device.believes, device.issuer):
@@ -186,7 +186,8 @@ def _counts() -> ColumnElement[bool]:
 
 
 def _does_not_believe(newest: int) -> ColumnElement[bool]:
-    return or_(devices.c.believes.is_(None), devices.c.believes < newest)
+    """Another place than the newest: a later one was said by a hub that this one, restored, has taken the place of."""
+    return or_(devices.c.believes.is_(None), devices.c.believes != newest)
 
 
 async def _behind(hub: Hub, late: ColumnElement[bool]) -> tuple[int, list[Json]]:

@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sqlite3
 import stat
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from edgestill.core.begun import begun as beside
 from edgestill.core.bundle import replace, sync_folder
 from edgestill.core.digest import Digest
-from edgestill.core.errors import ConflictError, MessageError, NotFoundError, PathError, StoreError
+from edgestill.core.errors import MessageError, NotFoundError, PathError, StoreError
 from edgestill.core.files import open_plain, read_plain
 from edgestill.core.jsonio import Fields, canonical, parse_object
 from edgestill.core.manifest import BlobRef
@@ -37,7 +37,7 @@ from edgestill.hub.home import FOLDERS, Home
 from edgestill.store.files import INCOMING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from edgestill.core.jsonio import JsonObject
@@ -102,7 +102,7 @@ def back_up(home: Path, to: Path, *, clock: Clock) -> Backup:
         StoreError: the hub's folder is damaged: an archive is not what its name says, or the database cannot be read.
     """
     Home.open(home)
-    with _made(to) as begun:
+    with beside(to, what="", fix="choose another folder") as begun:
         files = {DATABASE: _copy_database(home / DATABASE, begun / DATABASE)}
         for name in _names(home):
             files[name] = _copied(home / name, begun / name)
@@ -128,7 +128,7 @@ def verify(folder: Path) -> Backup:
     """
     found = _read(folder)
     for name, known in found.files.items():
-        _require(name, _digested(folder / name), known)
+        _require(name, _digested(folder / name, at_most=known.size), known)
     return found
 
 
@@ -148,11 +148,11 @@ def restore(backup: Path, to: Path) -> Home:
         TrustError: the authority's key and certificate do not belong together.
     """
     found = _read(backup)
-    with _made(to) as begun:
+    with beside(to, what="", fix="choose another folder") as begun:
         for name in FOLDERS:
             (begun / name).mkdir(exist_ok=True)
         for name, known in found.files.items():
-            _require(name, _copied(backup / name, begun / name), known)
+            _require(name, _copied(backup / name, begun / name, at_most=known.size), known)
         _check_database(begun / DATABASE)
         migrate(begun / DATABASE)
         Home.init(begun)
@@ -248,27 +248,35 @@ def _check_database(path: Path) -> None:
         )
 
 
-def _copied(source: Path, to: Path) -> BlobRef:
-    """Copies a file in pieces, for its owner alone; what was copied."""
+def _copied(source: Path, to: Path, *, at_most: int | None = None) -> BlobRef:
+    """Copies a file in pieces, for its owner alone; what was copied. See `_pieces` for a file whose size is known."""
     with _told("cannot copy a file", source):
         to.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
-        with os.fdopen(handle, "wb") as written, open_plain(source) as read:
-            digest = Digest.of_chunks(_copying(read, written))
+        with os.fdopen(handle, "wb") as written, open_plain(source, follow=at_most is None) as read:
+            digest = Digest.of_chunks(_copying(_pieces(read, at_most), written))
             written.flush()
             os.fsync(written.fileno())
             return BlobRef(digest, written.tell())
 
 
-def _copying(read: BinaryIO, written: BinaryIO) -> Iterator[bytes]:
-    while piece := read.read(_CHUNK):
+def _copying(pieces: Iterable[bytes], written: BinaryIO) -> Iterator[bytes]:
+    for piece in pieces:
         written.write(piece)
         yield piece
 
 
-def _digested(path: Path) -> BlobRef:
-    with _told("cannot read a file", path), open_plain(path) as read:
-        digest = Digest.of_chunks(iter(lambda: read.read(_CHUNK), b""))
+def _pieces(read: BinaryIO, at_most: int | None) -> Iterator[bytes]:
+    """A file in pieces; no further than a byte behind the size that it must have, so that one that is longer is found out and not read."""
+    left = None if at_most is None else at_most + 1
+    while piece := read.read(_CHUNK if left is None else min(_CHUNK, left)):
+        left = None if left is None else left - len(piece)
+        yield piece
+
+
+def _digested(path: Path, *, at_most: int | None = None) -> BlobRef:
+    with _told("cannot read a file", path), open_plain(path, follow=at_most is None) as read:
+        digest = Digest.of_chunks(_pieces(read, at_most))
         return BlobRef(digest, read.tell())
 
 
@@ -294,31 +302,6 @@ def _check_blob(name: str, found: BlobRef) -> None:
             got=found.digest,
             fix="publish it again (the hub takes it where the digest is right), and check the disk",
         )
-
-
-@contextmanager
-def _made(to: Path) -> Iterator[Path]:
-    """A folder beside `to` that gets its name when the block ends well, and is gone otherwise."""
-    begun = to.with_name(f".{to.name}.begun")
-    with _told("cannot make a folder", to):
-        if to.exists() and (not to.is_dir() or any(to.iterdir())):
-            raise ConflictError(
-                "there is something already",
-                where=to,
-                expected="no folder, or an empty one",
-                got=next(to.iterdir()).name if to.is_dir() else "a file",
-                fix="choose another folder",
-            )
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(begun, ignore_errors=True)  # of a kill
-        begun.mkdir(mode=stat.S_IRWXU)
-    try:
-        yield begun
-        with _told("cannot make a folder", to):
-            begun.rename(to)
-            sync_folder(to.parent)
-    finally:
-        shutil.rmtree(begun, ignore_errors=True)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from edgestill.core.digest import Digest
 from edgestill.core.errors import ConflictError, EvidenceError, MessageError
 from edgestill.core.timing import MAX_BYTES as MAX_TIMING_BYTES
 from edgestill.core.timing import TimingReport
@@ -93,7 +94,15 @@ async def enrol(request: Request) -> Response:
     issued = _issued(hub, message)
     async with hub.database.write() as connection:
         now = hub.clock.now()
-        if await enrolment.enrol(connection, message, credential=credential, now=now, issued=issued):
+        if await enrolment.enrol(
+            connection,
+            message,
+            credential=credential,
+            root=Digest.of(root),
+            authority=hub.home.authority.authorities.digests[0],
+            now=now,
+            issued=issued,
+        ):
             about: JsonObject = {"class": message.hardware_class}
             await auditing.note(
                 connection, who=f"device {message.device}", what="device.enrol", about=about, now=now

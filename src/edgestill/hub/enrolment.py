@@ -6,7 +6,9 @@
 - Enrolling takes one use of the token and makes the device, together or not at all.
 - A device whose answer got lost may ask again with the same token, name, class and labels, as long as it never called
   with its credential: it gets a new one, and the use is not taken twice. A certificate that the first answer held is of no use
-  any more, unless it is for the same key. Any other second claim of a name is refused, that of a revoked device included.
+  any more, unless it is for the same key. With another token that holds it may ask again, too, `UNHEARD` seconds later, and
+  that takes a use: what it got may have been of no use to it. Any other second claim of a name is refused, that of a revoked device included.
+- A token of before another root, or of before another authority issues, is refused before it is used: the device would refuse the answer.
 - A token that is unknown, spent, revoked or past its time gets one and the same answer.
 - A token goes by the first `ID_LENGTH` hex digits of that digest, which tell nothing about it.
 """
@@ -14,7 +16,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import case, func, insert, select, update
 
@@ -23,6 +25,7 @@ from edgestill.hub.access import digest_of
 from edgestill.hub.tables import devices, join_tokens
 
 if TYPE_CHECKING:
+    from sqlalchemy import Row
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from edgestill.core.digest import Digest
@@ -33,12 +36,14 @@ if TYPE_CHECKING:
 MAX_USES: Final = 1_000_000
 LONGEST: Final = 366 * 86_400.0
 ID_LENGTH: Final = 12
+UNHEARD: Final = 3600.0
+"""Seconds after which a device that enrolled and never called does not keep others from its name: it calls at once where it can."""
 MOST_LISTED: Final = 1_000
 """Tokens of a list, and devices of a token."""
 REVOKED: Final = 0.0
 """When a revoked token ended: before any time, so that no clock brings it back."""
 
-_JOIN: Final = r"est[12]\.([A-Za-z0-9_-]{20,100})\.[0-9a-f]{64}(?:\.[0-9a-f]{64})?"
+_JOIN: Final = r"est[12]\.([A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})(?:\.([0-9a-f]{64}))?"
 
 
 async def make_join_token(
@@ -86,14 +91,25 @@ async def enrol(
     message: Enrol,
     *,
     credential: str,
+    root: Digest,
+    authority: str,
     now: float,
     issued: Issued | None = None,
 ) -> bool:
-    """Makes the device and remembers the digest of its credential, and its key; whether it is new, and not asking again.
+    """Makes the device and remembers the digest of its credential, and its key; whether it took a use, and is not asking again.
+
+    Args:
+        connection: of a write.
+        message: of the device.
+        credential: made for it.
+        root: digest of the newest root, which the answer will hold.
+        authority: digest (hex) of the certificate of the authority that issues.
+        now: hub time.
+        issued: the device's certificate; None where it asked for none.
 
     Raises:
         AccessError: the token is unknown, spent or past its time.
-        ConflictError: the name is taken.
+        ConflictError: the name is taken, or the token vouches for another root or authority: the device would not take the answer.
     """
     token = _digest_in(message.join_token)
     found = (await connection.execute(select(join_tokens).where(join_tokens.c.digest == token))).first()
@@ -105,20 +121,59 @@ async def enrol(
         "enrolled_at": now,
         "key": None if issued is None else issued.key,
         "certified_until": None if issued is None else issued.until,
+        "join_token": token,
     }
+    mine = devices.c.id == message.device
+    is_again = known is not None and known.join_token == token
     if known is not None:
-        is_same = (known.hardware_class, known.labels) == (message.hardware_class, message.labels)
-        is_used = known.last_seen is not None or known.revoked_at is not None
-        if known.join_token != token or is_used or not is_same:
-            raise ConflictError(
-                "the name is taken",
-                where=repr(message.device),
-                fix="enrol under another name",
-                expected="a name that no device has",
-                got="one that is enrolled",
-            )
-        await connection.execute(update(devices).where(devices.c.id == message.device).values(**fresh))
+        _require_never_heard(known, message, waits=0.0 if is_again else UNHEARD, now=now)
+    if found.uses_left < 1 and not is_again:
+        raise _refused()
+    _require_of_now(message.join_token, root, None if issued is None else authority)
+    if is_again:
+        await connection.execute(update(devices).where(mine).values(**fresh))
         return False
+    await _take_use(connection, token, now)
+    if known is not None:
+        await connection.execute(update(devices).where(mine).values(**fresh))
+        return True
+    await connection.execute(
+        insert(devices).values(
+            id=message.device, hardware_class=message.hardware_class, labels=message.labels, **fresh
+        )
+    )
+    return True
+
+
+def _require_never_heard(known: Row[Any], message: Enrol, *, waits: float, now: float) -> None:
+    """A name may be claimed again by the same device whose answer was lost or of no use to it: never by another once it has called."""
+    is_same = (known.hardware_class, known.labels) == (message.hardware_class, message.labels)
+    is_heard = known.last_seen is not None or known.revoked_at is not None
+    if is_heard or not is_same or now < known.enrolled_at + waits:
+        raise ConflictError(
+            "the name is taken",
+            where=repr(message.device),
+            fix="enrol under another name",
+            expected=f"a name that no device has; or of this class and labels, enrolled {UNHEARD:.0f} s ago, and never heard of",
+            got="one that is enrolled",
+        )
+
+
+def _require_of_now(token: str, root: Digest, authority: str | None) -> None:
+    """What the device would refuse costs neither its name nor a use."""
+    match = re.fullmatch(_JOIN, token)
+    named = ("", None) if match is None else (match[2], match[3])
+    if named[0] != root.hex or (authority is not None and named[1] not in {None, authority}):
+        raise ConflictError(
+            "the join token is of before another root or authority",
+            where="join_token",
+            expected="a token that was made since",
+            got="an older one; it was not used up",
+            fix="make a new token: edgestill hub token",
+        )
+
+
+async def _take_use(connection: AsyncConnection, token: str, now: float) -> None:
     # asked and taken in one statement: two who come at once with the last use are not both let in
     taken = await connection.execute(
         update(join_tokens)
@@ -127,16 +182,6 @@ async def enrol(
     )
     if taken.rowcount != 1:
         raise _refused()
-    await connection.execute(
-        insert(devices).values(
-            id=message.device,
-            hardware_class=message.hardware_class,
-            labels=message.labels,
-            join_token=token,
-            **fresh,
-        )
-    )
-    return True
 
 
 async def join_tokens_listed(connection: AsyncConnection, now: float) -> JsonObject:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -36,6 +37,8 @@ AUTHORITY_KEY: Final = "authority.key"
 AUTHORITIES: Final = "authority.pem"
 NEXT_KEY: Final = "authority.next.key"
 NUMBER: Final = "authority.number"
+
+log: Final = logging.getLogger(__name__)
 
 Phase = Literal["settled", "announced", "switched"]
 
@@ -119,7 +122,7 @@ def finish(folder: Path) -> None:
     """
     standing = _require(folder, "switched", "let the next one issue first: edgestill hub authority switch")
     _believe(folder, standing.authority.authorities.certificates[:1])
-    settle(folder)
+    _tidy(folder)
 
 
 def abandon(folder: Path) -> None:
@@ -130,7 +133,7 @@ def abandon(folder: Path) -> None:
     """
     standing = _require(folder, "announced", "where it issues already: edgestill hub authority switch --back")
     _believe(folder, standing.authority.authorities.certificates[:-1])
-    settle(folder)
+    _tidy(folder)
 
 
 def settle(folder: Path) -> None:
@@ -157,6 +160,14 @@ def settle(folder: Path) -> None:
             got=error.strerror,
             fix="check its owner and its disk, and run init",
         ) from error
+
+
+def _tidy(folder: Path) -> None:
+    """Settles after a step that has taken effect: what is left to do then does not undo it, and `init` and the next `begin` do it again."""
+    try:
+        settle(folder)
+    except PathError as error:
+        log.warning("the hand-over is done, and its keys are not in order yet: %s", error)
 
 
 def read_authority(path: Path) -> bytes:

@@ -235,12 +235,14 @@ class Hub:
         await self.step()
 
     async def hand_over(self, change: Callable[[], None]) -> handover.Standing:
-        """Takes a step of a hand-over between authorities (see `hub.handover`), and goes by what is there then."""
+        """Takes a step of a hand-over between authorities (see `hub.handover`), and goes by what is there then, also where the step failed: it may have taken effect."""
         async with self._publishing:
-            await self.in_thread(change)
-            standing = handover.standing_of(self.home.folder)
-            self.home = replace(self.home, authority=standing.authority, number=standing.number)
-        self.bell.ring_all()
+            try:
+                await self.in_thread(change)
+            finally:
+                standing = handover.standing_of(self.home.folder)
+                self.home = replace(self.home, authority=standing.authority, number=standing.number)
+                self.bell.ring_all()
         return standing
 
     async def _freshen(self, now: float) -> None:

@@ -18,12 +18,12 @@ Bytes in, bytes out: who hands them to a hub is the caller's business (`edgestil
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self, final
 
 from tuf.api.metadata import Root, Targets  # type: ignore[attr-defined]  # re-exported there without saying so
 
+from edgestill.core.begun import begun as beside
 from edgestill.core.bundle import PUBLIC
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.errors import ConflictError, NotFoundError, PathError, SettingError, TrustError, within
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 ROLES: Final = ("root", "targets")
 MOST_KEYS: Final = 9
-_OWNER_ONLY: Final = 0o700
 _NAME: Final = re.compile(r"(root|targets)-([0-9]{1,4})\.(pem|json)")
 _ROOT: Final = re.compile(r"([0-9]{1,9})\.root\.json")
 
@@ -71,7 +70,7 @@ class Publisher:
         folder: of the publisher; made by `init`.
         passphrase: that its keys are locked with; None where they are open.
         lifetimes: of what is signed.
-        ask: for the secret of a key that is elsewhere, by its name, such as `pin`.
+        ask: for the secret of a key that is elsewhere, by its name, such as `pin`, and by the name of the key.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Publisher:
         folder: Path,
         passphrase: bytes | None,
         lifetimes: Lifetimes | None = None,
-        ask: Callable[[str], str] | None = None,
+        ask: Callable[[str, str], str] | None = None,
     ) -> None:
         self.folder = folder
         self._passphrase = passphrase
@@ -496,30 +495,10 @@ def make_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         ConflictError: something is there already: keys are never replaced by accident. PathError: it cannot be written.
     """
-    begun = folder.with_name(f".{folder.name}.begun")
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConflictError(
-                "there is something already",
-                where=folder,
-                expected="no folder, or an empty one",
-                got=next(folder.iterdir()).name if folder.is_dir() else "a file",
-                fix="choose another folder, or go on with the keys that are there",
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(begun, ignore_errors=True)  # of a kill
-        begun.mkdir(mode=_OWNER_ONLY)
+    fix = "choose another folder, or go on with the keys that are there"
+    with beside(folder, what=" for keys", fix=fix) as begun:
         for name, pem in files.items():
             write_whole(begun / name, pem)
-        begun.rename(folder)
-    except OSError as error:
-        raise PathError(
-            "cannot make a folder for keys",
-            where=folder,
-            expected="a folder that can be made",
-            got=error.strerror,
-            fix="choose another one",
-        ) from error
 
 
 def _epoch(before: bytes | None, online: PublicKey) -> int:
