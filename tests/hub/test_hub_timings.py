@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import ReplayError
+from edgestill.core.errors import ConflictError, ReplayError
 from edgestill.core.family import family_bytes
 from edgestill.core.jsonio import canonical
 from edgestill.core.release import target_name, timing_name
@@ -414,19 +414,71 @@ def test_a_profile_is_of_the_archive_and_of_one_device(there: World) -> None:
 
 
 def test_attack_one_device_of_several_that_lies_moves_no_median(there: World) -> None:
-    """How far the devices lie apart tells on it; models that not all of them timed are left out, and named."""
+    """How far the devices lie apart tells on it; how many timed each model stands beside it."""
+    devices = there.fleet(4)
+    start(there, devices=4)
+    send(devices[0], report(models=times(1)))
+    send(devices[1], report(models=times(1.5)))
+    send(devices[2], report(models=times(2, range(1, MODELS))))
+    send(devices[3], report(models=times(100_000)))
+    found = json.loads(there.admin("GET", "timings/1/profile").body)
+    assert [one["p50"] for one in found["models"]] == [
+        pytest.approx((0.0015 if at == 0 else 0.00175) * (at + 1)) for at in range(MODELS)
+    ]
+    assert found["timing"]["devices"] == ["d0", "d1", "d2", "d3"]
+    assert found["timing"]["left_out"] == []
+    assert found["timing"]["timed_by"] == [3] + [4] * (MODELS - 1)
+    assert found["timing"]["apart"]["most"] == pytest.approx(100_000)
+
+
+def test_attack_one_device_of_three_takes_no_model_away(there: World) -> None:
+    """By timing a single one: the others have timed all, and that is more than half."""
     devices = there.fleet(3)
     start(there)
     send(devices[0], report(models=times(1)))
-    send(devices[1], report(models=times(1.5, range(1, MODELS))))
-    send(devices[2], report(models=times(100_000)))
+    send(devices[1], report(models=times(1)))
+    send(devices[2], report(models=times(1, range(MODELS - 1, MODELS))))
     found = json.loads(there.admin("GET", "timings/1/profile").body)
-    assert [one["p50"] for one in found["models"]] == [
-        pytest.approx(0.0015 * (at + 1)) for at in range(1, MODELS)
-    ]
-    assert found["timing"]["devices"] == ["d0", "d1", "d2"]
-    assert found["timing"]["left_out"] == [0]
-    assert found["timing"]["apart"]["most"] == pytest.approx(100_000)
+    assert len(found["models"]) == MODELS
+    assert found["timing"]["left_out"] == []
+    assert found["timing"]["timed_by"] == [2] * (MODELS - 1) + [3]
+
+
+def test_a_model_that_half_of_the_devices_timed_is_left_out_and_named(there: World) -> None:
+    """Half is not more than half, and where nothing is left there is no profile but each device's own."""
+    devices = there.fleet(2)
+    start(there, devices=2)
+    send(devices[0], report(models=times(1, range(4))))
+    send(devices[1], report(models=times(1, range(3, MODELS))))
+    found = json.loads(there.admin("GET", "timings/1/profile").body)
+    assert found["timing"]["left_out"] == [0, 1, 2, 4, 5, 6, 7]
+    assert found["timing"]["timed_by"] == [2]
+    start(there, devices=2)
+    send(devices[0], report(counter=2, models=times(1, range(4))))
+    send(devices[1], report(counter=2, models=times(1, range(4, MODELS))))
+    nothing = there.admin("GET", "timings/2/profile")
+    assert (nothing.status, nothing.json["what"]) == (
+        409,
+        "no model that more than half of the devices timed",
+    )
+    assert len(json.loads(there.admin("GET", "timings/2/profile?device=d1").body)["models"]) == 4
+
+
+@given(st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=5))
+@settings(max_examples=100)
+def test_a_model_is_there_where_more_than_half_have_timed_it(told: list[set[int]]) -> None:
+    """No other is, and whoever is left out is named."""
+    counts = {at: sum(at in one for one in told) for at in set.union(*told)}
+    expected = sorted(at for at, count in counts.items() if count > len(told) / 2)
+    given = {f"d{which}": dict.fromkeys(one, (0.1, 0.2)) for which, one in enumerate(told)}
+    if not expected:
+        with pytest.raises(ConflictError):
+            timings.merged(given)
+        return
+    found, about = timings.merged(given)
+    assert list(found) == expected
+    assert about["left_out"] == sorted(counts.keys() - set(expected))
+    assert about.get("timed_by", [1] * len(expected)) == [counts[at] for at in expected]
 
 
 @given(

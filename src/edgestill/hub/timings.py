@@ -6,8 +6,8 @@
   its job, and its first last word stays: `measured` and `refused` are never changed.
 - Times are judged against the archive that was listed: no more models than there are, and no other hardware class.
 - A job is done when every device has said its last word or was revoked; it ends early by an operator, or when its family is retired.
-- A profile of several devices is the median over those that measured, of each model that all of them timed. How far they lie apart
-  stands beside it.
+- A profile of several devices has the models that more than half of those that measured have timed: no single one of three or more decides
+  which there are. Each has the median over those that timed it. How many these are, and how far they lie apart, stands beside it.
 """
 
 from __future__ import annotations
@@ -290,29 +290,46 @@ async def taken(connection: AsyncConnection, job: int, device: str | None) -> Ta
 def merged(
     times: Mapping[str, Mapping[int, tuple[float, float]]],
 ) -> tuple[dict[int, tuple[float, float]], JsonObject]:
-    """The medians over devices of each model that all of them timed, and what is to be known of how they came about.
+    """The medians of each model that more than half of the devices timed, over those, and what is to be known of how they came about.
 
     Returns:
-        Place -> p50 and p95; and `devices`, `left_out` (places that not all timed) and, of several devices, `apart`: per model the largest p95
-        over the smallest, its median and its maximum.
+        Place -> p50 and p95; and `devices`, `left_out` (places that no more than half timed) and, of several devices, `timed_by` (of each model
+        that is there, how many timed it) and `apart` (over the models that several timed: the largest p95 over the smallest, its median
+        and its maximum).
+
+    Raises:
+        ConflictError: there is no such model.
     """
-    everywhere = sorted(set.intersection(*(set(one) for one in times.values())))
-    anywhere = sorted(set.union(*(set(one) for one in times.values())))
-    found = {
-        at: (median(one[at][0] for one in times.values()), median(one[at][1] for one in times.values()))
-        for at in everywhere
-    }
+    by_model: dict[int, list[tuple[float, float]]] = {}
+    for one in times.values():
+        for at, pair in one.items():
+            by_model.setdefault(at, []).append(pair)
+    chosen = {at: pairs for at, pairs in sorted(by_model.items()) if 2 * len(pairs) > len(times)}
+    if not chosen:
+        raise ConflictError(
+            "no model that more than half of the devices timed",
+            where="timing",
+            expected=f"one that {len(times) // 2 + 1} of {len(times)} devices have timed",
+            got=f"at most {max(map(len, by_model.values()), default=0)}",
+            fix="fetch one device's: edgestill timing fetch ID --device NAME",
+        )
     told: JsonObject = {
         "devices": [*sorted(times)],
-        "left_out": [at for at in anywhere if at not in found],
+        "left_out": [at for at in sorted(by_model) if at not in chosen],
     }
-    ratios = [
-        max(one[at][1] for one in times.values()) / min(one[at][1] for one in times.values())
-        for at in everywhere
-    ]
-    if len(times) > 1 and ratios:
-        told["apart"] = {"median": median(ratios), "most": max(ratios)}
+    if len(times) > 1:
+        told |= {"timed_by": [len(pairs) for pairs in chosen.values()], **_apart(chosen)}
+    found = {
+        at: (median(p50 for p50, _ in pairs), median(p95 for _, p95 in pairs)) for at, pairs in chosen.items()
+    }
     return found, told
+
+
+def _apart(times: Mapping[int, Sequence[tuple[float, float]]]) -> JsonObject:
+    """How many times as long as the fastest device the slowest took, over the models that several timed."""
+    several = [[p95 for _, p95 in pairs] for pairs in times.values() if len(pairs) > 1]
+    ratios = [max(each) / min(each) for each in several]
+    return {"apart": {"median": median(ratios), "most": max(ratios)}} if ratios else {}
 
 
 async def _free(connection: AsyncConnection, wish: Wish) -> list[str]:
