@@ -10,10 +10,10 @@ from device_bundles import HERE, MemoryTransport, TinyHub, release_name, tiny_bu
 from device_families import TARGET, family
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import SpentError, TrustError
+from edgestill.core.errors import EdgestillError, SpentError, TrustError
 from edgestill.core.release import MAX_COUNTER, Assignment
 from edgestill.core.timing import TimingReport
-from edgestill.device.courier import Courier
+from edgestill.device.courier import JOB_PAUSE, Courier
 from edgestill.device.home import Identity
 from edgestill.device.jobs import Job, Jobs
 from edgestill.link.control import ControlClient
@@ -152,7 +152,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
 def test_attack_a_job_that_must_not_be_trusted_is_not_taken_up(
     hub: TinyHub, device: Device, attack: str
 ) -> None:
-    """Whatever is wrong with it, the assignment beside it holds, and it is looked at again at the next poll."""
+    """Whatever is wrong with it, the assignment beside it holds, and another one is looked at at the next poll."""
     device.taken.seen = 3
     given: dict[str, Any] = {"target": TARGET, "counter": 4} | ATTACKS[attack]
     hub.measures(given.pop("target"), given.pop("counter"), **given)
@@ -161,6 +161,53 @@ def test_attack_a_job_that_must_not_be_trusted_is_not_taken_up(
     hub.measures(TARGET, 4)
     device.poll(1)
     assert [job and job.place for job in device.taken.offered] == [4]
+
+
+def test_attack_a_job_that_is_refused_makes_no_poll_busy(
+    hub: TinyHub, device: Device, clock: FakeClock
+) -> None:
+    """The next polls have nothing new and fetch no list; after a pause it is judged again, and taken where it can be trusted now."""
+    other = f"timing/tiny/6.6.6/{HERE}.est"
+    hub.measures(other, 4, expires=int(clock.now()) + 40_000)
+    assert device.poll() is not None
+    hub.served.clear()
+    for _ in range(5):
+        assert device.poll(1) is None
+        clock.advance(JOB_PAUSE / 6)
+    assert hub.served
+    assert {one.partition("?")[0] for one in hub.served} == {"/v1/poll"}
+    assert device.courier._etag is not None
+    hub.repository.publish({other: ARCHIVE})
+    assert device.poll(1) is None
+    assert device.taken.offered == []
+    clock.advance(JOB_PAUSE / 6)
+    assert device.poll(1) is None
+    assert [job and job.target for job in device.taken.offered] == [other]
+    hub.served.clear()
+    clock.advance(JOB_PAUSE)
+    assert device.poll(1) is None
+    assert len(device.taken.offered) == len(hub.served) == 1
+
+
+def test_attack_an_assignment_that_is_refused_hides_no_end_of_a_job(
+    hub: TinyHub, device: Device, clock: FakeClock
+) -> None:
+    """Nor a next job: what cannot be trusted of one word says nothing about the other."""
+    hub.measures(TARGET, 3)
+    device.poll()
+    hub.assigned, hub.measure = ("6.6.6", 2), None
+    with pytest.raises(TrustError):
+        device.poll(1)
+    assert device.taken.offered[-1] is None
+    hub.measures(TARGET, 4)
+    with pytest.raises(TrustError):
+        device.poll(1)
+    assert [job and job.place for job in device.taken.offered] == [3, None, 4]
+    clock.advance(400 * 86_400)  # no list holds that long
+    hub.measure = None
+    with pytest.raises(EdgestillError):
+        device.poll(2)
+    assert device.taken.offered[-1] is None
 
 
 def test_attack_a_bundle_cannot_be_timed_nor_a_family_run(hub: TinyHub, device: Device) -> None:

@@ -6,7 +6,8 @@
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched. What does not fit into the data budget of today waits once (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
 - What is to be timed comes beside the assignment, signed and counted by itself. It counts where the publisher itself lists it, whatever roles
-  say; what is wrong with it holds no assignment up (`device.jobs`).
+  say; neither of the two holds the other up (`device.jobs`). One that is refused is judged again after a while, and until then a poll that brings
+  nothing else is one with nothing new.
 - A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
   holds no poll up: the old certificate, or the credential, still opens. Likewise a word about the fleet's authority (`device.word`).
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
@@ -69,6 +70,8 @@ MINIMUM_SPEED: Final = 512.0
 MAX_PATCH_BYTES: Final = 64_000_000
 RENEWAL_PAUSE: Final = 600.0
 """Seconds between two tries to get a certificate."""
+JOB_PAUSE: Final = 300.0
+"""Seconds after which what is to be timed, and was refused, is judged again."""
 
 
 @final
@@ -117,6 +120,7 @@ class Courier:
         self._word = word
         self._said = ""
         self._jobs = jobs
+        self._unheard: tuple[JsonObject | None, float] | None = None  # and when to judge it again
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -130,24 +134,32 @@ class Courier:
         poll, new_etag = self._polled(self._etag)
         self._hear(poll)
         if poll is None:
+            if self._unheard is not None:
+                self._hear_of_job(self._unheard[0], is_fresh=False)
             return None, self._interval
         self._interval = poll.interval
-        assigned = None
-        if poll.assignment is not None:
-            self._trusted.refresh()
-            found = assignments.verify(
-                poll.assignment,
-                keys=self._trusted.assignment_keys,
-                device=self._identity.device,
-                seen=seen,
-                now=self._trusted.now(),
-            )
-            listing = self._trusted.listing(found.target)
-            target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
-            assigned = Assigned(found.place, target, listing.role)
-        heard = self._hear_of_job(poll.measure, is_fresh=poll.assignment is not None)
-        self._etag = (new_etag or None) if heard else None
+        assigned, is_fresh = None, False
+        try:
+            if poll.assignment is not None:
+                self._trusted.refresh()
+                is_fresh = True
+                assigned = self._assigned(poll.assignment, seen)
+        finally:  # an assignment that is refused hides neither a job nor its end
+            self._hear_of_job(poll.measure, is_fresh=is_fresh)
+        self._etag = new_etag or None
         return assigned, poll.interval
+
+    def _assigned(self, envelope: JsonObject, seen: int) -> Assigned:
+        found = assignments.verify(
+            envelope,
+            keys=self._trusted.assignment_keys,
+            device=self._identity.device,
+            seen=seen,
+            now=self._trusted.now(),
+        )
+        listing = self._trusted.listing(found.target)
+        target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
+        return Assigned(found.place, target, listing.role)
 
     def _polled(self, etag: str | None) -> tuple[Poll | None, str]:
         believes = "" if self._papers is None else self._papers.believes()
@@ -170,10 +182,13 @@ class Courier:
         if self._word.hear(self._transport):
             self._renew_at = self._clock.monotonic()
 
-    def _hear_of_job(self, envelope: JsonObject | None, *, is_fresh: bool) -> bool:
-        """Hands on what is to be timed, or that nothing is; whether it can be left at that. The lists are refreshed unless they just were."""
-        if self._jobs is None:
-            return True
+    def _hear_of_job(self, envelope: JsonObject | None, *, is_fresh: bool) -> None:
+        """Hands on what is to be timed, or that nothing is. What was refused a moment ago is not looked at; the lists are refreshed unless they just were."""
+        now = self._clock.monotonic()
+        if self._jobs is None or (
+            self._unheard is not None and self._unheard[0] == envelope and now < self._unheard[1]
+        ):
+            return
         try:
             if envelope is None:
                 self._jobs.withdraw()
@@ -183,8 +198,9 @@ class Courier:
                 self._jobs.offer(self._job(envelope, self._jobs.seen))
         except EdgestillError as error:
             log.warning("a timing job is not taken up: %s", error)
-            return False
-        return True
+            self._unheard = envelope, now + JOB_PAUSE
+        else:
+            self._unheard = None
 
     def _job(self, envelope: JsonObject, seen: int) -> Job:
         found = assignments.verify_measurement(
