@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,14 @@ from device_bundles import HERE, MemoryTransport, TinyHub, release_name, tiny_bu
 from device_families import TARGET, family
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, SpentError, TrustError
+from edgestill.core.errors import EdgestillError, PathError, SpentError, TrustError
 from edgestill.core.release import MAX_COUNTER, Assignment
 from edgestill.core.timing import TimingReport
 from edgestill.device.courier import JOB_PAUSE, Courier
 from edgestill.device.home import Identity
 from edgestill.device.jobs import Job, Jobs
 from edgestill.link.control import ControlClient
+from edgestill.link.download import download
 from edgestill.link.ledger import Ledger
 from edgestill.testing.clock import FakeClock
 from edgestill.trust import assignment as assignments
@@ -263,19 +265,75 @@ def job_of(device: Device) -> Job:
     return job
 
 
+def yes() -> bool:
+    """Go on."""
+    return True
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_is_to_be_timed_gives_way_to_a_release_that_finds_no_room(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It is removed, whole or in part, and the release is tried once more; a disk that is broken otherwise gets no second try."""
+    assigned = device.poll()
+    assert assigned is not None
+    folder = tmp_path / "timing"
+    folder.mkdir()
+    for name in ("state.json", "a.est", "b.est.part"):
+        (folder / name).write_bytes(b"x")
+    tries = 0
+
+    def cramped(*args: Any, **given: Any) -> bool:
+        nonlocal tries
+        tries += 1
+        if (folder / "a.est").exists():
+            raise PathError("cannot write", where="x", expected="room", got="none") from OSError(number, "")
+        return download(*args, **given)
+
+    monkeypatch.setattr("edgestill.device.courier.download", cramped)
+    to = tmp_path / "x.esb"
+    if number == errno.EIO:
+        with pytest.raises(PathError):
+            device.courier.fetch(assigned.target, to=to, base=None)
+        assert (tries, (folder / "a.est").exists()) == (1, True)
+        return
+    device.courier.fetch(assigned.target, to=to, base=None)
+    assert to.read_bytes() == BUNDLE
+    assert [one.name for one in folder.iterdir()] == ["state.json"]
+    assert tries == 2
+
+
+def test_a_full_disk_with_nothing_to_give_way_is_told_at_once(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no second try."""
+    assigned, tries = device.poll(), 0
+    assert assigned is not None
+
+    def full(*_: Any, **__: Any) -> bool:
+        nonlocal tries
+        tries += 1
+        raise PathError("cannot write", where="x", expected="room", got="none") from OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr("edgestill.device.courier.download", full)
+    with pytest.raises(PathError):
+        device.courier.fetch(assigned.target, to=tmp_path / "x.esb", base=None)
+    assert tries == 1
+
+
 def test_the_archive_is_fetched_whole(hub: TinyHub, device: Device, tmp_path: Path) -> None:
     """By the name that the list gives it; other bytes are refused, and no part of them stays."""
     hub.measures(TARGET, 4)
     device.poll()
     to = tmp_path / "x.est"
-    device.courier.fetch_family(job_of(device), to=to)
+    device.courier.fetch_family(job_of(device), to=to, goes_on=yes)
     assert to.read_bytes() == ARCHIVE
     assert hub.served[-1].startswith("/targets/timing/tiny/1.0.0/")
     to.unlink()
     (path,) = [one for one in hub.repository.files if one.endswith(".est")]
     hub.repository.files[path] = ARCHIVE[:-1] + b"x"
     with pytest.raises(TrustError):
-        device.courier.fetch_family(job_of(device), to=to)
+        device.courier.fetch_family(job_of(device), to=to, goes_on=yes)
     assert not to.exists()
 
 
@@ -290,11 +348,11 @@ def test_what_is_timed_counts_towards_the_data_budget(hub: TinyHub, clock: FakeC
     ledger.charge(60_000)
     for _ in range(2):
         with pytest.raises(SpentError):
-            device.courier.fetch_family(job_of(device), to=tmp_path / "x.est")
+            device.courier.fetch_family(job_of(device), to=tmp_path / "x.est", goes_on=yes)
     assert not ledger.account().waiting
     clock.advance(86_400)
     hub.repository.freshen()
-    device.courier.fetch_family(job_of(device), to=tmp_path / "x.est")
+    device.courier.fetch_family(job_of(device), to=tmp_path / "x.est", goes_on=yes)
     assert ledger.account().allowance.spent >= len(ARCHIVE)
 
 

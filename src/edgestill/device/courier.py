@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -45,6 +46,7 @@ from edgestill.trust import assignment as assignments
 from edgestill.trust.client import target_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from edgestill.core.digest import Digest
@@ -249,7 +251,7 @@ class Courier:
             SpentError: it does not fit into the data budget of today; the ledger says that it waits.
         """
         try:
-            self._fetch(target, to=to, base=base)
+            self._fetch_with_room(target, to=to, base=base)
         except SpentError:
             if self._ledger is not None:
                 self._ledger.wait_for(target.release, target.size)
@@ -258,6 +260,15 @@ class Courier:
             self._ledger.wait_for("", 0)
         for unfinished in (to, apart(to)):  # what another way had begun
             part_of(unfinished).unlink(missing_ok=True)
+
+    def _fetch_with_room(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
+        """Where the disk is full, what is to be timed gives way once: it can be fetched again."""
+        try:
+            self._fetch(target, to=to, base=base)
+        except PathError as error:
+            if not _is_full(error) or self._jobs is None or not self._jobs.give_way():
+                raise
+            self._fetch(target, to=to, base=base)
 
     def _fetch(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
         waits: SpentError | None = None
@@ -275,9 +286,9 @@ class Courier:
     def _has_waited(self, target: Target) -> bool:
         return self._ledger is not None and self._ledger.has_waited(target.release)
 
-    def fetch_family(self, job: Job, *, to: Path) -> None:
+    def fetch_family(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
         """Brings what is to be timed; see `device.measuring.Line`. It waits for a day with room for all of it. Errors as `fetch`."""
-        self._bring(job.target, job.digest, job.size, to, has_waited=False)
+        return self._bring(job.target, job.digest, job.size, to, has_waited=False, goes_on=goes_on)
 
     def tell_timing(self, report: TimingReport) -> None:
         """Says how a timing job stands; see `device.measuring.Line`. Errors as `link.control.ControlClient.timing`."""
@@ -287,8 +298,17 @@ class Courier:
     def _download(self, target: Target, to: Path) -> None:
         self._bring(target.name, target.digest, target.size, to, has_waited=self._has_waited(target))
 
-    def _bring(self, name: str, digest: Digest, size: int, to: Path, *, has_waited: bool) -> None:
-        download(
+    def _bring(
+        self,
+        name: str,
+        digest: Digest,
+        size: int,
+        to: Path,
+        *,
+        has_waited: bool,
+        goes_on: Callable[[], bool] | None = None,
+    ) -> bool:
+        return download(
             self._transport,
             f"{self._identity.hub}/{target_path(name, digest)}",
             to=to,
@@ -299,6 +319,7 @@ class Courier:
             minimum_speed=MINIMUM_SPEED,
             allowance=self._ledger,
             has_waited=has_waited,
+            goes_on=goes_on,
         )
 
     def deliver(self, outbox: Outbox) -> bool:
@@ -423,3 +444,9 @@ def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _is_full(error: PathError) -> bool:
+    """Whether there was no room."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}
