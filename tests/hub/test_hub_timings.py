@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -325,6 +326,31 @@ def test_attack_a_report_that_cannot_be_true_is_refused(there: World, body: byte
     start(there)
     assert send(device, body).status in {400, 413, 422}
     assert states(there) == {"d0": "assigned"}
+
+
+def test_a_report_is_taken_in_without_the_archive(there: World) -> None:
+    """The number of its models is known since the job began: a file that is gone keeps no device telling, and a profile cannot be made."""
+    device = there.enrol("d0")
+    start(there)
+    there.hub.artefacts._blobs.path(Digest.of(ARCHIVE)).unlink()
+    assert send(device, report(models=times(places=range(1, MODELS + 1)))).status == 400
+    assert send(device, report("downloaded")).json == {"accepted": True}
+    assert send(device, report()).json == {"accepted": True}
+    assert there.admin("GET", "timings/1").json["state"] == "done"
+    assert there.admin("GET", "timings/1/profile").status >= 400
+
+
+def test_attack_a_job_of_an_earlier_hub_believes_in_no_more_models_than_there_are(there: World) -> None:
+    """Their number is not known when the devices are heard; the profile is of those in the archive."""
+    device = there.enrol("d0")
+    start(there)
+    connection = sqlite3.connect(there.folder / "hub.db")
+    connection.execute("UPDATE timings SET models = NULL")
+    connection.commit()
+    connection.close()
+    assert send(device, report(models=times(places=range(2, MODELS + 5)))).json == {"accepted": True}
+    found = json.loads(there.admin("GET", "timings/1/profile").body)
+    assert len(found["models"]) == MODELS - 2
 
 
 def test_a_revoked_device_is_not_heard_and_not_waited_for(there: World) -> None:

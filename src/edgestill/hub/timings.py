@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, insert, select, update
 
 from edgestill.core.errors import ConflictError, MessageError, NotFoundError
+from edgestill.core.family import MAX_MODELS
 from edgestill.core.release import Measurement
 from edgestill.hub import registry
 from edgestill.hub.tables import controllers, devices, measuring, timed, timings
@@ -51,12 +52,14 @@ class Wish:
         info: what the list says of it.
         labels: that its devices carry.
         devices: how many, at most.
+        models: in the archive.
     """
 
     target: str
     info: TargetInfo
     labels: Mapping[str, str]
     devices: int
+    models: int
 
 
 async def start(connection: AsyncConnection, wish: Wish, now: float) -> tuple[int, list[str]]:
@@ -78,6 +81,7 @@ async def start(connection: AsyncConnection, wish: Wish, now: float) -> tuple[in
         insert(timings).values(
             target=wish.target,
             digest=wish.info.digest.hex,
+            models=wish.models,
             labels=dict(wish.labels),
             wanted=wish.devices,
             state=RUNNING,
@@ -135,16 +139,13 @@ async def settle(connection: AsyncConnection, families: Iterable[str], now: floa
     return freed
 
 
-async def accept(
-    connection: AsyncConnection, device: str, report: TimingReport, models: Mapping[str, int], now: float
-) -> bool:
+async def accept(connection: AsyncConnection, device: str, report: TimingReport, now: float) -> bool:
     """Takes in what a device says; whether it changed anything.
 
     Args:
         connection: of a write.
         device: that says it.
         report: what.
-        models: digest of an archive -> how many models are in it, of the archive that the report names.
         now: hub time.
 
     Raises:
@@ -153,11 +154,12 @@ async def accept(
     row = await job_of(connection, device, report)
     if row is None or row.state not in _OPEN or (row.state, report.state) == (DOWNLOADED, DOWNLOADED):
         return False
-    if report.models and report.models[-1].at >= models.get(row.digest, 0):
+    most = MAX_MODELS if row.models is None else row.models
+    if report.models and report.models[-1].at >= most:
         raise MessageError(
             "times of models that are not in the archive",
             where="timing",
-            expected=f"places below {models.get(row.digest, 0)}",
+            expected=f"places below {most}",
             got=report.models[-1].at,
         )
     is_last = report.state != DOWNLOADED
@@ -178,9 +180,9 @@ async def accept(
 
 
 async def job_of(connection: AsyncConnection, device: str, report: TimingReport) -> Row | None:  # type: ignore[type-arg]  # of a join, whose type nobody can write down
-    """The running job that a report is of: `id`, `digest` of the archive, and `state` of the device in it; None for another's or an old one's."""
+    """The running job that a report is of: `id`, `models` in its archive, and `state` of the device in it; None for another's or an old one's."""
     rows = await connection.execute(
-        select(timings.c.id, timings.c.digest, timed.c.state)
+        select(timings.c.id, timings.c.models, timed.c.state)
         .join(timed, timed.c.timing_id == timings.c.id)
         .where(
             timed.c.device_id == device,
