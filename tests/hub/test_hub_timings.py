@@ -155,6 +155,32 @@ def test_devices_are_chosen_by_class_labels_and_when_they_called(there: World) -
     assert (nobody.status, nobody.json["what"]) == (404, "no device is free to time this")
 
 
+def test_a_device_that_has_not_called_for_long_gets_no_job(there: World) -> None:
+    """It may never call again, and the job would wait for it; once it calls it may be chosen."""
+    devices = there.fleet(2)
+    there.clock.advance(timings.CALLED_POLLS * there.hub.settings.poll_interval + 1)
+    assert there.admin("POST", "timings", {"target": TARGET, "devices": 2}).status == 404
+    devices[1].call("GET", "/v1/poll")
+    assert start(there)["devices"] == ["d1"]
+
+
+def test_a_job_does_not_wait_for_ever(there: World) -> None:
+    """After two weeks it ends; what was measured stays, and a device that is free again may have another."""
+    devices = there.fleet(2)
+    start(there)
+    send(devices[0], report())
+    there.clock.advance(timings.LONGEST)
+    devices[1].call("GET", "/v1/poll")
+    assert there.admin("GET", "timings/1").json["state"] == "running"
+    there.clock.advance(DAY)
+    devices[1].call("GET", "/v1/poll")
+    found = there.admin("GET", "timings/1").json
+    assert (found["state"], found["reason"]) == ("expired", "not all of its devices were heard in time")
+    assert states(there) == {"d0": "measured", "d1": "left"}
+    assert measure_of(devices[1]) is None
+    assert there.admin("GET", "timings/1/profile").status == 200
+
+
 def test_a_device_of_hawkbits_interface_gets_no_job(there: World) -> None:
     """It could not be told."""
     device = there.enrol("d0")

@@ -61,9 +61,10 @@ async def start_timing(request: Request) -> Response:
             got=target,
             fix="publish it: edgestill release publish NAME.est",
         )
+    within = timings.CALLED_POLLS * hub.settings.poll_interval
     models = await hub.in_thread(lambda: len(hub.artefacts.family(info.digest.hex).head.models))
     async with hub.database.write() as connection:
-        wish = timings.Wish(target, info, labels, count, models)
+        wish = timings.Wish(target, info, labels, count, models, within)
         job, chosen = await timings.start(connection, wish, hub.clock.now())
     request.state.about |= {"timing": job, "given_to": ", ".join(chosen)[:400]}
     log.info("timing job %d: %d devices time %s", job, len(chosen), target)

@@ -1,11 +1,12 @@
 """Timing jobs: which devices time a family of models in idle hours, and what came of it.
 
-- A job names a family that the publisher itself lists, and some devices of its hardware class, chosen once: those that called last,
-  which carry the labels, have no other job, and ask by our own protocol. It touches no rollout, and no rollout touches it.
+- A job names a family that the publisher itself lists, and some devices of its hardware class, chosen once: those that called last
+  and within some polls (`CALLED_POLLS`), which carry the labels, have no other job, and ask by our own protocol. It touches no rollout, and no rollout touches it.
 - A device is told by a counter of its own, which only grows (`measuring`). What it says counts where counter and archive are those of
   its job, and its first last word stays: `measured` and `refused` are never changed.
 - Times are judged against the archive that was listed: no more models than there are, and no other hardware class.
-- A job is done when every device has said its last word or was revoked; it ends early by an operator, or when its family is retired.
+- A job is done when every device has said its last word or was revoked; it ends early by an operator, when its family is retired, or after
+  `LONGEST` seconds.
 - A profile of several devices has the models that more than half of those that measured have timed: no single one of three or more decides
   which there are. Each has the median over those that timed it. How many these are, and how far they lie apart, stands beside it.
 """
@@ -38,7 +39,11 @@ if TYPE_CHECKING:
 
 MOST_DEVICES: Final = 1000
 LISTED: Final = 50
-RUNNING, DONE, CANCELLED, RETIRED = "running", "done", "cancelled", "retired"
+CALLED_POLLS: Final = 20
+"""A device that has not called for so many intervals of polls is not given a job."""
+LONGEST: Final = 14 * 86_400.0
+"""Seconds after which a job does not wait for its devices any more."""
+RUNNING, DONE, CANCELLED, RETIRED, EXPIRED = "running", "done", "cancelled", "retired", "expired"
 ASSIGNED, DOWNLOADED, MEASURED, REFUSED, LEFT = "assigned", "downloaded", "measured", "refused", "left"
 _OPEN: Final = (ASSIGNED, DOWNLOADED)
 
@@ -53,6 +58,7 @@ class Wish:
         labels: that its devices carry.
         devices: how many, at most.
         models: in the archive.
+        within: seconds in which they have called.
     """
 
     target: str
@@ -60,6 +66,7 @@ class Wish:
     labels: Mapping[str, str]
     devices: int
     models: int
+    within: float
 
 
 async def start(connection: AsyncConnection, wish: Wish, now: float) -> tuple[int, list[str]]:
@@ -68,12 +75,12 @@ async def start(connection: AsyncConnection, wish: Wish, now: float) -> tuple[in
     Raises:
         NotFoundError: no device is free for it.
     """
-    chosen = await _free(connection, wish)
+    chosen = await _free(connection, wish, now)
     if not chosen:
         raise NotFoundError(
             "no device is free to time this",
             where=wish.target,
-            expected="devices of its hardware class, with these labels, that have no other timing job",
+            expected=f"devices of its hardware class, with these labels, that called within {wish.within:g} s and have no other timing job",
             got="none",
             fix="look at the devices: edgestill fleet list, and at the jobs: edgestill timing status",
         )
@@ -117,7 +124,7 @@ async def cancel(connection: AsyncConnection, job: int, now: float) -> list[str]
 
 
 async def settle(connection: AsyncConnection, families: Iterable[str], now: float) -> list[str]:
-    """Ends what nobody lists any more, and what waits for nobody but revoked devices; the devices that need not go on.
+    """Ends what nobody lists any more or has run too long, and what waits for nobody but revoked devices; the devices that need not go on.
 
     Args:
         connection: of a write.
@@ -128,6 +135,9 @@ async def settle(connection: AsyncConnection, families: Iterable[str], now: floa
     for row in (await connection.execute(select(timings).where(timings.c.state == RUNNING))).all():
         if row.target not in listed:
             freed += await _end(connection, row.id, RETIRED, "the publisher lists it no more", now)
+            continue
+        if now - row.created_at > LONGEST:
+            freed += await _end(connection, row.id, EXPIRED, "not all of its devices were heard in time", now)
             continue
         gone = select(devices.c.id).where(devices.c.revoked_at.is_not(None))
         await connection.execute(
@@ -334,7 +344,7 @@ def _apart(times: Mapping[int, Sequence[tuple[float, float]]]) -> JsonObject:
     return {"apart": {"median": median(ratios), "most": max(ratios)}} if ratios else {}
 
 
-async def _free(connection: AsyncConnection, wish: Wish) -> list[str]:
+async def _free(connection: AsyncConnection, wish: Wish, now: float) -> list[str]:
     """Devices that may take a job, those that called last first."""
     hardware_class = wish.target.rpartition("/")[2].removesuffix(".est")
     busy = select(measuring.c.device_id).where(measuring.c.target.is_not(None))
@@ -343,6 +353,7 @@ async def _free(connection: AsyncConnection, wish: Wish) -> list[str]:
         .where(
             devices.c.hardware_class == hardware_class,
             devices.c.revoked_at.is_(None),
+            func.coalesce(devices.c.last_seen, devices.c.enrolled_at) >= now - wish.within,
             devices.c.id.not_in(busy),
             devices.c.id.not_in(select(controllers.c.device_id)),
         )
