@@ -182,11 +182,8 @@ def test_a_job_does_not_wait_for_ever(there: World) -> None:
 def test_a_device_of_hawkbits_interface_gets_no_job(there: World) -> None:
     """It could not be told."""
     device = there.enrol("d0")
-    told: dict[str, Any] = {
-        "data": {"kernel": "6.1"},
-        "status": {"result": {"finished": "success"}, "execution": "closed"},
-    }
-    told["id"] = ""
+    status = {"result": {"finished": "success"}, "execution": "closed"}
+    told = {"data": {"kernel": "6.1"}, "status": status, "id": ""}
     reply = there.call(
         "PUT",
         "/default/controller/v1/d0/configData",
