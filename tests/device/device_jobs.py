@@ -36,16 +36,22 @@ class Hub:
         self.heard: list[TimingReport] = []
         self.fetched = 0
         self.trouble: Exception | None = None
+        self.meanwhile: list[Callable[[], None]] = []
 
-    def fetch_family(self, job: Job, *, to: Path) -> None:
+    def fetch_family(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
         """Writes the archive as a download does: a part, then the whole under its name."""
         self.fetched += 1
         if self.trouble is not None:
             raise self.trouble
         part = to.with_name(f"{to.name}.part")
         part.write_bytes(self.archives[job.digest][:700])
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+        if not goes_on():
+            return False
         bundle.replace(to, self.archives[job.digest])
         part.unlink()
+        return True
 
     def tell_timing(self, report: TimingReport) -> None:
         """Takes it, once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,14 @@ from device_bundles import HERE, MemoryTransport, TinyHub, release_name, tiny_bu
 from device_families import TARGET, family
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import SpentError, TrustError
+from edgestill.core.errors import EdgestillError, PathError, SpentError, TrustError
 from edgestill.core.release import MAX_COUNTER, Assignment
 from edgestill.core.timing import TimingReport
-from edgestill.device.courier import Courier
+from edgestill.device.courier import JOB_PAUSE, Courier
 from edgestill.device.home import Identity
 from edgestill.device.jobs import Job, Jobs
 from edgestill.link.control import ControlClient
+from edgestill.link.download import download
 from edgestill.link.ledger import Ledger
 from edgestill.testing.clock import FakeClock
 from edgestill.trust import assignment as assignments
@@ -152,7 +154,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
 def test_attack_a_job_that_must_not_be_trusted_is_not_taken_up(
     hub: TinyHub, device: Device, attack: str
 ) -> None:
-    """Whatever is wrong with it, the assignment beside it holds, and it is looked at again at the next poll."""
+    """Whatever is wrong with it, the assignment beside it holds, and another one is looked at at the next poll."""
     device.taken.seen = 3
     given: dict[str, Any] = {"target": TARGET, "counter": 4} | ATTACKS[attack]
     hub.measures(given.pop("target"), given.pop("counter"), **given)
@@ -161,6 +163,53 @@ def test_attack_a_job_that_must_not_be_trusted_is_not_taken_up(
     hub.measures(TARGET, 4)
     device.poll(1)
     assert [job and job.place for job in device.taken.offered] == [4]
+
+
+def test_attack_a_job_that_is_refused_makes_no_poll_busy(
+    hub: TinyHub, device: Device, clock: FakeClock
+) -> None:
+    """The next polls have nothing new and fetch no list; after a pause it is judged again, and taken where it can be trusted now."""
+    other = f"timing/tiny/6.6.6/{HERE}.est"
+    hub.measures(other, 4, expires=int(clock.now()) + 40_000)
+    assert device.poll() is not None
+    hub.served.clear()
+    for _ in range(5):
+        assert device.poll(1) is None
+        clock.advance(JOB_PAUSE / 6)
+    assert hub.served
+    assert {one.partition("?")[0] for one in hub.served} == {"/v1/poll"}
+    assert device.courier._etag is not None
+    hub.repository.publish({other: ARCHIVE})
+    assert device.poll(1) is None
+    assert device.taken.offered == []
+    clock.advance(JOB_PAUSE / 6)
+    assert device.poll(1) is None
+    assert [job and job.target for job in device.taken.offered] == [other]
+    hub.served.clear()
+    clock.advance(JOB_PAUSE)
+    assert device.poll(1) is None
+    assert len(device.taken.offered) == len(hub.served) == 1
+
+
+def test_attack_an_assignment_that_is_refused_hides_no_end_of_a_job(
+    hub: TinyHub, device: Device, clock: FakeClock
+) -> None:
+    """Nor a next job: what cannot be trusted of one word says nothing about the other."""
+    hub.measures(TARGET, 3)
+    device.poll()
+    hub.assigned, hub.measure = ("6.6.6", 2), None
+    with pytest.raises(TrustError):
+        device.poll(1)
+    assert device.taken.offered[-1] is None
+    hub.measures(TARGET, 4)
+    with pytest.raises(TrustError):
+        device.poll(1)
+    assert [job and job.place for job in device.taken.offered] == [3, None, 4]
+    clock.advance(400 * 86_400)  # no list holds that long
+    hub.measure = None
+    with pytest.raises(EdgestillError):
+        device.poll(2)
+    assert device.taken.offered[-1] is None
 
 
 def test_attack_a_bundle_cannot_be_timed_nor_a_family_run(hub: TinyHub, device: Device) -> None:
@@ -216,19 +265,75 @@ def job_of(device: Device) -> Job:
     return job
 
 
+def yes() -> bool:
+    """Go on."""
+    return True
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_is_to_be_timed_gives_way_to_a_release_that_finds_no_room(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It is removed, whole or in part, and the release is tried once more; a disk that is broken otherwise gets no second try."""
+    assigned = device.poll()
+    assert assigned is not None
+    folder = tmp_path / "timing"
+    folder.mkdir()
+    for name in ("state.json", "a.est", "b.est.part"):
+        (folder / name).write_bytes(b"x")
+    tries = 0
+
+    def cramped(*args: Any, **given: Any) -> bool:
+        nonlocal tries
+        tries += 1
+        if (folder / "a.est").exists():
+            raise PathError("cannot write", where="x", expected="room", got="none") from OSError(number, "")
+        return download(*args, **given)
+
+    monkeypatch.setattr("edgestill.device.courier.download", cramped)
+    to = tmp_path / "x.esb"
+    if number == errno.EIO:
+        with pytest.raises(PathError):
+            device.courier.fetch(assigned.target, to=to, base=None)
+        assert (tries, (folder / "a.est").exists()) == (1, True)
+        return
+    device.courier.fetch(assigned.target, to=to, base=None)
+    assert to.read_bytes() == BUNDLE
+    assert [one.name for one in folder.iterdir()] == ["state.json"]
+    assert tries == 2
+
+
+def test_a_full_disk_with_nothing_to_give_way_is_told_at_once(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no second try."""
+    assigned, tries = device.poll(), 0
+    assert assigned is not None
+
+    def full(*_: Any, **__: Any) -> bool:
+        nonlocal tries
+        tries += 1
+        raise PathError("cannot write", where="x", expected="room", got="none") from OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr("edgestill.device.courier.download", full)
+    with pytest.raises(PathError):
+        device.courier.fetch(assigned.target, to=tmp_path / "x.esb", base=None)
+    assert tries == 1
+
+
 def test_the_archive_is_fetched_whole(hub: TinyHub, device: Device, tmp_path: Path) -> None:
     """By the name that the list gives it; other bytes are refused, and no part of them stays."""
     hub.measures(TARGET, 4)
     device.poll()
     to = tmp_path / "x.est"
-    device.courier.fetch_family(job_of(device), to=to)
+    device.courier.fetch_family(job_of(device), to=to, goes_on=yes)
     assert to.read_bytes() == ARCHIVE
     assert hub.served[-1].startswith("/targets/timing/tiny/1.0.0/")
     to.unlink()
     (path,) = [one for one in hub.repository.files if one.endswith(".est")]
     hub.repository.files[path] = ARCHIVE[:-1] + b"x"
     with pytest.raises(TrustError):
-        device.courier.fetch_family(job_of(device), to=to)
+        device.courier.fetch_family(job_of(device), to=to, goes_on=yes)
     assert not to.exists()
 
 
@@ -243,11 +348,11 @@ def test_what_is_timed_counts_towards_the_data_budget(hub: TinyHub, clock: FakeC
     ledger.charge(60_000)
     for _ in range(2):
         with pytest.raises(SpentError):
-            device.courier.fetch_family(job_of(device), to=tmp_path / "x.est")
+            device.courier.fetch_family(job_of(device), to=tmp_path / "x.est", goes_on=yes)
     assert not ledger.account().waiting
     clock.advance(86_400)
     hub.repository.freshen()
-    device.courier.fetch_family(job_of(device), to=tmp_path / "x.est")
+    device.courier.fetch_family(job_of(device), to=tmp_path / "x.est", goes_on=yes)
     assert ledger.account().allowance.spent >= len(ARCHIVE)
 
 

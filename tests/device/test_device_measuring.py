@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from device_families import family
-from device_jobs import ARCHIVE, MODELS, Device, job
+from device_jobs import ARCHIVE, HOUR, MODELS, Device, job
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EngineError, RefusedError, TrustError, UnreachableError
@@ -17,6 +17,7 @@ from edgestill.device.quiet import Patience, Quiet
 from edgestill.device.stopwatch import Broken, LeftOut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -83,6 +84,58 @@ def test_nothing_is_fetched_while_a_release_is_installed(device: Device) -> None
     assert device.hub.fetched == 0
     device.quiet.is_installing = False
     assert device.run() is None
+
+
+@pytest.mark.parametrize("why", ["withdrawn", "replaced", "a release", "its time is over", "the end"])
+def test_a_download_is_let_go_when_it_is_not_wanted_now(device: Device, why: str) -> None:
+    """In the middle of it; what arrived stays where the job does."""
+    happens: dict[str, Callable[[], object]] = {
+        "withdrawn": lambda: device.measuring.offer(None),
+        "replaced": lambda: device.measuring.offer(job(2)),
+        "a release": lambda: setattr(device.quiet, "is_installing", True),
+        "its time is over": lambda: device.clock.advance(101 * HOUR),
+        "the end": lambda: device.measuring.stop(0),
+    }
+
+    def meanwhile() -> None:
+        happens[why]()
+
+    device.hub.meanwhile = [meanwhile]
+    device.measuring.offer(job())
+    assert device.measuring.advance() == LOOK
+    assert device.rounds == []
+    part = f"{Digest.of(ARCHIVE).hex}.est.part"
+    assert device.files() == [part, STATE]
+    if why == "a release":
+        assert device.run() == LOOK
+        assert device.files() == [part, STATE]
+        device.quiet.is_installing = False
+    elif why == "withdrawn":
+        assert device.run() is None
+        assert (device.files(), device.hub.fetched) == ([STATE], 1)
+        return
+    elif why in {"its time is over", "the end"}:
+        return
+    device.run()
+    assert device.hub.fetched == 2
+    assert device.hub.states == ["downloaded", "measured"]
+
+
+def test_an_archive_that_gave_way_to_a_release_is_fetched_again(device: Device) -> None:
+    """Rounds that are done count on."""
+
+    def installed() -> None:
+        device.quiet.disturb()
+        (device.folder / f"{Digest.of(ARCHIVE).hex}.est").unlink()
+
+    device.meanwhile = [lambda: None, installed]
+    device.measuring.offer(job())
+    device.run()
+    device.clock.advance(60)
+    assert device.run() is None
+    assert device.hub.fetched == 2
+    assert device.rounds == [0, 1, 1, 2, *([*range(MODELS)] * (ROUNDS - 1))]
+    assert device.hub.states == ["downloaded", "measured"]
 
 
 def test_a_busy_machine_begins_nothing(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

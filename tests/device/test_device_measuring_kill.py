@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from edgestill.device.jobs import Job
+
 
 class Killed(BaseException):
     """The power failed: nothing of ours may catch it."""
@@ -49,7 +51,11 @@ def disturbed(folder: Path, trap: Trap) -> Device:
     device = Device(folder)
     hub, write, unlink = device.hub, os.replace, os.unlink
     fetch, tell = hub.fetch_family, hub.tell_timing
-    hub.fetch_family = lambda job, *, to: trap.act("fetch", lambda: fetch(job, to=to))  # type: ignore[method-assign]  # counted
+
+    def counted(job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
+        return bool(trap.act("fetch", lambda: fetch(job, to=to, goes_on=goes_on)))
+
+    hub.fetch_family = counted  # type: ignore[method-assign]  # counted
     hub.tell_timing = lambda report: trap.act("tell", lambda: tell(report))  # type: ignore[method-assign]  # counted
     device.meanwhile = [lambda: trap.act("round", lambda: None)] * (ROUNDS * MODELS)
     with (

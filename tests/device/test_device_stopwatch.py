@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -16,10 +17,13 @@ import pytest
 from device_bundles import model, tiny_bundle
 from device_families import family, greedy, unknown_operator
 
-from edgestill.core.errors import EngineError
+from edgestill.core.clock import SystemClock
+from edgestill.core.errors import EngineError, MessageError
 from edgestill.device import stopwatch
-from edgestill.device.frames import Frame, send
+from edgestill.device.ending import SAID, has_ended
+from edgestill.device.frames import Frame, receive, send
 from edgestill.device.stopwatch import Broken, LeftOut, Round, Stopwatch, memory
+from edgestill.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,6 +161,130 @@ def test_attack_a_process_that_a_model_took_over_says_nothing_that_is_believed(
     theirs.close()
     assert isinstance(found, Broken)
     assert process.poll() is not None
+
+
+FORKS = """
+import os, socket, struct, sys, time
+control = socket.socket(fileno=int(sys.argv[1]))
+if (child := os.fork()) == 0:
+    time.sleep(60)
+    os._exit(0)
+control.sendall(b"%d\\n" % child)
+{after}
+"""
+"""A process that has started another one, and says its id."""
+
+
+def forking(after: str) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """Runs it in a session of its own, as the real ones; itself, our end, and the id of what it started."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", FORKS.format(after=after), str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+    theirs.close()
+    ours.settimeout(20)
+    said = b""
+    while not said.endswith(b"\n"):
+        said += ours.recv(1)
+    return process, ours, int(said)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped by its new parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}
+    except FileNotFoundError:
+        return False
+
+
+def ends_soon(pid: int) -> bool:
+    """Whether it is gone once the kernel has done what it was told."""
+    deadline = SystemClock().monotonic() + 10
+    while is_running(pid):
+        if SystemClock().monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            return False
+    return True
+
+
+@pytest.mark.parametrize("after", ["time.sleep(60)", "control.close(); os._exit(3)"])
+def test_attack_what_a_model_has_started_ends_with_its_process(after: str) -> None:
+    """Also where the process itself was gone already."""
+    process, ours, child = forking(after)
+    watch = Stopwatch(process, ours)
+    if "exit" in after:
+        assert has_ended(process, 20)
+    assert is_running(child)
+    watch.end()
+    assert ends_soon(child)
+    watch.end()
+
+
+TRICKLES = """
+import socket, sys, time
+control = socket.socket(fileno=int(sys.argv[1]))
+control.sendall(bytes.fromhex(sys.argv[2]))
+while True:
+    control.sendall(b" ")
+    time.sleep(0.05)
+"""
+"""A process that begins a frame, and then says a byte at a time."""
+
+
+def trickling(head: bytes) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Runs it."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", TRICKLES, str(theirs.fileno()), head.hex()]
+    process = subprocess.Popen(
+        command, pass_fds=[theirs.fileno()], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    theirs.close()
+    return process, ours
+
+
+def test_attack_an_answer_that_never_ends_does_not_hold_the_agent() -> None:
+    """Byte by byte: whether to go on is asked in between, and a few seconds are all that there is."""
+    process, ours = trickling(struct.pack(">II", 60_000, 0))
+    asked = 0
+
+    def at_first() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked < 10
+
+    watch = Stopwatch(process, ours)
+    assert watch.round_of(0, goes_on=at_first) is None
+    assert asked == 10
+    assert process.returncode == -signal.SIGKILL
+
+    process, ours = trickling(struct.pack(">II", 60_000, 0))
+    clock = FakeClock()
+
+    def later() -> bool:
+        clock.advance(0.25)
+        return True
+
+    assert Stopwatch(process, ours, clock).round_of(0, goes_on=later) == Broken(
+        "its answer took longer than 5 s"
+    )
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("header", "body"), [(64_001, 0), (2, 1), (2, 256_000_000), (1_000_000, 0)])
+def test_attack_a_long_answer_is_refused_before_it_is_read(header: int, body: int) -> None:
+    """A header above 64 kB, or any body: there is nothing that it could say with them."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(struct.pack(">II", header, body))
+    with pytest.raises(MessageError, match="a frame is too long"):
+        receive(ours, left=lambda: 5.0, within=SAID)
+    ours.close()
+    theirs.close()
+
+
+def test_what_the_process_prints_goes_nowhere(started: Callable[[bytes], Stopwatch]) -> None:
+    """A model's prints are none of the agent's log."""
+    watch = started(family(model(1)))
+    for stream in (0, 1, 2):
+        assert Path(f"/proc/{watch.pid}/fd/{stream}").readlink() == Path("/dev/null")
 
 
 def test_a_system_without_room_for_a_process_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,8 +29,6 @@ from edgestill.device.trainer import TrainerProcess
 from edgestill.testing.clock import FakeClock
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -150,6 +151,71 @@ def test_a_trainer_that_is_killed_is_known_to_have_failed(tmp_path: Path) -> Non
         pass
     spell.stop()
     assert "without a word" in spell.failure
+
+
+TOOK_OVER = """
+import os, socket, sys, time
+control = socket.socket(fileno=int(sys.argv[1]))
+if (child := os.fork()) == 0:
+    time.sleep(60)
+    os._exit(0)
+control.sendall(b"%d\\n" % child + bytes.fromhex(sys.argv[2]))
+while True:
+    control.sendall(b" ")
+    time.sleep(0.05)
+"""
+"""A trainer that a training step took over: it has started a process, and says its last word a byte at a time."""
+
+
+def taken_over(head: bytes) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """Runs it; itself, our end, and the id of what it started."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", TOOK_OVER, str(theirs.fileno()), head.hex()]
+    process = subprocess.Popen(
+        command, pass_fds=[theirs.fileno()], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    theirs.close()
+    said = b""
+    while not said.endswith(b"\n"):
+        said += ours.recv(1)
+    return process, ours, int(said)
+
+
+class Hurried:
+    """A clock that goes on a second whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def now(self) -> float:
+        """Wall time."""
+        return self.at
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        self.at += 1.0
+        return self.at
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "failure"),
+    [(60_000, 0, "took longer than 5 s"), (1_000_000, 0, "too long"), (2, 256_000_000, "too long")],
+)
+def test_attack_a_trainer_that_was_taken_over_holds_nothing_and_leaves_nothing(
+    header: int, body: int, failure: str
+) -> None:
+    """Its last word is short and has a few seconds, and what it has started ends with it."""
+    process, ours, child = taken_over(struct.pack(">II", header, body))
+    spell = TrainerProcess(process, ours, Hurried())
+    assert spell.wait(20.0)
+    spell.stop()
+    assert failure in spell.failure
+    assert process.returncode is not None
+    stat, deadline = Path(f"/proc/{child}/stat"), SystemClock().monotonic() + 10
+    while stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] not in {"Z", "X"}:
+        if SystemClock().monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            pytest.fail("what it has started runs on")
 
 
 def test_without_samples_there_is_nothing_to_do(tmp_path: Path) -> None:

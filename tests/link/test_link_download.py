@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -411,6 +411,29 @@ def test_the_data_budget_ends_a_download_until_tomorrow(
     _download(faulty, to, clock, allowance=meter)
     assert to.read_bytes() == DATA
     assert meter.allowance.spent == 4_000
+
+
+def test_a_download_that_shall_not_go_on_is_let_go_between_two_pieces(
+    transport: AsgiTransport, mirror: _Mirror, to: Path, clock: FakeClock
+) -> None:
+    """What arrived is kept, and it goes on there; where it shall not begin nothing is asked for, and what is whole is whole."""
+    faulty, asked = FaultyTransport(transport, lambda _: Fault(chunk=1_000), clock=clock), 0
+
+    def four() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked <= 5  # before the request, and before each piece
+
+    given: dict[str, Any] = {"to": to, "size": len(DATA), "digest": Digest.of(DATA), "clock": clock}
+    given |= {"timeout": 10, "minimum_speed": 100}
+    assert not download(faulty, URL, **given, goes_on=four)
+    assert _part(to).read_bytes() == DATA[:4_000]
+    assert not download(faulty, URL, **given, goes_on=lambda: False)
+    assert len(faulty.requests) == 1
+    assert download(faulty, URL, **given, goes_on=lambda: True)
+    assert to.read_bytes() == DATA
+    assert mirror.served == ["", "bytes=4000-"]
+    assert download(faulty, URL, **given, goes_on=lambda: False)
 
 
 def test_a_download_that_does_not_fit_today_is_not_begun(

@@ -6,7 +6,8 @@
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched. What does not fit into the data budget of today waits once (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
 - What is to be timed comes beside the assignment, signed and counted by itself. It counts where the publisher itself lists it, whatever roles
-  say; what is wrong with it holds no assignment up (`device.jobs`).
+  say; neither of the two holds the other up (`device.jobs`). One that is refused is judged again after a while, and until then a poll that brings
+  nothing else is one with nothing new.
 - A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
   holds no poll up: the old certificate, or the credential, still opens. Likewise a word about the fleet's authority (`device.word`).
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
@@ -15,6 +16,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -44,6 +46,7 @@ from edgestill.trust import assignment as assignments
 from edgestill.trust.client import target_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from edgestill.core.digest import Digest
@@ -69,6 +72,8 @@ MINIMUM_SPEED: Final = 512.0
 MAX_PATCH_BYTES: Final = 64_000_000
 RENEWAL_PAUSE: Final = 600.0
 """Seconds between two tries to get a certificate."""
+JOB_PAUSE: Final = 300.0
+"""Seconds after which what is to be timed, and was refused, is judged again."""
 
 
 @final
@@ -117,6 +122,7 @@ class Courier:
         self._word = word
         self._said = ""
         self._jobs = jobs
+        self._unheard: tuple[JsonObject | None, float] | None = None  # and when to judge it again
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -130,24 +136,32 @@ class Courier:
         poll, new_etag = self._polled(self._etag)
         self._hear(poll)
         if poll is None:
+            if self._unheard is not None:
+                self._hear_of_job(self._unheard[0], is_fresh=False)
             return None, self._interval
         self._interval = poll.interval
-        assigned = None
-        if poll.assignment is not None:
-            self._trusted.refresh()
-            found = assignments.verify(
-                poll.assignment,
-                keys=self._trusted.assignment_keys,
-                device=self._identity.device,
-                seen=seen,
-                now=self._trusted.now(),
-            )
-            listing = self._trusted.listing(found.target)
-            target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
-            assigned = Assigned(found.place, target, listing.role)
-        heard = self._hear_of_job(poll.measure, is_fresh=poll.assignment is not None)
-        self._etag = (new_etag or None) if heard else None
+        assigned, is_fresh = None, False
+        try:
+            if poll.assignment is not None:
+                self._trusted.refresh()
+                is_fresh = True
+                assigned = self._assigned(poll.assignment, seen)
+        finally:  # an assignment that is refused hides neither a job nor its end
+            self._hear_of_job(poll.measure, is_fresh=is_fresh)
+        self._etag = new_etag or None
         return assigned, poll.interval
+
+    def _assigned(self, envelope: JsonObject, seen: int) -> Assigned:
+        found = assignments.verify(
+            envelope,
+            keys=self._trusted.assignment_keys,
+            device=self._identity.device,
+            seen=seen,
+            now=self._trusted.now(),
+        )
+        listing = self._trusted.listing(found.target)
+        target = Target(name=found.target, digest=listing.info.digest, size=listing.info.size)
+        return Assigned(found.place, target, listing.role)
 
     def _polled(self, etag: str | None) -> tuple[Poll | None, str]:
         believes = "" if self._papers is None else self._papers.believes()
@@ -170,10 +184,13 @@ class Courier:
         if self._word.hear(self._transport):
             self._renew_at = self._clock.monotonic()
 
-    def _hear_of_job(self, envelope: JsonObject | None, *, is_fresh: bool) -> bool:
-        """Hands on what is to be timed, or that nothing is; whether it can be left at that. The lists are refreshed unless they just were."""
-        if self._jobs is None:
-            return True
+    def _hear_of_job(self, envelope: JsonObject | None, *, is_fresh: bool) -> None:
+        """Hands on what is to be timed, or that nothing is. What was refused a moment ago is not looked at; the lists are refreshed unless they just were."""
+        now = self._clock.monotonic()
+        if self._jobs is None or (
+            self._unheard is not None and self._unheard[0] == envelope and now < self._unheard[1]
+        ):
+            return
         try:
             if envelope is None:
                 self._jobs.withdraw()
@@ -183,8 +200,9 @@ class Courier:
                 self._jobs.offer(self._job(envelope, self._jobs.seen))
         except EdgestillError as error:
             log.warning("a timing job is not taken up: %s", error)
-            return False
-        return True
+            self._unheard = envelope, now + JOB_PAUSE
+        else:
+            self._unheard = None
 
     def _job(self, envelope: JsonObject, seen: int) -> Job:
         found = assignments.verify_measurement(
@@ -233,7 +251,7 @@ class Courier:
             SpentError: it does not fit into the data budget of today; the ledger says that it waits.
         """
         try:
-            self._fetch(target, to=to, base=base)
+            self._fetch_with_room(target, to=to, base=base)
         except SpentError:
             if self._ledger is not None:
                 self._ledger.wait_for(target.release, target.size)
@@ -242,6 +260,15 @@ class Courier:
             self._ledger.wait_for("", 0)
         for unfinished in (to, apart(to)):  # what another way had begun
             part_of(unfinished).unlink(missing_ok=True)
+
+    def _fetch_with_room(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
+        """Where the disk is full, what is to be timed gives way once: it can be fetched again."""
+        try:
+            self._fetch(target, to=to, base=base)
+        except PathError as error:
+            if not _is_full(error) or self._jobs is None or not self._jobs.give_way():
+                raise
+            self._fetch(target, to=to, base=base)
 
     def _fetch(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
         waits: SpentError | None = None
@@ -259,9 +286,9 @@ class Courier:
     def _has_waited(self, target: Target) -> bool:
         return self._ledger is not None and self._ledger.has_waited(target.release)
 
-    def fetch_family(self, job: Job, *, to: Path) -> None:
+    def fetch_family(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
         """Brings what is to be timed; see `device.measuring.Line`. It waits for a day with room for all of it. Errors as `fetch`."""
-        self._bring(job.target, job.digest, job.size, to, has_waited=False)
+        return self._bring(job.target, job.digest, job.size, to, has_waited=False, goes_on=goes_on)
 
     def tell_timing(self, report: TimingReport) -> None:
         """Says how a timing job stands; see `device.measuring.Line`. Errors as `link.control.ControlClient.timing`."""
@@ -271,8 +298,17 @@ class Courier:
     def _download(self, target: Target, to: Path) -> None:
         self._bring(target.name, target.digest, target.size, to, has_waited=self._has_waited(target))
 
-    def _bring(self, name: str, digest: Digest, size: int, to: Path, *, has_waited: bool) -> None:
-        download(
+    def _bring(
+        self,
+        name: str,
+        digest: Digest,
+        size: int,
+        to: Path,
+        *,
+        has_waited: bool,
+        goes_on: Callable[[], bool] | None = None,
+    ) -> bool:
+        return download(
             self._transport,
             f"{self._identity.hub}/{target_path(name, digest)}",
             to=to,
@@ -283,6 +319,7 @@ class Courier:
             minimum_speed=MINIMUM_SPEED,
             allowance=self._ledger,
             has_waited=has_waited,
+            goes_on=goes_on,
         )
 
     def deliver(self, outbox: Outbox) -> bool:
@@ -407,3 +444,9 @@ def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _is_full(error: PathError) -> bool:
+    """Whether there was no room."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}

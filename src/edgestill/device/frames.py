@@ -32,6 +32,22 @@ _HEAD: Final = struct.Struct(">II")
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a reader takes at most.
+
+    Attributes:
+        header: bytes.
+        body: bytes; 0 for frames without tensors.
+    """
+
+    header: int = MAX_HEADER_BYTES
+    body: int = MAX_BODY_BYTES
+
+
+_ANY: Final = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One message.
 
@@ -59,7 +75,7 @@ def encode(frame: Frame) -> bytes:
     ]
     header = canonical(frame.header | {"tensors": described})
     size = sum(len(one.data) for one in frame.tensors)
-    _check_lengths(len(header), size)
+    _check_lengths(len(header), size, _ANY)
     return b"".join((_HEAD.pack(len(header), size), header, *(one.data for one in frame.tensors)))
 
 
@@ -97,12 +113,15 @@ def send(stream: socket.socket, frame: Frame) -> None:
         ) from error
 
 
-def receive(stream: socket.socket, *, left: Callable[[], float] | None = None) -> Frame | None:
+def receive(
+    stream: socket.socket, *, left: Callable[[], float] | None = None, within: Bounds = _ANY
+) -> Frame | None:
     """Reads a frame; None where the stream ended before one began.
 
     Args:
         stream: with a timeout of its own for each piece, or none.
         left: seconds left for the whole frame, asked before each piece; by default only the stream's timeout holds.
+        within: longer frames are refused before their parts are read.
 
     Raises:
         MessageError: not a frame, or one that ends within.
@@ -117,7 +136,7 @@ def receive(stream: socket.socket, *, left: Callable[[], float] | None = None) -
             "a frame that ends too early", where="frame", expected="a whole frame", got="its beginning"
         )
     header_length, body_length = _HEAD.unpack(head)
-    _check_lengths(header_length, body_length)
+    _check_lengths(header_length, body_length, within)
     header = _exactly(stream, header_length, left)
     body = _exactly(stream, body_length, left)
     if len(header) < header_length or len(body) < body_length:
@@ -127,12 +146,12 @@ def receive(stream: socket.socket, *, left: Callable[[], float] | None = None) -
     return decode(header, body)
 
 
-def _check_lengths(header: int, body: int) -> None:
-    if header > MAX_HEADER_BYTES or body > MAX_BODY_BYTES:
+def _check_lengths(header: int, body: int, most: Bounds) -> None:
+    if header > most.header or body > most.body:
         raise MessageError(
             "a frame is too long",
             where="frame",
-            expected=f"at most {MAX_HEADER_BYTES} + {MAX_BODY_BYTES} bytes",
+            expected=f"at most {most.header} + {most.body} bytes",
             got=f"{header} + {body}",
         )
 

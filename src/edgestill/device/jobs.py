@@ -5,6 +5,7 @@ A device that never had a job has no folder `timing`, and an agent on it pays fo
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from edgestill.device.measuring import Measuring
 
 STOP_SECONDS: Final = 3.0
+_ARCHIVES: Final = "*.est*"
+"""Whole or in part (`core.family.SUFFIX`, which is not loaded for this)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,14 @@ class Jobs:
         """Nothing is to be timed; what an earlier run of the agent left is cleared away, and what it had to tell is told."""
         if self._running is not None or self._folder.exists():
             self._opened().offer(None)
+
+    def give_way(self) -> bool:
+        """A release finds no room: what is to be timed is removed, and fetched again later; whether there was something."""
+        found = [*self._folder.glob(_ARCHIVES)]
+        for path in found:
+            with suppress(OSError):  # a disk that is broken says so elsewhere
+                path.unlink(missing_ok=True)
+        return bool(found)
 
     def stop(self) -> None:
         """Ends the thread; a job goes on in the next run of the agent."""

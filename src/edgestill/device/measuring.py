@@ -5,6 +5,7 @@
 
 - A job is what the hub has signed and the publisher lists (`device.courier`): nothing that lies on the disk is timed until a poll of
   this run has named it, and what a poll names no more is cleared away.
+- Its download is let go between two pieces where the job is withdrawn or expires, a release comes, or the agent ends.
 - It waits until the device is quiet (`device.quiet`), and is let go when it no longer is; rounds that are done count on. It runs in a
   process of its own, bounded and at the lowest priority (`device.timing_child`), one model at a time. After a restart it begins anew.
 - A model that takes its process down, or too long, is named, and ends the job: it would do the same again. One that the engine
@@ -72,8 +73,8 @@ _FINAL: Final = ("HTTP 400", "HTTP 404", "HTTP 409", "HTTP 413", "HTTP 422")
 class Line(Protocol):
     """The way to the hub; `device.courier.Courier` is the real one."""
 
-    def fetch_family(self, job: Job, *, to: Path) -> None:
-        """Brings the archive, whole and with its digest, or raises."""
+    def fetch_family(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
+        """Brings the archive, whole and with its digest, or raises; False where it was let go, and what arrived is kept."""
         ...
 
     def tell_timing(self, report: TimingReport) -> None:
@@ -276,9 +277,9 @@ class Measuring:
     def _go_on(self, job: Job) -> float:
         archive = self._archive(job)
         try:
+            if self._watch is None and not archive.exists():  # or a release needed its room
+                return self._bring(job, archive)
             if self._progress is None:
-                if not archive.exists():
-                    return self._bring(job, archive)
                 self._progress = self._looked_at(job, archive)
                 return 0.0
             return self._time(job, archive, self._progress)
@@ -311,7 +312,8 @@ class Measuring:
                 fix="make room, or cancel the job",
             )
         try:
-            self._line.fetch_family(job, to=archive)
+            if not self._line.fetch_family(job, to=archive, goes_on=lambda: self._may_fetch(job)):
+                return LOOK
         except _PASSING:
             raise
         except (
@@ -378,9 +380,16 @@ class Measuring:
 
     def _may_go_on(self, job: Job) -> bool:
         """Whether nothing has come in between: a question, an installation, another word of the hub, the end."""
+        return self._is_wanted(job) and self._quiet.is_quiet
+
+    def _may_fetch(self, job: Job) -> bool:
+        """Whether it is worth fetching still; questions do not matter to that."""
+        return self._is_wanted(job) and self._clock.now() < job.expires
+
+    def _is_wanted(self, job: Job) -> bool:
         with self._lock:
             same = self._offered is not None and self._offered.place == job.place
-        return same and self._quiet.is_quiet and not self._quiet.is_installing and not self._ending.is_set()
+        return same and not self._quiet.is_installing and not self._ending.is_set()
 
     # how it ends
 

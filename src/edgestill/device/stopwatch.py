@@ -1,6 +1,8 @@
 """The process that times models, as the agent sees it: asked for one round of one model at a time, and let go at any moment.
 
-Waiting for an answer is cut into short looks, so that a question to the device, or the end of the agent, never waits for a round.
+- Waiting for an answer is cut into short looks, so that a question to the device, or the end of the agent, never waits for a round; nor for
+  the rest of an answer that has begun, which has a few seconds in all.
+- The process has run a stranger's model: it is ended with all that it has started (`device.ending`), and what it says is short and bounded.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, final
 
+from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, EngineError
 from edgestill.core.jsonio import Fields
 from edgestill.core.timing import LONGEST, SHORTEST
+from edgestill.device.ending import SAID, end_group, has_ended
 from edgestill.device.frames import Frame, receive, send
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from edgestill.core.protocols import Clock
 
 STEP_SECONDS: Final = 120.0
 """That one round of one model may take, or the start."""
@@ -30,6 +36,11 @@ LEAST_MEMORY, MOST_MEMORY = 256_000_000, 1_000_000_000
 MEMINFO: Final = Path("/proc/meminfo")
 _LOOK: Final = 0.25
 _ANSWER_SECONDS: Final = 5.0
+"""That an answer may take from its first byte to its last, and a process that hung up to its end."""
+
+
+class _LetGoError(Exception):
+    """It does not go on, in the middle of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +72,15 @@ class Stopwatch:
     Args:
         process: started by `start`.
         control: our end of its control socket.
+        clock: of this machine; None is the system's.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], control: socket.socket, clock: Clock | None = None
+    ) -> None:
         self._process = process
         self._control = control
+        self._clock = clock or SystemClock()
         self._is_ready = False
 
     @classmethod
@@ -90,6 +105,7 @@ class Stopwatch:
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -139,24 +155,38 @@ class Stopwatch:
         return self._read(found) if isinstance(found, Frame) else found
 
     def end(self) -> None:
-        """Ends the process at once. Safe to call twice."""
-        self._process.kill()
-        self._process.wait()
+        """Ends the process, and what it has started, at once. Safe to call twice."""
+        end_group(self._process)
         self._control.close()
 
     def _answer(self, goes_on: Callable[[], bool], looks: int) -> Frame | Broken | None:
-        for _ in range(looks):
-            if not goes_on():
-                self.end()
-                return None
-            if select.select([self._control], [], [], _LOOK)[0]:
-                return self._heard()
+        try:
+            for _ in range(looks):
+                if self._speaks(goes_on):
+                    return self._heard(goes_on)
+        except _LetGoError:
+            self.end()
+            return None
         return self._broke(f"it took longer than {looks * _LOOK:g} s")
 
-    def _heard(self) -> Frame | Broken:
-        self._control.settimeout(_ANSWER_SECONDS)
+    def _speaks(self, goes_on: Callable[[], bool]) -> bool:
+        """Whether there is something to read after one look."""
+        if not goes_on():
+            raise _LetGoError
+        return bool(select.select([self._control], [], [], _LOOK)[0])
+
+    def _heard(self, goes_on: Callable[[], bool]) -> Frame | Broken:
+        ends = self._clock.monotonic() + _ANSWER_SECONDS
+
+        def left() -> float:
+            while (seconds := ends - self._clock.monotonic()) > 0 and not self._speaks(goes_on):
+                pass
+            return seconds
+
         try:
-            found = receive(self._control)
+            found = receive(self._control, left=left, within=SAID)
+        except TimeoutError:
+            return self._broke(f"its answer took longer than {_ANSWER_SECONDS:g} s")
         except (EdgestillError, OSError):
             found = None
         return self._broke(self._epitaph()) if found is None else found
@@ -177,10 +207,10 @@ class Stopwatch:
         return Broken(reason)
 
     def _epitaph(self) -> str:
-        try:
-            code = self._process.wait(_ANSWER_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "it closed its control socket"
+        if not has_ended(self._process, _ANSWER_SECONDS):
+            return "it closed its control socket, or said what is no answer"
+        self.end()
+        code = self._process.returncode
         return (
             f"its process was killed by signal {-code}"
             if code < 0

@@ -241,13 +241,10 @@ async def timing(request: Request) -> Response:
     hub = hub_of(request)
     device = await calling_device(request)
     report = TimingReport.from_bytes(await bodies.read(request, at_most=MAX_TIMING_BYTES))
-    async with hub.database.read() as connection:
-        job = await timings.job_of(connection, device.id, report)
-    models = {} if job is None else {job.digest: len(hub.artefacts.family(job.digest).head.models)}
     async with hub.database.write() as connection:
         await registry.require_standing(connection, device.id)
         now = hub.clock.now()
-        accepted = await timings.accept(connection, device.id, report, models, now)
+        accepted = await timings.accept(connection, device.id, report, now)
         await registry.mark_seen(connection, device.id, now)
     if accepted:
         why = f": {report.reason}" if report.reason else ""

@@ -277,6 +277,8 @@ timings: Final = Table(
     Column("target", String(200), nullable=False),
     # SHA-256 of the archive, which stays among the blobs when it is retired.
     Column("digest", _ID, nullable=False),
+    # In the archive; null of a job that an earlier version of the hub began.
+    Column("models", Integer),
     Column("labels", JSON, nullable=False),
     Column("wanted", Integer, nullable=False),
     Column("state", String(20), nullable=False),

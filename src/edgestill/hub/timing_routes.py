@@ -61,8 +61,10 @@ async def start_timing(request: Request) -> Response:
             got=target,
             fix="publish it: edgestill release publish NAME.est",
         )
+    within = timings.CALLED_POLLS * hub.settings.poll_interval
+    models = await hub.in_thread(lambda: len(hub.artefacts.family(info.digest.hex).head.models))
     async with hub.database.write() as connection:
-        wish = timings.Wish(target, info, labels, count)
+        wish = timings.Wish(target, info, labels, count, models, within)
         job, chosen = await timings.start(connection, wish, hub.clock.now())
     request.state.about |= {"timing": job, "given_to": ", ".join(chosen)[:400]}
     log.info("timing job %d: %d devices time %s", job, len(chosen), target)
@@ -91,7 +93,10 @@ async def profile(request: Request) -> Response:
 
 def _profile(hub: Hub, taken: timings.Taken) -> bytes:
     family = hub.artefacts.family(taken.digest)
-    times, told = timings.merged(taken.times)
+    there = len(family.head.models)  # of a job of an earlier hub it was not known when its devices were heard
+    times, told = timings.merged(
+        {name: {at: pair for at, pair in one.items() if at < there} for name, one in taken.times.items()}
+    )
     more: dict[str, Json] = {"timing": {"target": taken.target, **told}}
     return profile_bytes(outlines_of(family), times, family.head.hardware_class, more)
 

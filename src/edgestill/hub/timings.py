@@ -1,13 +1,14 @@
 """Timing jobs: which devices time a family of models in idle hours, and what came of it.
 
-- A job names a family that the publisher itself lists, and some devices of its hardware class, chosen once: those that called last,
-  which carry the labels, have no other job, and ask by our own protocol. It touches no rollout, and no rollout touches it.
+- A job names a family that the publisher itself lists, and some devices of its hardware class, chosen once: those that called last
+  and within some polls (`CALLED_POLLS`), which carry the labels, have no other job, and ask by our own protocol. It touches no rollout, and no rollout touches it.
 - A device is told by a counter of its own, which only grows (`measuring`). What it says counts where counter and archive are those of
   its job, and its first last word stays: `measured` and `refused` are never changed.
 - Times are judged against the archive that was listed: no more models than there are, and no other hardware class.
-- A job is done when every device has said its last word or was revoked; it ends early by an operator, or when its family is retired.
-- A profile of several devices is the median over those that measured, of each model that all of them timed. How far they lie apart
-  stands beside it.
+- A job is done when every device has said its last word or was revoked; it ends early by an operator, when its family is retired, or after
+  `LONGEST` seconds.
+- A profile of several devices has the models that more than half of those that measured have timed: no single one of three or more decides
+  which there are. Each has the median over those that timed it. How many these are, and how far they lie apart, stands beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, insert, select, update
 
 from edgestill.core.errors import ConflictError, MessageError, NotFoundError
+from edgestill.core.family import MAX_MODELS
 from edgestill.core.release import Measurement
 from edgestill.hub import registry
 from edgestill.hub.tables import controllers, devices, measuring, timed, timings
@@ -37,7 +39,11 @@ if TYPE_CHECKING:
 
 MOST_DEVICES: Final = 1000
 LISTED: Final = 50
-RUNNING, DONE, CANCELLED, RETIRED = "running", "done", "cancelled", "retired"
+CALLED_POLLS: Final = 20
+"""A device that has not called for so many intervals of polls is not given a job."""
+LONGEST: Final = 14 * 86_400.0
+"""Seconds after which a job does not wait for its devices any more."""
+RUNNING, DONE, CANCELLED, RETIRED, EXPIRED = "running", "done", "cancelled", "retired", "expired"
 ASSIGNED, DOWNLOADED, MEASURED, REFUSED, LEFT = "assigned", "downloaded", "measured", "refused", "left"
 _OPEN: Final = (ASSIGNED, DOWNLOADED)
 
@@ -51,12 +57,16 @@ class Wish:
         info: what the list says of it.
         labels: that its devices carry.
         devices: how many, at most.
+        models: in the archive.
+        within: seconds in which they have called.
     """
 
     target: str
     info: TargetInfo
     labels: Mapping[str, str]
     devices: int
+    models: int
+    within: float
 
 
 async def start(connection: AsyncConnection, wish: Wish, now: float) -> tuple[int, list[str]]:
@@ -65,12 +75,12 @@ async def start(connection: AsyncConnection, wish: Wish, now: float) -> tuple[in
     Raises:
         NotFoundError: no device is free for it.
     """
-    chosen = await _free(connection, wish)
+    chosen = await _free(connection, wish, now)
     if not chosen:
         raise NotFoundError(
             "no device is free to time this",
             where=wish.target,
-            expected="devices of its hardware class, with these labels, that have no other timing job",
+            expected=f"devices of its hardware class, with these labels, that called within {wish.within:g} s and have no other timing job",
             got="none",
             fix="look at the devices: edgestill fleet list, and at the jobs: edgestill timing status",
         )
@@ -78,6 +88,7 @@ async def start(connection: AsyncConnection, wish: Wish, now: float) -> tuple[in
         insert(timings).values(
             target=wish.target,
             digest=wish.info.digest.hex,
+            models=wish.models,
             labels=dict(wish.labels),
             wanted=wish.devices,
             state=RUNNING,
@@ -113,7 +124,7 @@ async def cancel(connection: AsyncConnection, job: int, now: float) -> list[str]
 
 
 async def settle(connection: AsyncConnection, families: Iterable[str], now: float) -> list[str]:
-    """Ends what nobody lists any more, and what waits for nobody but revoked devices; the devices that need not go on.
+    """Ends what nobody lists any more or has run too long, and what waits for nobody but revoked devices; the devices that need not go on.
 
     Args:
         connection: of a write.
@@ -125,6 +136,9 @@ async def settle(connection: AsyncConnection, families: Iterable[str], now: floa
         if row.target not in listed:
             freed += await _end(connection, row.id, RETIRED, "the publisher lists it no more", now)
             continue
+        if now - row.created_at > LONGEST:
+            freed += await _end(connection, row.id, EXPIRED, "not all of its devices were heard in time", now)
+            continue
         gone = select(devices.c.id).where(devices.c.revoked_at.is_not(None))
         await connection.execute(
             update(timed)
@@ -135,16 +149,13 @@ async def settle(connection: AsyncConnection, families: Iterable[str], now: floa
     return freed
 
 
-async def accept(
-    connection: AsyncConnection, device: str, report: TimingReport, models: Mapping[str, int], now: float
-) -> bool:
+async def accept(connection: AsyncConnection, device: str, report: TimingReport, now: float) -> bool:
     """Takes in what a device says; whether it changed anything.
 
     Args:
         connection: of a write.
         device: that says it.
         report: what.
-        models: digest of an archive -> how many models are in it, of the archive that the report names.
         now: hub time.
 
     Raises:
@@ -153,11 +164,12 @@ async def accept(
     row = await job_of(connection, device, report)
     if row is None or row.state not in _OPEN or (row.state, report.state) == (DOWNLOADED, DOWNLOADED):
         return False
-    if report.models and report.models[-1].at >= models.get(row.digest, 0):
+    most = MAX_MODELS if row.models is None else row.models
+    if report.models and report.models[-1].at >= most:
         raise MessageError(
             "times of models that are not in the archive",
             where="timing",
-            expected=f"places below {models.get(row.digest, 0)}",
+            expected=f"places below {most}",
             got=report.models[-1].at,
         )
     is_last = report.state != DOWNLOADED
@@ -178,9 +190,9 @@ async def accept(
 
 
 async def job_of(connection: AsyncConnection, device: str, report: TimingReport) -> Row | None:  # type: ignore[type-arg]  # of a join, whose type nobody can write down
-    """The running job that a report is of: `id`, `digest` of the archive, and `state` of the device in it; None for another's or an old one's."""
+    """The running job that a report is of: `id`, `models` in its archive, and `state` of the device in it; None for another's or an old one's."""
     rows = await connection.execute(
-        select(timings.c.id, timings.c.digest, timed.c.state)
+        select(timings.c.id, timings.c.models, timed.c.state)
         .join(timed, timed.c.timing_id == timings.c.id)
         .where(
             timed.c.device_id == device,
@@ -290,32 +302,49 @@ async def taken(connection: AsyncConnection, job: int, device: str | None) -> Ta
 def merged(
     times: Mapping[str, Mapping[int, tuple[float, float]]],
 ) -> tuple[dict[int, tuple[float, float]], JsonObject]:
-    """The medians over devices of each model that all of them timed, and what is to be known of how they came about.
+    """The medians of each model that more than half of the devices timed, over those, and what is to be known of how they came about.
 
     Returns:
-        Place -> p50 and p95; and `devices`, `left_out` (places that not all timed) and, of several devices, `apart`: per model the largest p95
-        over the smallest, its median and its maximum.
+        Place -> p50 and p95; and `devices`, `left_out` (places that no more than half timed) and, of several devices, `timed_by` (of each model
+        that is there, how many timed it) and `apart` (over the models that several timed: the largest p95 over the smallest, its median
+        and its maximum).
+
+    Raises:
+        ConflictError: there is no such model.
     """
-    everywhere = sorted(set.intersection(*(set(one) for one in times.values())))
-    anywhere = sorted(set.union(*(set(one) for one in times.values())))
-    found = {
-        at: (median(one[at][0] for one in times.values()), median(one[at][1] for one in times.values()))
-        for at in everywhere
-    }
+    by_model: dict[int, list[tuple[float, float]]] = {}
+    for one in times.values():
+        for at, pair in one.items():
+            by_model.setdefault(at, []).append(pair)
+    chosen = {at: pairs for at, pairs in sorted(by_model.items()) if 2 * len(pairs) > len(times)}
+    if not chosen:
+        raise ConflictError(
+            "no model that more than half of the devices timed",
+            where="timing",
+            expected=f"one that {len(times) // 2 + 1} of {len(times)} devices have timed",
+            got=f"at most {max(map(len, by_model.values()), default=0)}",
+            fix="fetch one device's: edgestill timing fetch ID --device NAME",
+        )
     told: JsonObject = {
         "devices": [*sorted(times)],
-        "left_out": [at for at in anywhere if at not in found],
+        "left_out": [at for at in sorted(by_model) if at not in chosen],
     }
-    ratios = [
-        max(one[at][1] for one in times.values()) / min(one[at][1] for one in times.values())
-        for at in everywhere
-    ]
-    if len(times) > 1 and ratios:
-        told["apart"] = {"median": median(ratios), "most": max(ratios)}
+    if len(times) > 1:
+        told |= {"timed_by": [len(pairs) for pairs in chosen.values()], **_apart(chosen)}
+    found = {
+        at: (median(p50 for p50, _ in pairs), median(p95 for _, p95 in pairs)) for at, pairs in chosen.items()
+    }
     return found, told
 
 
-async def _free(connection: AsyncConnection, wish: Wish) -> list[str]:
+def _apart(times: Mapping[int, Sequence[tuple[float, float]]]) -> JsonObject:
+    """How many times as long as the fastest device the slowest took, over the models that several timed."""
+    several = [[p95 for _, p95 in pairs] for pairs in times.values() if len(pairs) > 1]
+    ratios = [max(each) / min(each) for each in several]
+    return {"apart": {"median": median(ratios), "most": max(ratios)}} if ratios else {}
+
+
+async def _free(connection: AsyncConnection, wish: Wish, now: float) -> list[str]:
     """Devices that may take a job, those that called last first."""
     hardware_class = wish.target.rpartition("/")[2].removesuffix(".est")
     busy = select(measuring.c.device_id).where(measuring.c.target.is_not(None))
@@ -324,6 +353,7 @@ async def _free(connection: AsyncConnection, wish: Wish) -> list[str]:
         .where(
             devices.c.hardware_class == hardware_class,
             devices.c.revoked_at.is_(None),
+            func.coalesce(devices.c.last_seen, devices.c.enrolled_at) >= now - wish.within,
             devices.c.id.not_in(busy),
             devices.c.id.not_in(select(controllers.c.device_id)),
         )

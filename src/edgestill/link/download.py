@@ -6,6 +6,7 @@
 - Endless data: nothing beyond the known size is written, and a peer that states or sends more is refused.
 - Slow retrieval: every stretch of `timeout` seconds must bring `minimum_speed` on average, so a download ends within
   `timeout + size / minimum_speed` seconds whatever the peer does.
+- One that shall not go on is let go between two pieces, and what arrived is kept.
 - A download that does not fit into what is left of today's data budget is not begun. One that fits into no day's budget, or has waited for another day
   and still does not fit (polls come first each day), goes on each day until that is used up; what is there is kept for tomorrow.
 
@@ -37,7 +38,7 @@ from edgestill.core.units import format_size
 from edgestill.link.exchange import ABSENT, check_head, read_problem, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from hashlib import _Hash
     from pathlib import Path
 
@@ -62,7 +63,8 @@ def download(
     minimum_speed: float,
     allowance: Budget | None = None,
     has_waited: bool = False,
-) -> None:
+    goes_on: Callable[[], bool] | None = None,
+) -> bool:
     """Fetches a file, or the rest of it; returns at once where it is there.
 
     Args:
@@ -76,6 +78,10 @@ def download(
         minimum_speed: bytes per second, above 0.
         allowance: counts the bytes that arrive; None counts nothing, as for places nearby.
         has_waited: whether it was put off on an earlier day: then it takes what there is, whether all of it fits or not.
+        goes_on: asked before each piece whether to go on; None always does.
+
+    Returns:
+        Whether it is there; False where it did not go on.
 
     Raises:
         NotFoundError: there is none (404).
@@ -104,10 +110,13 @@ def download(
         _Pace(clock, timeout, minimum_speed),
         allowance,
         has_waited,
+        goes_on,
     )
     try:
         if not _is_whole(to, size, digest):
             task.run()
+    except _LetGoError:
+        return False
     except OSError as error:
         raise PathError(
             "cannot write a download",
@@ -116,6 +125,11 @@ def download(
             fix="check the disk",
             expected="a folder with room",
         ) from error
+    return True
+
+
+class _LetGoError(Exception):
+    """It shall not go on."""
 
 
 def part_of(to: Path) -> Path:
@@ -175,6 +189,7 @@ class _Task:
     pace: _Pace
     allowance: Budget | None
     has_waited: bool = False
+    goes_on: Callable[[], bool] | None = None
     hash: _Hash = field(default_factory=hashlib.sha256)
     have: int = 0
 
@@ -232,7 +247,12 @@ class _Task:
         file.seek(0)
         self.hash, self.have = hashlib.sha256(), 0
 
+    def _let_go_if_told(self) -> None:
+        if self.goes_on is not None and self.have < self.size and not self.goes_on():
+            raise _LetGoError
+
     def _fetch(self, file: BinaryIO) -> None:
+        self._let_go_if_told()
         self._refuse_what_does_not_fit()
         headers = {"range": f"bytes={self.have}-"} if self.have else {}
         self.pace.begin()
@@ -305,6 +325,7 @@ class _Task:
 
     def _next(self, chunks: Iterator[bytes]) -> bytes | None:
         """The next piece, counted before it is asked for as far as can be known."""
+        self._let_go_if_told()
         if self.allowance is not None:
             self.allowance.ahead(min(self.size - self.have, CHUNK))
         chunk = next(chunks, None)
