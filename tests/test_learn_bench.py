@@ -312,6 +312,17 @@ def test_what_jobs_ship_was_measured_wherever_sums_were(kept: dict[str, Any]) ->
     assert kept["figures"]["cifar_int8_minus_fedavg_points"] > 0
 
 
+def test_one_liar_takes_little_from_the_robust_head(kept: dict[str, Any]) -> None:
+    """Of every world and attack; and the plain sum, which believes everybody, loses far more."""
+    part = kept["parts"]["hostile"]
+    assert kept["figures"]["hostile_shift_points"] <= 2.5
+    for skews in part.values():
+        for found in skews.values():
+            assert found["none"]["refused"]["most"] == 0, "honest devices pass the screens"
+            plain = min(one["plain"]["mean"] for one in found.values())
+            assert plain < min(one["robust"]["mean"] for one in found.values()) - 20
+
+
 def test_ten_thousand_messages_are_summed_by_one_process(kept: dict[str, Any]) -> None:
     """As many as the page of the hub says, in seconds of the processor."""
     part = kept["parts"]["summing"]

@@ -21,6 +21,12 @@ def _part(name: str) -> dict[str, Any]:
     return part
 
 
+def _worlds(name: str) -> dict[str, Any]:
+    """A part by data and width, digits before pictures, narrow before wide; results are kept in the order of letters."""
+    part = _part(name)
+    return {one: part[one] for one in sorted(part, key=lambda one: (one[0] != "d", _width(one)))}
+
+
 def _table(*rows: list[str]) -> str:
     """The first row is the head."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
@@ -37,7 +43,7 @@ def _ways(width: int) -> dict[str, str]:
 
 def encodings_table() -> str:
     """Accuracy, and the share of answers that are not the central head's, of each way to send."""
-    part = _part("encodings")
+    part = _worlds("encodings")
     rows = [["data, features", "one place", *_ways(1)]]
     for name, ways in part.items():
         each = [ways[way]["ridges"][RIDGE] for way in _ways(_width(name)).values()]
@@ -58,7 +64,7 @@ def shipped_table() -> str:
     rows = [
         ["data, features", "eight bits: points lost", "answers changed", "bytes over float32's", "four bits"]
     ]
-    for name, ways in _part("encodings").items():
+    for name, ways in _worlds("encodings").items():
         width = _width(name)
         eight, four = (ways[f"{bits}, {width} coordinates"] for bits in ("int8", "four bits"))
         share = eight["bytes"] / ways["float32"]["bytes"]
@@ -81,12 +87,12 @@ def _width(name: str) -> int:
 
 def noise_table() -> str:
     """The noisy sum alone, and with the bundle's own statistics, by devices, coordinates and unit."""
-    part = _part("noisy")
+    part = _worlds("noisy")
     keys = [key.rpartition("/") for key in next(iter(part.values())) if "/" in key]
-    epsilons = list(dict.fromkeys(epsilon for *_, epsilon in keys))
+    epsilons = sorted({epsilon for *_, epsilon in keys}, key=float)
     heads = [f"{_title(name)}, epsilon {epsilon}" for name in part for epsilon in epsilons]
     rows = [["devices, coordinates, unit", *heads]]
-    for setting in dict.fromkeys(setting for setting, *_ in keys):
+    for setting in sorted({setting for setting, *_ in keys}, key=_by_numbers):
         each = [one[f"{setting}/{epsilon}"] for one in part.values() for epsilon in epsilons]
         cells = [f"{one['alone']:.1f}, prior {one['prior']:.1f}" for one in each]
         rows.append([setting.replace("/", ", "), *cells])
@@ -96,13 +102,19 @@ def noise_table() -> str:
     return _table(*rows)
 
 
+def _by_numbers(setting: str) -> tuple[int, int, bool]:
+    """Devices, coordinates, and samples before messages."""
+    devices, kept, unit = setting.split("/")
+    return int(devices), int(kept), unit == "message"
+
+
 def _title(name: str) -> str:
     return TITLES[name.partition(",")[0]]
 
 
 def liars_table() -> str:
     """Each attack and each sum, at both skews."""
-    skews = _part("hostile")[LIARS]
+    skews = _skews(_part("hostile")[LIARS])
     sums = {
         "plain": "plain",
         "screened": "screened",
@@ -112,7 +124,8 @@ def liars_table() -> str:
     }
     named = " and ".join(skews)
     rows = [[f"{LIARS} features, Dirichlet {named}", "refused", *sums]]
-    for attack in next(iter(skews.values())):
+    first = next(iter(skews.values()))
+    for attack in sorted(first, key=lambda one: (one != "none", first[one]["refused"]["most"], one)):
         each = [one[attack] for one in skews.values()]
         refused = "" if attack == "none" else _refused([one["refused"] for one in each])
         cells = [
@@ -121,6 +134,11 @@ def liars_table() -> str:
         ]
         rows.append([NOBODY if attack == "none" else attack, refused, *cells])
     return _table(*rows)
+
+
+def _skews(world: dict[str, Any]) -> dict[str, Any]:
+    """The wider mixture of labels first."""
+    return dict(sorted(world.items(), key=lambda one: -float(one[0])))
 
 
 def _refused(told: list[dict[str, float]]) -> str:
@@ -140,8 +158,8 @@ def losses_table() -> str:
         "worst attack in the worst deal",
     ]
     rows = [head]
-    for name, skews in _part("hostile").items():
-        for skew, found in skews.items():
+    for name, skews in _worlds("hostile").items():
+        for skew, found in _skews(skews).items():
             calm = found["none"]["robust"]
             cells = [_worst_attack(found, calm, kind) for kind in ("mean", "least")]
             rows.append([name, skew, f"{calm['mean']:.1f} ({calm['least']:.1f})", *cells])
