@@ -1,9 +1,11 @@
 """Learning together: what one message of sums, or a ballot, is worth against rounds of weights, in accuracy and in bytes both ways.
 
+Beside it: what coarser messages, noise and liars cost (`encodings`, `noisy`, `hostile`), and how long ten thousand messages take to be summed (`summing`).
+
     EDGESTILL_DATA=FOLDER python bench/bench_learn.py [--json] [--quick] [--keep FOLDER] [--only PART ...]
 
 Prints what was found and, as the last line, `{"bench": "learn", "figures": {...}}`; `--json` leaves the rest out. The whole goes into
-`bench/results/learn.json`; `python tools/tables.py` writes the tables of docs/learn.md. `--only` runs some of the parts and takes the
+`bench/results/learn.json`; `python tools/tables.py` writes the tables of docs/learn.md and of docs/hub.md. `--only` runs some of the parts and takes the
 others from the last results. `digits` and `cifar` tune FedAvg and FedProx, which takes a quarter of an hour each on one core; `--keep` keeps the
 backbone that `cifar` trains. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
 """
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-PARTS: Final = ("digits", "cifar")
+PARTS: Final = ("digits", "cifar", "encodings", "noisy", "hostile", "summing")
 LIBRARIES: Final = ("edgestill", "numpy", "torch", "scikit-learn")
 
 
@@ -45,9 +47,16 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
 
 def modules() -> dict[str, ModuleType]:
     """Part -> what measures it: `measured(data, kept, *, quick)`, and `figures` of what that found. A further part is a row here and in `PARTS`."""
-    from learning import cifar, digits
+    from learning import cifar, digits, encodings, hostile, noisy, summing
 
-    return {"digits": digits, "cifar": cifar}
+    return {
+        "digits": digits,
+        "cifar": cifar,
+        "encodings": encodings,
+        "noisy": noisy,
+        "hostile": hostile,
+        "summing": summing,
+    }
 
 
 if __name__ == "__main__":

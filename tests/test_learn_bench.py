@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,32 @@ def test_fedavg_learns_and_settings_are_chosen_on_validation(bench: Any, fleets:
     assert min(told["accuracy"]) > 0.8
 
 
+def test_heads_of_eight_bits_are_the_nearest_of_255_levels(bench: Any) -> None:
+    """Weight and bias of each setting have a scale of their own; zeros stay zeros, and rounding twice changes nothing."""
+    federated = bench("federated")
+    heads = np.random.default_rng(0).normal(size=(9, 3, 4)).astype(np.float32) * [[[1.0], [50.0], [0.0]]]
+    heads[-1] *= 1_000
+    came = federated._rounded(heads, "int8")  # how heads arrive
+    for one, other in ((heads[:-1], came[:-1]), (heads[-1:], came[-1:])):
+        largest = np.abs(one).max(axis=(0, 2), keepdims=True)
+        assert (np.abs(one - other) <= largest / 254 * 1.001).all()
+        assert len(np.unique(other[:, 0])) <= 255
+    assert not came[:, 2].any()
+    np.testing.assert_allclose(federated._rounded(came, "int8"), came, rtol=1e-5)  # as above
+    assert federated.head_bytes(8, 4, "int8") == 9 * 4
+
+
+def test_fedavg_of_eight_bits_loses_little_where_it_learns(bench: Any, fleets: ModuleType) -> None:
+    """The rival that takes a quarter of the bytes is no straw man."""
+    federated, dealt = bench("federated"), [small(fleets, 0.5, seed=seed) for seed in (0, 1)]
+    settings = [federated.Settings(epochs=1, rate=0.1, batch=16)]
+    told = {
+        precision: federated.Trials.of(dealt, settings, count=3, precision=precision).told(3)["accuracy"]
+        for precision in ("float32", "int8")
+    }
+    assert np.abs(np.subtract(told["float32"], told["int8"])).max() <= 0.03
+
+
 def test_fedavg_is_offered_as_many_settings_as_anybody(bench: Any) -> None:
     """Nobody is tuned harder than FedAvg and FedProx are."""
     federated, summed, voting = (bench(name) for name in ("federated", "summed", "voting"))
@@ -156,6 +183,27 @@ def test_sums_are_counted_as_the_messages_they_are(bench: Any, fleets: ModuleTyp
     assert found["down"] == 4 * 9 * 4
     assert found["gap_points"] == [0.0, 0.0]
     assert min(found["accuracy"]) > 0.8
+
+
+def test_what_jobs_ship_is_a_third_of_the_bytes_and_near_the_central_head(
+    bench: Any, fleets: ModuleType
+) -> None:
+    """Sums in coordinates of the samples that whoever makes a bundle has, without their labels; also of devices that hold nothing."""
+    summed, dealt = bench("summed"), [small(fleets, 0.02, width=32, seed=seed) for seed in (0, 1)]
+    assert min(len(one) for fleet in dealt for one in fleet.devices) == 0
+    floats, coded = (summed.measured(dealt, summed.ENCODINGS[name]) for name in ("float32", summed.SHIPPED))
+    assert coded["up"] < floats["up"] / 2
+    assert coded["down"] == floats["down"]
+    assert max(map(abs, coded["gap_points"])) <= 2.5
+
+
+def test_labels_have_no_part_in_coordinates(bench: Any, fleets: ModuleType) -> None:
+    """Whatever the labels of the shared set and of the validation samples are, messages are the same."""
+    summed, one = bench("summed"), small(fleets)
+    other = replace(one, proxy=replace(one.proxy, labels=one.proxy.labels[::-1]))
+    encoding = summed.ENCODINGS[summed.SHIPPED]
+    made = [summed.coordinates(encoding.reference(each)) for each in (one, other)]
+    assert made[0].backbone == made[1].backbone
 
 
 def test_sums_too_rough_to_be_solved_count_as_wrong(bench: Any, fleets: ModuleType) -> None:
@@ -239,5 +287,53 @@ def test_our_message_takes_no_more_bytes_than_the_rounds_it_is_compared_with(kep
             assert one["ours"]["up"] + one["ours"]["down"] <= theirs["rounds"] * (
                 theirs["round_up"] + theirs["round_down"]
             )
+            _takes_as_few_rounds_as_reach_our_bytes(one["shipped"])
     assert kept["figures"]["cifar_bytes_over_fedavg"] <= 1
     assert kept["figures"]["cifar_minus_fedavg_points"] > 0
+
+
+def _takes_as_few_rounds_as_reach_our_bytes(coded: dict[str, Any]) -> None:
+    """What jobs ship, against FedAvg in float32 and in a quarter of that."""
+    ours = coded["ours"]["up"] + coded["ours"]["down"]
+    sizes = []
+    for theirs in (coded["fedavg_float32"], coded["fedavg_int8"]):
+        sizes.append(theirs["round_up"] + theirs["round_down"])
+        assert (theirs["rounds"] - 1) * sizes[-1] < ours <= theirs["rounds"] * sizes[-1]
+        assert theirs["trials"] >= 30
+    assert sizes[0] == 4 * sizes[1] == 2 * coded["ours"]["down"]
+    assert coded["fedavg_int8_unrounded"]["rounds"] == coded["fedavg_int8"]["rounds"]
+
+
+def test_what_jobs_ship_was_measured_wherever_sums_were(kept: dict[str, Any]) -> None:
+    """At each skew and width of the digits, with a reference that is told."""
+    for skew in kept["parts"]["digits"]["skews"].values():
+        names = {name.partition(" ")[2] for name in skew["statistics"]}
+        assert {"float32", "int8, all coordinates", "int8, coordinates of the shared set alone"} <= names
+    assert kept["figures"]["cifar_int8_minus_fedavg_points"] > 0
+
+
+def test_one_liar_takes_little_from_the_robust_head(kept: dict[str, Any]) -> None:
+    """Of every world and attack; and the plain sum, which believes everybody, loses far more."""
+    part = kept["parts"]["hostile"]
+    assert kept["figures"]["hostile_shift_points"] <= 2.5
+    for skews in part.values():
+        for found in skews.values():
+            assert found["none"]["refused"]["most"] == 0, "honest devices pass the screens"
+            plain = min(one["plain"]["mean"] for one in found.values())
+            assert plain < min(one["robust"]["mean"] for one in found.values()) - 20
+
+
+def test_ten_thousand_messages_are_summed_by_one_process(kept: dict[str, Any]) -> None:
+    """As many as the page of the hub says, in seconds of the processor."""
+    part = kept["parts"]["summing"]
+    assert (part["devices"], part["features"], part["classes"]) == (10_000, 256, 10)
+    assert kept["figures"]["sum_10k_cpu_s"] <= 15
+
+
+@pytest.mark.parametrize("part", ["encodings", "hostile", "noisy", "summing"])
+def test_each_part_runs_and_tells_its_figures(bench: Any, tmp_path: Path, part: str) -> None:
+    """In the quick form, which needs no data from elsewhere."""
+    module = bench(part)
+    found = json.loads(json.dumps(module.measured(tmp_path, tmp_path, quick=True)))
+    assert found
+    assert all(np.isfinite(value) for value in module.figures(found).values())

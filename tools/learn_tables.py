@@ -30,6 +30,10 @@ def _size(count: float) -> str:
     return f"{count:.0f} B" if count < 1000 else f"{count / 1000:.1f} kB"
 
 
+def _points(ours: list[float], theirs: list[float]) -> str:
+    return f"{100 * (_mean(ours) - _mean(theirs)):+.1f}"
+
+
 def digits_table() -> str:
     """Accuracy of each method at each skew, and its bytes."""
     part = _parts()["digits"]
@@ -85,8 +89,8 @@ def cifar_table() -> str:
     """Our message against as many bytes of FedAvg, and against all its rounds."""
     part = _parts()["cifar"]
     lines = [
-        "| features | D | sums, one message | bytes both ways | FedAvg, as many bytes | points | bytes over FedAvg's | FedAvg, 20 rounds | points | its bytes over ours | softmax, one place |",
-        "|---" * 11 + "|",
+        "| features | D | sums, one message | bytes both ways | FedAvg, as many bytes | points | bytes over FedAvg's | FedAvg, 20 rounds | points | its bytes over ours | softmax, one place | points over closed form, one place |",
+        "|---" * 12 + "|",
     ]
     for name, backbone in part["backbones"].items():
         lines += [_features_row(BACKBONES[name], title, one) for title, one in backbone["features"].items()]
@@ -97,13 +101,44 @@ def _features_row(name: str, title: str, one: dict[str, Any]) -> str:
     ours, equal, whole = one["ours"], one["fedavg_equal"], one["fedavg_whole"]
     size = ours["up"] + ours["down"]
     each = equal["round_up"] + equal["round_down"]
-    gains = [100 * (_mean(ours["accuracy"]) - _mean(other["accuracy"])) for other in (equal, whole)]
+    gains = [_points(ours["accuracy"], other["accuracy"]) for other in (equal, whole)]
     return (
         f"| {name}, {title} | {one['width']} | {_spread(ours['accuracy'])} | {_size(size)} "
-        f"| {_spread(equal['accuracy'])} ({equal['rounds']} rounds) | {gains[0]:+.1f} | {size / (equal['rounds'] * each):.2f} "
-        f"| {_spread(whole['accuracy'])} | {gains[1]:+.1f} | {whole['rounds'] * each / size:.1f} "
-        f"| {_spread(one['central_softmax'])} |"
+        f"| {_spread(equal['accuracy'])} ({equal['rounds']} rounds) | {gains[0]} | {size / (equal['rounds'] * each):.2f} "
+        f"| {_spread(whole['accuracy'])} | {gains[1]} | {whole['rounds'] * each / size:.1f} "
+        f"| {_spread(one['central_softmax'])} | {_points(one['central_softmax'], ours['central'])} |"
     )
+
+
+def shipped_table() -> str:
+    """Our message in `int8`, all coordinates, against FedAvg of as many bytes: as float32, and as `int8`."""
+    heads = [
+        f"FedAvg in {precision}, as many bytes | points | bytes over FedAvg's"
+        for precision in ("float32", "int8")
+    ]
+    lines = [
+        f"| features | D | sums, int8 | bytes both ways | {' | '.join(heads)} | the same, not rounded |",
+        "|---" * 11 + "|",
+    ]
+    for name, backbone in _parts()["cifar"]["backbones"].items():
+        lines += [_shipped_row(BACKBONES[name], title, one) for title, one in backbone["features"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _shipped_row(name: str, title: str, one: dict[str, Any]) -> str:
+    coded = one["shipped"]
+    ours = coded["ours"]
+    size = ours["up"] + ours["down"]
+    cells = [f"{name}, {title}", str(one["width"]), _spread(ours["accuracy"]), _size(size)]
+    for theirs in (coded["fedavg_float32"], coded["fedavg_int8"]):
+        rounds = theirs["rounds"]
+        share = size / (rounds * (theirs["round_up"] + theirs["round_down"]))
+        cells += [
+            f"{_spread(theirs['accuracy'])} ({rounds} round{'s' * (rounds > 1)})",
+            _points(ours["accuracy"], theirs["accuracy"]),
+            f"{share:.2f}",
+        ]
+    return f"| {' | '.join(cells)} | {_spread(coded['fedavg_int8_unrounded']['accuracy'])} |"
 
 
 def others_table() -> str:
@@ -128,5 +163,6 @@ def others_table() -> str:
 LEARN_TABLES: Final = {
     "learn_digits": digits_table,
     "learn_cifar": cifar_table,
+    "learn_cifar_shipped": shipped_table,
     "learn_cifar_others": others_table,
 }

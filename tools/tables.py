@@ -22,6 +22,7 @@ from job_tables import KINDS, keys_table
 from learn_tables import LEARN_TABLES
 from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
+from sums_tables import SUMS_TABLES
 from training_tables import TRAINING_TABLES
 
 from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
@@ -156,7 +157,13 @@ TABLES = {
     **{
         name: lambda _name, table=table: table()
         for name, table in (
-            SEARCH_TABLES | CASCADE_TABLES | DELIVERY_TABLES | DRIFT_TABLES | LEARN_TABLES | TRAINING_TABLES
+            SEARCH_TABLES
+            | CASCADE_TABLES
+            | DELIVERY_TABLES
+            | DRIFT_TABLES
+            | LEARN_TABLES
+            | SUMS_TABLES
+            | TRAINING_TABLES
         ).items()
     },
 }

@@ -11,6 +11,9 @@ and its own head is told beside (`own_head`). So what is measured is putting tog
 
 Beside a backbone's own features stand fewer (the first principal components of what its training images give, which a bundle can bring along) and more
 (a frozen random layer on top, which a seed tells). FedAvg gets the same features, and as many rounds as use up our bytes, rounded *up*: it never sends fewer.
+
+What the project is held to is told at equal precision, float32 for both. Beside it stands what jobs ship, sums in `int8` (`shipped`), against FedAvg with as many bytes as
+that takes: once its heads are float32, and once they are rounded to `int8` as well. Our head comes back as float32 in both, as devices get it.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from edgestill.learn.votes import LIMIT
 from learning.digits import federated_told
 from learning.federated import RATES, ROUNDS, Settings, Trials, central, head_bytes, right
 from learning.fleets import DEVICES, SEEDS, Part, Sizes, fleets, random_features
-from learning.summed import ENCODINGS
+from learning.summed import ENCODINGS, SHIPPED
 from learning.summed import measured as summed
 from learning.voting import voted
 
@@ -96,6 +99,7 @@ def _of_backbone(
         dealt = _dealt(part, seeds, quick=quick)
         trials[title] = Trials.of(dealt, FEDAVG[6:8] if quick else FEDAVG, count=count)
         found[title] = _against(dealt, trials[title], count)
+        found[title]["shipped"] = shipped(dealt, FEDAVG[6:8] if quick else FEDAVG)
         if title == "own":
             found[title] |= _others(dealt, count, quick=quick)
             found[title] |= voices(_dealt(part, seeds, quick=quick, scaled=False))
@@ -119,6 +123,18 @@ def _against(dealt: Sequence[Fleet], trials: Trials, count: int) -> dict[str, An
         "fedavg_whole": trials.told(count) | bytes_of,
         "central_softmax": _central(dealt),
     }
+
+
+def shipped(dealt: Sequence[Fleet], settings: Sequence[Settings]) -> dict[str, Any]:
+    """Our message as jobs ship it, and FedAvg at its bytes: as float32, as `int8`, and what rounding costs it: the last, in as many rounds, without."""
+    ours = summed(dealt, ENCODINGS[SHIPPED])
+    width, found = dealt[0].test.features.shape[1], {"ours": ours}
+    for precision in (PRECISION, "int8"):
+        count = _rounds_of(ours, width, ROUNDS, precision)
+        found[f"fedavg_{precision}"] = federated_told(dealt, settings, count, precision)
+    chosen = Settings(**found["fedavg_int8"]["settings"])
+    found["fedavg_int8_unrounded"] = federated_told(dealt, (chosen,), found["fedavg_int8"]["rounds"])
+    return found
 
 
 def _others(dealt: Sequence[Fleet], count: int, *, quick: bool) -> dict[str, Any]:
@@ -153,9 +169,9 @@ def _dealt(
     )
 
 
-def _rounds_of(ours: dict[str, Any], width: int, most: int) -> int:
+def _rounds_of(ours: dict[str, Any], width: int, most: int, precision: str = PRECISION) -> int:
     """Rounds that take at least the bytes of our message and head."""
-    return min(most, math.ceil((ours["up"] + ours["down"]) / (2 * head_bytes(width, CLASSES, PRECISION))))
+    return min(most, math.ceil((ours["up"] + ours["down"]) / (2 * head_bytes(width, CLASSES, precision))))
 
 
 def _central(dealt: Sequence[Fleet]) -> list[float]:
@@ -243,14 +259,33 @@ def _run(
 
 
 def figures(part: dict[str, Any]) -> dict[str, float]:
-    """On the reference student's own features, at equal width and precision; FedAvg with the rounds that use up our bytes."""
+    """On the reference student's own features, against FedAvg with the rounds that use up our bytes.
+
+    The first two are at equal width and precision. `..._int8_...` are of what jobs ship, against FedAvg's heads as float32 and as `int8`.
+    `..._softmax_...` is how far least squares in one place is behind a softmax head in one place: the worst of all features.
+    """
     one = part["backbones"]["reference"]["features"]["own"]
-    ours, theirs = one["ours"], one["fedavg_equal"]
+    coded = one["shipped"]
+    every = [each for backbone in part["backbones"].values() for each in backbone["features"].values()]
     return {
-        "cifar_minus_fedavg_points": round(
-            100 * float(np.mean(ours["accuracy"]) - np.mean(theirs["accuracy"])), 2
-        ),
-        "cifar_bytes_over_fedavg": round(
-            (ours["up"] + ours["down"]) / (theirs["rounds"] * (theirs["round_up"] + theirs["round_down"])), 3
+        "cifar_minus_fedavg_points": _points(one["ours"], one["fedavg_equal"]),
+        "cifar_bytes_over_fedavg": _bytes_over(one["ours"], one["fedavg_equal"]),
+        "cifar_int8_minus_fedavg_points": _points(coded["ours"], coded["fedavg_float32"]),
+        "cifar_int8_minus_fedavg_int8_points": _points(coded["ours"], coded["fedavg_int8"]),
+        "cifar_softmax_minus_closed_points": round(
+            max(
+                100 * float(np.mean(each["central_softmax"]) - np.mean(each["ours"]["central"]))
+                for each in every
+            ),
+            2,
         ),
     }
+
+
+def _points(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    return round(100 * float(np.mean(ours["accuracy"]) - np.mean(theirs["accuracy"])), 2)
+
+
+def _bytes_over(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    whole = theirs["rounds"] * (theirs["round_up"] + theirs["round_down"])
+    return round((ours["up"] + ours["down"]) / whole, 3)

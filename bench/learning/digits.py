@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from edgestill.learn.votes import LIMIT as DEFAULT_LIMIT
 from learning.federated import FEDAVG, FEDPROX, ROUNDS, Settings, Trials, central, head_bytes, right
 from learning.fleets import DEVICES, SEEDS, SKEWS, Part, Sizes, fleet, fleets, random_features
-from learning.summed import ENCODINGS
+from learning.summed import ENCODINGS, SHIPPED
 from learning.summed import measured as summed
 from learning.voting import LIMITS, LOCAL, soft, voted
 
@@ -154,13 +154,30 @@ def _best_limit(by_skew: Sequence[dict[str, dict[str, Any]]]) -> float:
 
 
 def figures(part: dict[str, Any]) -> dict[str, float]:
-    """At the width and precision that the project is held to; the worst skew."""
+    """At the width and precision that the project is held to; the worst skew.
+
+    `gap_to_central_points` is what putting together costs, both heads in closed form at one ridge; `digits_softmax_minus_closed_points` is what the closed form
+    itself costs, both heads from all samples in one place; `digits_int8_gap_to_central_points` is what shipping as jobs do adds to the first, in the mean over seeds.
+    """
     key = f"{part['width']} {PRECISION}"
     skews = part["skews"].values()
     ours = [one["statistics"][key] for one in skews]
     theirs = [one["fedavg"][key] for one in skews]
     return {
         "gap_to_central_points": round(max(max(one["gap_points"]) for one in ours), 3),
+        "digits_softmax_minus_closed_points": round(
+            max(
+                100 * float(np.mean(one["central_softmax"]["accuracy"]) - np.mean(each["central"]))
+                for one, each in zip(skews, ours, strict=True)
+            ),
+            2,
+        ),
+        "digits_int8_gap_to_central_points": round(
+            max(
+                float(np.mean(one["statistics"][f"{part['width']} {SHIPPED}"]["gap_points"])) for one in skews
+            ),
+            2,
+        ),
         "digits_minus_fedavg_points": round(
             min(
                 100 * float(np.mean(one["accuracy"]) - np.mean(other["accuracy"]))

@@ -118,3 +118,16 @@ def _mean(told: Sequence[dict[str, float]]) -> dict[str, float | None]:
     """The mean over seeds; None where one has no solution."""
     means = {name: float(np.mean([one[name] for one in told])) for name in told[0]}
     return {name: None if np.isnan(value) else round(value, 4) for name, value in means.items()}
+
+
+def figures(part: dict[str, Any]) -> dict[str, float]:
+    """What `int8` in all coordinates, which jobs write into their bundles, changes of the central head's answers: the worst of data and ridges."""
+    shipped = [
+        told
+        for name, ways in part.items()
+        for told in ways[f"int8, {name.rpartition(' ')[2]} coordinates"]["ridges"].values()
+    ]
+    return {
+        "int8_differ_percent": round(max(one["differ"] for one in shipped), 2),
+        "int8_cost_points": round(max(one["central"] - one["accuracy"] for one in shipped), 2),
+    }

@@ -6,6 +6,10 @@ devices in each round). FedProx adds `mu / 2 |w - w_server|^2` to each device's 
 
 Settings are chosen by their mean accuracy over all seeds on validation samples that no device trains on, after as many rounds as are told
 of (`Trials.best`). A head travels in the precision that is asked for, in both directions, and is counted bare, without any framing.
+As `int8` it is rounded to the nearest of 255 levels, weight and bias by themselves, each by its own largest; these two scales are not counted.
+
+What `count` rounds send is `count` heads up and `count` down: before the first round nothing goes down, as every device knows zeros; after the last
+one the head goes down that devices then use, which is counted of ours as well.
 """
 
 from __future__ import annotations
@@ -209,7 +213,18 @@ def _gradient(
 
 
 def _rounded(head: NDArray[np.floating], precision: str) -> NDArray[np.float32]:
+    """Heads `[D + 1, S, C]` as they arrive."""
+    if precision == "int8":
+        return np.concatenate([_coded(head[:-1]), _coded(head[-1:])])
     return head.astype(precision).astype(np.float32)
+
+
+def _coded(tensors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """`[K, S, C]`, each of the S tensors to the nearest of 255 levels between its largest element and minus that."""
+    step = np.abs(tensors).max(axis=(0, 2), keepdims=True) / 127
+    levels = np.rint(tensors / np.where(step > 0, step, 1))
+    found: NDArray[np.float32] = (levels * step).astype(np.float32)
+    return found
 
 
 def _with_one(features: NDArray[np.float32]) -> NDArray[np.float32]:

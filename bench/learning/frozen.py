@@ -97,8 +97,7 @@ def digits(width: int) -> Frozen:
 def cifar10(data: Path, width: int, *, quick: bool = False) -> Frozen:
     """JPEG images of CIFAR-10 through ResNet-20; 64 features, or more by a random layer."""
     import torch
-    from searching.teachers import _resnet20 as resnet20
-    from searching.teachers import images
+    from searching.teachers import images, resnet20
 
     found = images(data, "test", 10_000 // (600 if quick else CIFAR_IMAGES) or 1)
     network = resnet20(data)

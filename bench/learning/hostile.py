@@ -157,3 +157,18 @@ ATTACKS: Final[dict[str, Callable[[Part, Frozen], Statistics]]] = {
     "squares a twentieth": lambda part, _: _shrunken(part),
     "B a hundred times": lambda part, _: replace(_turned(part), b=_turned(part).b * 100),
 }
+
+
+def figures(part: dict[str, Any]) -> dict[str, float]:
+    """What one liar of ten takes from the robust head, against the robust head without a liar: the worst of data, skews and attacks, in the mean over deals."""
+    return {
+        "hostile_shift_points": round(
+            max(
+                found["none"]["robust"]["mean"] - one["robust"]["mean"]
+                for skews in part.values()
+                for found in skews.values()
+                for one in found.values()
+            ),
+            2,
+        )
+    }

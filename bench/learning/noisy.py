@@ -80,3 +80,8 @@ def _once(one: Frozen, mechanism: Mechanism, kept: int, devices: int, seed: int)
 def _lifted(head: Head, coordinates: Coordinates) -> Head:
     weight = coordinates.to @ head.weight
     return Head(weight.astype(np.float32), (head.bias - coordinates.mean @ weight).astype(np.float32))
+
+
+def figures(_part: dict[str, Any]) -> dict[str, float]:
+    """None: the project is held to no accuracy under noise."""
+    return {}

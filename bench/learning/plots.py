@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from edgestill.lab.page import BLUE, GREEN, GREY, INK, ORANGE, plot, svg
+from learning.summed import SHIPPED, SMALL_REFERENCE
 
 IMAGES: Final = Path(__file__).resolve().parents[2] / "docs" / "images"
 DRAWN: Final = ("digits", "cifar")
@@ -56,13 +57,10 @@ def _of_digits(skew: dict[str, Any]) -> list[Line]:
 
 def _of_cifar(backbone: dict[str, Any]) -> list[Line]:
     """Sums and FedAvg on each of the features."""
+    each = _by_bytes(backbone)
     lines = [
-        (
-            "sums, one message each (float32)",
-            {"marker": "o", "color": BLUE, "linestyle": "-"},
-            [one["ours"]["up"] + one["ours"]["down"] for one in _by_bytes(backbone)],
-            [float(np.mean(one["ours"]["accuracy"])) for one in _by_bytes(backbone)],
-        )
+        _message("float32", BLUE, [one["ours"] for one in each]),
+        _message(SHIPPED, GREEN, [one["shipped"]["ours"] for one in each]),
     ]
     shades = np.linspace(0.3, 1.0, len(backbone["features"]))
     for shade, one in zip(shades, _by_bytes(backbone), strict=True):
@@ -70,17 +68,29 @@ def _of_cifar(backbone: dict[str, Any]) -> list[Line]:
     return lines
 
 
+def _message(encoding: str, colour: str, ours: list[dict[str, Any]]) -> Line:
+    """Ours, over the features."""
+    return (
+        f"sums, one message each ({encoding})",
+        {"marker": "o", "color": colour, "linestyle": "-"},
+        [one["up"] + one["down"] for one in ours],
+        [float(np.mean(one["accuracy"])) for one in ours],
+    )
+
+
 def _by_bytes(backbone: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(backbone["features"].values(), key=lambda one: float(one["ours"]["up"]))
 
 
 def _sums(statistics: dict[str, Any]) -> list[Line]:
-    """One line an encoding, whatever encodings there are."""
+    """One line an encoding, over the widths at which all sums have a solution; none of the reference that is too small, which is in the tables."""
     lines: list[Line] = []
-    names = list(dict.fromkeys(key.partition(" ")[2] for key in statistics))
+    names = [
+        name for name in dict.fromkeys(key.partition(" ")[2] for key in statistics) if name != SMALL_REFERENCE
+    ]
     for index, name in enumerate(names):
         keys = sorted((key for key in statistics if key.partition(" ")[2] == name), key=_width)
-        mine = [statistics[key] for key in keys]
+        mine = [statistics[key] for key in keys if min(statistics[key]["accuracy"]) > 0]
         style = {
             "marker": "o",
             "color": BLUE if name in _LINES else _OTHERS[index % len(_OTHERS)],

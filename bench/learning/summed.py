@@ -2,6 +2,10 @@
 
 Messages are those that devices send (`learn.statistics`), read as the hub reads them. The ridge is a share of the mean square of a feature;
 the share is chosen on validation samples, as the settings of the others are. A hub can do that without a byte: the sums are there.
+
+What jobs write into their bundles is `int8, all coordinates`: sums in coordinates that a reference defines, which every device has with its bundle. Here the
+reference is what whoever makes a bundle has: the features of the shared set and of the validation samples, without labels. How many samples a reference needs is
+told by a row with a smaller one, the shared set alone.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import numpy as np
 
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
+from edgestill.learn.coordinates import Coordinates
 from edgestill.learn.statistics import Statistics, solve, usual_ridge
 from learning.federated import head_bytes, right
 
@@ -36,18 +41,40 @@ class Encoding:
         to_bytes: of a device.
         from_bytes: at the hub.
         head: element type of the head that comes back, which is also that of the others who are compared with it.
+        reference: features `[M, D]` in whose coordinates the sums of a fleet travel; None for the features' own sums.
     """
 
     to_bytes: Callable[[Statistics], bytes]
     from_bytes: Callable[[bytes], Statistics]
     head: str
+    reference: Callable[[Fleet], NDArray[np.float32]] | None = None
 
 
+def _shared(fleet: Fleet) -> NDArray[np.float32]:
+    return fleet.proxy.features
+
+
+def _makers(fleet: Fleet) -> NDArray[np.float32]:
+    """What whoever makes a bundle has."""
+    return np.concatenate([fleet.proxy.features, fleet.validation.features])
+
+
+SHIPPED: Final = "int8, all coordinates"
+SMALL_REFERENCE: Final = "int8, coordinates of the shared set alone"
+_REFERENCES: Final = {SHIPPED: _makers, SMALL_REFERENCE: _shared}
 ENCODINGS: Final = {
     dtype: Encoding(
         to_bytes=partial(Statistics.to_bytes, dtype=dtype), from_bytes=Statistics.from_bytes, head=dtype
     )
     for dtype in ("float64", "float32", "float16")
+} | {
+    title: Encoding(
+        to_bytes=partial(Statistics.to_bytes, dtype="int8"),
+        from_bytes=Statistics.from_bytes,
+        head="float32",
+        reference=reference,
+    )
+    for title, reference in _REFERENCES.items()
 }
 """Name in results and plots -> encoding; whatever else a message may be is a row of its own."""
 
@@ -69,8 +96,9 @@ def head(total: Statistics, share: float) -> NDArray[np.float32] | None:
 
 def measured(fleets: Sequence[Fleet], encoding: Encoding) -> dict[str, Any]:
     """One message a device, on the fleets of all seeds."""
-    sent = [[encoding.to_bytes(sums(one, fleet.classes)) for one in fleet.devices] for fleet in fleets]
-    totals = [_added(messages, encoding) for messages in sent]
+    ways = [coordinates(encoding.reference(fleet)) if encoding.reference else None for fleet in fleets]
+    sent = [_sent(fleet, encoding, way) for fleet, way in zip(fleets, ways, strict=True)]
+    totals = [_added(messages, encoding, way) for messages, way in zip(sent, ways, strict=True)]
     share = best_share(totals, fleets)
     together = [_accuracy(total, share, fleet) for total, fleet in zip(totals, fleets, strict=True)]
     alone = [_accuracy(sums(fleet.central, fleet.classes), share, fleet) for fleet in fleets]
@@ -107,8 +135,20 @@ def _accuracy(total: Statistics, share: float, fleet: Fleet) -> float:
     return 0.0 if found is None else right(found, fleet.test)
 
 
-def _added(messages: Sequence[bytes], encoding: Encoding) -> Statistics:
+def coordinates(features: NDArray[np.float32]) -> Coordinates:
+    """All coordinates of these `[M, D]`; targets have no part in them."""
+    empty = Statistics.empty(backbone=BACKBONE, window=0, classes=2, features=features.shape[1])
+    return Coordinates.of(empty.add(features, np.full((len(features), 2), 0.5)), features.shape[1])
+
+
+def _sent(fleet: Fleet, encoding: Encoding, way: Coordinates | None) -> list[bytes]:
+    """The message of each device."""
+    each = (sums(one, fleet.classes) for one in fleet.devices)
+    return [encoding.to_bytes(one if way is None else way.project(one)) for one in each]
+
+
+def _added(messages: Sequence[bytes], encoding: Encoding, way: Coordinates | None) -> Statistics:
     first, *others = (encoding.from_bytes(one) for one in messages)
     for one in others:
         first = first + one
-    return first
+    return first if way is None else way.lift(first)

@@ -152,3 +152,9 @@ def _device(place: int) -> dict[str, Any]:
         "join_token": "0" * 64,
         "enrolled_at": 1.0,
     }
+
+
+def figures(part: dict[str, Any]) -> dict[str, float]:
+    """Of `int8`, which jobs write into their bundles, through the hub: what an operator waits, and what the processor works."""
+    hub = part["int8"]["hub"]
+    return {"sum_10k_s": hub["seconds"], "sum_10k_cpu_s": hub["cpu_seconds"]}
