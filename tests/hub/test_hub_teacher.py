@@ -440,7 +440,7 @@ def test_a_message_that_comes_twice_counts_once(there: World) -> None:
     """Under its id."""
     device, message = there.enrol("d0"), sums()
     assert send(device, message, "m1").json == {"accepted": True}
-    assert send(device, message, "m1").json == {"accepted": False}
+    assert send(device, message, "m1").json == {"accepted": False, "reason": "known already"}
     assert equal(summed(there), message)
 
 
@@ -450,7 +450,7 @@ def test_a_newer_message_of_the_same_window_replaces_the_older(there: World) -> 
     old, new = sums(seed=1), sums(seed=1) + sums(seed=2)
     send(device, old, "m1")
     send(device, new, "m2")
-    assert send(device, old, "m1").json == {"accepted": False}
+    assert send(device, old, "m1").json == {"accepted": False, "reason": "known already"}
     assert equal(summed(there), new)
 
 
