@@ -24,16 +24,19 @@ from edgestill.lab.packing.quantise import quantise
 from edgestill.learn.codes import read_from, written_into
 
 VNNI, PLAIN = HardwareClass("x86_64-vnni-onnxruntime"), HardwareClass("x86_64-avx2-onnxruntime")
+RANDOM = torch.Generator().manual_seed(11)
 KINDS = torch.arange(40) % 3
 """What the inputs show: one colour is brighter than the others."""
 MODELS: dict[str, tuple[type[nn.Module], tuple[int, ...], Tensor]] = {
     "images": (
         ImageNet24,
         (8, 12, 16),
-        (torch.randint(0, 140, (40, 24, 24, 3)) + 90 * torch.eye(3)[KINDS][:, None, None]).byte(),
+        (
+            torch.randint(0, 140, (40, 24, 24, 3), generator=RANDOM) + 90 * torch.eye(3)[KINDS][:, None, None]
+        ).byte(),
     ),
-    "motion": (MotionNet, (6, 8, 8), torch.randn(40, 40, 6)),
-    "words": (Attention, (), torch.randint(0, 50, (40, 12))),
+    "motion": (MotionNet, (6, 8, 8), torch.randn(40, 40, 6, generator=RANDOM)),
+    "words": (Attention, (), torch.randint(0, 50, (40, 12), generator=RANDOM)),
 }
 
 

@@ -1,7 +1,12 @@
-"""Whatever a network is made of, a step of its training graph does what torch does."""
+"""Whatever a network is made of, a step of its training graph does what torch does.
+
+Inputs and weights are the same each time. Where a sum lies so near a kink (of a ReLU, or two numbers of a pool) that rounding decides its side, two right
+ways of training part: torch in single and in double precision did so by up to 6e-4 in four of 24 trainings on inputs drawn at random.
+"""
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,8 +30,16 @@ TOLERANCE = 1e-4
 
 
 def chain(*layers: nn.Module) -> Callable[[], nn.Module]:
-    """A network of layers one after the other."""
-    return lambda: nn.Sequential(*layers)
+    """A network of layers one after the other, whose weights depend on the seed of the test alone."""
+
+    def made() -> nn.Module:
+        network = nn.Sequential(*copy.deepcopy(layers))
+        for layer in network:
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+        return network
+
+    return made
 
 
 class Blocks(nn.Module):
@@ -257,7 +270,7 @@ def test_fifty_steps_of_adam_with_clipping_are_those_of_torch(name: str) -> None
         optimiser=partial(torch.optim.AdamW, lr=2e-3, weight_decay=0.01, eps=1e-4),
     )
     assert found.loss < TOLERANCE
-    assert found.parameters < 5 * TOLERANCE  # Adam divides by the roots of small squares
+    assert found.parameters < TOLERANCE
 
 
 @pytest.mark.parametrize(
