@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from edgestill.cli.terminal import plain
+from edgestill.core.errors import SettingError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
 from edgestill.core.units import format_size, parse_share
@@ -70,7 +71,6 @@ def build(
     import numpy as np
 
     from edgestill.core.budget import Budget
-    from edgestill.core.errors import SettingError
     from edgestill.core.hardware import HardwareClass
     from edgestill.core.oip import NUMPY_NAMES
     from edgestill.infer.engine import OnnxEngine
@@ -86,14 +86,8 @@ def build(
     path = out or Path(f"{model.stem}.esb")
     file, taken, ends = read_file(model), Sensor.parse(sensor), NameEnds(logits=logits, features=features)
     ((datatype, shape),) = OnnxEngine(standardised(file, taken, ends)).inputs.values()
-    if datatype.startswith("FP") and taken.scale != 1 and calibration.is_dir():
-        raise SettingError(
-            "pictures for a model of floats are scaled to 0 to 1 when they are read",
-            where="--sensor scale",
-            expected="kind=uint8 beside scale, where the device gives bytes",
-            got=f"scale={taken.scale:g} alone",
-            fix="add kind=uint8, or leave scale out",
-        )
+    if datatype.startswith("FP") and calibration.is_dir():
+        _check_scale(taken.scale)
     data, names = read_calibration(calibration, np.dtype(NUMPY_NAMES[datatype]), shape, labels=_names(labels))
     packed = pack_onnx(
         file,
@@ -114,6 +108,18 @@ def build(
         return
     for line in _told(packed, path, len(file)):
         typer.echo(plain(line))
+
+
+def _check_scale(scale: float) -> None:
+    """Pictures are not scaled twice."""
+    if scale != 1:
+        raise SettingError(
+            "pictures for a model of floats are scaled to 0 to 1 when they are read",
+            where="--sensor scale",
+            expected="kind=uint8 beside scale, where the device gives bytes",
+            got=f"scale={scale:g} alone",
+            fix="add kind=uint8, or leave scale out",
+        )
 
 
 def _name_of(path: Path) -> str:

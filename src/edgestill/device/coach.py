@@ -3,8 +3,8 @@
     training.json   what training has cost today (device.effort)
 
 - It trains only while the owner's settings allow it, nothing is asked, installed or timed, and a confirmed bundle serves that brings a
-  training step. Any of these ends a spell at once: the process is told, and killed where it does not hear. What it had learned until its last
-  written state stays.
+  training step. Any of these ends a spell soon: a question is known within seconds (`device.quiet.CLOSELY`), the rest at the next glance; the
+  process is told then, and killed where it does not hear. What it had learned until its last written state stays.
 - A spell is short, so that what it costs is written down often; what a spell cost that was cut off by a power cut is not.
 - Samples, weights and states are the process's own business (`device.trainer_child`). This thread loads neither numpy nor an engine.
 - A bundle on which the process fails again and again is left alone until the agent starts anew, or another bundle serves.
@@ -116,15 +116,15 @@ class Coach:
     def advance(self) -> float:
         """One look, with the spell that follows; seconds until the next."""
         self._tick()
-        archive = self._archive()
-        if archive is None or self._quiet.is_installing or self._quiet.is_timing:
-            return LOOK
-        if self._failed[0] == archive and self._failed[1] >= MOST_FAILURES:
+        if self._quiet.is_installing or self._quiet.is_timing:
             return LOOK
         found = may_train(self._effort, self._sensors.read(since_answer=self._quiet.seconds), self._spent)
         if isinstance(found, No):
             log.debug("no training: %s", found.reason)
             return max(found.again, LOOK)
+        archive = self._archive()
+        if archive is None or (self._failed[0] == archive and self._failed[1] >= MOST_FAILURES):
+            return LOOK
         self._train(archive, min(found.seconds, SPELL))
         return LOOK
 

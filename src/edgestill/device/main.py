@@ -307,7 +307,35 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="join | rejoin | run | update | status | settings | neighbours | mirrors | serve",
     )
-    one = verbs.add_parser("join", help="enrol this device with a hub")
+    _add_join(verbs.add_parser("join", help="enrol this device with a hub"))
+    again = verbs.add_parser("rejoin", help="enrol it anew with a hub that lost it; what it has stays")
+    again.add_argument("--home", type=Path, required=True)
+    again.add_argument("--hub", required=True, metavar="URL")
+    again.add_argument("--token", required=True, help="a join token from the operator")
+    _add_run(verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT"))
+    _add_update(
+        verbs.add_parser("update", help="take a release from a folder or a stick, and end when it serves")
+    )
+    three = verbs.add_parser("status", help="where this device stands")
+    three.add_argument("--home", type=Path, required=True)
+    three.add_argument("--json", action="store_true", help="for machines")
+    _add_settings(verbs.add_parser("settings", help="what its owner chose; takes effect at the next run"))
+    _add_neighbours(
+        verbs.add_parser("neighbours", help="who is asked before the hub; takes effect at the next run")
+    )
+    four = verbs.add_parser(
+        "mirrors", help="where bundles are fetched before the hub; takes effect at the next run"
+    )
+    four.add_argument("--home", type=Path, required=True)
+    four.add_argument(
+        "--add", metavar="URL", help="a cache, or a device that serves --archives; asked last of them"
+    )
+    four.add_argument("--remove", metavar="URL", help="asks this one no more")
+    _add_serve(verbs.add_parser("serve", help="answer other programs over HTTP (Open Inference Protocol)"))
+    return parser
+
+
+def _add_join(one: argparse.ArgumentParser) -> None:
     one.add_argument("--home", type=Path, required=True, help="the device's folder; made here")
     one.add_argument("--hub", required=True, metavar="URL")
     one.add_argument("--token", required=True, help="a join token from the operator")
@@ -330,11 +358,9 @@ def _parser() -> argparse.ArgumentParser:
         help="take updates that only a role for unattended ones lists (default: none)",
     )
     one.add_argument("--bytes-per-day", metavar="SIZE", help="that it may send and receive (default: any)")
-    again = verbs.add_parser("rejoin", help="enrol it anew with a hub that lost it; what it has stays")
-    again.add_argument("--home", type=Path, required=True)
-    again.add_argument("--hub", required=True, metavar="URL")
-    again.add_argument("--token", required=True, help="a join token from the operator")
-    two = verbs.add_parser("run", help="run the agent until SIGTERM or SIGINT")
+
+
+def _add_run(two: argparse.ArgumentParser) -> None:
     two.add_argument("--home", type=Path, required=True)
     two.add_argument("--ready", type=Path, metavar="FILE", help="written once the agent runs")
     two.add_argument(
@@ -358,9 +384,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="of all processors, above which none begins; 100%% looks at no load (default 50%%)",
     )
-    offline = verbs.add_parser(
-        "update", help="take a release from a folder or a stick, and end when it serves"
-    )
+
+
+def _add_update(offline: argparse.ArgumentParser) -> None:
     offline.add_argument("--home", type=Path, required=True)
     offline.add_argument(
         "--from",
@@ -374,23 +400,6 @@ def _parser() -> argparse.ArgumentParser:
         "--health-window", default="30s", metavar="DURATION", help="that it must serve (default 30s)"
     )
     offline.add_argument("--json", action="store_true", help="for machines")
-    three = verbs.add_parser("status", help="where this device stands")
-    three.add_argument("--home", type=Path, required=True)
-    three.add_argument("--json", action="store_true", help="for machines")
-    _add_settings(verbs.add_parser("settings", help="what its owner chose; takes effect at the next run"))
-    _add_neighbours(
-        verbs.add_parser("neighbours", help="who is asked before the hub; takes effect at the next run")
-    )
-    four = verbs.add_parser(
-        "mirrors", help="where bundles are fetched before the hub; takes effect at the next run"
-    )
-    four.add_argument("--home", type=Path, required=True)
-    four.add_argument(
-        "--add", metavar="URL", help="a cache, or a device that serves --archives; asked last of them"
-    )
-    four.add_argument("--remove", metavar="URL", help="asks this one no more")
-    _add_serve(verbs.add_parser("serve", help="answer other programs over HTTP (Open Inference Protocol)"))
-    return parser
 
 
 def _add_settings(four: argparse.ArgumentParser) -> None:
