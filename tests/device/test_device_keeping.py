@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import pytest
 
 from edgestill.core.answer import Answer
 from edgestill.device.keeping import MAX_WEIGHT, Keeping, plan_of
+from edgestill.device.replay import Replay
 from edgestill.infer.cascade import Escalation
 from edgestill.testing.clock import FakeClock
 
@@ -133,6 +136,38 @@ def test_a_folder_that_is_not_there_costs_samples_and_no_answer(tmp_path: Path) 
     gone = tmp_path / "gone" / "samples"
     assert Keeping.open(gone, PLAN, clock=FakeClock(), random=Random(0), audit_share=0.1) is None
     assert Keeping.open(gone, None, clock=FakeClock(), random=Random(0), audit_share=0.1) is None
+
+
+def test_several_threads_keep_one_after_the_other(tmp_path: Path) -> None:
+    """As an engine's do that answers many applications: the buffer never holds more than it has room for, nor a sample that is damaged."""
+    small = plan_of(TAKES, CLASSES, 6_000)
+    assert small is not None
+    path = tmp_path / "samples"
+    keeping = Keeping.open(path, small, clock=FakeClock(), random=Random(0), audit_share=0.1)
+    assert keeping is not None
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take over from each other wherever they can
+
+    def work(number: int) -> None:
+        for step in range(60):
+            inputs = np.full((3, 2), number * 100 + step, np.float32)
+            keeping.teach(inputs, np.array([0, 1, 2]), CLASSES)
+            keeping.flush()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(usual)
+    kept_now = keeping.told()["to_train"]
+    keeping.close()
+    with Replay.open(path, small, random=Random(0)) as again:
+        counts = again.counts()
+        assert sum(counts.train) == kept_now
+        assert sum(counts.train) <= counts.train_room
+        assert sum(counts.train_seen) == 8 * 60 * 3
+        assert again.samples.lost == set()
 
 
 def test_inputs_that_do_not_fit_are_left_out(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@
   input that would not have been escalated stands for as many inputs as its chance says, as for the sums (`device.learning`).
 - A bundle whose inputs are of another shape or type, or that has other classes, begins the buffer anew: what is in it could not be asked.
 - A disk that refuses costs samples, never an answer.
+
+Whoever answers calls it from several threads; a lock lets them write one after the other.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Final, Self, final
 
 import numpy as np
@@ -63,6 +66,7 @@ class Keeping:
         self._replay = replay
         self._clock = clock
         self._audit_weight = 1 / max(audit_share, 1 / MAX_WEIGHT)
+        self._lock = threading.Lock()
 
     @classmethod
     def open(
@@ -104,20 +108,23 @@ class Keeping:
     def flush(self) -> None:
         """Makes durable what was kept."""
         try:
-            self._replay.flush()
+            with self._lock:
+                self._replay.flush()
         except EdgestillError as error:
             log.warning("%s", error)
 
     def close(self) -> None:
         """Makes it durable and lets go of the file."""
         try:
-            self._replay.close()
+            with self._lock:
+                self._replay.close()
         except EdgestillError as error:
             log.warning("%s", error)
 
     def told(self) -> JsonObject:
         """How much there is."""
-        counts = self._replay.counts()
+        with self._lock:
+            counts = self._replay.counts()
         return {"to_train": sum(counts.train), "held_back": sum(counts.held), "room": counts.train_room}
 
     def _add(
@@ -130,6 +137,7 @@ class Keeping:
     ) -> None:
         try:
             shares = targets / targets.sum(axis=1, keepdims=True)
-            self._replay.add(inputs, shares, source=source, at=self._clock.now(), weights=weights)  # type: ignore[arg-type]  # one of the words
+            with self._lock:
+                self._replay.add(inputs, shares, source=source, at=self._clock.now(), weights=weights)  # type: ignore[arg-type]  # one of the words
         except EdgestillError as error:
             log.warning("samples are not kept: %s", error)

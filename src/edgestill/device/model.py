@@ -340,21 +340,22 @@ class Serving:
     def _observe(self, told: Escalation) -> None:
         if self._keeping is not None:
             self._keeping.observe(told, threshold=self._cascade.state.threshold)
-        if self._learner is None:
+        learner = self._learner  # which may come to rest meanwhile
+        if learner is None:
             return
         try:
-            self._learner.observe(told, threshold=self._cascade.state.threshold)
+            learner.observe(told, threshold=self._cascade.state.threshold)
         except EdgestillError as error:
             log.warning("%s", error)
 
     def _teach(self, batch: NDArray[np.generic], labels: NDArray[np.generic]) -> None:
         classes = as_labels(labels)
-        answer = self._current.predict(batch)
+        answer, learner = self._current.predict(batch), self._learner
         if self._keeping is not None:
             self._keeping.teach(batch, classes, len(self._policy.labels))
-            if self._learner is None:
-                return
-        if self._learner is None or answer.features is None:
+        if learner is None and (self._keeping is not None or self._tuned is not None):
+            return
+        if learner is None or answer.features is None:
             raise MessageError(
                 "this bundle cannot be taught",
                 where="teach",
@@ -362,7 +363,7 @@ class Serving:
                 got="a bundle without one of them",
             )
         named = answer.probabilities.argmax(axis=1)
-        self._learner.teach(answer.features, classes, named)
+        learner.teach(answer.features, classes, named)
 
     def _recall(self, memory: Memory) -> None:
         if self._learner is None:

@@ -80,9 +80,6 @@ class Site:
         return usual if found is None else str(found.value)
 
 
-Rule = "Callable[[Site], Sequence[ir.Value | None]]"
-
-
 def gradients(
     tape: Tape,
     of: ir.Value,
