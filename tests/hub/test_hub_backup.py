@@ -134,6 +134,26 @@ def test_a_backup_while_releases_come_is_whole(there: World, tmp_path: Path) -> 
                     assert again.call("GET", path).status == 200
 
 
+@pytest.mark.parametrize("moment", ["authority.pem", "metadata/timestamp.json"])
+def test_a_release_that_comes_between_two_files_of_a_backup(
+    there: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A timestamp that is renewed just before it is copied has what it names copied, too."""
+    copied = backups._copied
+
+    def publishing(source: Path, to: Path, **rest: Any) -> Any:
+        if source == there.hub.home.folder / moment:
+            there.publish("2.0.0")
+        return copied(source, to, **rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backups, "_copied", publishing)
+        back_up(there.hub.home.folder, tmp_path / "backup", clock=CLOCK)
+    restore(tmp_path / "backup", tmp_path / "again")
+    with world(tmp_path / "again") as again:
+        assert again.hub.artefacts.publication.listed == there.hub.artefacts.publication.listed
+
+
 # What is refused
 
 

@@ -34,7 +34,6 @@ from edgestill.core.manifest import BlobRef
 from edgestill.hub import handover
 from edgestill.hub.database import migrate
 from edgestill.hub.home import FOLDERS, Home
-from edgestill.store.files import INCOMING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,6 +48,7 @@ VERSION: Final = 1
 MOST_FILES: Final = 1_000_000
 
 _KEPT: Final = (handover.AUTHORITIES, handover.AUTHORITY_KEY, handover.NEXT_KEY, handover.NUMBER)
+_TIMESTAMP: Final = "metadata/timestamp.json"
 _MAX_MANIFEST: Final = 256 * MOST_FILES
 _PART: Final = r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]{0,199}"
 _NAME: Final = re.compile(
@@ -192,14 +192,16 @@ def _read(folder: Path) -> Backup:
 
 
 def _names(home: Path) -> Iterator[str]:
-    """What is copied beside the database, in its order: `timestamp.json` before what it names, and archives last."""
-    yield from (name for name in _KEPT if (home / name).exists())
-    metadata = sorted(home.glob("metadata/**/*.json"), key=lambda path: path.name != "timestamp.json")
-    blobs = (path for path in home.glob("blobs/*/*/*") if path.parent.parent.name != INCOMING)
-    for path in (*metadata, *blobs):
-        name = path.relative_to(home).as_posix()
-        if _NAME.fullmatch(name):
-            yield name
+    """What is copied beside the database, in its order: `timestamp.json` before what it names, and archives last.
+
+    A folder is looked into only when what names its files has been copied: a list made before would lack what has come since.
+    """
+    yield from (name for name in (*_KEPT, _TIMESTAMP) if (home / name).exists())
+    for folder in ("metadata/**/*.json", "blobs/*/*/*"):
+        for path in sorted(home.glob(folder)):
+            name = path.relative_to(home).as_posix()
+            if _NAME.fullmatch(name) and name != _TIMESTAMP:
+                yield name
 
 
 def _copy_database(source: Path, to: Path) -> BlobRef:
