@@ -37,7 +37,7 @@ def steps() -> StepFile:
 
 def model_with(found: Tuned) -> bytes:
     """The model as it serves then."""
-    return written_into(packed().blobs[MODEL], steps(), found.weights)[0]
+    return written_into(packed().blobs[MODEL], steps().tensors, found.weights)[0]
 
 
 def until_let_through(one: Tuning, *, rounds: int = 20) -> Tuned | None:

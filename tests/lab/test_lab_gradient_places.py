@@ -69,7 +69,7 @@ def test_what_the_lab_ended_with_gives_the_shipped_file_byte_by_byte(name: str, 
     """Rounding on the device is the quantiser's own: nothing learned is nothing changed."""
     shipped, step = made(name, where)
     start = trainer_of(step).start(MODELS[name][2][:2].numpy())
-    assert written_into(shipped, step.file, start.values) == (shipped, 0.0)
+    assert written_into(shipped, step.file.tensors, start.values) == (shipped, 0.0)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -77,7 +77,7 @@ def test_the_places_hold_the_parameters(name: str) -> None:
     """Within half a step of every weight."""
     shipped, step = made(name, VNNI)
     start = trainer_of(step).start(MODELS[name][2][:2].numpy())
-    found = read_from(shipped, step.file)
+    found = read_from(shipped, step.file.tensors)
     assert found.keys() == {one.name for one in step.file.tensors}
     for tensor, numbers in found.items():
         wanted = start.values[tensor]
@@ -95,7 +95,7 @@ def test_the_int8_file_learns_with_its_parameters(name: str) -> None:
     state = trainer.start(inputs)
     for _ in range(80):
         state, _ = trainer.step(state, inputs, targets, rate=0.02)
-    learned, cut = written_into(shipped, step.file, state.values)
+    learned, cut = written_into(shipped, step.file.tensors, state.values)
 
     def right(model: bytes) -> float:
         return float((OnnxEngine(model).run({"input": inputs})["logits"].argmax(1) == labels).mean())
@@ -109,7 +109,7 @@ def test_codes_keep_to_seven_bits_where_products_saturate() -> None:
     shipped, step = made("images", PLAIN)
     start = trainer_of(step).start(MODELS["images"][2][:2].numpy())
     grown = {name: value * 8 for name, value in start.values.items()}
-    learned, cut = written_into(shipped, step.file, grown)
+    learned, cut = written_into(shipped, step.file.tensors, grown)
     assert cut > 0.1
     for tensor in step.file.tensors:
         assert tensor.place is not None
@@ -127,8 +127,8 @@ def test_a_model_in_floats_takes_floats() -> None:
     file = placed(step.file, floats, VNNI)
     start = trainer_of(step).start(inputs[:2].numpy())
     grown = {name: value + 1 for name, value in start.values.items()}
-    learned, _ = written_into(floats, file, grown)
-    for name, numbers in read_from(learned, file).items():
+    learned, _ = written_into(floats, file.tensors, grown)
+    for name, numbers in read_from(learned, file.tensors).items():
         assert np.array_equal(numbers, grown[name])
 
 

@@ -65,7 +65,7 @@ def test_a_device_begins_with_the_model_that_it_was_sent(tmp_path: Path) -> None
     bundle = Bundle.open(tmp_path / "watch.esb")
     trainer = trainer_in(bundle)
     start = trainer.start(TRAIN.inputs[:2])
-    assert written_into(bundle.read(MODEL), trainer.steps, start.values) == (bundle.read(MODEL), 0.0)
+    assert written_into(bundle.read(MODEL), trainer.steps.tensors, start.values) == (bundle.read(MODEL), 0.0)
 
 
 def test_training_on_the_device_changes_the_answers(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_training_on_the_device_changes_the_answers(tmp_path: Path) -> None:
     state, targets = trainer.start(TRAIN.inputs[:2]), np.eye(3, dtype=np.float32)[[0] * 30]
     for _ in range(40):
         state, _ = trainer.step(state, TRAIN.inputs[:30], targets, rate=trainer.steps.rate * 5)
-    model, _ = written_into(bundle.read(MODEL), trainer.steps, state.values)
+    model, _ = written_into(bundle.read(MODEL), trainer.steps.tensors, state.values)
     answers = OnnxEngine(model).run({"input": TRAIN.inputs[:30]})["logits"].argmax(1)
     before = OnnxEngine(bundle.read(MODEL)).run({"input": TRAIN.inputs[:30]})["logits"].argmax(1)
     assert (answers == 0).mean() > 0.9 > (before == 0).mean()
@@ -104,7 +104,7 @@ def test_a_finished_model_may_be_trained_too() -> None:
     step = made.blobs[STEP]
     trainer = Trainer(OnnxEngine(step), StepFile.from_bytes(made.blobs[STEPS]), step=Digest.of(step))
     state = trainer.start(data().inputs[:2])
-    assert written_into(made.blobs[MODEL], trainer.steps, state.values) == (made.blobs[MODEL], 0.0)
+    assert written_into(made.blobs[MODEL], trainer.steps.tensors, state.values) == (made.blobs[MODEL], 0.0)
     targets, losses = np.eye(data().classes, dtype=np.float32)[data().labels], []
     for _ in range(20):
         state, loss = trainer.step(state, data().inputs, targets, rate=0.02)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from softmax_engine import FILE
 
 from edgestill.core.errors import OverlayError
 from edgestill.learn.codes import read_from, written_into
-from edgestill.learn.stepfile import Place, StepFile, Tensor
+from edgestill.learn.stepfile import Place, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,9 +24,9 @@ MODEL = HEAD + SCALES.tobytes() + ZEROS.tobytes() + bytes(100)
 AT_SCALE, AT_ZERO, AT_CODES = len(HEAD), len(HEAD) + 12, len(HEAD) + 15
 
 
-def of(place: Place | None, shape: tuple[int, ...] = (2, 3)) -> StepFile:
-    """A file of one tensor."""
-    return replace(FILE, tensors=(Tensor(name="weight", shape=shape, role="weight", place=place),))
+def of(place: Place | None, shape: tuple[int, ...] = (2, 3)) -> tuple[Tensor, ...]:
+    """The one tensor of a file."""
+    return (Tensor(name="weight", shape=shape, role="weight", place=place),)
 
 
 INT8 = Place(kind="int8", start=AT_CODES, scale=AT_SCALE, channels=3, axis=1)

@@ -97,7 +97,7 @@ class Trained:
         Raises:
             OverlayError: they do not fit.
         """
-        return self._model if weights is None else written_into(self._model, self.steps, weights)[0]
+        return self._model if weights is None else written_into(self._model, self.steps.tensors, weights)[0]
 
 
 def read_bounded(path: Path, most: int) -> bytes | None:

@@ -12,7 +12,7 @@ from edgestill.core.errors import SettingError
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.manifest import MODEL, NAME, VERSION
 from edgestill.lab.fits import as_source
-from edgestill.lab.packing.assemble import Origin, Packed
+from edgestill.lab.packing.assemble import Origin, Packed, check_follows
 from edgestill.lab.packing.aware import trained_for_codes
 from edgestill.lab.packing.footprint import held_to, policy_within
 from edgestill.lab.packing.grid import Grid
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgestill.core.budget import Budget
-    from edgestill.core.manifest import Manifest
     from edgestill.infer.policy import Policy
     from edgestill.lab.compare import Comparison
     from edgestill.lab.data.augment import Augment
@@ -108,7 +107,7 @@ class Run:
         if follows is not None:
             before = Bundle.open(follows)
             before.verify()
-            _check_follows(
+            check_follows(
                 before.manifest, origin, hardware_class or self.hardware_class or HardwareClass.here()
             )
             grid = grid or Grid.of(before.read(MODEL))
@@ -180,33 +179,3 @@ class Run:
     def _trained_for_codes(self, hardware_class: HardwareClass) -> nn.Module:
         source, asking = as_source(self.train, "train", self.augment), Asking(teacher=self.teacher)
         return trained_for_codes(self.student, asking, source, self.recipe, hardware_class)
-
-
-def _check_follows(before: Manifest, origin: Origin, where: HardwareClass) -> None:
-    """A hub makes patches between versions of one name and class, from a lower one to a higher; grids are of a class, too.
-
-    Raises:
-        SettingError: this is no next version of that bundle.
-    """
-    for what, is_so, expected, got in (
-        ("name", before.name == origin.name, before.name, origin.name),
-        ("hardware_class", before.hardware_class == where.name, before.hardware_class, where.name),
-        (
-            "version",
-            _numbers(before.version) < _numbers(origin.version),
-            f"more than {before.version}",
-            origin.version,
-        ),
-    ):
-        if not is_so:
-            raise SettingError(
-                "this is no next version of the bundle that it shall follow",
-                where=what,
-                expected=expected,
-                got=got,
-                fix="name the bundle before it, of the same name and hardware class, and give a higher version",
-            )
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(one) for one in version.split(".")]

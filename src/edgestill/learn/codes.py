@@ -15,23 +15,23 @@ from edgestill.core.errors import OverlayError
 from edgestill.learn.stepfile import WIDTHS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-    from edgestill.learn.stepfile import Place, StepFile, Tensor
+    from edgestill.learn.stepfile import Place, Tensor
 
 _LIMITS: Final = {"uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
 
 
 def written_into(
-    model: bytes, steps: StepFile, weights: Mapping[str, NDArray[np.float32]]
+    model: bytes, tensors: Iterable[Tensor], weights: Mapping[str, NDArray[np.float32]]
 ) -> tuple[bytes, float]:
     """The model with these weights, and the share of them that lay beyond the grid and were cut.
 
     Args:
         model: the bundle's `model.onnx`.
-        steps: of its `train.json`.
+        tensors: of its `train.json`.
         weights: for each tensor that has a place, its numbers.
 
     Raises:
@@ -39,7 +39,7 @@ def written_into(
     """
     changed = bytearray(model)
     cut = total = 0
-    for tensor in steps.tensors:
+    for tensor in tensors:
         if tensor.place is None:
             continue
         numbers = _checked(tensor, weights.get(tensor.name))
@@ -52,14 +52,14 @@ def written_into(
     return bytes(changed), cut / total if total else 0.0
 
 
-def read_from(model: bytes, steps: StepFile) -> dict[str, NDArray[np.float32]]:
+def read_from(model: bytes, tensors: Iterable[Tensor]) -> dict[str, NDArray[np.float32]]:
     """What the model's file itself has in these places, as floats.
 
     Raises:
         OverlayError: a place lies outside of the file.
     """
     found = {}
-    for tensor in steps.tensors:
+    for tensor in tensors:
         place = tensor.place
         if place is None:
             continue

@@ -7,7 +7,7 @@ The step is made from the student in floats, the file that is shipped may be in 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
@@ -41,15 +41,21 @@ def placed(steps: StepFile, shipped: bytes, hardware_class: HardwareClass) -> St
     Raises:
         ModelError: a tensor that the shipped file does not have, or not in one piece.
     """
-    looked = _Shipped(shipped, LIMITS[saturates(hardware_class)])
-    return replace(steps, tensors=tuple(replace(one, place=looked.place(one)) for one in steps.tensors))
+    looked = Places(shipped, hardware_class)
+    return replace(steps, tensors=tuple(replace(one, place=looked.of(one)) for one in steps.tensors))
 
 
-class _Shipped:
-    """The file, looked through once."""
+@final
+class Places:
+    """Those of a shipped file, which is looked through once.
 
-    def __init__(self, model: bytes, limit: int) -> None:
-        self._limit = limit
+    Args:
+        model: the bundle's `model.onnx`.
+        hardware_class: where it will run.
+    """
+
+    def __init__(self, model: bytes, hardware_class: HardwareClass) -> None:
+        self._limit = LIMITS[saturates(hardware_class)]
         self._spans: Mapping[str, Span] = {name: span for (_, name), span in tensors_in(model).items()}
         graph = read(model).graph
         self._initializers = graph.initializers
@@ -59,8 +65,12 @@ class _Shipped:
             if node.op_type == "DequantizeLinear" and node.inputs[0] is not None
         }
 
-    def place(self, tensor: Tensor) -> Place:
-        """Of one tensor."""
+    def of(self, tensor: Tensor) -> Place:
+        """That of one tensor, which is looked for by its name, and its codes' name.
+
+        Raises:
+            ModelError: the file does not have it, or not in one piece.
+        """
         for name in (tensor.name, tensor.name + CODES):
             value, span = self._initializers.get(name), self._spans.get(name)
             if value is None or span is None:

@@ -15,6 +15,7 @@ from edgestill.core import manifest as names
 from edgestill.core.bundle import PUBLIC, build, write_archive
 from edgestill.core.bundle import replace as write_whole
 from edgestill.core.digest import Digest
+from edgestill.core.errors import SettingError
 from edgestill.core.jsonio import Fields, JsonObject, canonical
 from edgestill.core.units import format_size
 from edgestill.infer.adapter import FEATURES, LOGITS, as_sent
@@ -210,6 +211,32 @@ def assembled(parts: Parts) -> Packed:
     return with_blobs(packed, {names.CARD: _card(packed).encode()})
 
 
+def check_follows(before: Manifest, origin: Origin, where: HardwareClass) -> None:
+    """A hub makes patches between versions of one name and class, from a lower one to a higher; grids are of a class, too.
+
+    Raises:
+        SettingError: this is no next version of that bundle.
+    """
+    for what, is_so, expected, got in (
+        ("name", before.name == origin.name, before.name, origin.name),
+        ("hardware_class", before.hardware_class == where.name, before.hardware_class, where.name),
+        (
+            "version",
+            _numbers(before.version) < _numbers(origin.version),
+            f"more than {before.version}",
+            origin.version,
+        ),
+    ):
+        if not is_so:
+            raise SettingError(
+                "this is no next version of the bundle that it shall follow",
+                where=what,
+                expected=expected,
+                got=got,
+                fix="name the bundle before it, of the same name and hardware class, and give a higher version",
+            )
+
+
 def adapter_path(bundle: Path) -> Path:
     """Where the adapter of a bundle is written: `NAME.adapter.onnx` beside `NAME.esb`."""
     return bundle.with_suffix(".adapter.onnx")
@@ -336,3 +363,7 @@ def _card(packed: Packed) -> str:
         f"| model | {'accuracy' if packed.labelled else 'agreement'} | on |\n|---|---|---|\n{rows}\n\n{caution}"
         f"{asking_text(policy)} Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
     )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(one) for one in version.split(".")]

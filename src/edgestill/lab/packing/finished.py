@@ -109,7 +109,7 @@ def pack_onnx(
     )
     if coded:
         written = replace(written, tried=(replace(written.tried[-1], way="as it came, quantised"),))
-    answers = None if teacher is None else _answers_of(teacher, heldout, sensor or Sensor())
+    answers = None if teacher is None else teacher_answers(teacher, heldout, sensor or Sensor())
     backbone = backbone_of(floats)
     lineage: JsonObject = {
         "teacher": None if teacher is None else str(Digest.of(teacher)),
@@ -207,8 +207,17 @@ def _logits_of(model: bytes, inputs: NDArray[np.generic]) -> NDArray[np.float32]
     return logits.astype(np.float32)
 
 
-def _answers_of(teacher: bytes, heldout: Samples, sensor: Sensor) -> NDArray[np.float32]:
-    """The teacher's logits `[N, C]`."""
+def teacher_answers(teacher: bytes, heldout: Samples, sensor: Sensor) -> NDArray[np.float32]:
+    """A teacher's logits `[N, C]`.
+
+    Args:
+        teacher: its ONNX.
+        heldout: inputs as the sensor gives them, and how many classes there are.
+        sensor: what becomes of them, for a teacher that takes floats.
+
+    Raises:
+        ModelError, ShapeError, DtypeError, DataError: it does not take them, or has no finite answer. ClassCountError: other classes.
+    """
     with within("teacher"):
         model = through(teacher, [Modernise(), NameEnds(features=None), FreeBatch()])
         ((datatype, _),) = OnnxEngine(model).inputs.values()
