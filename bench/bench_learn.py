@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-PARTS: Final = ("digits", "cifar", "encodings", "noisy", "hostile", "summing")
+PARTS: Final = ("digits", "cifar", "encodings", "noisy", "hostile", "rounds", "summing")
 LIBRARIES: Final = ("edgestill", "numpy", "torch", "scikit-learn")
 
 
@@ -47,7 +47,7 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
 
 def modules() -> dict[str, ModuleType]:
     """Part -> what measures it: `measured(data, kept, *, quick)`, and `figures` of what that found. A further part is a row here and in `PARTS`."""
-    from learning import cifar, digits, encodings, hostile, noisy, summing
+    from learning import cifar, digits, encodings, hostile, noisy, rounds, summing
 
     return {
         "digits": digits,
@@ -55,6 +55,7 @@ def modules() -> dict[str, ModuleType]:
         "encodings": encodings,
         "noisy": noisy,
         "hostile": hostile,
+        "rounds": rounds,
         "summing": summing,
     }
 

@@ -323,6 +323,14 @@ def test_one_liar_takes_little_from_the_robust_head(kept: dict[str, Any]) -> Non
             assert plain < min(one["robust"]["mean"] for one in found.values()) - 20
 
 
+def test_a_head_goes_back_in_two_kilobytes(kept: dict[str, Any]) -> None:
+    """In whatever light devices see; it brings them something, and codes change few of its answers."""
+    assert kept["figures"]["update_bytes"] <= 2_000
+    for world in kept["parts"]["rounds"].values():
+        assert world["after"] > world["before"]
+        assert world["rounded"] < 0.01
+
+
 def test_ten_thousand_messages_are_summed_by_one_process(kept: dict[str, Any]) -> None:
     """As many as the page of the hub says, in seconds of the processor."""
     part = kept["parts"]["summing"]

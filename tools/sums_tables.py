@@ -172,6 +172,15 @@ def _worst_attack(found: dict[str, Any], calm: dict[str, float], kind: str) -> s
     return f"{least:.1f}, {calm[kind] - least:.1f} less: {worst}"
 
 
+def rounds_table() -> str:
+    """What a round brings and costs, by what devices see."""
+    rows = [["images", "a device sends", "a device gets", "bundle", "right before", "right after"]]
+    for world, one in _part("rounds").items():
+        sizes = [f"{one[what]:,} bytes" for what in ("message", "patch", "bundle")]
+        rows.append([world, *sizes, *(f"{one[what]:.1f} %" for what in ("before", "after"))])
+    return _table(*rows)
+
+
 def summing_table() -> str:
     """Seconds, of the processor and on the wall."""
     part = _part("summing")
@@ -193,5 +202,6 @@ SUMS_TABLES: Final = {
     "learn_noise": noise_table,
     "learn_liars": liars_table,
     "learn_liars_worst": losses_table,
+    "learn_rounds": rounds_table,
     "hub_summing": summing_table,
 }
