@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edgestill.core.errors import MissingExtraError
-from edgestill.core.extras import require
+from edgestill.core.extras import look_for, require
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,3 +45,20 @@ def test_any_other_failure_of_a_module_is_not_hidden(tmp_path: Path, monkeypatch
     with pytest.raises(ZeroDivisionError):
         require("broken_inside", extra="lab", purpose="to distil")
     assert "broken_inside" not in sys.modules
+
+
+def test_what_is_only_looked_for_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is there is found, even one that would fail, and stays where it is."""
+    (tmp_path / "broken_and_found.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    look_for("broken_and_found", extra="agent", purpose="to keep a device up to date")
+    assert "broken_and_found" not in sys.modules
+
+
+def test_what_is_looked_for_in_vain_is_answered_with_the_line_that_brings_it() -> None:
+    """The error is that of `require`."""
+    with pytest.raises(MissingExtraError) as looked:
+        look_for("nobody_has_this", extra="agent", purpose="to keep a device up to date")
+    with pytest.raises(MissingExtraError) as required:
+        require("nobody_has_this", extra="agent", purpose="to keep a device up to date")
+    assert str(looked.value) == str(required.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,3 +162,22 @@ def test_no_figure_for_people_has_an_exponent(value: float) -> None:
 def test_a_shown_size_reads_back_within_its_three_digits(size: int) -> None:
     """Reading a shown size gives the size to within half of its last shown digit."""
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.006)
+
+
+@given(
+    st.integers(min_value=0, max_value=10**15 - 1),
+    st.text("0123456789", min_size=1, max_size=9),
+    st.sampled_from(["us", "ms", "s", "min", "h", "d"]),
+)
+def test_a_duration_is_the_nearest_float_to_what_was_written(whole: int, digits: str, unit: str) -> None:
+    """Exact rational arithmetic gives the same number, for every unit and any digits."""
+    seconds = {
+        "us": (1, 10**6),
+        "ms": (1, 1000),
+        "s": (1, 1),
+        "min": (60, 1),
+        "h": (3600, 1),
+        "d": (86400, 1),
+    }
+    exact = Fraction(f"{whole}.{digits}") * Fraction(*seconds[unit])
+    assert parse_duration(f"{whole}.{digits} {unit}") == float(exact)

@@ -151,6 +151,23 @@ def test_a_device_installs_answers_escalates_and_stops(tmp_path: Path) -> None:
             LocalClient.open(one.path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is read from /proc")
+def test_an_agent_unpacks_patches_only_once_there_is_one(tmp_path: Path) -> None:
+    """After an installation from a whole archive its process has neither the compressor nor arrays; after a patch it has the compressor."""
+    with device(tmp_path / "home") as one:
+        one.start()
+        one.install("1.0.0", old := tiny_bundle(), 1)
+        assert one.process is not None
+        maps = Path(f"/proc/{one.process.pid}/maps")
+        assert {
+            name for name in ("zstandard", "numpy", "_decimal", "onnxruntime") if name in maps.read_text()
+        } == set()
+        new = tiny_bundle("1.1.0", seed=2)
+        one.hub.patches[f"patches/{Digest.of(old).hex}/{Digest.of(new).hex}"] = diff(old, new)
+        one.install("1.1.0", new, 2)
+        assert "zstandard" in maps.read_text()
+
+
 def test_an_update_refuses_no_question_and_uses_the_patch(tmp_path: Path) -> None:
     """Somebody asks all the time while one bundle takes over from another."""
     with device(tmp_path / "home") as one:

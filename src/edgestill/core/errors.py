@@ -122,7 +122,7 @@ def _place(outer: str, inner: str) -> str:
 def _one_line(value: object) -> str:
     text = " ".join(as_text(value).split())[:400]
     # Names and texts of strangers end up here: no escape sequence of theirs may reach a terminal or a log.
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 # What people ask for

@@ -7,7 +7,6 @@ latencies are therefore kept per class.
 
 from __future__ import annotations
 
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,5 +65,7 @@ class HardwareClass:
     @classmethod
     def here(cls, engine: str = ENGINES[0]) -> Self:
         """The class of this machine."""
+        import platform  # asked once in a device's life, when it joins; an agent that runs need not hold it
+
         cpuinfo = Path("/proc/cpuinfo")
         return cls.describe(platform.machine(), cpuinfo.read_text() if cpuinfo.exists() else "", engine)

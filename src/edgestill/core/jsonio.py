@@ -30,9 +30,7 @@ MAX_DEPTH: Final = 32
 
 # C0 and C1 controls with DEL, line and paragraph separators, marks that turn the direction of what follows (UAX 9), and
 # halves of characters.
-_NOT_PLAIN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_NOT_PLAIN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # Strings are skipped whole, an unterminated one to the end of the text; possessive (`*+`), because going back would make
 # a hostile text cost the square of its length.

@@ -1,13 +1,13 @@
 """Sizes, durations and shares as people write them, and back.
 
 Sizes are bytes with decimal prefixes (1 kB = 1000 B) or binary ones (1 KiB = 1024 B); durations are seconds.
-A number without a unit is refused: "120" could be anything. Reading is exact (decimal): "1.001 kB" is 1001 bytes.
+A number without a unit is refused: "120" could be anything. Reading is exact: "1.001 kB" is 1001 bytes. It reckons with whole numbers and
+their quotients, not with `decimal`, whose library an idle agent would hold for the four durations that it was started with.
 """
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from typing import Final
 
 from edgestill.core.errors import UnitError
@@ -22,13 +22,13 @@ _SIZES: Final = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
-_DURATIONS: Final = {
-    "us": Decimal("1e-6"),
-    "ms": Decimal("1e-3"),
-    "s": Decimal(1),
-    "min": Decimal(60),
-    "h": Decimal(3600),
-    "d": Decimal(86400),
+_MICROSECONDS: Final = {
+    "us": 1,
+    "ms": 10**3,
+    "s": 10**6,
+    "min": 60 * 10**6,
+    "h": 3600 * 10**6,
+    "d": 86400 * 10**6,
 }
 _QUANTITY: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z%]*)\s*", re.ASCII)
 
@@ -39,16 +39,16 @@ def parse_size(text: str) -> int:
     Raises:
         UnitError: no number, no unit, an unknown unit, or a part of a byte.
     """
-    number, unit = _split(text, _SIZES, "a size such as '120 kB'")
-    size = number * _SIZES[unit]
-    if size != int(size):
+    number, parts = _read(text, _SIZES, "a size such as '120 kB'")
+    size, rest = divmod(number, parts)
+    if rest:
         raise UnitError(
             "a size must be whole bytes",
             expected="whole bytes",
             got=repr(text),
             fix="round it to whole bytes",
         )
-    return int(size)
+    return size
 
 
 def parse_duration(text: str) -> float:
@@ -57,8 +57,8 @@ def parse_duration(text: str) -> float:
     Raises:
         UnitError: no number, no unit or an unknown unit.
     """
-    number, unit = _split(text, _DURATIONS, "a duration such as '1.5 ms'")
-    return float(number * _DURATIONS[unit])
+    number, parts = _read(text, _MICROSECONDS, "a duration such as '1.5 ms'")
+    return number / (parts * 10**6)  # the nearest there is: Python divides whole numbers as if by hand
 
 
 def parse_share(text: str) -> float:
@@ -107,7 +107,8 @@ def _three_digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 99.95 else f"{value:.0f}"  # 99.95 is the first that rounds to 100
 
 
-def _split(text: str, units: dict[str, int] | dict[str, Decimal], example: str) -> tuple[Decimal, str]:
+def _read(text: str, units: dict[str, int], example: str) -> tuple[int, int]:
+    """The quantity in the smallest of the units, as a whole number and what to divide it by, a power of ten."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise UnitError(
@@ -121,4 +122,5 @@ def _split(text: str, units: dict[str, int] | dict[str, Decimal], example: str) 
             got=repr(text),
             fix="write a number and one of these units",
         )
-    return Decimal(match[1]), match[2]
+    whole, _, digits = match[1].partition(".")
+    return int(whole + digits) * units[match[2]], 10 ** len(digits)

@@ -17,12 +17,9 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
-import os
 from typing import TYPE_CHECKING, Final, final
 
-from edgestill.core import bundle
 from edgestill.core.errors import (
     DeadlineError,
     EdgestillError,
@@ -34,7 +31,6 @@ from edgestill.core.errors import (
     SpentError,
     UnreachableError,
 )
-from edgestill.delta.codec import apply
 from edgestill.device.events import Assigned
 from edgestill.device.jobs import Job
 from edgestill.device.mirrors import apart
@@ -361,7 +357,7 @@ class Courier:
         if self._nearby is not None:
             for url, hint in self._nearby.hints(name, at_most):
                 try:
-                    _apply(hint, path, to, target)
+                    _patch(path, hint, to=to, target=target)
                 except PatchError as error:
                     self._nearby.leave_alone(url, error)
                 except PathError:  # the disk is none of theirs
@@ -372,7 +368,7 @@ class Courier:
         fits = at_most if left is None else min(at_most, left)
         try:
             hint = self._control.artefact(name, fits)
-            _apply(hint, path, to, target)
+            _patch(path, hint, to=to, target=target)
         except NotFoundError:
             return False
         except (PatchError, PathError, MessageError, RefusedError, UnreachableError, DeadlineError) as error:
@@ -423,27 +419,11 @@ def _waits(name: str, error: EdgestillError) -> SpentError:
     )
 
 
-def _apply(hint: bytes, base: Path, to: Path, target: Target) -> None:
-    """Writes the patched archive; under its name only once it is whole and synced."""
-    unfinished = to.with_name(f".{to.name}.patched")
-    try:
-        with base.open("rb") as old, unfinished.open("wb") as out:
-            apply(old, io.BytesIO(hint), out, expected=target.digest, max_size=target.size)
-            out.flush()
-            os.fsync(out.fileno())
-        unfinished.replace(to)
-        bundle.sync_folder(to.parent)
-        log.info("patched %s: %d of %d bytes", target.release, len(hint), target.size)
-    except OSError as error:
-        raise PathError(
-            "a patch cannot be applied here",
-            where=to,
-            got=error.strerror,
-            expected="a base that can be read, and room to write the new file",
-            fix="check the disk",
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _patch(base: Path, hint: bytes, *, to: Path, target: Target) -> None:
+    """As `device.patching.patch`, which is loaded when there is a patch: what it unpacks with is of no use to an idle device."""
+    from edgestill.device.patching import patch
+
+    patch(base, hint, to=to, target=target)
 
 
 def _is_full(error: PathError) -> bool:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from edgestill.core import logs
 from edgestill.core.clock import SystemClock
 from edgestill.core.errors import EdgestillError, PathError, SettingError
-from edgestill.core.extras import require
+from edgestill.core.extras import look_for, require
 from edgestill.core.hardware import ENGINES
 from edgestill.core.units import format_size, parse_duration, parse_share, parse_size
 from edgestill.device.privacy import LEVELS
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        for module in NEEDED:
-            require(module, extra="agent", purpose="to keep a device up to date")
+        for package in NEEDED:  # which are not loaded by that: an agent that runs need not hold all of them
+            look_for(package, extra="agent", purpose="to keep a device up to date")
         _VERBS[options.verb](options)
     except EdgestillError as error:
         sys.stderr.write(f"{error}\n")
