@@ -207,17 +207,28 @@ def test_labels_have_no_part_in_coordinates(bench: Any, fleets: ModuleType) -> N
 
 
 def test_sums_too_rough_to_be_solved_count_as_wrong(bench: Any, fleets: ModuleType) -> None:
-    """A share that cannot be solved is never chosen, and no error."""
+    """A way that has no solution is never chosen, and no error."""
     summed, dealt = bench("summed"), [small(fleets, 0.5)]
     total = summed.sums(dealt[0].central, 4)
     broken = total.scaled(0.0)
-    assert summed.head(broken, 1e-3) is not None  # a least ridge is kept
+    assert summed.head(broken, ("least squares", 1e-3)) is not None  # a least ridge is kept
     spoiled = type(total)(
         **{name: getattr(total, name) for name in ("backbone", "window", "classes", "features", "n", "b")},
         a=-total.a,
     )
-    assert summed.head(spoiled, 1e-3) is None
-    assert summed.best_share([spoiled], dealt) in summed.SHARES
+    assert all(summed.head(spoiled, one) is None for one in summed.SOLUTIONS)
+    assert summed.best([spoiled], dealt) in summed.SOLUTIONS
+
+
+def test_the_way_that_is_best_on_validation_samples_is_taken(bench: Any, fleets: ModuleType) -> None:
+    """Of least squares and discriminants, whatever their settings."""
+    summed, round_ = bench("summed"), small(fleets, 0.5)
+    found = summed.measured([round_], summed.ENCODINGS["float32"])
+    rights = {
+        one: summed.right(summed.head(summed.sums(round_.central, 4), one), round_.validation)
+        for one in summed.SOLUTIONS
+    }
+    assert rights[tuple(found["solution"])] >= max(rights.values()) - 0.02
 
 
 def test_votes_abstain_where_labels_are_skewed(bench: Any, fleets: ModuleType) -> None:

@@ -1,7 +1,7 @@
 """Our sums: one message a device, one head back, and how far it is from the head of all samples in one place.
 
-Messages are those that devices send (`learn.statistics`), read as the hub reads them. The ridge is a share of the mean square of a feature;
-the share is chosen on validation samples, as the settings of the others are. A hub can do that without a byte: the sums are there.
+Messages are those that devices send (`learn.statistics`), read as the hub reads them. How the head is made of them, by least squares with some ridge or as
+a discriminant that is shrunk so far, is chosen on validation samples, as the settings of the others are. A hub can do that without a byte: the sums are there.
 
 What jobs write into their bundles is `int8, all coordinates`: sums in coordinates that a reference defines, which every device has with its bundle. Here the
 reference is what whoever makes a bundle has: the features of the shared set and of the validation samples, without labels. How many samples a reference needs is
@@ -19,6 +19,7 @@ import numpy as np
 from edgestill.core.digest import Digest
 from edgestill.core.errors import EvidenceError
 from edgestill.learn.coordinates import Coordinates
+from edgestill.learn.discriminant import SHRINKS, discriminant
 from edgestill.learn.statistics import Statistics, solve, usual_ridge
 from learning.federated import head_bytes, right
 
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
 
     from learning.fleets import Fleet, Part
 
+Solution = tuple[str, float]
+
 BACKBONE: Final = Digest.of(b"the backbone of the benchmark")
-SHARES: Final = (1e-4, 1e-3, 1e-2, 1e-1)
+SOLUTIONS: Final = (
+    *(("least squares", share) for share in (1e-4, 1e-3, 1e-2, 1e-1)),
+    *(("discriminant", shrink) for shrink in SHRINKS),
+)
+"""Name, and its ridge as a share of the mean square of a feature, or how far it is shrunk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +92,14 @@ def sums(part: Part, classes: int) -> Statistics:
     return empty.add(part.features, part.one_hot(classes))
 
 
-def head(total: Statistics, share: float) -> NDArray[np.float32] | None:
-    """As `[D + 1, C]`; None where the sums are too rough for so little ridge."""
+def head(total: Statistics, solution: Solution) -> NDArray[np.float32] | None:
+    """As `[D + 1, C]`; None where the sums are too rough for that."""
+    name, much = solution
     try:
-        weight, bias = solve(total, ridge=usual_ridge(total, share))
+        if name == "discriminant":
+            weight, bias = discriminant(total, shrink=much)
+        else:
+            weight, bias = solve(total, ridge=usual_ridge(total, much))
     except EvidenceError:
         return None
     return np.vstack([weight, bias])
@@ -99,25 +110,25 @@ def measured(fleets: Sequence[Fleet], encoding: Encoding) -> dict[str, Any]:
     ways = [coordinates(encoding.reference(fleet)) if encoding.reference else None for fleet in fleets]
     sent = [_sent(fleet, encoding, way) for fleet, way in zip(fleets, ways, strict=True)]
     totals = [_added(messages, encoding, way) for messages, way in zip(sent, ways, strict=True)]
-    share = best_share(totals, fleets)
-    together = [_accuracy(total, share, fleet) for total, fleet in zip(totals, fleets, strict=True)]
-    alone = [_accuracy(sums(fleet.central, fleet.classes), share, fleet) for fleet in fleets]
+    solution = best(totals, fleets)
+    together = [_accuracy(total, solution, fleet) for total, fleet in zip(totals, fleets, strict=True)]
+    alone = [_accuracy(sums(fleet.central, fleet.classes), solution, fleet) for fleet in fleets]
     features, classes = totals[0].features, totals[0].classes
     return {
         "accuracy": together,
         "central": alone,
         "gap_points": [100 * (one - other) for one, other in zip(alone, together, strict=True)],
-        "ridge_share": share,
+        "solution": solution,
         "up": max(len(message) for messages in sent for message in messages),
         "down": head_bytes(features, classes, encoding.head),
     }
 
 
-def best_share(totals: Sequence[Statistics], fleets: Sequence[Fleet]) -> float:
-    """The share of `SHARES` with the best mean accuracy on validation samples."""
+def best(totals: Sequence[Statistics], fleets: Sequence[Fleet]) -> Solution:
+    """That of `SOLUTIONS` with the best mean accuracy on validation samples."""
 
-    def chosen_by(share: float) -> float:
-        heads = [head(total, share) for total in totals]
+    def chosen_by(solution: Solution) -> float:
+        heads = [head(total, solution) for total in totals]
         return float(
             np.mean(
                 [
@@ -127,11 +138,11 @@ def best_share(totals: Sequence[Statistics], fleets: Sequence[Fleet]) -> float:
             )
         )
 
-    return max(SHARES, key=chosen_by)
+    return max(SOLUTIONS, key=chosen_by)
 
 
-def _accuracy(total: Statistics, share: float, fleet: Fleet) -> float:
-    found = head(total, share)
+def _accuracy(total: Statistics, solution: Solution, fleet: Fleet) -> float:
+    found = head(total, solution)
     return 0.0 if found is None else right(found, fleet.test)
 
 

@@ -81,7 +81,7 @@ def made(kind: str = "int8") -> Reheaded:
     """The next version, for the turned world."""
     return with_head(
         parent(kind),
-        head(kind),
+        {"only": head(kind)},
         turned(LATER),
         version="1.0.1",
         evidence={"sums": {"samples": 400}},
@@ -97,7 +97,7 @@ def test_the_next_version_knows_what_devices_have_learned(kind: str, tmp_path: P
     write_archive(tmp_path / "next.esb", found.manifest, found.blobs)
     answer = load(tmp_path / "next.esb").predict(LATER.inputs)
     right = answer.probabilities.argmax(1) == turned(LATER).labels
-    assert right.mean() == found.after.value
+    assert abs(right.mean() - found.after.value) < 0.05
     assert abs(answer.probabilities.max(1).mean() - right.mean()) < 0.08
 
 
@@ -129,6 +129,33 @@ def test_codes_change_few_answers() -> None:
     assert made("floats").rounded == 0
 
 
+def test_the_likeliest_head_is_chosen() -> None:
+    """Of one that is right, one that is a little wrong and one that knows nothing; the lineage names it."""
+    good = head()
+    noise = np.random.default_rng(0).normal(0, 0.3, good.weight.shape).astype(np.float32)
+    worse = Head(good.weight + noise, good.bias)
+    heads = {"nothing": Head(0 * good.weight, good.bias), "worse": worse, "good": good}
+    found = with_head(parent(), heads, turned(LATER), version="1.0.1", evidence={})
+    assert found.chosen == "good"
+    assert found.policy == made().policy
+    assert parse_object(found.blobs["lineage.json"], where="lineage")["evidence"] == {
+        "head": "good",
+        "seed": 0,
+    }
+
+
+def test_what_chooses_does_not_judge() -> None:
+    """The halves share no person; the accuracies are of the other half alone."""
+    groups = np.arange(len(LATER)) // 30  # ten people
+    found = with_head(
+        parent(), {"only": head()}, replace(turned(LATER), groups=groups), version="1.0.1", evidence={}
+    )
+    assert (found.after.n, found.after.groups) == (150, 5)
+    assert (made().after.n, made().after.groups) == (150, 150)
+    alone = replace(turned(LATER), groups=np.zeros(len(LATER), np.int64))
+    assert with_head(parent(), {"only": head()}, alone, version="1.0.1", evidence={}).after.n == 150
+
+
 def test_golden_answers_are_the_new_heads() -> None:
     """The same inputs and tolerance; a device's probe compares with these."""
     before, after = read_golden(parent().read("golden.npz")), read_golden(made().blobs["golden.npz"])
@@ -144,7 +171,7 @@ def test_lineage_and_card_name_parent_and_evidence() -> None:
     before = parse_object(parent().read("lineage.json"), where="lineage")
     after = parse_object(made().blobs["lineage.json"], where="lineage")
     assert after["parent"] == str(parent().manifest.digest)
-    assert after["evidence"] == {"sums": {"samples": 400}}
+    assert after["evidence"] == {"sums": {"samples": 400}, "head": made().chosen, "seed": 0}
     assert {key: after[key] for key in ("backbone", "data", "teacher", "grid")} == {
         key: before[key] for key in ("backbone", "data", "teacher", "grid")
     }
@@ -165,7 +192,7 @@ def test_training_goes_on_from_the_new_head() -> None:
 def test_with_a_teacher_alpha_is_fitted_and_without_one_it_stays() -> None:
     """A teacher that is always right gets all the weight; weights by confidence of another head go."""
     truth = 8 * np.eye(CLASSES, dtype=np.float32)[turned(LATER).labels]
-    heard = with_head(parent(), head(), turned(LATER), version="1.0.1", evidence={}, teacher=truth)
+    heard = with_head(parent(), {"only": head()}, turned(LATER), version="1.0.1", evidence={}, teacher=truth)
     known = Policy.from_bytes(parent().read("policy.json"))
     assert heard.policy.alpha > 0.5
     assert heard.policy.evidence["report"]["teacher"]["accuracy"] == 1.0  # type: ignore[index,call-overload]
@@ -257,13 +284,13 @@ def test_a_last_layer_of_another_kind_is_refused(
 def test_a_head_that_forgets_what_it_is_judged_by_is_refused() -> None:
     """Of a turned world's devices nothing comes to a world that was not turned."""
     with pytest.raises(EvidenceError, match="worse than the one that it would replace") as caught:
-        with_head(parent(), head(), HELDOUT, version="1.0.1", evidence={})
+        with_head(parent(), {"only": head()}, HELDOUT, version="1.0.1", evidence={})
     assert "--prior" in str(caught.value)
 
 
 def test_a_loss_that_is_allowed_is_let_through() -> None:
     """The operator may say how much is given up."""
-    found = with_head(parent(), head(), HELDOUT, version="1.0.1", evidence={}, allowed=1.0)
+    found = with_head(parent(), {"only": head()}, HELDOUT, version="1.0.1", evidence={}, allowed=1.0)
     assert found.after.value < found.before.value
 
 
@@ -271,17 +298,17 @@ def test_a_loss_that_is_allowed_is_let_through() -> None:
 def test_a_version_that_is_not_above_the_parents_is_refused(version: str) -> None:
     """A hub makes patches to higher versions only."""
     with pytest.raises(SettingError, match=r"version.*more than 1\.0\.0"):
-        with_head(parent(), head(), turned(LATER), version=version, evidence={})
+        with_head(parent(), {"only": head()}, turned(LATER), version=version, evidence={})
 
 
 def test_a_head_of_other_features_is_refused() -> None:
     """Sums of another network have another width."""
     other = Head(np.zeros((7, 3), np.float32), np.zeros(3, np.float32))
     with pytest.raises(EvidenceError, match=r"a head of another kind.*\[6, 3\].*\[7, 3\]"):
-        with_head(parent(), other, turned(LATER), version="1.0.1", evidence={})
+        with_head(parent(), {"only": other}, turned(LATER), version="1.0.1", evidence={})
 
 
 def test_too_little_data_is_refused() -> None:
     """Nothing can be fitted on a handful."""
-    with pytest.raises(DataError, match="too little held-out data"):
-        with_head(parent(), head(), turned(motions(12, seed=3)), version="1.0.1", evidence={})
+    with pytest.raises(DataError, match=r"too little held-out data.*at least 60.*got 48"):
+        with_head(parent(), {"only": head()}, turned(motions(48, seed=3)), version="1.0.1", evidence={})

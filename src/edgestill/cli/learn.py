@@ -47,7 +47,7 @@ def solve(
     from edgestill.learn.together import head_file
 
     solving = Solving(robust=robust, within=within, ridge=ridge, prior=prior)
-    head, said = solving.head(operator(hub, token_file), Bundle.open(bundle))
+    head, _, said = solving.head(operator(hub, token_file), Bundle.open(bundle))
     replace(output, head_file(head), mode=PUBLIC)
     said |= {"file": str(output)}
     told(said, [f"{name}: {value}" for name, value in said.items() if name != "weights"], as_json=as_json)

@@ -64,6 +64,7 @@ def round_(
     for module in ("torch", "onnx_ir"):
         require(module, extra="lab", purpose="to build bundles")
     from edgestill.lab.packing.newhead import with_head
+    from edgestill.learn.together import LEAST_SQUARES, heads_of
 
     parent = Bundle.open(bundle)
     parent.verify()
@@ -71,11 +72,13 @@ def round_(
     path = out or Path(f"{parent.manifest.name}-{version}.esb")
     heldout, policy = _read(parent, check)
     solving = Solving(robust=not plain, within=within, ridge=ridge, prior=prior)
-    head, said = solving.head(operator(hub, token_file), parent)
+    solved = solving.head(operator(hub, token_file), parent)
+    said = solved.said
     said.pop("weights", None)  # of devices by their names, which are no business of a bundle's
+    heads = {LEAST_SQUARES: solved.head} if within is not None else heads_of(solved.total, ridge=ridge)
     made = with_head(
         parent,
-        head,
+        heads,
         heldout,
         version=version,
         evidence={"sums": said, "solved": solving.as_json()},
@@ -159,6 +162,7 @@ def _report(made: Reheaded, path: Path, patch: int | None, said: JsonObject) -> 
         "bundle": str(path),
         "digest": str(made.manifest.digest),
         "version": made.manifest.version,
+        "head": made.chosen,
         "before": made.before.as_json(),
         "after": made.after.as_json(),
         "rounded": made.rounded,
@@ -170,6 +174,7 @@ def _report(made: Reheaded, path: Path, patch: int | None, said: JsonObject) -> 
 
 
 def _told(made: Reheaded, path: Path, patch: int | None, parent: Bundle) -> Iterator[str]:
+    yield f"head: {made.chosen}"
     yield f"accuracy of {parent.manifest.version}: {made.before} on {made.before.rests_on()}"
     yield f"accuracy of {made.manifest.version}: {made.after}"
     yield f"answers that codes of the head changed: {made.rounded:.2%}"

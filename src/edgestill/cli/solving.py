@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -30,6 +30,14 @@ Prior = Annotated[
         help="What the bundle's own statistics count for: 0 for nothing; where no single device decides 1 by default."
     ),
 ]
+
+
+class Solved(NamedTuple):
+    """A head, the sums that it is of, the bundle's own among them, and what was said of these."""
+
+    head: Head
+    total: Statistics
+    said: JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,7 @@ class Solving:
                 fix="add --robust",
             )
 
-    def head(self, client: OperatorClient, bundle: Bundle) -> tuple[Head, JsonObject]:
+    def head(self, client: OperatorClient, bundle: Bundle) -> Solved:
         """The head of all devices' sums, and what was said of them.
 
         Raises:
@@ -71,15 +79,16 @@ class Solving:
         """For a lineage."""
         return {"robust": self.robust, "within": self.within, "ridge": self.ridge, "prior": self.prior}
 
-    def _plain(self, client: OperatorClient, reference: Statistics, kept: int) -> tuple[Head, JsonObject]:
+    def _plain(self, client: OperatorClient, reference: Statistics, kept: int) -> Solved:
         from edgestill.learn.robust import with_prior
         from edgestill.learn.together import gathered, head_of
 
         total = gathered(reference, kept, client.statistics)
         both = with_prior(total, reference, self.prior) if self.prior else total
-        return head_of(both, ridge=self.ridge), {"samples": total.n, "window": total.window}
+        said: JsonObject = {"samples": total.n, "window": total.window}
+        return Solved(head_of(both, ridge=self.ridge), both, said)
 
-    def _robust(self, client: OperatorClient, reference: Statistics, kept: int) -> tuple[Head, JsonObject]:
+    def _robust(self, client: OperatorClient, reference: Statistics, kept: int) -> Solved:
         """The weighed sum is made by the hub, which has every device's; what is believed goes there."""
         from edgestill.learn import robust
         from edgestill.learn.statistics import Statistics
@@ -98,7 +107,7 @@ class Solving:
             else robust.within(both, reference, self.within, ridge=ridge)
         )
         moved = robust.distance(head, reference, ridge=ridge)
-        return head, said | {"samples": total.n, "window": total.window, "moved": moved}
+        return Solved(head, both, said | {"samples": total.n, "window": total.window, "moved": moved})
 
 
 def _reference(bundle: Bundle) -> tuple[Statistics, int]:

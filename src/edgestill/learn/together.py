@@ -6,13 +6,15 @@ kinds are of one backbone: what came in coordinates is lifted, and the two are a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from edgestill.core.errors import NotFoundError
+from edgestill.core.errors import EvidenceError, NotFoundError
 from edgestill.learn.coordinates import Coordinates
+from edgestill.learn.discriminant import SHRINKS, discriminant
 from edgestill.learn.privacy import noise_ridge, possible
 from edgestill.learn.statistics import Head, Statistics, solve, usual_ridge
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgestill.core.digest import Digest
+
+LEAST_SQUARES: Final = "least squares"
 
 
 def gathered(reference: Statistics, kept: int, ask: Callable[[Digest], bytes]) -> Statistics:
@@ -74,6 +78,23 @@ def head_of(statistics: Statistics, *, ridge: float = 1e-3) -> Head:
     """
     able = possible(statistics)
     return solve(able, ridge=max(usual_ridge(able, ridge), noise_ridge(statistics)))
+
+
+def heads_of(statistics: Statistics, *, ridge: float = 1e-3) -> dict[str, Head]:
+    """Heads of the same sums, by how they are made; which one is best is for data to say.
+
+    Args:
+        statistics: of features.
+        ridge: as for `head_of`.
+
+    Raises:
+        EvidenceError: as `solve`; a discriminant that has no solution is left out.
+    """
+    found, able = {LEAST_SQUARES: head_of(statistics, ridge=ridge)}, possible(statistics)
+    for shrink in SHRINKS:
+        with suppress(EvidenceError):
+            found[f"discriminant, shrunk by {shrink:g}"] = discriminant(able, shrink=shrink)
+    return found
 
 
 def head_file(head: Head) -> bytes:

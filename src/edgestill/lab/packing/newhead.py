@@ -5,8 +5,9 @@ of before and after add, and what a device has gathered stays of use.
 
 - A head of sums has scores near its targets, which are no logits. It is written in the multiple whose softmax is calibrated, as far as the
   grid has weights of that size; a smaller one names the same classes, and the temperature makes up for it.
-- Temperature and threshold, and with a teacher alpha, are fitted anew on data that nothing has learned from. The same data decide
-  whether the version is made at all: a head that loses more there than is allowed is refused.
+- Sums have several heads (`learn.together.heads_of`). One half of the data that nothing has learned from chooses among them, by the likelihood of
+  their calibrated answers; the other half judges: a head that loses more there than is allowed is refused. Temperature and threshold, and
+  with a teacher alpha, are fitted on that half, too.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import numpy as np
 from edgestill import __version__
 from edgestill.core import manifest as names
 from edgestill.core.bundle import build
-from edgestill.core.errors import EvidenceError, ModelError
+from edgestill.core.errors import DataError, EvidenceError, ModelError
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import canonical, parse_object
-from edgestill.infer.calibration import fit_temperature
+from edgestill.infer.calibration import fit_temperature, negative_log_likelihood
+from edgestill.infer.confidence import softmax
 from edgestill.infer.engines import engine_of
 from edgestill.infer.golden import read_golden
 from edgestill.infer.policy import Policy
@@ -30,7 +32,7 @@ from edgestill.infer.student import FEATURES, LOGITS, TEMPERATURE
 from edgestill.lab.gradient.places import Places
 from edgestill.lab.measure import accuracy, run_model
 from edgestill.lab.packing.assemble import REFERENCE, Origin, check_follows
-from edgestill.lab.packing.calibrate import Heldout, asking_text, calibrate, promise_text
+from edgestill.lab.packing.calibrate import FEWEST, Heldout, asking_text, calibrate, promise_text
 from edgestill.lab.packing.graph import constant, read
 from edgestill.lab.packing.leverage import relative_leverage
 from edgestill.learn.codes import read_from, written_into
@@ -38,6 +40,8 @@ from edgestill.learn.statistics import Head, Statistics
 from edgestill.learn.stepfile import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
     from numpy.typing import NDArray
 
@@ -59,7 +63,8 @@ class Reheaded:
         manifest: of the bundle.
         blobs: name -> bytes.
         policy: the fitted one.
-        before: accuracy of the parent on the held-out data.
+        chosen: name of the head.
+        before: accuracy of the parent on the half that judges.
         after: the same with the new head, as it is written.
         rounded: share of the answers that differ from those of the head in floats.
     """
@@ -67,6 +72,7 @@ class Reheaded:
     manifest: Manifest
     blobs: dict[str, bytes]
     policy: Policy
+    chosen: str
     before: Figure
     after: Figure
     rounded: float
@@ -138,7 +144,7 @@ class ShippedHead:
 
 def with_head(
     parent: Bundle,
-    head: Head,
+    heads: Mapping[str, Head],
     heldout: Samples,
     *,
     version: str,
@@ -151,7 +157,7 @@ def with_head(
 
     Args:
         parent: the bundle whose devices sent the sums.
-        head: weight `[D, C]` and bias `[C]`, of scores.
+        heads: name -> weight `[D, C]` and bias `[C]`, of scores; one at least.
         heldout: data that nothing has learned from, as the sensor gives it.
         version: of what is made, above the parent's.
         evidence: what the head was made of, for the lineage.
@@ -169,46 +175,61 @@ def with_head(
         parent.manifest, Origin(name=parent.manifest.name, version=version, recipe={}, seed=seed), where
     )
     shipped = ShippedHead(parent.read(names.MODEL), where)
-    _check_kind(head, shipped.read())
+    for head in heads.values():
+        _check_kind(head, shipped.read())
+    _check_enough(heldout)
+    chooses = _first_half(heldout.groups, seed)
     logits, features = run_model(engine_of(parent.read(names.MODEL), where.name), heldout.inputs)
-    scores = (features @ head.weight + head.bias).astype(np.float32)
-    natural = 1 / fit_temperature(scores, heldout.labels, units=len(np.unique(heldout.groups)))
-    times = min(natural, shipped.most(head))
+    chosen, times = _best(heads, features[chooses], heldout.where(chooses))
+    head, times = heads[chosen], min(times, shipped.most(heads[chosen]))
     model = shipped.write(Head(head.weight * times, head.bias * times))
-    said, _ = run_model(engine_of(model, where.name), heldout.inputs)
-    before, after = (accuracy(one, heldout.labels, heldout.groups) for one in (logits, said))
+    judged, features = heldout.where(~chooses), features[~chooses]
+    said, _ = run_model(engine_of(model, where.name), judged.inputs)
+    before, after = (accuracy(one, judged.labels, judged.groups) for one in (logits[~chooses], said))
     _check_loss(before, after, allowed)
     answers = Heldout(
         student=said,
-        teacher=teacher,
-        labels=heldout.labels,
-        groups=heldout.groups,
+        teacher=None if teacher is None else teacher[~chooses],
+        labels=judged.labels,
+        groups=judged.groups,
         leverage=_leverage(parent, known, features),
     )
     # weights by confidence were by another head's; with a teacher there are new ones
-    policy = calibrate(answers, replace(known, bands=()), seed=seed)
-    model = shipped.with_temperature(model, policy.temperature)
-    golden = read_golden(parent.read(names.GOLDEN))
-    asked, _ = run_model(engine_of(model, where.name), golden.input)
     made = Reheaded(
         manifest=parent.manifest,
         blobs={name: parent.read(name) for name in parent.manifest.blobs},
-        policy=policy,
+        policy=calibrate(answers, replace(known, bands=()), seed=seed),
+        chosen=chosen,
         before=before,
         after=after,
-        rounded=float((said.argmax(1) != scores.argmax(1)).mean()),
+        rounded=float((said.argmax(1) != _scores(head, features).argmax(1)).mean()),
     )
-    return _built(
-        made,
-        version,
-        {
-            names.MODEL: model,
-            names.POLICY: policy.to_bytes(),
-            names.GOLDEN: replace(golden, logits=asked).to_bytes(),
-            names.LINEAGE: canonical(_lineage(parent, made, evidence, seed)),
-            names.CARD: _card(parent, made, version).encode(),
-        },
-    )
+    model = shipped.with_temperature(model, made.policy.temperature)
+    return _built(parent, made, version, model, evidence | {"head": chosen, "seed": seed})
+
+
+def _first_half(groups: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """`[N]`: whether a sample is of the half that chooses. The halves share no group; of a single group no sample."""
+    found, random = np.unique(groups), np.random.default_rng(seed)
+    units = groups if len(found) > 1 else np.arange(len(groups))
+    chosen = random.permutation(np.unique(units))
+    return np.isin(units, chosen[: len(chosen) // 2])
+
+
+def _best(heads: Mapping[str, Head], features: NDArray[np.float32], known: Samples) -> tuple[str, float]:
+    """The head whose calibrated answers are likeliest, and the multiple of it that is calibrated."""
+    units, found = len(np.unique(known.groups)), {}
+    for name, head in heads.items():
+        scores = _scores(head, features)
+        temperature = fit_temperature(scores, known.labels, units=units)
+        likely = negative_log_likelihood(softmax(scores, temperature), known.labels)
+        found[name] = (likely, 1 / temperature)
+    best = min(found, key=lambda name: found[name][0])
+    return best, found[best][1]
+
+
+def _scores(head: Head, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (features @ head.weight + head.bias).astype(np.float32)
 
 
 def _layer(graph: ir.Graph) -> tuple[ir.Value, ir.Value, bool]:
@@ -271,6 +292,17 @@ def _check_kind(head: Head, known: Head) -> None:
         )
 
 
+def _check_enough(heldout: Samples) -> None:
+    if len(heldout) < 2 * FEWEST:
+        raise DataError(
+            "too little held-out data for another head",
+            where="held-out data",
+            expected=f"at least {2 * FEWEST} samples: one half chooses, the other judges",
+            got=len(heldout),
+            fix="label some hundred",
+        )
+
+
 def _check_loss(before: Figure, after: Figure, allowed: float) -> None:
     if before.value - after.value > allowed:
         raise EvidenceError(
@@ -289,13 +321,29 @@ def _leverage(parent: Bundle, policy: Policy, features: NDArray[np.float32]) -> 
     return relative_leverage(Statistics.from_bytes(parent.read(REFERENCE))).of(features)
 
 
-def _lineage(parent: Bundle, made: Reheaded, evidence: JsonObject, seed: int) -> JsonObject:
+def _built(parent: Bundle, made: Reheaded, version: str, model: bytes, evidence: JsonObject) -> Reheaded:
+    head, where = parent.manifest, HardwareClass(parent.manifest.hardware_class)
+    golden = read_golden(parent.read(names.GOLDEN))
+    logits, _ = run_model(engine_of(model, where.name), golden.input)
+    changed = {
+        names.MODEL: model,
+        names.POLICY: made.policy.to_bytes(),
+        names.GOLDEN: replace(golden, logits=logits).to_bytes(),
+        names.LINEAGE: canonical(_lineage(parent, made, evidence)),
+        names.CARD: _card(parent, made, version).encode(),
+    }
+    manifest, blobs = build(
+        name=head.name, version=version, hardware_class=where.name, blobs=made.blobs | changed
+    )
+    return replace(made, manifest=manifest, blobs=blobs)
+
+
+def _lineage(parent: Bundle, made: Reheaded, evidence: JsonObject) -> JsonObject:
     known = parse_object(parent.read(names.LINEAGE), where=names.LINEAGE)
     return known | {
         "made_by": f"edgestill {__version__}",
         "parent": str(parent.manifest.digest),
         "evidence": evidence,
-        "seed": seed,
         "metrics": {
             name: {"accuracy": one.value, "n": one.n, "groups": one.groups}
             for name, one in (("parent", made.before), ("int8", made.after))
@@ -307,20 +355,12 @@ def _card(parent: Bundle, made: Reheaded, version: str) -> str:
     head, policy = parent.manifest, made.policy
     return (
         f"# {head.name} {version}\n\n"
-        f"{head.name} {head.version} with another last layer, made of what its devices have learned together.\n\n"
+        f"{head.name} {head.version} with another last layer, made of what its devices have learned together ({made.chosen}).\n\n"
         f"{len(policy.labels)} classes: {', '.join(policy.labels)}.\n\n"
         f"Accuracy on held-out data that the policy was fitted on: {made.after}; of {head.version}: {made.before}; "
         f"on {made.after.rests_on()}.\n\n"
         f"{asking_text(policy)} Promise on the risk: {promise_text(policy)}.\n\nMay leave the device: {policy.leaves}.\n"
     )
-
-
-def _built(made: Reheaded, version: str, changed: dict[str, bytes]) -> Reheaded:
-    head = made.manifest
-    manifest, blobs = build(
-        name=head.name, version=version, hardware_class=head.hardware_class, blobs=made.blobs | changed
-    )
-    return replace(made, manifest=manifest, blobs=blobs)
 
 
 def _no_layer(expected: str, got: str) -> ModelError:
