@@ -120,6 +120,8 @@ def liars_table() -> str:
         "screened": "screened",
         "with the bundle's own": "prior",
         "robust": "robust",
+        "robust, as shipped": "shipped",
+        "robust, discriminant": "discriminant",
         "within 0.1": "within",
     }
     named = " and ".join(skews)

@@ -7,7 +7,9 @@ that nobody has, of the head of
 - `screened`: those that the hub's screens let through;
 - `prior`: these and the bundle's own statistics, with as much weight as the devices together, or as they have;
 - `robust`: the weighed sum, with the same prior;
-- `within`: the robust head held within a radius of the bundle's own head, `RADIUS` root mean square over the reference.
+- `discriminant`: another head of the robust sum, shrunk by 0.1;
+- `within`: the robust head held within a radius of the bundle's own head, `RADIUS` root mean square over the reference;
+- `shipped`: as `robust`, of messages as jobs ship them, in `int8` and in all coordinates of the reference. All others are of float32.
 
 `none` is the cost without an attack. `largest` is the influence that the robust sum tells of, `settled` whether its rounds ended.
 Whether the screens refused the message is told as `refused`.
@@ -22,6 +24,8 @@ import numpy as np
 
 from edgestill.core.errors import EvidenceError
 from edgestill.learn import robust, screens
+from edgestill.learn.coordinates import Coordinates
+from edgestill.learn.discriminant import discriminant
 from edgestill.learn.encodings import triangle
 from edgestill.learn.statistics import Statistics, solve, usual_ridge
 from learning.frozen import BACKBONE, CLASSES, Frozen, Part, cifar10, digits
@@ -36,6 +40,7 @@ DEVICES: Final = 10
 SKEWS: Final = (0.5, 0.1)
 SEEDS: Final = tuple(range(10))
 RADIUS: Final = 0.1
+SHRINK: Final = 0.1
 
 
 def measured(data: Path, _folder: Path, *, quick: bool = False) -> dict[str, Any]:
@@ -75,26 +80,38 @@ def _once(one: Frozen, skew: float, attack: str, seed: int) -> dict[str, float]:
     if attack != "none":
         messages[hostile] = ATTACKS[attack](parts[hostile], one)
     reference = one.reference.sums()
-    passed: dict[str, Statistics] = {}
-    for place, message in enumerate(messages):
-        try:
-            passed[f"d{place}"] = screens.read(message.to_bytes("float32"))
-        except EvidenceError:
-            continue
+    passed = _passed([message.to_bytes("float32") for message in messages])
     screened = _sum(list(passed.values()))
     agreed = robust.agree(passed, reference)
     weighed = robust.with_prior(agreed.total, reference)
+    way = Coordinates.of(reference, reference.features)
+    coded = _passed([way.project(message).to_bytes("int8") for message in messages])
+    shipped = way.lift(robust.agree(coded, way.project(reference)).total)
     return {
         "plain": _right(one, _sum(messages)),
         "screened": _right(one, screened),
         "prior": _right(one, robust.with_prior(screened, reference)),
         "robust": _right(one, weighed),
+        "shipped": _right(one, robust.with_prior(shipped, reference)),
+        "discriminant": one.test.right(discriminant(weighed, shrink=SHRINK)),
         "within": one.test.right(robust.within(weighed, reference, RADIUS)),
         "reference": _right(one, reference),
         "refused": float(len(messages) - len(passed)),
+        "refused_shipped": float(len(messages) - len(coded)),
         "largest": agreed.largest,
         "settled": float(agreed.settled),
     }
+
+
+def _passed(bodies: Sequence[bytes]) -> dict[str, Statistics]:
+    """Device -> its sums, of those that the hub's screens let through."""
+    passed: dict[str, Statistics] = {}
+    for place, body in enumerate(bodies):
+        try:
+            passed[f"d{place}"] = screens.read(body)
+        except EvidenceError:
+            continue
+    return passed
 
 
 def _sum(messages: Sequence[Statistics]) -> Statistics:
@@ -160,14 +177,15 @@ ATTACKS: Final[dict[str, Callable[[Part, Frozen], Statistics]]] = {
 
 
 def figures(part: dict[str, Any]) -> dict[str, float]:
-    """What one liar of ten takes from the robust head, against the robust head without a liar: the worst of data, skews and attacks, in the mean over deals."""
+    """What one liar of ten takes from the robust head, against the robust head without a liar: the worst of data, skews, attacks and encodings, in the mean over deals."""
     return {
         "hostile_shift_points": round(
             max(
-                found["none"]["robust"]["mean"] - one["robust"]["mean"]
+                found["none"][kind]["mean"] - one[kind]["mean"]
                 for skews in part.values()
                 for found in skews.values()
                 for one in found.values()
+                for kind in ("robust", "shipped")
             ),
             2,
         )
