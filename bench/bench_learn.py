@@ -1,6 +1,7 @@
 """Learning together: what one message of sums, or a ballot, is worth against rounds of weights, in accuracy and in bytes both ways.
 
-Beside it: what coarser messages, noise and liars cost (`encodings`, `noisy`, `hostile`), and how long ten thousand messages take to be summed (`summing`).
+Beside it: what coarser messages, noise and liars cost (`encodings`, `noisy`, `hostile`), how long ten thousand messages take to be summed (`summing`),
+and what is left of them, and when it goes on, where the hub is killed in the midst (`killed`).
 
     EDGESTILL_DATA=FOLDER python bench/bench_learn.py [--json] [--quick] [--keep FOLDER] [--only PART ...]
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-PARTS: Final = ("digits", "cifar", "encodings", "noisy", "hostile", "rounds", "summing")
+PARTS: Final = ("digits", "cifar", "encodings", "noisy", "hostile", "rounds", "summing", "killed")
 LIBRARIES: Final = ("edgestill", "numpy", "torch", "scikit-learn")
 
 
@@ -47,7 +48,7 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
 
 def modules() -> dict[str, ModuleType]:
     """Part -> what measures it: `measured(data, kept, *, quick)`, and `figures` of what that found. A further part is a row here and in `PARTS`."""
-    from learning import cifar, digits, encodings, hostile, noisy, rounds, summing
+    from learning import cifar, digits, encodings, hostile, killed, noisy, rounds, summing
 
     return {
         "digits": digits,
@@ -57,6 +58,7 @@ def modules() -> dict[str, ModuleType]:
         "hostile": hostile,
         "rounds": rounds,
         "summing": summing,
+        "killed": killed,
     }
 
 

@@ -7,6 +7,8 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from edgestill.core.budget import Budget
+from edgestill.core.sharing import Noise, Sharing
+from edgestill.infer.reaction import Reaction
 from edgestill.lab.compare import Slice
 from edgestill.lab.job import BundleWish, StudentName
 from edgestill.lab.jobdata import DataName
@@ -25,6 +27,9 @@ KINDS: dict[str, type] = {
     "job_budget": Budget,
     "job_search": Search,
     "job_bundle": BundleWish,
+    "job_on_drift": Reaction,
+    "job_statistics": Sharing,
+    "job_noise": Noise,
 }
 ENTRY = re.compile(r"^ {8}([a-z_, ]+): (.*?)(?=^ {8}[a-z_, ]+: |\Z)", re.DOTALL | re.MULTILINE)
 
@@ -34,7 +39,11 @@ def keys_table(name: str) -> str:
     kind = KINDS[name]
     told = described(kind)
     lines = ["| key | default | what it is |", "|---|---|---|"]
-    lines += [f"| `{one.name}` | {default_of(one)} | {told[one.name]} |" for one in fields(kind)]
+    lines += [
+        f"| `{one.name}` | {default_of(one)} | {told[one.name]} |"
+        for one in fields(kind)
+        if one.name != "unknown"
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -56,5 +65,6 @@ def default_of(one: Field[Any]) -> str:
         return "none" if one.name in {"size", "latency", "memory", "update", "escalation"} else "to be given"
     if one.default == ():
         return "none"
-    text = str(one.default).lower() if isinstance(one.default, bool) else repr(one.default).replace("'", '"')
+    plain = list(one.default) if isinstance(one.default, tuple) else one.default
+    text = str(plain).lower() if isinstance(plain, bool) else repr(plain).replace("'", '"')
     return f"`{text}`"

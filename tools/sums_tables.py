@@ -1,4 +1,4 @@
-"""The tables of docs/learn.md and docs/hub.md on messages of sums: their bytes, noise, liars, and how long they take; `tools/tables.py` puts them there."""
+"""The tables of docs/learn.md and docs/hub.md on messages of sums: their bytes, noise, liars, how long they take, and a hub that is killed; `tools/tables.py` puts them there."""
 
 from __future__ import annotations
 
@@ -198,6 +198,32 @@ def _seconds(clock: dict[str, float]) -> str:
     return f"{clock['cpu_seconds']:.1f} s ({clock['seconds']:.1f} s)"
 
 
+def killed_table() -> str:
+    """What was lost, how long it took, and what dead devices cost."""
+    part = _part("killed")
+    figures = json.loads(RESULTS.read_text())["figures"]
+    load = json.loads(RESULTS.read_text())["machines"]["killed"]["load"]
+    calm, dead = part["calm"]["without_dead"], part["calm"]["with_dead"]
+    kills = f"{part['kills']} kills, {part['devices']['living']} devices that send, {part['devices']['dead']} dead"
+    return _table(
+        [f"{kills}, 2 cores at load {load}", ""],
+        ["messages acknowledged", f"{part['acknowledged']:,}"],
+        ["of these lost, or counted otherwise than once", f"{figures['lost_acknowledged']}"],
+        ["answers that a kill cut off after the message was taken", f"{part['heard_as_known']}"],
+        [
+            "kill to the next acknowledgement, worst (median)",
+            f"{figures['restart_s']:.1f} s ({figures['restart_median_s']:.1f} s)",
+        ],
+        ["of it the processor's, to start", f"{part['start_cpu_s']:.1f} s"],
+        ["acknowledgement without dead devices, median (95 %)", _waited(calm)],
+        ["beside dead devices, median (95 %)", _waited(dead)],
+    )
+
+
+def _waited(spread: dict[str, float]) -> str:
+    return f"{1000 * spread['median_s']:.0f} ms ({1000 * spread['p95_s']:.0f} ms)"
+
+
 SUMS_TABLES: Final = {
     "learn_encodings": encodings_table,
     "learn_shipped": shipped_table,
@@ -206,4 +232,5 @@ SUMS_TABLES: Final = {
     "learn_liars_worst": losses_table,
     "learn_rounds": rounds_table,
     "hub_summing": summing_table,
+    "learn_killed": killed_table,
 }

@@ -177,3 +177,66 @@ def test_inputs_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     keeping.flush()
     assert keeping.told()["to_train"] == 0
     keeping.close()
+
+
+# Sealed
+
+
+KEY = bytes(range(32))
+SEEN = np.array([[1.25e10, -7.75e-20], [3.5e15, 2.5e-7]], np.float32)
+
+
+def sealed_in(folder: Path, key: bytes | None) -> Keeping:
+    """One that keeps with this key."""
+    made = Keeping.open(
+        folder / "samples", PLAN, clock=FakeClock(), random=Random(0), audit_share=0.1, key=key
+    )
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
+def test_sealed_samples_cannot_be_read_off_the_disk(tmp_path: Path, key: bytes | None) -> None:
+    """No input's bytes are in the file; in the clear each is."""
+    keeping = sealed_in(tmp_path, key)
+    keeping.teach(SEEN, np.array([0, 2]), CLASSES)
+    assert keeping.told()["sealed"] is (key is not None)
+    keeping.close()
+    data = (tmp_path / "samples").read_bytes()
+    assert [one.tobytes() in data for one in SEEN] == [key is None] * 2
+
+
+def test_with_its_key_a_buffer_goes_on(tmp_path: Path) -> None:
+    """What was kept is there after a restart, and nothing is said to be gone."""
+    keeping = sealed_in(tmp_path, KEY)
+    keeping.teach(SEEN, np.array([0, 2]), CLASSES)
+    keeping.close()
+    again = sealed_in(tmp_path, KEY)
+    told = again.told()
+    assert (told["to_train"], told["held_back"], told["begun_anew"]) in {(2, 0, None), (0, 2, None)}
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [(KEY, KEY[::-1], "another key"), (None, KEY, "not sealed"), (KEY, None, "a sealed buffer, and no key")],
+)
+def test_another_key_begins_anew_and_says_so(
+    tmp_path: Path, before: bytes | None, after: bytes | None, why: str
+) -> None:
+    """Also where there was none, or is none any more; what comes then is kept as it should be, and the word is gone after a restart."""
+    keeping = sealed_in(tmp_path, before)
+    keeping.teach(SEEN, np.array([0, 2]), CLASSES)
+    keeping.close()
+    again = sealed_in(tmp_path, after)
+    told = again.told()
+    assert (told["to_train"], told["held_back"], told["sealed"]) == (0, 0, after is not None)
+    assert why in str(told["begun_anew"])
+    again.teach(SEEN[:1], np.array([1]), CLASSES)
+    again.close()
+    last = sealed_in(tmp_path, after)
+    assert last.told()["begun_anew"] is None
+    batches = [last._replay.draw(1, Random(1)), *last._replay.held()]  # what the trainer reads
+    assert [one.argmax() for batch in batches for one in batch.targets] == [1]
+    last.close()
+    assert (SEEN[0].tobytes() in (tmp_path / "samples").read_bytes()) == (after is None)

@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -110,6 +110,64 @@ def wait_for_end(pid: int, seconds: float = 10) -> None:
         assert poll.poll(seconds * 1000), "the process did not end"
     finally:
         os.close(handle)
+
+
+def kept(one: Device) -> dict[str, Any]:
+    """What the engine says of the samples that it keeps; with why it keeps none under `not_kept`."""
+    one.hub.wait_for(lambda: one.engine() is not None)
+    said: Any = one.engine()
+    return (said["kept"] or {}) | {"not_kept": said["not_kept"]}
+
+
+def test_sealed_samples_outlive_a_kill_and_another_key_begins_them_anew(tmp_path: Path) -> None:
+    """None of them is to be read in the home; without the key nothing is kept until it is back, and answers go on all the while."""
+    key, elsewhere = tmp_path / "key", tmp_path / "elsewhere"
+    with device(tmp_path / "home") as one:
+        choice = ["--keep-samples", "200kB", "--seal-samples", str(key)]
+        assert main(["settings", "--home", str(one.path), *choice]) == 0
+        one.start()
+        one.install("1.0.0", tiny_bundle("1.0.0"), 1)
+        told, labels = batches(40, 77), np.arange(40) % CLASSES
+        with LocalClient.open(one.path) as client:
+            client.teach(told, labels)
+        count = kept(one)["to_train"] + kept(one)["held_back"]
+        assert (count > 0, kept(one)["sealed"]) == (True, True)
+        one.hub.wait_for(lambda: any(batch_is_durable(one.path / "samples")))
+        assert one.stop(signal.SIGKILL) == -signal.SIGKILL
+        files = [path.read_bytes() for path in one.path.rglob("*") if path.is_file()]
+        assert not [data for data in files for row in told if row.tobytes() in data]
+
+        one.start()
+        again = kept(one)
+        assert again["to_train"] + again["held_back"] == count
+        assert again["begun_anew"] is None
+        assert one.stop() == 0
+
+        before = (one.path / "samples").read_bytes()
+        key.rename(elsewhere)
+        one.start()
+        assert "the key of the samples is not there" in kept(one)["not_kept"]
+        with LocalClient.open(one.path) as client:
+            client.teach(told, labels)
+            assert len(client.predict(told).decided_by) == 40
+        assert (one.path / "samples").read_bytes() == before
+        elsewhere.rename(key)  # the medium is back
+        one.hub.wait_for(lambda: kept(one)["not_kept"] is None)
+        assert kept(one)["to_train"] + kept(one)["held_back"] == count
+        assert one.stop() == 0
+
+        key.write_bytes(bytes(32))
+        one.start()
+        anew = kept(one)
+        assert (anew["to_train"], anew["held_back"]) == (0, 0)
+        assert "another key" in anew["begun_anew"]
+        assert one.stop() == 0
+
+
+def batch_is_durable(path: Path) -> Iterator[bool]:
+    """Whether the engine has flushed: a tally is no longer zeros."""
+    yield any(path.read_bytes()[4096 : 4096 + 12])
+    yield any(path.read_bytes()[4096 + 8 * (1 + 2 * CLASSES) + 28 :][:12])
 
 
 def test_a_device_installs_answers_escalates_and_stops(tmp_path: Path) -> None:

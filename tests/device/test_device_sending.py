@@ -470,7 +470,7 @@ def test_attack_of_noise_nothing_is_passed_over() -> None:
 )
 def test_a_policy_out_of_range_is_refused(change: dict[str, Any]) -> None:
     """Noise needs floats of bounded coordinates."""
-    with pytest.raises(SettingError, match="policy: statistics"):
+    with pytest.raises(SettingError, match="statistics: "):
         Sharing(**change)
 
 

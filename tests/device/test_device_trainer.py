@@ -24,6 +24,7 @@ from edgestill.device.effort import Effort
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.model import Serving
+from edgestill.device.samplekey import chosen_key
 from edgestill.device.trained import Trained
 from edgestill.device.trainer import TrainerProcess
 from edgestill.testing.clock import FakeClock
@@ -36,7 +37,7 @@ FAST = Effort(core_share=1.0, idle_seconds=0.0, only_on_mains=False)
 SPELLS = 12
 
 
-def home_in(folder: Path, *, keeps: int = 3_000_000) -> Home:
+def home_in(folder: Path, *, keeps: int = 3_000_000, seal: Path | None = None) -> Home:
     """A device whose owner lets it train."""
     return Home.create(
         folder / "home",
@@ -47,7 +48,7 @@ def home_in(folder: Path, *, keeps: int = 3_000_000) -> Home:
             hardware_class=packed().manifest.hardware_class,
             interval=60,
         ),
-        settings=Settings(leaves="nothing", labels={}, keeps=keeps, effort=FAST),
+        settings=Settings(leaves="nothing", labels={}, keeps=keeps, effort=FAST, seal=seal),
         root=b"{}",
     )
 
@@ -225,6 +226,32 @@ def test_without_samples_there_is_nothing_to_do(tmp_path: Path) -> None:
         pass
     spell.stop()
     assert spell.failure == ""
+
+
+def test_a_trainer_reads_sealed_samples_with_their_key_only(tmp_path: Path) -> None:
+    """It trains as on plain ones; with another key, or without one, it says what is wrong, and makes none."""
+    key = tmp_path / "key"
+    chosen_key(key)
+    home, archive, clock = home_in(tmp_path, seal=key), archive_in(tmp_path), FakeClock()
+    serving = serving_in(home, archive, clock)
+    told_labels(serving, clock, turned=1, hours=4)
+    serving.close()
+    right = spell_of(home, archive, seconds=2.0)
+    assert (right, len(list(home.learned.iterdir())) > 0) == ("", True)
+    key.write_bytes(bytes(32))
+    assert "another key" in spell_of(home, archive)
+    key.unlink()
+    assert "the key of the samples is not there" in spell_of(home, archive)
+    assert not key.exists()
+
+
+def spell_of(home: Home, archive: Path, *, seconds: float = 30.0) -> str:
+    """Why a spell of training failed; empty where it did not."""
+    spell = TrainerProcess.start(home.path, archive, seconds)
+    while not spell.wait(0.1):
+        pass
+    spell.stop()
+    return spell.failure
 
 
 def test_a_bundle_without_a_training_step_is_named(tmp_path: Path) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
-from typing import get_args
+from dataclasses import asdict, replace
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgestill.core.errors import MessageError, SettingError
+from edgestill.core.sharing import Noise
 from edgestill.infer.decision import PolicyState
 from edgestill.infer.policy import ALWAYS, Band, Leaves, Measure, Policy
 from edgestill.infer.reaction import Action, Reaction
 
+NOISE: dict[str, Any] = asdict(Noise())
 LABELS = ("still", "walk", "run")
 POLICY = Policy(labels=LABELS, threshold=0.8, escalation_share=0.2, audit_share=0.02)
 
@@ -162,3 +164,19 @@ def test_the_policy_is_standard_library_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("statistics", "where"),
+    [
+        ({"kept": 5_000}, "policy: statistics: kept"),
+        ({"encoding": "int4"}, "policy: statistics: encoding"),
+        ({"noise": NOISE}, "policy: statistics: noise"),
+        ({"encoding": "float32", "noise": NOISE | {"epsilon": 0}}, "policy: statistics: noise: epsilon"),
+    ],
+)
+def test_how_sums_are_sent_is_refused_by_its_whole_way(statistics: dict[str, Any], where: str) -> None:
+    """Out of its range, or noise on what takes none."""
+    with pytest.raises(SettingError) as error:
+        Policy.from_bytes(json.dumps({"schema": 2, "labels": ["a"], "statistics": statistics}).encode())
+    assert str(error.value.where) == where

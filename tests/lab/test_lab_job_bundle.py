@@ -13,9 +13,12 @@ from lab_worlds import TRAIN
 from edgestill.core.bundle import Bundle
 from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, EdgestillError, SettingError
+from edgestill.core.sharing import Noise, Sharing
 from edgestill.infer.policy import Policy
+from edgestill.infer.reaction import Reaction
 from edgestill.lab import job as module
 from edgestill.lab.job import Job
+from edgestill.lab.jobdata import Data
 from edgestill.lab.notices import NoGainWarning
 
 if TYPE_CHECKING:
@@ -38,6 +41,56 @@ def test_a_bundle_is_made_for_the_device_that_is_named(tmp_path: Path) -> None:
     assert policy.adapter == (Digest.of(file.read_bytes()) if file.exists() else None)
     with pytest.raises(SettingError, match=r"out of range; at .*leaves; expected nothing, features, raw"):
         Job.read(write_job(tmp_path / "no", JOB + '[bundle]\nleaves = "all"\n'))
+
+
+DRIFT = '[bundle.on_drift]\ndo = ["audit", "learn"]\naudit_factor = 3\naudit_inputs = 100\n'
+SUMS = "[bundle.statistics]\nencoding = 'float32'\nkept = 4\nleast = 20\n"
+NOISE = "[bundle.statistics.noise]\nunit = 'message'\nepsilon = 2\nmessages = 90\n"
+
+
+def test_a_job_says_what_follows_a_change_and_how_sums_are_sent(tmp_path: Path) -> None:
+    """In the policy of its bundle; what it leaves out is as usual."""
+    Job.read(write_job(tmp_path / "job", JOB + DRIFT + SUMS + NOISE)).run(tmp_path / "out")
+    policy = Policy.from_bytes(Bundle.open(tmp_path / "out" / "student.esb").read("policy.json"))
+    assert policy.on_drift == Reaction(do=("audit", "learn"), audit_factor=3.0, audit_inputs=100)
+    noise = Noise(unit="message", epsilon=2.0, messages=90)
+    assert policy.statistics == Sharing(encoding="float32", kept=4, least=20, noise=noise)
+
+
+def test_a_job_that_says_nothing_of_either_has_what_is_usual(tmp_path: Path) -> None:
+    """Learning anew and a report; codes of eight bits in all coordinates, without noise."""
+    policy = Job.read(write_job(tmp_path, JOB)).policy_for(Data(train=TRAIN, heldout=TRAIN, labels=()), 3)
+    assert (policy.on_drift, policy.statistics) == (Reaction(), Sharing())
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        ('[bundle.on_drift]\ndo = ["panic"]\n', r"bundle: on_drift: do\[0\]; expected audit, learn, report"),
+        ('[bundle.on_drift]\ndo = ["learn", "learn"]\n', r"bundle: on_drift: do; expected .* each once"),
+        ("[bundle.on_drift]\nlearn = true\n", "unknown key in on_drift"),
+        (
+            "[bundle.on_drift]\naudit_factor = 0.5\n",
+            "bundle: on_drift: audit_factor; expected a number from 1",
+        ),
+        ("[bundle.on_drift]\naudit_inputs = 1.5\n", "on_drift: audit_inputs; expected a whole number"),
+        ("[bundle.statistics]\nencoding = 'int4'\n", "bundle: statistics: encoding; expected float16"),
+        ("[bundle.statistics]\nkept = 9999\n", "bundle: statistics: kept; expected 0 to 2048"),
+        ("[bundle.statistics]\nunknown = {}\n", "unknown key in statistics"),
+        (NOISE, 'statistics: noise; expected floats of sums .* say encoding = "float32"'),
+        (SUMS.replace("4", "0") + NOISE, "statistics: noise; expected floats of sums in coordinates"),
+        (SUMS + NOISE.replace("2", "-2"), "bundle: statistics: noise: epsilon; expected above 0"),
+        (SUMS + NOISE.replace("message'", "house'"), "noise: unit; expected message, sample"),
+        ('[bundle]\nleaves = "nothing"\n' + SUMS, 'bundle: statistics; .* got leaves = "nothing"'),
+        ('[bundle]\nleaves = "features"\n' + DRIFT, "bundle: on_drift: do; .* got audit, with leaves"),
+    ],
+)
+def test_what_a_policy_could_not_say_is_refused_before_anything_is_trained(
+    tmp_path: Path, more: str, wrong: str
+) -> None:
+    """A misspelt or mistyped key, a value out of its range, and what could have no effect; each with where it stands."""
+    with pytest.raises(SettingError, match=wrong):
+        Job.read(write_job(tmp_path / "job", JOB + more))
 
 
 def test_the_next_version_of_a_job_is_named_and_follows(tmp_path: Path) -> None:

@@ -13,6 +13,22 @@ from edgestill.lab.settings import from_table, nearest, read_toml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spoon:
+    """A table within a table within a table."""
+
+    length: float = 10.0
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saucer:
+    """A table within a table."""
+
+    width: int = 12
+    spoon: Spoon | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tea:
     """One of each kind of value."""
 
@@ -24,6 +40,7 @@ class Tea:
     names: tuple[str, ...] = ()
     size: tuple[int, ...] | None = None
     more: dict[str, Any] = field(default_factory=dict)
+    saucer: Saucer = field(default_factory=Saucer)
 
     def __post_init__(self) -> None:
         if self.cups < 0:
@@ -123,3 +140,25 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> No
     (tmp_path / "tea.toml").write_bytes(content)
     with pytest.raises(SettingError, match="not a TOML file"):
         read_toml(tmp_path / "tea.toml")
+
+
+def test_a_table_within_a_table_is_read() -> None:
+    """To any depth; what is left out has its default, and there is none where none may be."""
+    assert read({"cups": 1, "saucer": {}}).saucer == Saucer()
+    assert read({"cups": 1, "saucer": {"spoon": {"length": 9}}}).saucer == Saucer(spoon=Spoon(length=9.0))
+
+
+@pytest.mark.parametrize(
+    ("saucer", "wrong"),
+    [
+        ({"wide": 3}, r"unknown key in saucer; at tea.toml: saucer: wide; .*; did you mean 'width'"),
+        ({"spoon": {"length": "9"}}, r"wrong type; at tea.toml: saucer: spoon: length; expected a number"),
+        ({"spoon": {"unknown": {}}}, r"unknown key in spoon; .* expected length; got 'unknown'"),
+        (3, r"wrong type; at tea.toml: saucer; expected a table; got 3"),
+        ([], r"expected a table; got \[\]"),
+    ],
+)
+def test_what_is_wrong_within_is_named_by_its_whole_way(saucer: object, wrong: str) -> None:
+    """Where formats keep what newer writers added is no key."""
+    with pytest.raises(SettingError, match=wrong):
+        read({"cups": 1, "saucer": saucer})

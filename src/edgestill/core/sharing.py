@@ -45,14 +45,14 @@ class Noise:
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
-            raise _wrong("noise: unit", " or ".join(get_args(Unit)), self.unit)
+            raise _wrong("unit", " or ".join(get_args(Unit)), self.unit, part="noise")
         for name in ("epsilon", "norm", "weight", "most"):
             if not 0 < getattr(self, name) <= _MOST:
-                raise _wrong(f"noise: {name}", f"above 0, at most {_MOST:g}", getattr(self, name))
+                raise _wrong(name, f"above 0, at most {_MOST:g}", getattr(self, name), part="noise")
         if not 0 < self.delta < 1:
-            raise _wrong("noise: delta", "between 0 and 1", self.delta)
+            raise _wrong("delta", "between 0 and 1", self.delta, part="noise")
         if not 1 <= self.messages <= _MOST:
-            raise _wrong("noise: messages", "at least 1", self.messages)
+            raise _wrong("messages", "at least 1", self.messages, part="noise")
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -93,7 +93,12 @@ class Sharing:
         if not 1 <= self.least <= _MOST:
             raise _wrong("least", "at least 1", self.least)
         if self.noise is not None and (self.encoding == "int8" or self.kept == 0):
-            raise _wrong("noise", "floats of sums in coordinates", f"{self.encoding}, {self.kept} kept")
+            raise _wrong(
+                "noise",
+                "floats of sums in coordinates",
+                f"{self.encoding}, {self.kept} kept",
+                fix='say encoding = "float32", and keep some coordinates, such as kept = 16',
+            )
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -107,7 +112,7 @@ class Sharing:
         return cls(
             encoding=cast("Encoding", encoding),
             **counts,
-            noise=Noise.from_fields(fields.inner("noise")) if fields.has("noise") else None,
+            noise=_noise(fields) if fields.has("noise") else None,
             unknown=fields.unknown(("encoding", "kept", "least", "noise")),
         )
 
@@ -117,15 +122,31 @@ class Sharing:
         return own if self.noise is None else own | {"noise": asdict(self.noise)}
 
 
+def _noise(fields: Fields) -> Noise:
+    """Its noise, which cannot know what it is a part of."""
+    try:
+        return Noise.from_fields(fields.inner("noise"))
+    except SettingError as error:
+        error.where = f"statistics: {error.where}"
+        raise
+
+
 PLAIN: Final = Sharing(encoding="float32", kept=0)
 """What a policy that says nothing means."""
 
 
-def _wrong(name: str, expected: str, got: object) -> SettingError:
+def _wrong(
+    name: str,
+    expected: str,
+    got: object,
+    *,
+    part: str = "statistics",
+    fix: str = "leave it out where you are unsure",
+) -> SettingError:
     return SettingError(
         "a policy value is out of range",
-        where=f"policy: statistics: {name}",
+        where=f"{part}: {name}",
         expected=expected,
         got=got,
-        fix="leave it out where you are unsure",
+        fix=fix,
     )

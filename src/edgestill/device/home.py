@@ -14,7 +14,7 @@
     timing/         the timing job in hand, and what is known of earlier ones (device.measuring); missing before the first
     outbox.db       reports not yet delivered (device.outbox)
     learned/        what the device learned by itself (device.learning, device.tuning)
-    samples         inputs with their labels, to train on (device.keeping); missing unless its owner wants it
+    samples         inputs with their labels, to train on (device.keeping); missing unless its owner wants it. A key that seals it lies where its owner chose
     training.json   what training has cost today (device.coach)
     socket          the path of the socket that applications talk to
     lock            held by the running supervisor
@@ -65,6 +65,7 @@ MAX_SOCKET_BYTES: Final = 100
 _MAX_BYTES: Final = 300_000
 _MOST_A_DAY: Final = 2**50
 _MOST_KEPT: Final = 2**40
+_LONGEST_PATH: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,7 @@ class Settings:
         bytes_per_day: that the device may send and receive, updates, questions and evidence together; None for any number.
         keeps: bytes on the disk for inputs with their labels, which it may train on (`device.keeping`); 0 keeps none.
         effort: that training on them may cost; None trains nothing.
+        seal: file of the key that they are sealed with (`device.samplekey`); None leaves them plain.
     """
 
     leaves: str
@@ -129,6 +131,7 @@ class Settings:
     bytes_per_day: int | None = None
     keeps: int = 0
     effort: Effort | None = None
+    seal: Path | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -143,6 +146,7 @@ class Settings:
             else None,
             keeps=fields.integer("keeps", most=_MOST_KEPT) if fields.has("keeps") else 0,
             effort=Effort.from_fields(fields.inner("effort")) if fields.has("effort") else None,
+            seal=Path(fields.text("seal", at_most=_LONGEST_PATH)) if fields.has("seal") else None,
         )
 
     def to_bytes(self) -> bytes:
@@ -151,6 +155,7 @@ class Settings:
         told |= {"accept_auto": True} if self.accept_auto else {}
         told |= {"keeps": self.keeps} if self.keeps else {}
         told |= {} if self.effort is None else {"effort": self.effort.as_json()}
+        told |= {} if self.seal is None else {"seal": os.fspath(self.seal)}
         return canonical(told | ({} if self.bytes_per_day is None else {"bytes_per_day": self.bytes_per_day}))
 
 

@@ -1,10 +1,11 @@
 """What a device keeps of what it saw, to train on: inputs with the teacher's answers, or with labels that an application told.
 
 - Nothing is kept unless the device's owner gave it room (`Settings.keeps`). Inputs stay on the device; they are as readable there as the
-  home is.
+  home is, or sealed with a key of the owner's (`device.samplekey`).
 - Kept is what the *teacher* answered, or what was told; never the student's or fused answers, which would teach themselves. An audit of an
   input that would not have been escalated stands for as many inputs as its chance says, as for the sums (`device.learning`).
-- A bundle whose inputs are of another shape or type, or that has other classes, begins the buffer anew: what is in it could not be asked.
+- A bundle whose inputs are of another shape or type, or that has other classes, begins the buffer anew: what is in it could not be asked. So does
+  another key, or one where there was none: what is in it could not be read. `told` says so.
 - A disk that refuses costs samples, never an answer.
 
 Whoever answers calls it from several threads; a lock lets them write one after the other.
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 import numpy as np
 
-from edgestill.core.errors import ConflictError, DataError, EdgestillError, SettingError
+from edgestill.core.errors import AccessError, ConflictError, DataError, EdgestillError, SettingError
 from edgestill.core.oip import NUMPY_NAMES
 from edgestill.device.replay import Replay
 from edgestill.device.replay_format import Plan
+from edgestill.device.sealing import Sealed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,34 +62,45 @@ class Keeping:
         replay: opened.
         clock: dates what is kept.
         audit_share: the policy's.
+        begun_anew: why what was kept before is gone; empty where nothing is.
     """
 
-    def __init__(self, replay: Replay, *, clock: Clock, audit_share: float) -> None:
+    def __init__(self, replay: Replay, *, clock: Clock, audit_share: float, begun_anew: str = "") -> None:
         self._replay = replay
+        self._begun_anew = begun_anew
         self._clock = clock
         self._audit_weight = 1 / max(audit_share, 1 / MAX_WEIGHT)
         self._lock = threading.Lock()
 
     @classmethod
     def open(
-        cls, path: Path, plan: Plan | None, *, clock: Clock, random: Random, audit_share: float
+        cls,
+        path: Path,
+        plan: Plan | None,
+        *,
+        clock: Clock,
+        random: Random,
+        audit_share: float,
+        key: bytes | None = None,
     ) -> Self | None:
-        """Opens the buffer, or begins it anew where it is of another plan; None where that cannot be."""
+        """Opens the buffer, or begins it anew where it is of another plan or key; None where that cannot be."""
         if plan is None:
             return None
+        begun_anew = ""
         try:
             try:
-                replay = Replay.open(path, plan, random=random)
-            except DataError as error:
+                replay = Replay.open(path, plan, random=random, key=key)
+            except (AccessError, DataError) as error:
                 log.warning("what was kept to train on is begun anew: %s", error)
-                replay = Replay.create(path, plan, random=random)
+                replay = Replay.create(path, plan, random=random, key=key)
+                begun_anew = f"{error.what}: {error.got}"
         except ConflictError as error:  # the engine that this one takes over from, which ends soon
             log.debug("%s", error)
             return None
         except (EdgestillError, OSError) as error:
             log.warning("nothing is kept to train on: %s", error)
             return None
-        return cls(replay, clock=clock, audit_share=audit_share)
+        return cls(replay, clock=clock, audit_share=audit_share, begun_anew=begun_anew)
 
     def observe(self, told: Escalation, *, threshold: float) -> None:
         """Keeps what the teacher answered of a batch."""
@@ -122,10 +135,16 @@ class Keeping:
             log.warning("%s", error)
 
     def told(self) -> JsonObject:
-        """How much there is."""
+        """How much there is, whether it is sealed, and why what was kept before this engine began is gone."""
         with self._lock:
-            counts = self._replay.counts()
-        return {"to_train": sum(counts.train), "held_back": sum(counts.held), "room": counts.train_room}
+            counts, is_sealed = self._replay.counts(), isinstance(self._replay.samples.seal, Sealed)
+        return {
+            "to_train": sum(counts.train),
+            "held_back": sum(counts.held),
+            "room": counts.train_room,
+            "sealed": is_sealed,
+            "begun_anew": self._begun_anew or None,
+        }
 
     def _add(
         self,

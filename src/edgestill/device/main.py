@@ -5,7 +5,7 @@
     edgestill-agent run --home DIR [--ready FILE] [--health-every 15s] [--health-window 30s] [--idle-after 60s] [--idle-load 50%]
     edgestill-agent update --home DIR --from FOLDER [--health-window 30s] [--json]
     edgestill-agent status --home DIR [--json]
-    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited] [--keep-samples SIZE|none] [--train EFFORT|never]
+    edgestill-agent settings --home DIR [--accept-auto | --no-accept-auto] [--bytes-per-day SIZE|unlimited] [--keep-samples SIZE|none] [--seal-samples FILE|no] [--train EFFORT|never]
     edgestill-agent neighbours --home DIR [--add NAME=URL [--model M] ...] [--remove NAME] [--hedge-after DURATION]
     edgestill-agent mirrors --home DIR [--add URL] [--remove URL]
     edgestill-agent serve --home DIR [--host 127.0.0.1] [--port 8000] [--name NAME] [--token-file FILE] [--archives] [--ready FILE]
@@ -34,6 +34,8 @@ from edgestill.device.privacy import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from edgestill.device.home import Home
 
 NEEDED: Final = ("tuf", "securesystemslib", "cryptography", "zstandard", "urllib3")
 """What the `agent` extra brings."""
@@ -153,7 +155,7 @@ def _settings(options: argparse.Namespace) -> None:
     from edgestill.device.home import Home
 
     home = Home.open(options.home)
-    settings = home.settings
+    settings, was_plain = home.settings, home.settings.seal is None
     if options.accept_auto is not None:
         settings = replace(settings, accept_auto=options.accept_auto)
     if options.bytes_per_day is not None:
@@ -162,11 +164,15 @@ def _settings(options: argparse.Namespace) -> None:
         kept = 0 if options.keep_samples == "none" else parse_size(options.keep_samples)
         settings = replace(settings, keeps=kept)
         if not kept:
-            home.samples.unlink(missing_ok=True)
+            _erase(home)
+    if options.seal_samples is not None:
+        settings = replace(settings, seal=_sealed(home, options.seal_samples))
     if options.train is not None:
         settings = replace(settings, effort=None if options.train == "never" else Effort.parse(options.train))
     if settings != home.settings:
         home = home.chosen(settings)
+    if home.settings.seal is not None and was_plain:
+        _erase(home)
     budget = settings.bytes_per_day
     for name, value in (
         ("leaves", settings.leaves),
@@ -174,9 +180,44 @@ def _settings(options: argparse.Namespace) -> None:
         ("accept_auto", json.dumps(settings.accept_auto)),
         ("bytes_per_day", "unlimited" if budget is None else format_size(budget)),
         ("keeps", format_size(settings.keeps) if settings.keeps else "no samples"),
+        ("sealed", _seal_told(home)),
         ("train", "never" if settings.effort is None else json.dumps(settings.effort.as_json())),
     ):
         sys.stdout.write(f"{name:15} {value}\n")
+
+
+def _sealed(home: Home, given: str) -> Path | None:
+    """The file of the key that is chosen, made where there is none; None where samples shall be plain."""
+    from edgestill.device.samplekey import chosen_key
+
+    if given == "no":
+        return None
+    path = Path(given).absolute()
+    if path == home.samples.absolute():
+        raise SettingError(
+            "samples cannot hold their own key",
+            where="--seal-samples",
+            expected="another file",
+            got=path,
+            fix="choose a place that the samples are not on",
+        )
+    chosen_key(path)
+    return path
+
+
+def _seal_told(home: Home) -> str:
+    from edgestill.device.samplekey import place_of
+
+    path = home.settings.seal
+    return "no" if path is None else f"by {path}, {place_of(path, home.samples)}"
+
+
+def _erase(home: Home) -> None:
+    """Forgets the samples, and says so where they could not be overwritten."""
+    from edgestill.device.samplekey import erase
+
+    if not erase(home.samples):
+        sys.stderr.write("the agent runs: what was kept is removed, and not overwritten\n")
 
 
 def _bytes_per_day(given: str | None) -> int | None:
@@ -418,6 +459,11 @@ def _add_settings(four: argparse.ArgumentParser) -> None:
         "--keep-samples",
         metavar="SIZE",
         help="room for inputs with their labels, to train on; or: none, which forgets those that are kept",
+    )
+    four.add_argument(
+        "--seal-samples",
+        metavar="FILE",
+        help="encrypt them with the key in this file, which is made where there is none; or: no. What was kept before is forgotten",
     )
     four.add_argument(
         "--train",

@@ -22,6 +22,7 @@ from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
 from edgestill.device.neighbours import TEACHER
 from edgestill.device.privacy import Permissions
+from edgestill.device.samplekey import key_to_keep
 from edgestill.device.sending import Sender
 from edgestill.device.teachers import teachers_of
 from edgestill.device.trained import Trained
@@ -121,7 +122,8 @@ class Serving:
         self._hardware = bundle.manifest.hardware_class
         self._trained = trained
         self._keeping = keeping
-        self._room: tuple[Path, int] | None = None
+        self._room: tuple[Path, int, Path | None] | None = None
+        self._locked_out = ""
         self._tuned: Tuned | None = None
         self._stamp = 0
         self._cascade = Cascade(
@@ -159,18 +161,32 @@ class Serving:
             trained=Trained.of(bundle, home.learned),
         )
         if home.settings.keeps:
-            made.keep_in(home.samples, home.settings.keeps)
+            made.keep_in(home.samples, home.settings.keeps, home.settings.seal)
         return made
 
-    def keep_in(self, path: Path, size: int) -> None:
-        """Keeps inputs to train on in a file of at most so many bytes, from now on; while another engine still does, from when that has ended."""
-        self._room = (path, size)
+    def keep_in(self, path: Path, size: int, seal: Path | None = None) -> None:
+        """Keeps inputs to train on in a file of at most so many bytes, from now on; while another engine still does, from when that has ended.
+
+        Args:
+            path: of the file.
+            size: bytes at most.
+            seal: file of the key that seals it; None leaves it plain. Without the key nothing is kept, until it is there.
+        """
+        self._room, before, self._locked_out = (path, size, seal), self._locked_out, ""
+        try:
+            key = None if seal is None else key_to_keep(seal)
+        except EdgestillError as error:
+            self._locked_out = str(error)
+            if self._locked_out != before:
+                log.warning("nothing is kept to train on: %s", error)
+            return
         self._keeping = Keeping.open(
             path,
             plan_of(self._takes, len(self._policy.labels), size),
             clock=self._clock,
             random=SystemRandom(),
             audit_share=self._policy.audit_share,
+            key=key,
         )
 
     def answer(self, frame: Frame) -> Frame:
@@ -216,6 +232,7 @@ class Serving:
             "audits_raised_for": self._cascade.state.raised,
             "privacy": None if self._sender is None else self._sender.told(),
             "kept": None if self._keeping is None else self._keeping.told(),
+            "not_kept": self._locked_out or None,
             "trained": None
             if self._tuned is None
             else {

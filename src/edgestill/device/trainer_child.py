@@ -84,6 +84,7 @@ def _work(options: argparse.Namespace, control: socket.socket) -> None:
     from edgestill.core.manifest import MODEL, POLICY
     from edgestill.device.keeping import plan_of
     from edgestill.device.replay_samples import Samples
+    from edgestill.device.samplekey import read_key
     from edgestill.device.tuning import Tuning
     from edgestill.infer.engines import engine_of
     from edgestill.infer.policy import Policy
@@ -102,7 +103,8 @@ def _work(options: argparse.Namespace, control: socket.socket) -> None:
         )
     if not home.samples.exists():  # nothing was kept yet
         return
-    samples, clock = Samples.open(home.samples, plan), SystemClock()
+    key = None if home.settings.seal is None else read_key(home.settings.seal)
+    samples, clock = Samples.open(home.samples, plan, key=key), SystemClock()
     try:
         tuning = Tuning(bundle, home.learned, samples, clock=clock, random=SystemRandom())
         tuning.work(Allowance(control, options.seconds, home.settings.effort or Effort()))

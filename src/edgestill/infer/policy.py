@@ -128,6 +128,7 @@ class Policy:
                 fix="update edgestill, or build the bundle again",
             )
         numbers = {name: fields.number(name) for name in _NUMBERS if fields.has(name)}
+        on_drift, statistics = _parts(fields)
         return cls(
             labels=_labels(fields),
             **numbers,
@@ -137,8 +138,8 @@ class Policy:
             leaves=cast("Leaves", fields.text("leaves")) if fields.has("leaves") else "raw",
             lossy=fields.boolean("lossy") if fields.has("lossy") else False,
             adapter=fields.digest("adapter") if fields.has("adapter") else None,
-            on_drift=Reaction.from_fields(fields.inner("on_drift")) if fields.has("on_drift") else Reaction(),
-            statistics=Sharing.from_fields(fields.inner("statistics")) if fields.has("statistics") else PLAIN,
+            on_drift=on_drift,
+            statistics=statistics,
             evidence=fields.inner("evidence").unknown(()) if fields.has("evidence") else {},
             unknown=fields.unknown(_KNOWN),
         )
@@ -203,6 +204,18 @@ _NUMBERS: Final = (
 _RARE: Final = ("schema", "labels", "bands", "lossy", "adapter", "on_drift", "statistics")
 """Written by hand, all but the first two only where they say something."""
 _KNOWN: Final = (*_RARE, *_NUMBERS, "measure", "bytes_per_day", "leaves", "evidence")
+
+
+def _parts(fields: Fields) -> tuple[Reaction, Sharing]:
+    """What has a class of its own, which cannot know that a policy holds it."""
+    try:
+        return (
+            Reaction.from_fields(fields.inner("on_drift")) if fields.has("on_drift") else Reaction(),
+            Sharing.from_fields(fields.inner("statistics")) if fields.has("statistics") else PLAIN,
+        )
+    except SettingError as error:
+        error.where = f"policy: {error.where}"
+        raise
 
 
 def _labels(fields: Fields) -> tuple[str, ...]:

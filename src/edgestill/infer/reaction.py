@@ -89,7 +89,7 @@ def _actions(fields: Fields) -> tuple[Action, ...]:
 def _wrong(name: str, expected: str, got: object) -> SettingError:
     return SettingError(
         "a policy value is out of range",
-        where=f"policy: on_drift: {name}",
+        where=f"on_drift: {name}",
         expected=expected,
         got=got,
         fix="leave it out where you are unsure",

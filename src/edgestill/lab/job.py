@@ -9,6 +9,8 @@
     [budget]                      what the bundle must keep (`core.budget`); optional
     [search]                      how hard `edgestill search` looks for the best student (`lab.searching.settings`); optional
     [bundle]                      where the bundle will run, and what may leave the device; optional
+    [bundle.on_drift]             what devices do once their world has changed (`infer.reaction`); optional
+    [bundle.statistics]           how they send their sums (`core.sharing`), in `[bundle.statistics.noise]` with which noise; optional
 
 The folder holds `student.safetensors`, the bundle where the model tells classes from one input, `report.json`, `log.csv`, the
 teacher's answers and the newest checkpoint. The same job in the same folder goes on where it was stopped.
@@ -32,6 +34,7 @@ from edgestill.core.hardware import HardwareClass
 from edgestill.core.manifest import NAME, VERSION
 from edgestill.core.sharing import Sharing
 from edgestill.infer.policy import Leaves, Policy
+from edgestill.infer.reaction import Reaction
 from edgestill.lab.compare import Slice
 from edgestill.lab.distil import distill
 from edgestill.lab.fits import as_source, check_data, check_model, first_inputs
@@ -130,6 +133,8 @@ class BundleWish:
         train: what devices may train: `head`, `last=N`, `biases`, `all`, or names with wildcards; empty for nothing.
         train_with: the optimiser, `sgd` (with momentum) or `adam`.
         train_rate: learning rate that devices begin with.
+        on_drift: a table: what devices do once they are sure that their world has changed.
+        statistics: a table: how devices send their sums.
     """
 
     name: str = "student"
@@ -142,6 +147,8 @@ class BundleWish:
     train: str = ""
     train_with: str = "sgd"
     train_rate: float = 0.01
+    on_drift: Reaction = field(default_factory=Reaction)
+    statistics: Sharing = field(default_factory=Sharing)
 
     def __post_init__(self) -> None:
         _ = self.training  # which checks
@@ -162,10 +169,30 @@ class BundleWish:
                     got=repr(value[:80]),
                     fix="name it like camera, in version 1.0.0",
                 )
+        self._check_leaves()
         if self.follows is not None:
             Bundle.open(self.follows).verify()  # rather than after the training
         if self.hardware_class:
             HardwareClass(self.hardware_class)
+
+    def _check_leaves(self) -> None:
+        """Refuses what could have no effect: nobody shall believe that it had."""
+        if self.leaves != "raw" and "audit" in self.on_drift.do:
+            raise SettingError(
+                "audits where the teacher cannot be asked",
+                where="on_drift: do",
+                expected='learn, report; or leaves = "raw"',
+                got=f'audit, with leaves = "{self.leaves}"',
+                fix="leave audit out, or let inputs leave",
+            )
+        if self.leaves == "nothing" and self.statistics != Sharing():
+            raise SettingError(
+                "how sums are sent, where none are",
+                where="statistics",
+                expected='no such table; or leaves = "features" or "raw"',
+                got='leaves = "nothing"',
+                fix="leave the table out, or let sums leave",
+            )
 
     @property
     def file(self) -> str:
@@ -332,7 +359,8 @@ class Job:
             leaves=wish.leaves,
             lossy=wish.lossy,
             bytes_per_day=wish.bytes_per_day,
-            statistics=Sharing(),
+            on_drift=wish.on_drift,
+            statistics=wish.statistics,
         )
         share = None if self.budget is None else self.budget.escalation
         if share is None:

@@ -1,13 +1,13 @@
 """TOML tables into frozen dataclasses: nothing misspelt or mistyped becomes a silent default.
 
-A path in a table is relative to the file it stands in.
+A path in a table is relative to the file it stands in. A table within a table is a dataclass within a dataclass.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -33,6 +33,10 @@ _IN_WORDS: Final = {
     dict: "a table",
     tuple: "a list",
 }
+_KEPT: Final = "unknown"
+"""Where a dataclass keeps what a newer writer added to its own format: nobody sets that by hand."""
+_NAMES: Final = {"JsonObject": dict}
+"""Of types that such a dataclass's module has for the type checker alone."""
 
 
 def read_toml(path: Path) -> Table:
@@ -68,8 +72,8 @@ def from_table(kind: type[T], table: Mapping[str, object], *, where: str, what: 
     Raises:
         SettingError: an unknown, missing or mistyped key; or whatever the dataclass itself refuses.
     """
-    hints = get_type_hints(kind)
-    known = {one.name: hints[one.name] for one in fields(kind) if one.init}  # type: ignore[arg-type]  # it is a dataclass
+    hints = get_type_hints(kind, localns=_NAMES)
+    known = {one.name: hints[one.name] for one in fields(kind) if one.init and one.name != _KEPT}  # type: ignore[arg-type]  # it is a dataclass
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in known:
@@ -135,6 +139,8 @@ def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) 
             for at, one in enumerate(value)
         )
     wanted = _plain(hint)
+    if is_dataclass(wanted) and isinstance(value, dict):
+        return from_table(wanted, value, where=where, what=where.rpartition(": ")[2], folder=folder)
     if wanted is float and type(value) is int:
         return float(value)
     if wanted is Path and isinstance(value, str):
@@ -143,7 +149,7 @@ def _typed(value: object, hint: object, *, what: str, where: str, folder: Path) 
         raise SettingError(
             f"{what}'s value has the wrong type",
             where=where,
-            expected=_IN_WORDS.get(wanted, wanted.__name__),
+            expected="a table" if is_dataclass(wanted) else _IN_WORDS.get(wanted, wanted.__name__),
             got=repr(value),
             fix="numbers, true and false stand without quotes, texts with them",
         )
