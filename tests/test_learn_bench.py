@@ -168,7 +168,7 @@ def test_fedavg_is_offered_as_many_settings_as_anybody(bench: Any) -> None:
     """Nobody is tuned harder than FedAvg and FedProx are."""
     federated, summed, voting = (bench(name) for name in ("federated", "summed", "voting"))
     assert min(len(federated.FEDAVG), len(federated.FEDPROX)) >= 30
-    assert len(federated.FEDAVG) > max(len(summed.SHARES), len(voting.LIMITS))
+    assert len(federated.FEDAVG) > max(len(summed.SOLUTIONS), len(voting.LIMITS))
 
 
 # Ours

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 Solution = tuple[str, float]
 
 BACKBONE: Final = Digest.of(b"the backbone of the benchmark")
+LEAST_SQUARES: Final = "least squares"
 SOLUTIONS: Final = (
-    *(("least squares", share) for share in (1e-4, 1e-3, 1e-2, 1e-1)),
+    *((LEAST_SQUARES, share) for share in (1e-4, 1e-3, 1e-2, 1e-1)),
     *(("discriminant", shrink) for shrink in SHRINKS),
 )
 """Name, and its ridge as a share of the mean square of a feature, or how far it is shrunk."""

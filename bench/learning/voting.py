@@ -23,7 +23,7 @@ import numpy as np
 
 from edgestill.learn.votes import Ballot, Cast, Outcome, Question, cast, domain, tally
 from learning.federated import Settings, head_bytes, local, right, softmax
-from learning.summed import BACKBONE, head, sums
+from learning.summed import BACKBONE, LEAST_SQUARES, head, sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def polled(fleet: Fleet, limit: float, students: Sequence[Fleet] | None = None) 
 
 def _votes(fleet: Fleet, device: int, limit: float) -> NDArray[np.int64]:
     own = sums(fleet.devices[device], fleet.classes)
-    weight = head(own, SHARE)
+    weight = head(own, (LEAST_SQUARES, SHARE))
     assert weight is not None, "float64 sums with this much ridge are positive definite"
     scores = fleet.proxy.features @ weight[:-1] + weight[-1]
     return cast(scores, fleet.proxy.features, domain(own), limit=limit)
@@ -77,7 +77,7 @@ def distilled(fleet: Fleet, outcome: Outcome) -> NDArray[np.float32]:
         replace(fleet.proxy, features=fleet.proxy.features[:0], labels=fleet.proxy.labels[:0]), fleet.classes
     )
     learned = outcome.learned_by(empty, fleet.proxy.features)
-    found = head(learned, usual_share(learned.n))
+    found = head(learned, (LEAST_SQUARES, usual_share(learned.n)))
     assert found is not None, "as above"
     return found
 
@@ -152,6 +152,6 @@ def _of_soft(fleet: Fleet, settings: Settings, *, weighted: bool) -> NDArray[np.
     mean = total / total.sum(axis=1, keepdims=True)
     empty = sums(fleet.proxy.where(np.empty(0, dtype=np.int64)), fleet.classes)
     learned = empty.add(fleet.proxy.features, mean)
-    found = head(learned, SHARE)
+    found = head(learned, (LEAST_SQUARES, SHARE))
     assert found is not None, "as above"
     return found
