@@ -8,7 +8,7 @@ Beside it: what coarser messages, noise and liars cost (`encodings`, `noisy`, `h
 Prints what was found and, as the last line, `{"bench": "learn", "figures": {...}}`; `--json` leaves the rest out. The whole goes into
 `bench/results/learn.json`; `python tools/tables.py` writes the tables of docs/learn.md and of docs/hub.md. `--only` runs some of the parts and takes the
 others from the last results. `digits` and `cifar` tune FedAvg and FedProx, which takes a quarter of an hour each on one core; `--keep` keeps the
-backbone that `cifar` trains, and the students of `watch`, which take half of its ten minutes. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
+backbone that `cifar` trains, and the students of `watch`, which are half of its work. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
 """
 
 from __future__ import annotations
