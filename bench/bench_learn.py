@@ -1,14 +1,15 @@
 """Learning together: what one message of sums, or a ballot, is worth against rounds of weights, in accuracy and in bytes both ways.
 
-Beside it: what coarser messages, noise and liars cost (`encodings`, `noisy`, `hostile`), how long ten thousand messages take to be summed (`summing`),
-and what is left of them, and when it goes on, where the hub is killed in the midst (`killed`).
+Beside it: what coarser messages, noise and liars cost (`encodings`, `noisy`, `hostile`), how many bytes bring a head back to devices (`rounds`), how
+long ten thousand messages take to be summed (`summing`), what is left of them, and when it goes on, where the hub is killed in the midst
+(`killed`), how soon betting sees a better head (`betting`), and what one device wins back by itself when a watch moves to the other wrist (`watch`).
 
     EDGESTILL_DATA=FOLDER python bench/bench_learn.py [--json] [--quick] [--keep FOLDER] [--only PART ...]
 
 Prints what was found and, as the last line, `{"bench": "learn", "figures": {...}}`; `--json` leaves the rest out. The whole goes into
 `bench/results/learn.json`; `python tools/tables.py` writes the tables of docs/learn.md and of docs/hub.md. `--only` runs some of the parts and takes the
 others from the last results. `digits` and `cifar` tune FedAvg and FedProx, which takes a quarter of an hour each on one core; `--keep` keeps the
-backbone that `cifar` trains. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
+backbone that `cifar` trains, and the students of `watch`, which are half of its work. `--quick` only shows that it runs: its figures mean nothing, and are not kept.
 """
 
 from __future__ import annotations
@@ -29,7 +30,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-PARTS: Final = ("digits", "cifar", "encodings", "noisy", "hostile", "rounds", "summing", "killed")
+PARTS: Final = (
+    "digits",
+    "cifar",
+    "encodings",
+    "noisy",
+    "hostile",
+    "rounds",
+    "summing",
+    "killed",
+    "betting",
+    "watch",
+)
 LIBRARIES: Final = ("edgestill", "numpy", "torch", "scikit-learn")
 
 
@@ -48,7 +60,7 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
 
 def modules() -> dict[str, ModuleType]:
     """Part -> what measures it: `measured(data, kept, *, quick)`, and `figures` of what that found. A further part is a row here and in `PARTS`."""
-    from learning import cifar, digits, encodings, hostile, killed, noisy, rounds, summing
+    from learning import betting, cifar, digits, encodings, hostile, killed, noisy, rounds, summing, watch
 
     return {
         "digits": digits,
@@ -59,6 +71,8 @@ def modules() -> dict[str, ModuleType]:
         "rounds": rounds,
         "summing": summing,
         "killed": killed,
+        "betting": betting,
+        "watch": watch,
     }
 
 

@@ -349,7 +349,7 @@ def test_ten_thousand_messages_are_summed_by_one_process(kept: dict[str, Any]) -
     assert kept["figures"]["sum_10k_cpu_s"] <= 15
 
 
-@pytest.mark.parametrize("part", ["encodings", "hostile", "noisy", "summing"])
+@pytest.mark.parametrize("part", ["betting", "encodings", "hostile", "noisy", "summing"])
 def test_each_part_runs_and_tells_its_figures(bench: Any, tmp_path: Path, part: str) -> None:
     """In the quick form, which needs no data from elsewhere."""
     module = bench(part)

@@ -24,6 +24,7 @@ from quality_tables import digits_table, intents_table, labels_table
 from search_tables import SEARCH_TABLES
 from sums_tables import SUMS_TABLES
 from training_tables import TRAINING_TABLES
+from watch_tables import WATCH_TABLES
 
 from edgestill.demo.tables import ACCURACIES, LEARNING, SHARES
 
@@ -164,6 +165,7 @@ TABLES = {
             | LEARN_TABLES
             | SUMS_TABLES
             | TRAINING_TABLES
+            | WATCH_TABLES
         ).items()
     },
 }

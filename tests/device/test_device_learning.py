@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from edgestill.core.answer import Answer
 from edgestill.core.digest import Digest
 from edgestill.core.errors import ClassCountError
+from edgestill.core.jsonio import canonical
 from edgestill.device.learning import Learner, Lessons
 from edgestill.device.memory import Memory
 from edgestill.infer.cascade import Escalation
@@ -365,6 +367,21 @@ def test_how_learning_stands_is_kept_over_a_restart(tmp_path: Path) -> None:
         fresh = learner()
         fresh.recall([], damage)
         assert fresh.progress() == learner().progress()
+
+
+def test_a_contest_of_an_earlier_release_begins_anew_and_what_was_noticed_stays() -> None:
+    """It bet in five parts and not in six: that is no contest now, and no reason to forget the beginning that changes are measured against."""
+    one = learner()
+    one.observe(escalation(samples(200, 85), right=True), threshold=0.6)
+    singly(one, samples(20, 86))
+    progress = one.progress()
+    kept: Any = json.loads(canonical(progress))
+    for contest in (kept["trial"]["contest"], kept["trial"]["audits"]):
+        for score in contest["scores"]:
+            score["wealth"] = score["wealth"][1:]
+    again = learner()
+    again.recall([], kept)
+    assert again.progress() == {"noticing": progress["noticing"], "trial": learner().progress()["trial"]}
 
 
 def test_what_was_forgotten_stays_forgotten_after_a_restart(tmp_path: Path) -> None:

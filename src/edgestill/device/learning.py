@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, final
 
@@ -338,12 +339,12 @@ class Learner:
 
     def _recall_progress(self, fields: Fields) -> None:
         noticing, trial = Noticing(), self._fresh_trial()
-        try:
+        with suppress(MessageError):
             noticing.recall(fields.inner("noticing"))
+            self._noticing = noticing
+        with suppress(MessageError):  # as of an earlier release, which bet otherwise
             trial.recall(fields.inner("trial"))
-        except MessageError:
-            return
-        self._noticing, self._trial = noticing, trial
+            self._trial = trial
 
     def _check(self, features: NDArray[np.float32]) -> None:
         wanted = self._reference.features

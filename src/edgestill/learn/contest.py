@@ -7,7 +7,10 @@ it *ever* reaches 1 / level is then at most `level` (Ville 1939; betting as a te
 2024). So one may look after every sample, and stop when it is shown.
 
 - What the challenger says of a sample must have been fixed before that sample was seen. It may change between samples.
-- The right stake is not known; wealth is the mean over several, which is a bet as well.
+- The right stake is not known, and the right one now may be another later: who has just begun to learn is behind, and then ahead. So the wealth
+  is bet in parts, one a stake, and after the n-th toss each part gives a share of 1 / (2 n + 2) of itself into a pot that all get alike from ("fixed share",
+  Herbster and Warmuth 1998, with the falling shares of Koolen and de Rooij 2013). One stake is 0: what is not bet is not lost while the challenger is
+  behind, and soon in play when it is ahead. None of it changes the sum, so it is a bet like any other.
 - K challengers share the level: each must reach K / level. The one with the most wealth wins.
 - Samples that hang together are harmless only where a challenger has not learned from their neighbours: keep a gap
   (`device.learning` does).
@@ -28,7 +31,7 @@ from edgestill.core.jsonio import Fields
 if TYPE_CHECKING:
     from edgestill.core.jsonio import JsonObject
 
-STAKES: Final = (0.1, 0.25, 0.5, 0.75, 0.95)
+STAKES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.95)
 _LEAST_WEALTH: Final = 1e-300
 _MOST: Final = 64
 
@@ -40,7 +43,7 @@ class Score:
     Attributes:
         wins: samples on which it alone was right.
         losses: samples on which only what serves was right.
-        wealth: one for each of `STAKES`, positive.
+        wealth: the parts, one for each of `STAKES`, positive; 1 each at the beginning.
     """
 
     wins: int = 0
@@ -70,10 +73,10 @@ class Score:
         if challenger == serving:
             return self
         sign = 1 if challenger else -1
-        wealth = tuple(
-            min(max(one * (1 + sign * stake), _LEAST_WEALTH), 1 / _LEAST_WEALTH)
-            for one, stake in zip(self.wealth, STAKES, strict=True)
-        )
+        parts = [one * (1 + sign * stake) for one, stake in zip(self.wealth, STAKES, strict=True)]
+        given = 1 / (2 * (self.wins + self.losses + 1) + 2)
+        pot = given * sum(parts) / len(parts)
+        wealth = tuple(min(max((1 - given) * one + pot, _LEAST_WEALTH), 1 / _LEAST_WEALTH) for one in parts)
         return replace(self, wins=self.wins + challenger, losses=self.losses + serving, wealth=wealth)
 
 
