@@ -62,15 +62,23 @@ class Frozen:
     test: Part
 
     def dealt(self, *, devices: int, skew: float, seed: int) -> list[Part]:
-        """The devices' samples by device: each class by shares from a symmetric Dirichlet distribution (Hsu, Qi and Brown 2019)."""
+        """The devices' samples by device, as `holders_of` deals them."""
         rng = np.random.default_rng([seed, round(1000 * skew)])
-        holders = np.empty(len(self.devices.labels), dtype=np.int64)
-        for label in range(CLASSES):
-            mine = rng.permutation(np.flatnonzero(self.devices.labels == label))
-            ends = np.round(np.cumsum(rng.dirichlet(np.full(devices, skew)))[:-1] * len(mine)).astype(int)
-            for device, chosen in enumerate(np.split(mine, ends)):
-                holders[chosen] = device
+        holders = holders_of(self.devices.labels, devices=devices, skew=skew, rng=rng)
         return [self.devices.where(np.flatnonzero(holders == device)) for device in range(devices)]
+
+
+def holders_of(
+    labels: NDArray[np.int64], *, devices: int, skew: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Which device holds each sample: of a class, shares from a symmetric Dirichlet distribution (Hsu, Qi and Brown 2019)."""
+    holders = np.empty(len(labels), dtype=np.int64)
+    for label in range(CLASSES):
+        mine = rng.permutation(np.flatnonzero(labels == label))
+        ends = np.round(np.cumsum(rng.dirichlet(np.full(devices, skew)))[:-1] * len(mine)).astype(int)
+        for device, chosen in enumerate(np.split(mine, ends)):
+            holders[chosen] = device
+    return holders
 
 
 def digits(width: int) -> Frozen:

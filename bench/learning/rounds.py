@@ -29,7 +29,8 @@ from edgestill.lab.packing.newhead import with_head
 from edgestill.learn import robust
 from edgestill.learn.coordinates import Coordinates
 from edgestill.learn.statistics import Statistics
-from edgestill.learn.together import head_of
+from edgestill.learn.together import heads_of
+from learning.frozen import CLASSES, holders_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,13 +39,11 @@ if TYPE_CHECKING:
 
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.packing.newhead import Reheaded
-    from edgestill.learn.statistics import Head
 
 IMAGES: Final = 9_000
 DEVICES: Final = 10
 SKEW: Final = 0.1
 PRIOR: Final = 0.1
-CLASSES: Final = 10
 LABELS: Final = tuple(f"class {one}" for one in range(CLASSES))
 LIGHT: Final = {"as they are": 1.0, "half of the light": 0.5}
 """What devices see -> by what images are multiplied."""
@@ -78,9 +77,15 @@ def _round(path: Path, seen: Samples, last: Samples, light: float) -> dict[str, 
     seen, last = (replace(one, inputs=_lit(one.inputs, light)) for one in (seen, last))
     check, tells = last.where(np.arange(len(last)) % 2 == 0), last.where(np.arange(len(last)) % 2 == 1)
     messages = _messages(bundle, seen)
-    head = _solved(bundle, messages)
-    made = with_head(bundle, head, check, version="1.0.1", evidence={"sums": {"samples": len(seen)}})
+    made = with_head(
+        bundle,
+        heads_of(_total(bundle, messages)),
+        check,
+        version="1.0.1",
+        evidence={"sums": {"samples": len(seen)}},
+    )
     return {
+        "head": made.chosen,
         "patch": _patch(bundle, made),
         "message": max(len(one) for one in messages.values()),
         "before": _right(bundle.read("model.onnx"), bundle, tells),
@@ -99,13 +104,7 @@ def _messages(bundle: Bundle, seen: Samples) -> dict[str, bytes]:
     _, features = run_model(_engine(bundle, bundle.read("model.onnx")), seen.inputs)
     known = Statistics.from_bytes(bundle.read("reference.stats"))
     coordinates = Coordinates.of(known, Policy.from_bytes(bundle.read("policy.json")).statistics.kept)
-    rng = np.random.default_rng(7)
-    holders = np.empty(len(seen), dtype=np.int64)
-    for label in range(CLASSES):
-        mine = rng.permutation(np.flatnonzero(seen.labels == label))
-        ends = np.round(np.cumsum(rng.dirichlet(np.full(DEVICES, SKEW)))[:-1] * len(mine)).astype(int)
-        for device, chosen in enumerate(np.split(mine, ends)):
-            holders[chosen] = device
+    holders = holders_of(seen.labels, devices=DEVICES, skew=SKEW, rng=np.random.default_rng(7))
     empty = Statistics.empty(backbone=known.backbone, window=1, classes=CLASSES, features=features.shape[1])
     targets = np.eye(CLASSES)[seen.labels]
     return {
@@ -117,13 +116,13 @@ def _messages(bundle: Bundle, seen: Samples) -> dict[str, bytes]:
     }
 
 
-def _solved(bundle: Bundle, messages: dict[str, bytes]) -> Head:
-    """As `learn round` does it, whose hub weighs the sums in coordinates."""
+def _total(bundle: Bundle, messages: dict[str, bytes]) -> Statistics:
+    """As `learn round` has it, whose hub weighs the sums in coordinates; with the bundle's own."""
     known = Statistics.from_bytes(bundle.read("reference.stats"))
     coordinates = Coordinates.of(known, Policy.from_bytes(bundle.read("policy.json")).statistics.kept)
     sums = {device: Statistics.from_bytes(body) for device, body in messages.items()}
     agreed = robust.agree(sums, coordinates.project(known), robust.Rule(prior=PRIOR))
-    return head_of(robust.with_prior(coordinates.lift(agreed.total), known, PRIOR))
+    return robust.with_prior(coordinates.lift(agreed.total), known, PRIOR)
 
 
 def _patch(bundle: Bundle, made: Reheaded) -> int:

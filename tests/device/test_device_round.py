@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from device_bundles import model
 from device_fleet import Fleet, until
-from torch import nn
-from tuning_worlds import CLASSES, WIDTH, seen
+from tuning_worlds import CLASSES, seen, trained
 from typer.testing import CliRunner
 
 from edgestill.cli.app import app
@@ -20,7 +18,6 @@ from edgestill.device.client import LocalClient
 from edgestill.infer.policy import Policy
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.packing.assemble import Origin
-from edgestill.lab.packing.export import export_onnx
 from edgestill.lab.packing.finished import pack_onnx
 
 if TYPE_CHECKING:
@@ -33,19 +30,10 @@ KNOWN = {"d1": (0, 1), "d2": (1, 2)}
 
 
 def bundle_into(path: Path) -> bytes:
-    """A network that knows a world in which every class has another name."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(WIDTH, 24), nn.ReLU(), nn.Linear(24, CLASSES))
-    inputs, labels = seen(600)
-    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(network(torch.from_numpy(inputs)), torch.from_numpy(labels))
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types there
-        optimiser.step()
+    """Of a network that knows a world in which every class has another name."""
     made = pack_onnx(
-        export_onnx(network.eval(), torch.from_numpy(inputs[:2])),
-        Samples.of(inputs, labels, classes=CLASSES),
+        trained(),
+        Samples.of(*seen(600), classes=CLASSES),
         policy=Policy(labels=("a", "b", "c"), statistics=Sharing(), escalation_share=0.0, audit_share=0.0),
         origin=Origin(name="tiny", version="1.0.0", recipe={}, seed=0),
     )

@@ -44,8 +44,8 @@ def seen(n: int, *, turned: int = 0, seed: int = 0) -> tuple[NDArray[np.float32]
 
 
 @cache
-def packed() -> Packed:
-    """A small network that knows the lab's world, in int8, with a step that trains all of it."""
+def trained() -> bytes:
+    """A small network that knows the lab's world, as ONNX."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(WIDTH, 24), nn.ReLU(), nn.Linear(24, CLASSES))
     inputs, labels = seen(600)
@@ -55,9 +55,15 @@ def packed() -> Packed:
         loss = nn.functional.cross_entropy(network(torch.from_numpy(inputs)), torch.from_numpy(labels))
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types there
         optimiser.step()
+    return export_onnx(network.eval(), torch.from_numpy(inputs[:2]))
+
+
+@cache
+def packed() -> Packed:
+    """Its bundle, in int8, with a step that trains all of it."""
     return pack_onnx(
-        export_onnx(network.eval(), torch.from_numpy(inputs[:2])),
-        Samples.of(inputs, labels, classes=CLASSES),
+        trained(),
+        Samples.of(*seen(600), classes=CLASSES),
         policy=Policy(labels=("a", "b", "c")),
         training=Training(rate=0.02),
     )
