@@ -479,3 +479,32 @@ def test_features_of_another_set_are_refused() -> None:
     empty = Statistics.empty(backbone=STUDENT, window=0, classes=C, features=3)
     with pytest.raises(EvidenceError, match="features of another set"):
         tally(QUESTION, []).learned_by(empty, np.zeros((N + 1, 3)))
+
+
+@given(cases=st.lists(places, max_size=6), seed=st.integers(0, 99), weight=st.floats(0, 5))
+def test_a_teacher_who_is_heard_later_says_the_same(
+    cases: list[tuple[str, int, list[int]]], seed: int, weight: float
+) -> None:
+    """As if it had been there when the votes were put together: the sum has no order."""
+    said = np.random.default_rng(seed).dirichlet(np.ones(C), N)
+    later = tally(QUESTION, casts(cases)).with_teacher(said, weight)
+    at_once = tally(QUESTION, casts(cases), teacher=said, teacher_weight=weight)
+    assert np.allclose(later.soft, at_once.soft)
+    assert np.allclose(later.weight, at_once.weight)
+    assert (later.voters, later.voted.tolist()) == (at_once.voters, at_once.voted.tolist())
+
+
+def test_a_teacher_who_says_nothing_of_sense_is_not_heard_later() -> None:
+    """Probabilities that are none, or a weight below nothing."""
+    found = tally(QUESTION, [])
+    with pytest.raises(EvidenceError, match="no probabilities"):
+        found.with_teacher(np.ones((N, C)))
+    with pytest.raises(EvidenceError, match="weight is out of range"):
+        found.with_teacher(np.full((N, C), 1 / C), -1.0)
+
+
+def test_no_ballot_is_longer_than_a_hub_takes() -> None:
+    """Of the largest questions, with votes that surprise as much as they can."""
+    for samples, classes in ((10_000, 838), (2_048, 4_096)):
+        asked = question_of([0] * samples, classes)
+        assert len(ballot([at % classes for at in range(samples)], asked).to_bytes()) < votes.MAX_BYTES
