@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import auditing, handover, registry, rollouts, sums, timings
+from edgestill.hub import auditing, handover, registry, rollouts, sums, timings, votings
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
@@ -193,7 +193,7 @@ class Hub:
         async with self.database.write() as connection:
             await registry.forget_reports(connection, now - self.settings.keep_reports)
             await sums.forget(connection, now - self.settings.keep_reports)
-        await self._settle_timings()
+        await self._settle()
         await self.step()
 
     async def tick_if_due(self) -> None:
@@ -265,13 +265,14 @@ class Hub:
         )
         async with self.database.write() as connection:
             await registry.mirror_targets(connection, listed, self.clock.now(), read)
-        await self._settle_timings()
+        await self._settle()
 
-    async def _settle_timings(self) -> None:
-        """Ends timing jobs that nobody lists any more, or that wait for nobody."""
+    async def _settle(self) -> None:
+        """Ends timing jobs and voting rounds that nobody lists any more, or whose time is over."""
+        published, now = self.artefacts.publication, self.clock.now()
         async with self.database.write() as connection:
-            families = self.artefacts.publication.families
-            freed = await timings.settle(connection, families, self.clock.now())
+            freed = await timings.settle(connection, published.families, now)
+            freed += await votings.settle(connection, published.proxy_sets, now)
         self.bell.ring(freed)
 
     async def _tick_for_ever(self) -> None:
