@@ -191,6 +191,7 @@ class ControlClient:
             sequence: grows with every message of this device; of one round the largest counts.
 
         Raises:
+            NotFoundError: no such round, or a hub of old.
             RefusedError, AccessError, UnreachableError, DeadlineError, MessageError: see `enrol`.
         """
         headers = {
@@ -199,7 +200,7 @@ class ControlClient:
             "content-type": "application/octet-stream",
         }
         path = f"/v1/evidence/votes/{round_:d}"
-        reply = self._call(self._request("POST", path, ballot, headers=headers))
+        reply = self._call(self._request("POST", path, ballot, headers=headers), documented=ABSENT)
         answer = parse_object(reply.body, where="votes", max_bytes=MAX_MESSAGE_BYTES)
         return Fields(answer, "votes").boolean("accepted")
 
