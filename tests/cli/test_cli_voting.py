@@ -117,8 +117,9 @@ def test_status_tells_who_has_voted(world: World) -> None:
     """On how many samples, and with which student; for whom, nobody is told."""
     rows = world.run("learn", "vote", "status", 1).splitlines()
     assert rows[0] == f"{TARGET}: open, 40 samples"
-    assert rows[1].split() == ["DEVICE", "STATE", "VOTES", "STUDENT"]
-    assert [row.split()[:3] for row in rows[2:]] == [
+    assert rows[1] == "2 voted, 0 waited for, 0 revoked"
+    assert rows[2].split() == ["DEVICE", "STATE", "VOTES", "STUDENT"]
+    assert [row.split()[:3] for row in rows[3:]] == [
         ["bad", "voted", "40"],
         ["good", "voted", str(int((RIGHT == 1).sum()))],
     ]

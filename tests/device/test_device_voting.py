@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
-from device_votes import ARCHIVE, HOUR, Device, job, proxy_set
+from device_votes import ARCHIVE, HOUR, Device, Process, job, proxy_set
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import TrustError, UnreachableError
+from edgestill.core.errors import EngineError, TrustError, UnreachableError
 from edgestill.core.release import MAX_COUNTER
 from edgestill.device.depot import STATE
 from edgestill.device.voter import Broken, NotYet, Refused, Voted
@@ -193,6 +193,22 @@ def test_a_process_that_breaks_again_and_again_is_given_up(device: Device) -> No
         device.clock.advance(pause)
     assert pauses == [2.0**n for n in range(1, MOST_HINDERED + 1)]
     assert (len(device.started), device.waiting(), device.files()) == (MOST_HINDERED + 1, [], [STATE])
+
+
+def test_a_machine_without_room_for_a_process_is_asked_again(device: Device) -> None:
+    """Nothing is given up at once."""
+
+    def full(*_: object) -> Process:
+        raise EngineError("voting_child cannot be started", where="x", expected="room", got="none")
+
+    device.opened_again(start=full)
+    device.voting.offer(job())
+    assert device.run() == 2.0
+    assert not device.quiet.is_voting
+    device.opened_again()
+    device.voting.offer(job())
+    device.run()
+    assert device.waiting() == [(1, BALLOT)]
 
 
 def test_a_process_that_takes_too_long_is_given_up(device: Device) -> None:

@@ -414,6 +414,24 @@ def test_attack_a_ballot_without_id_or_place_is_refused(there: World, headers: d
     assert outcome(there).voters == 0
 
 
+def test_many_ballots_are_put_together_some_at_a_time(there: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are; and no more devices are named than anybody reads."""
+    monkeypatch.setattr(votings, "_CHUNK", 2)
+    monkeypatch.setattr(votings, "MOST_TOLD", 6)
+    devices = there.fleet(7)
+    start(there)
+    for place, device in enumerate(devices[:5]):
+        labels = (place % 3,) * 5 + (ABSTAIN,)
+        send(device, ballot(there, labels, Digest.of(b"%d" % (place % 2))))
+    found = outcome(there, weights={"d4": 0.5, "d3": 0})
+    assert (found.voters, found.students) == (4, 2)
+    assert found.soft[0].tolist() == pytest.approx([1 / 3.5, 1.5 / 3.5, 1 / 3.5])
+    assert (found.voted.tolist(), found.weight[5]) == ([4] * 5 + [0], 0.0)
+    shown = there.admin("GET", "votings/1").json
+    assert shown["counts"] == {"voted": 5, "waited for": 2, "revoked": 0}
+    assert sorted(one["state"] for one in shown["devices"].values()) == ["voted"] * 5 + ["waited for"]
+
+
 # What the publisher lists
 
 

@@ -503,6 +503,27 @@ def test_a_teacher_who_says_nothing_of_sense_is_not_heard_later() -> None:
         found.with_teacher(np.full((N, C), 1 / C), -1.0)
 
 
+@given(cases=st.lists(places, max_size=8), cut=st.integers(0, 8))
+def test_votes_may_be_put_together_in_parts(cases: list[tuple[str, int, list[int]]], cut: int) -> None:
+    """Each voter in one of them: as if they had been put together at once."""
+    newest = {voter: (voter, 0, labels) for voter, _, labels in cases}
+    some = list(newest.values())
+    parts = tally(QUESTION, casts(some[:cut])), tally(QUESTION, casts(some[cut:]))
+    found = parts[0].with_others(parts[1], students=min(len(some), 1))
+    at_once = tally(QUESTION, casts(some))
+    assert np.allclose(found.soft, at_once.soft)
+    assert np.allclose(found.weight, at_once.weight)
+    assert found.voted.tolist() == at_once.voted.tolist()
+    assert (found.voters, found.students) == (at_once.voters, at_once.students)
+
+
+def test_outcomes_of_two_questions_are_not_put_together() -> None:
+    """Their samples are others."""
+    other = tally(question_of([0, 1], C), [])
+    with pytest.raises(EvidenceError, match="another question"):
+        tally(QUESTION, []).with_others(other, students=0)
+
+
 def test_no_ballot_is_longer_than_a_hub_takes() -> None:
     """Of the largest questions, with votes that surprise as much as they can."""
     for samples, classes in ((10_000, 838), (2_048, 4_096)):

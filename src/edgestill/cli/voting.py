@@ -378,6 +378,8 @@ def _lines(said: Any) -> Iterator[str]:
     yield f"{said['target']}: {said['state']}, {said['samples']} samples"
     if said["reason"]:
         yield f"why: {said['reason']}"
+    counts = said["counts"]
+    yield ", ".join(f"{counts[state]} {state}" for state in ("voted", "waited for", "revoked"))
     rows = (
         (name, one["state"], one["votes"], one["student"]) for name, one in sorted(said["devices"].items())
     )

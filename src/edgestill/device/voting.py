@@ -26,6 +26,7 @@ from edgestill.core.errors import (
     BundleError,
     DeadlineError,
     EdgestillError,
+    EngineError,
     NotFoundError,
     PathError,
     RefusedError,
@@ -276,7 +277,7 @@ class Voting:
         except _PASSING as error:
             log.info("a vote waits: %s", error)
             return self._pause()
-        except (PathError, OSError) as error:
+        except (PathError, EngineError, OSError) as error:  # a disk, or a machine without room for a process
             return self._hinder(job, serving, str(error))
         except EdgestillError as error:
             return self._refuse(job, serving, str(error))

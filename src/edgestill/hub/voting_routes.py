@@ -26,7 +26,7 @@ from edgestill.core.release import PROXY
 from edgestill.hub import bodies, messages, refusals, registry, votings
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.proxysets import question_of
-from edgestill.learn.votes import MAX_BYTES, Ballot, tally
+from edgestill.learn.votes import MAX_BYTES, Ballot
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -123,9 +123,8 @@ async def outcome(request: Request) -> Response:
     weights = _weights(fields)
     request.state.about = {"round": number} | ({"weights": dict(weights)} if weights else {})
     async with hub.database.read() as connection:
-        box = await votings.box(connection, number)
-    found = await hub.in_thread(lambda: tally(box.question, box.cast(), weights=weights))
-    data, json_length = _as_message(found, box.target).encode()
+        target, found = await votings.outcome(connection, number, weights, hub.in_thread)
+    data, json_length = _as_message(found, target).encode()
     headers = {HEADER: str(json_length), "cache-control": "no-store"}
     return Response(data, media_type="application/octet-stream", headers=headers)
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from sqlalchemy import func, insert, select, update
@@ -23,16 +24,17 @@ from edgestill.core.release import MAX_COUNTER, Turn
 from edgestill.hub import registry
 from edgestill.hub.database import insert_once
 from edgestill.hub.tables import ballots, controllers, devices, votings
-from edgestill.learn.votes import Ballot, Cast, Question
+from edgestill.learn.votes import Ballot, Cast, Question, tally
 from edgestill.trust import assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Row
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from edgestill.core.jsonio import Json, JsonObject
+    from edgestill.learn.votes import Outcome
     from edgestill.trust.keys import SigningKey
 
 LISTED: Final = 50
@@ -40,7 +42,10 @@ SHORTEST: Final = 60.0
 LONGEST: Final = 28 * 86_400.0
 """Seconds that a round may be open."""
 MOST_OPEN: Final = 32
+MOST_TOLD: Final = 1_000
 OPEN, CLOSED, EXPIRED, RETIRED = "open", "closed", "expired", "retired"
+VOTED, WAITED_FOR, REVOKED = "voted", "waited for", "revoked"
+_CHUNK: Final = 64
 
 Verdict = Literal["counts", "known", "stale"]
 
@@ -245,69 +250,82 @@ async def newest(connection: AsyncConnection, now: float) -> list[JsonObject]:
 
 
 async def status(connection: AsyncConnection, number: int, now: float) -> JsonObject:
-    """A round with its devices: those that have a turn, and those that have voted.
+    """A round with its devices, at most `MOST_TOLD` of them, those that have voted first; and how many there are of each kind.
 
     Raises:
         NotFoundError: no such round.
     """
     row = await _require(connection, number)
-    cast = {
-        one.device_id: one
-        for one in (await connection.execute(select(ballots).where(ballots.c.voting_id == number))).all()
-    }
-    turns = await _members(connection, row) if _state(row, now) == OPEN else []
-    revoked = set(
-        (await connection.execute(select(devices.c.id).where(devices.c.revoked_at.is_not(None)))).scalars()
-    )
-    members: JsonObject = {}
-    for name in sorted({*turns, *cast}):
-        one = cast.get(name)
-        members[name] = {
-            "state": "revoked" if name in revoked else "waited for" if one is None else "voted",
-            "votes": None if one is None else one.votes,
-            "student": None if one is None else one.student,
-            "heard_at": None if one is None else one.received_at,
-        }
-    return _described(row, now) | {"devices": members}
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """What was cast in a round.
-
-    Attributes:
-        target: the proxy set.
-        question: about it.
-        bodies: device -> sequence and ballot, of those that were not revoked.
-    """
-
-    target: str
-    question: Question
-    bodies: dict[str, tuple[int, bytes]]
-
-    def cast(self) -> list[Cast]:
-        """The ballots, read."""
-        return [
-            Cast(voter=device, sequence=sequence, ballot=Ballot.from_bytes(body, self.question))
-            for device, (sequence, body) in self.bodies.items()
-        ]
-
-
-async def box(connection: AsyncConnection, number: int) -> Box:
-    """What was cast so far, be the round open or closed.
-
-    Raises:
-        NotFoundError: no such round.
-    """
-    row = await _require(connection, number)
-    rows = await connection.execute(
-        select(ballots.c.device_id, ballots.c.sequence, ballots.c.body)
+    voted = await connection.execute(
+        select(ballots, devices.c.revoked_at)
         .join(devices, devices.c.id == ballots.c.device_id)
-        .where(ballots.c.voting_id == number, devices.c.revoked_at.is_(None))
+        .where(ballots.c.voting_id == number)
         .order_by(ballots.c.device_id)
     )
-    bodies = {one.device_id: (one.sequence, one.body) for one in rows}
-    return Box(row.target, _question(row), bodies)
+    members: JsonObject = {}
+    counts = {VOTED: 0, WAITED_FOR: 0, REVOKED: 0}
+    cast = set()
+    for one in voted:
+        cast.add(one.device_id)
+        state = VOTED if one.revoked_at is None else REVOKED
+        counts[state] += 1
+        told = {"votes": one.votes, "student": one.student, "heard_at": one.received_at}
+        members[one.device_id] = {"state": state, **told}
+    turns = await _members(connection, row) if _state(row, now) == OPEN else []
+    waited = [name for name in turns if name not in cast]
+    counts[WAITED_FOR] = len(waited)
+    nothing = {"state": WAITED_FOR, "votes": None, "student": None, "heard_at": None}
+    members |= {name: dict(nothing) for name in waited}
+    shown = dict(list(members.items())[:MOST_TOLD])
+    return _described(row, now) | {"devices": shown, "counts": dict(counts)}
+
+
+async def outcome(
+    connection: AsyncConnection,
+    number: int,
+    weights: Mapping[str, float],
+    in_thread: Callable[[Callable[[], Outcome]], Awaitable[Outcome]],
+) -> tuple[str, Outcome]:
+    """The proxy set of a round, and what was cast on it so far, be it open or closed: some ballots at a time, however many there are.
+
+    Args:
+        connection: of a read.
+        number: of the round.
+        weights: of devices; 1 where none is given.
+        in_thread: does the sums.
+
+    Raises:
+        NotFoundError: no such round.
+    """
+    row = await _require(connection, number)
+    question = _question(row)
+    found, students, last = tally(question, []), set[str](), ""
+    while some := await _cast_after(connection, number, last):
+        last = some[-1].device_id
+        students |= {one.student for one in some if weights.get(one.device_id, 1.0) > 0}
+        part = await in_thread(partial(_tallied, question, some, weights))
+        found = found.with_others(part, students=len(students))
+    return row.target, found
+
+
+async def _cast_after(connection: AsyncConnection, number: int, last: str) -> Sequence[Row]:  # type: ignore[type-arg]  # of a join, whose type nobody can write down
+    """The next ballots, of devices that were not revoked, in the order of their names."""
+    rows = await connection.execute(
+        select(ballots.c.device_id, ballots.c.sequence, ballots.c.student, ballots.c.body)
+        .join(devices, devices.c.id == ballots.c.device_id)
+        .where(ballots.c.voting_id == number, devices.c.revoked_at.is_(None), ballots.c.device_id > last)
+        .order_by(ballots.c.device_id)
+        .limit(_CHUNK)
+    )
+    return rows.all()
+
+
+def _tallied(question: Question, some: Sequence[Row], weights: Mapping[str, float]) -> Outcome:  # type: ignore[type-arg]  # as above
+    cast = [
+        Cast(voter=one.device_id, sequence=one.sequence, ballot=Ballot.from_bytes(one.body, question))
+        for one in some
+    ]
+    return tally(question, cast, weights=weights)
 
 
 def _open(now: float) -> ColumnElement[bool]:

@@ -275,6 +275,34 @@ class Outcome:
         total = shares.sum(axis=1)
         return replace(self, soft=_distributions(shares, total), weight=total)
 
+    def with_others(self, other: Outcome, *, students: int) -> Self:
+        """The same with what others have cast on the same question: as if `tally` had been given all of them.
+
+        Args:
+            other: of other voters, without a teacher.
+            students: different ones among those of both.
+
+        Raises:
+            EvidenceError: on another question.
+        """
+        if other.question != self.question:
+            raise EvidenceError(
+                "votes on another question",
+                where=_WHERE,
+                expected=self.question.name.hex(),
+                got=other.question.name.hex(),
+            )
+        shares = self.soft * self.weight[:, None] + other.soft * other.weight[:, None]
+        weight = self.weight + other.weight
+        return replace(
+            self,
+            soft=_distributions(shares, weight),
+            voted=self.voted + other.voted,
+            weight=weight,
+            voters=self.voters + other.voters,
+            students=students,
+        )
+
     def learned_by(
         self, sums: Statistics, features: NDArray[np.floating], *, at_least: int = 1, weight: float = 1.0
     ) -> Statistics:
