@@ -357,6 +357,17 @@ def test_attack_a_ballot_without_end_is_not_read(there: World) -> None:
     assert "a message is too long" in there.admin("GET", "evidence").json["refused"]
 
 
+def test_attack_a_device_does_not_keep_the_hub_busy_with_ballots(there: World) -> None:
+    """Attack: each has to be read; further ones are answered at once, and others' are not held up."""
+    one, other = there.fleet(2)
+    start(there)
+    found = [send(one, b"x", sequence=place).status for place in range(20)]
+    assert found == [400] * 8 + [429] * 12
+    assert send(other, ballot(there)).status == 200
+    there.clock.advance(10)
+    assert send(one, ballot(there), sequence=30).status == 200
+
+
 def test_attack_who_has_no_turn_does_not_vote(there: World) -> None:
     """Attack: a device of another cohort, one that was revoked, a stranger, and one in a round that there is not."""
     inside = there.enrol("d0", place="north")

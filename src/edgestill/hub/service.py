@@ -26,6 +26,7 @@ from edgestill.hub.database import Database
 from edgestill.hub.home import Home
 from edgestill.hub.settings import Settings
 from edgestill.hub.teacher import endpoint_of
+from edgestill.infer.serving.limits import Rate, RateLimit
 from edgestill.store.files import FileBlobs
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
+BALLOTS: Final = Rate(0.1, 8)
+"""Of a device: the longest ballot keeps the one thread for heavy work busy for half a second, and an honest device casts four in a round."""
 MOST_TOLD: Final = 50
 """Lines of one step in the audit log: a rollback has one for each device."""
 
@@ -57,6 +60,7 @@ class Hub:
         artefacts: what devices download.
         endpoint: the teacher and adapters, which answer escalations; without a model where none was given.
         bell: wakes the polls that wait.
+        ballots: how often a device may cast one.
         draining: whether the hub is about to end.
         trouble: what keeps the hub from doing its work, for the operator; empty if nothing does.
     """
@@ -88,6 +92,7 @@ class Hub:
         self._stepping = asyncio.Lock()
         # a robust sum is work for minutes
         self.agreeing = asyncio.Lock()
+        self.ballots = RateLimit(BALLOTS, clock=clock)
         self._asked = self._done = 0
         self._ticked_at: float | None = None
         self._ticker: asyncio.Task[None] | None = None

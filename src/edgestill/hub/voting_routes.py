@@ -46,6 +46,7 @@ async def vote(request: Request) -> Response:
     """`POST /v1/evidence/votes/ROUND`."""
     hub, number = hub_of(request), request.path_params["id"]
     device = await calling_device(request)
+    hub.ballots.require(f"device {device.id}")
     id_, sequence = messages.message_id(request), messages.sequence(request)
     if sequence is None:
         raise MessageError("a ballot without its place", where="votes", expected="a sequence", got="none")
