@@ -24,8 +24,8 @@ from edgestill.device.effort import Effort
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.model import Serving
-from edgestill.device.samplekey import chosen_key
 from edgestill.device.oneword import OneWord
+from edgestill.device.samplekey import chosen_key
 from edgestill.device.trained import Trained
 from edgestill.device.trainer import TrainerProcess
 from edgestill.testing.clock import FakeClock
