@@ -123,8 +123,8 @@ class World:
 
 
 @contextmanager
-def hub_up(folder: Path) -> Iterator[World]:
-    """A hub that serves, and ends in order."""
+def hub_up(folder: Path, *more: str) -> Iterator[World]:
+    """A hub that serves, with further options, and ends in order."""
     (folder / "passphrase").write_text("correct horse\n")
     ready = folder / "ready"
     ready.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def hub_up(folder: Path) -> Iterator[World]:
     ]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, "--ready", str(ready), "--poll-interval", "0.1"],
+            [*command, "--ready", str(ready), "--poll-interval", "0.1", *more],
             stderr=log,
             env=os.environ | {"EDGESTILL_LOG": "INFO"},
         )

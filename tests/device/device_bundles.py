@@ -17,7 +17,7 @@ from edgestill.core.digest import Digest
 from edgestill.core.hardware import HardwareClass
 from edgestill.core.jsonio import canonical
 from edgestill.core.oip import HEADER, InferRequest, InferResponse, Tensor
-from edgestill.core.release import Assignment, Measurement
+from edgestill.core.release import Assignment, Measurement, Turn
 from edgestill.core.timing import TimingReport
 from edgestill.core.wire import Certified, Certify, Enrol, Enrolled, Poll, reports_from_bytes
 from edgestill.infer.golden import Golden
@@ -181,6 +181,8 @@ class TinyHub:
         bodies: of every request.
         measure: what the device shall time, as it is sent; None for nothing.
         timings: what it was told of timing jobs, each step once.
+        vote: what the device shall vote on, as it is sent; None for nothing.
+        ballots: what it was sent: round, id, sequence and ballot.
     """
 
     clock: Clock = field(default_factory=FakeClock)
@@ -205,6 +207,8 @@ class TinyHub:
     bodies: list[bytes] = field(default_factory=list)
     measure: JsonObject | None = None
     timings: dict[str, TimingReport] = field(default_factory=dict)
+    vote: JsonObject | None = None
+    ballots: list[tuple[str, str, int, bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.repository = RepositorySimulator(self.clock)
@@ -289,6 +293,10 @@ class TinyHub:
             self.statistics[headers["x-edgestill-id"]] = body
             self.sequences[headers["x-edgestill-id"]] = headers.get("x-edgestill-sequence", "")
             return 200, {}, b'{"accepted": true}'
+        if path.startswith("/v1/evidence/votes/"):
+            id_, sequence = headers["x-edgestill-id"], int(headers["x-edgestill-sequence"])
+            self.ballots.append((path.rpartition("/")[2], id_, sequence, body))
+            return 200, {}, b'{"accepted": true}'
         if path == "/v1/timing":
             told = TimingReport.from_bytes(body)
             is_new = self.timings.setdefault(told.id, told) is told
@@ -301,6 +309,8 @@ class TinyHub:
         etag = '"none"' if self.assigned is None else '"{}-{}"'.format(*self.assigned)
         if self.measure is not None:
             etag = f'"{Digest.of(etag.encode() + canonical(self.measure)).hex[:20]}"'
+        if self.vote is not None:
+            etag = f'"{Digest.of(etag.encode() + canonical(self.vote)).hex[:20]}"'
         if headers.get("if-none-match") == etag:
             return 304, {"etag": etag}, b""
         envelope = None
@@ -314,8 +324,21 @@ class TinyHub:
                 epoch=self.repository.epoch,
             )
             envelope = assignments.sign(wanted, self.repository.online)
-        told = Poll(assignment=envelope, interval=self.interval, measure=self.measure)
+        told = Poll(assignment=envelope, interval=self.interval, measure=self.measure, vote=self.vote)
         return 200, {"etag": etag}, told.to_bytes()
+
+    def asks_for_votes(
+        self, target: str, counter: int, *, key: SigningKey | None = None, **changes: Any
+    ) -> None:
+        """Wants something voted on, likewise."""
+        said: dict[str, Any] = {
+            "device": "d1",
+            "counter": counter,
+            "target": target,
+            "expires": int(self.clock.now()) + 3600,
+            "epoch": self.repository.epoch,
+        }
+        self.vote = assignments.sign_turn(Turn(**(said | changes)), key or self.repository.online)
 
     def measures(self, target: str, counter: int, *, key: SigningKey | None = None, **changes: Any) -> None:
         """Wants something timed, for an hour; with another key, or for another device, where the test says so."""

@@ -38,7 +38,7 @@ class Hub:
         self.trouble: Exception | None = None
         self.meanwhile: list[Callable[[], None]] = []
 
-    def fetch_family(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
+    def fetch_archive(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
         """Writes the archive as a download does: a part, then the whole under its name."""
         self.fetched += 1
         if self.trouble is not None:

@@ -22,11 +22,15 @@ ROOMS = {"core", "trust", "link", "device", "infer"}
 OF_INFER = {"edgestill.infer", "edgestill.infer.policy", "edgestill.infer.reaction"}
 OF_OTHERS = {
     "edgestill.device.coach",
+    "edgestill.device.depot",
     "edgestill.device.engine_child",
     "edgestill.device.engine_work",
     "edgestill.device.measuring",
+    "edgestill.device.oneword",
     "edgestill.device.patching",
     "edgestill.device.trainer",
+    "edgestill.device.voter",
+    "edgestill.device.voting",
     "edgestill.trust.repository",
 }
 """Of the rooms that it may enter, what is loaded when there is something to do, or in another process."""

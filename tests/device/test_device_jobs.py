@@ -14,9 +14,9 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import EdgestillError, PathError, SpentError, TrustError
 from edgestill.core.release import MAX_COUNTER, Assignment
 from edgestill.core.timing import TimingReport
-from edgestill.device.courier import JOB_PAUSE, Courier
+from edgestill.device.courier import Courier
 from edgestill.device.home import Identity
-from edgestill.device.jobs import Job, Jobs
+from edgestill.device.jobs import JUDGE_PAUSE, Job, Jobs
 from edgestill.link.control import ControlClient
 from edgestill.link.download import download
 from edgestill.link.ledger import Ledger
@@ -58,7 +58,7 @@ class Device:
 
     def __init__(self, hub: TinyHub, clock: FakeClock, folder: Path, ledger: Ledger | None = None) -> None:
         self.taken = Taken()
-        self.jobs = Jobs(folder / "timing", lambda: self.taken)  # type: ignore[arg-type, return-value]  # what the real one does is tested elsewhere
+        self.jobs = Jobs(folder / "timing", lambda: self.taken)
         transport = MemoryTransport(hub)
         control = ControlClient(transport, URL, credential=hub.secret, timeout=5)
         trusted = TrustedClient(
@@ -175,18 +175,18 @@ def test_attack_a_job_that_is_refused_makes_no_poll_busy(
     hub.served.clear()
     for _ in range(5):
         assert device.poll(1) is None
-        clock.advance(JOB_PAUSE / 6)
+        clock.advance(JUDGE_PAUSE / 6)
     assert hub.served
     assert {one.partition("?")[0] for one in hub.served} == {"/v1/poll"}
     assert device.courier._etag is not None
     hub.repository.publish({other: ARCHIVE})
     assert device.poll(1) is None
     assert device.taken.offered == []
-    clock.advance(JOB_PAUSE / 6)
+    clock.advance(JUDGE_PAUSE / 6)
     assert device.poll(1) is None
     assert [job and job.target for job in device.taken.offered] == [other]
     hub.served.clear()
-    clock.advance(JOB_PAUSE)
+    clock.advance(JUDGE_PAUSE)
     assert device.poll(1) is None
     assert len(device.taken.offered) == len(hub.served) == 1
 
@@ -326,14 +326,14 @@ def test_the_archive_is_fetched_whole(hub: TinyHub, device: Device, tmp_path: Pa
     hub.measures(TARGET, 4)
     device.poll()
     to = tmp_path / "x.est"
-    device.courier.fetch_family(job_of(device), to=to, goes_on=yes)
+    device.courier.fetch_archive(job_of(device), to=to, goes_on=yes)
     assert to.read_bytes() == ARCHIVE
     assert hub.served[-1].startswith("/targets/timing/tiny/1.0.0/")
     to.unlink()
     (path,) = [one for one in hub.repository.files if one.endswith(".est")]
     hub.repository.files[path] = ARCHIVE[:-1] + b"x"
     with pytest.raises(TrustError):
-        device.courier.fetch_family(job_of(device), to=to, goes_on=yes)
+        device.courier.fetch_archive(job_of(device), to=to, goes_on=yes)
     assert not to.exists()
 
 
@@ -348,11 +348,11 @@ def test_what_is_timed_counts_towards_the_data_budget(hub: TinyHub, clock: FakeC
     ledger.charge(60_000)
     for _ in range(2):
         with pytest.raises(SpentError):
-            device.courier.fetch_family(job_of(device), to=tmp_path / "x.est", goes_on=yes)
+            device.courier.fetch_archive(job_of(device), to=tmp_path / "x.est", goes_on=yes)
     assert not ledger.account().waiting
     clock.advance(86_400)
     hub.repository.freshen()
-    device.courier.fetch_family(job_of(device), to=tmp_path / "x.est", goes_on=yes)
+    device.courier.fetch_archive(job_of(device), to=tmp_path / "x.est", goes_on=yes)
     assert ledger.account().allowance.spent >= len(ARCHIVE)
 
 

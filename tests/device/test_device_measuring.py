@@ -12,7 +12,8 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import EngineError, RefusedError, TrustError, UnreachableError
 from edgestill.core.timing import ModelTime
 from edgestill.device import measuring, quiet
-from edgestill.device.measuring import LOOK, MOST_HINDERED, MOST_SECONDS, ROUNDS, STATE, Record
+from edgestill.device.depot import STATE
+from edgestill.device.measuring import LOOK, MOST_HINDERED, MOST_SECONDS, ROUNDS, Record
 from edgestill.device.quiet import Patience, Quiet
 from edgestill.device.stopwatch import Broken, LeftOut
 
@@ -316,16 +317,16 @@ def test_a_full_disk_hinders_and_then_refuses(device: Device, monkeypatch: pytes
     pauses = [device.run() for _ in range(MOST_HINDERED)]
     assert pauses == [2.0**turn for turn in range(1, MOST_HINDERED + 1)]
     assert device.run() is None
-    assert "no room for a timing job" in device.hub.heard[-1].reason
+    assert "no room for timing/" in device.hub.heard[-1].reason
 
 
 def test_other_bytes_than_were_listed_hinder_and_then_refuse(device: Device) -> None:
     """Once may be an accident."""
-    fetch = device.hub.fetch_family
-    device.hub.fetch_family = _raising(TrustError("the bytes are not the file"))  # type: ignore[method-assign]  # a hub that serves other bytes
+    fetch = device.hub.fetch_archive
+    device.hub.fetch_archive = _raising(TrustError("the bytes are not the file"))  # type: ignore[method-assign]  # a hub that serves other bytes
     device.measuring.offer(job())
     assert device.run() == 2
-    device.hub.fetch_family = fetch  # type: ignore[method-assign]  # and then the right ones
+    device.hub.fetch_archive = fetch  # type: ignore[method-assign]  # and then the right ones
     assert device.run() is None
     assert device.hub.states == ["downloaded", "measured"]
 

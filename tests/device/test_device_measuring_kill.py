@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from edgestill.core.digest import Digest
 from edgestill.core.errors import UnreachableError
 from edgestill.core.timing import TimingReport
-from edgestill.device.measuring import ROUNDS, STATE, Record
+from edgestill.device.depot import STATE
+from edgestill.device.measuring import ROUNDS, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,12 +51,12 @@ def disturbed(folder: Path, trap: Trap) -> Device:
     """A job from its beginning to its end, or to a kill."""
     device = Device(folder)
     hub, write, unlink = device.hub, os.replace, os.unlink
-    fetch, tell = hub.fetch_family, hub.tell_timing
+    fetch, tell = hub.fetch_archive, hub.tell_timing
 
     def counted(job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
         return bool(trap.act("fetch", lambda: fetch(job, to=to, goes_on=goes_on)))
 
-    hub.fetch_family = counted  # type: ignore[method-assign]  # counted
+    hub.fetch_archive = counted  # type: ignore[method-assign]  # counted
     hub.tell_timing = lambda report: trap.act("tell", lambda: tell(report))  # type: ignore[method-assign]  # counted
     device.meanwhile = [lambda: trap.act("round", lambda: None)] * (ROUNDS * MODELS)
     with (
@@ -67,7 +68,7 @@ def disturbed(folder: Path, trap: Trap) -> Device:
             device.run()
         except Killed:
             assert trap.at is not None
-    hub.fetch_family, hub.tell_timing = fetch, tell  # type: ignore[method-assign]  # as before
+    hub.fetch_archive, hub.tell_timing = fetch, tell  # type: ignore[method-assign]  # as before
     device.meanwhile = []
     return device
 

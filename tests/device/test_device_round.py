@@ -13,12 +13,19 @@ from tuning_worlds import CLASSES, seen, trained
 from typer.testing import CliRunner
 
 from edgestill.cli.app import app
+from edgestill.core.bundle import Bundle
+from edgestill.core.digest import Digest
+from edgestill.core.errors import EdgestillError
+from edgestill.core.manifest import REFERENCE
 from edgestill.core.sharing import Sharing
 from edgestill.device.client import LocalClient
 from edgestill.infer.policy import Policy
+from edgestill.infer.student import load
 from edgestill.lab.data.samples import Samples
 from edgestill.lab.packing.assemble import Origin
 from edgestill.lab.packing.finished import pack_onnx
+from edgestill.learn.statistics import Statistics
+from edgestill.learn.together import head_file, head_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +78,45 @@ def next_version(fleet: Fleet, archive: Path, folder: Path) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(result.output)
     return found
+
+
+def asked(*more: object, fails: bool = False) -> Any:
+    """`edgestill learn round` without a hub; what it tells, or the error."""
+    result = CliRunner().invoke(app, ["learn", "round", *map(str, more), "--json"])
+    if fails:
+        assert isinstance(result.exception, EdgestillError), result.output
+        return str(result.exception)
+    assert result.exception is None, result.exception
+    return json.loads(result.output)
+
+
+def test_a_head_that_was_made_elsewhere_becomes_a_version(tmp_path: Path) -> None:
+    """Of a vote's outcome, for instance: no hub is asked, the data judge it, and the lineage names it."""
+    archive = tmp_path / "tiny.esb"
+    bundle_into(archive)
+    opened = Bundle.open(archive)
+    inputs, labels = seen(600, turned=1, seed=4)
+    features = load(archive).predict(inputs).features
+    assert features is not None
+    known = Statistics.from_bytes(opened.read(REFERENCE))
+    empty = Statistics.empty(backbone=known.backbone, window=0, classes=CLASSES, features=features.shape[1])
+    data = head_file(head_of(empty.add(features, np.eye(CLASSES)[labels])))
+    (tmp_path / "head.npz").write_bytes(data)
+    check, check_labels = seen(300, turned=1, seed=6)
+    np.savez(tmp_path / "check.npz", x=check, y=check_labels)
+    given = (archive, "--check", tmp_path / "check.npz", "--head", tmp_path / "head.npz")
+    said = asked(*given, "--out", tmp_path / "next.esb")
+    assert said["before"]["value"] < 0.2
+    assert said["after"]["value"] > 0.9
+    lineage = json.loads(Bundle.open(tmp_path / "next.esb").read("lineage.json"))
+    assert lineage["evidence"] == {"file": str(Digest.of(data)), "head": "given", "seed": 0}
+
+    for option in (("--plain",), ("--prior", 1), ("--within", 0.1)):
+        assert "not solved again" in asked(*given, *option, fails=True)
+    np.savez(tmp_path / "head.npz", weight=np.full((24, CLASSES), np.nan), bias=np.zeros(CLASSES))
+    assert "a file that holds no head" in asked(*given, fails=True)
+    np.savez(tmp_path / "head.npz", weight=np.zeros((24, CLASSES)))
+    assert "a file that holds no head" in asked(*given, fails=True)
 
 
 @pytest.mark.slow

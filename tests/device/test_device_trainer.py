@@ -24,6 +24,7 @@ from edgestill.device.effort import Effort
 from edgestill.device.frames import Frame
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.model import Serving
+from edgestill.device.oneword import OneWord
 from edgestill.device.samplekey import chosen_key
 from edgestill.device.trained import Trained
 from edgestill.device.trainer import TrainerProcess
@@ -147,7 +148,7 @@ def test_a_trainer_that_is_killed_is_known_to_have_failed(tmp_path: Path) -> Non
     """It said nothing at its end."""
     home, archive = home_in(tmp_path), archive_in(tmp_path)
     spell = TrainerProcess.start(home.path, archive, 300.0)
-    os.kill(spell._process.pid, signal.SIGKILL)  # as the kernel would
+    os.kill(spell.pid, signal.SIGKILL)  # as the kernel would
     while not spell.wait(0.1):
         pass
     spell.stop()
@@ -207,7 +208,7 @@ def test_attack_a_trainer_that_was_taken_over_holds_nothing_and_leaves_nothing(
 ) -> None:
     """Its last word is short and has a few seconds, and what it has started ends with it."""
     process, ours, child = taken_over(struct.pack(">II", header, body))
-    spell = TrainerProcess(process, ours, Hurried())
+    spell = TrainerProcess(OneWord(process, ours, clock=Hurried()))
     assert spell.wait(20.0)
     spell.stop()
     assert failure in spell.failure

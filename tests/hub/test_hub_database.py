@@ -78,7 +78,7 @@ def test_a_migration_that_dies_leaves_the_old_schema(tmp_path: Path, monkeypatch
     assert set(tables.METADATA.tables) < table_names(tmp_path / "hub.db")
 
 
-EARLIER = [f"{number:04}" for number in range(1, 13)]
+EARLIER = [f"{number:04}" for number in range(1, 14)]
 ROWS: dict[str, dict[str, Any]] = {
     "devices": {
         "id": "d0",
@@ -189,7 +189,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError) as caught:
         Database.open(path)
-    assert caught.value.expected == "revision 0013 or older"
+    assert caught.value.expected == "revision 0014 or older"
     assert "a schema this version does not know" in str(caught.value)
 
 
@@ -302,4 +302,4 @@ def test_the_schema_is_postgresql_too() -> None:
 
 def test_the_package_carries_its_migrations() -> None:
     """Alembic finds exactly one head inside the package."""
-    assert ScriptDirectory.from_config(database.alembic_config(None)).get_heads() == ["0013"]
+    assert ScriptDirectory.from_config(database.alembic_config(None)).get_heads() == ["0014"]

@@ -35,6 +35,8 @@ LOOKS = (
     "rollouts/1",
     "timings",
     "timings/1",
+    "votings",
+    "votings/1",
 )
 ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "operate": [
@@ -49,6 +51,9 @@ ORDERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("GET", "timings/1/profile", {}),
         ("POST", "timings", {"target": "timing/watch/1.0.0/x86_64-vnni-onnxruntime.est", "devices": 1}),
         ("POST", "timings/1/cancel", {}),
+        ("POST", "votings", {"target": "proxy/watch/1.0.0/samples.esp"}),
+        ("POST", "votings/1/close", {}),
+        ("POST", "votings/1/outcome", {}),
         ("POST", "devices/d0/assignment", {"expires_in": 60}),
         ("POST", "devices/d0/revoke", {}),
         ("GET", "evidence/samples", {}),

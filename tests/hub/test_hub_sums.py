@@ -480,6 +480,8 @@ def back_to_the_first_schema(path: Path) -> None:
         "images",
         "controllers",
         "refusals",
+        "ballots",
+        "votings",
         "timed",
         "timings",
         "measuring",

@@ -479,3 +479,53 @@ def test_features_of_another_set_are_refused() -> None:
     empty = Statistics.empty(backbone=STUDENT, window=0, classes=C, features=3)
     with pytest.raises(EvidenceError, match="features of another set"):
         tally(QUESTION, []).learned_by(empty, np.zeros((N + 1, 3)))
+
+
+@given(cases=st.lists(places, max_size=6), seed=st.integers(0, 99), weight=st.floats(0, 5))
+def test_a_teacher_who_is_heard_later_says_the_same(
+    cases: list[tuple[str, int, list[int]]], seed: int, weight: float
+) -> None:
+    """As if it had been there when the votes were put together: the sum has no order."""
+    said = np.random.default_rng(seed).dirichlet(np.ones(C), N)
+    later = tally(QUESTION, casts(cases)).with_teacher(said, weight)
+    at_once = tally(QUESTION, casts(cases), teacher=said, teacher_weight=weight)
+    assert np.allclose(later.soft, at_once.soft)
+    assert np.allclose(later.weight, at_once.weight)
+    assert (later.voters, later.voted.tolist()) == (at_once.voters, at_once.voted.tolist())
+
+
+def test_a_teacher_who_says_nothing_of_sense_is_not_heard_later() -> None:
+    """Probabilities that are none, or a weight below nothing."""
+    found = tally(QUESTION, [])
+    with pytest.raises(EvidenceError, match="no probabilities"):
+        found.with_teacher(np.ones((N, C)))
+    with pytest.raises(EvidenceError, match="weight is out of range"):
+        found.with_teacher(np.full((N, C), 1 / C), -1.0)
+
+
+@given(cases=st.lists(places, max_size=8), cut=st.integers(0, 8))
+def test_votes_may_be_put_together_in_parts(cases: list[tuple[str, int, list[int]]], cut: int) -> None:
+    """Each voter in one of them: as if they had been put together at once."""
+    newest = {voter: (voter, 0, labels) for voter, _, labels in cases}
+    some = list(newest.values())
+    parts = tally(QUESTION, casts(some[:cut])), tally(QUESTION, casts(some[cut:]))
+    found = parts[0].with_others(parts[1], students=min(len(some), 1))
+    at_once = tally(QUESTION, casts(some))
+    assert np.allclose(found.soft, at_once.soft)
+    assert np.allclose(found.weight, at_once.weight)
+    assert found.voted.tolist() == at_once.voted.tolist()
+    assert (found.voters, found.students) == (at_once.voters, at_once.students)
+
+
+def test_outcomes_of_two_questions_are_not_put_together() -> None:
+    """Their samples are others."""
+    other = tally(question_of([0, 1], C), [])
+    with pytest.raises(EvidenceError, match="another question"):
+        tally(QUESTION, []).with_others(other, students=0)
+
+
+def test_no_ballot_is_longer_than_a_hub_takes() -> None:
+    """Of the largest questions, with votes that surprise as much as they can."""
+    for samples, classes in ((10_000, 838), (2_048, 4_096)):
+        asked = question_of([0] * samples, classes)
+        assert len(ballot([at % classes for at in range(samples)], asked).to_bytes()) < votes.MAX_BYTES

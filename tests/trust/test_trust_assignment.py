@@ -19,16 +19,19 @@ from edgestill.core.errors import (
     TrustError,
 )
 from edgestill.core.jsonio import canonical, parse_object
-from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment, Measurement
+from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment, Measurement, Turn
 from edgestill.trust.assignment import (
     MAX_KEYS,
     MEASURE_PREFIX,
     PREFIX,
+    VOTE_PREFIX,
     AssignmentKeys,
     sign,
     sign_measurement,
+    sign_turn,
     verify,
     verify_measurement,
+    verify_turn,
 )
 from edgestill.trust.keys import SigningKey
 
@@ -418,3 +421,78 @@ def test_attack_a_measurement_names_nothing_but_a_family(target: str) -> None:
         _verify_measurement(_wrapped(MEASUREMENT.as_json() | {"measure": target}, MEASURE_PREFIX))
     with pytest.raises(MessageError, match="target"):
         _verify(_wrapped(ASSIGNMENT.as_json() | {"target": MEASUREMENT.target}, PREFIX))
+
+
+# What is to be voted on
+
+TURN = Turn(device="watch-7", counter=5, target="proxy/watch/1.0.0/samples.esp", expires=NOW + 3600)
+
+
+def _verify_turn(
+    envelope: JsonObject,
+    *,
+    keys: AssignmentKeys = KEYS,
+    device: str = "watch-7",
+    seen: int = 5,
+    now: float = NOW,
+) -> Turn:
+    return verify_turn(envelope, keys=keys, device=device, seen=seen, now=now)
+
+
+@given(counter=st.integers(1, MAX_COUNTER), epoch=st.integers(0, MAX_EPOCH), left=st.integers(1, 10**6))
+def test_a_turn_that_was_signed_is_what_is_read(counter: int, epoch: int, left: int) -> None:
+    """Sent as JSON and read again, by the keys of its epoch, while it holds."""
+    one = replace(TURN, counter=counter, epoch=epoch, expires=NOW + left)
+    sent = parse_object(canonical(sign_turn(one, KEY)), where="poll")
+    keys = AssignmentKeys((KEY.public,), epoch=epoch)
+    assert _verify_turn(sent, keys=keys, seen=one.place, now=NOW + left - 1) == one
+
+
+@pytest.mark.parametrize(
+    ("given_", "error"),
+    [
+        ({"seen": 6}, ReplayError),
+        ({"device": "watch-8"}, ReplayError),
+        ({"keys": AssignmentKeys((KEY.public,), epoch=1)}, ReplayError),
+        ({"now": NOW + 3600}, ExpiredError),
+        ({"keys": AssignmentKeys((OTHER.public,))}, TrustError),
+    ],
+)
+def test_attack_a_turn_is_judged_as_an_assignment_is(
+    given_: dict[str, Any], error: type[EdgestillError]
+) -> None:
+    """Attack: replayed, another device's, of another epoch, frozen, or by another key."""
+    with pytest.raises(error):
+        _verify_turn(sign_turn(TURN, KEY), **given_)
+
+
+def test_attack_a_turn_passes_for_nothing_else_and_nothing_for_it() -> None:
+    """Attack: a signature over one kind of word is none over another, whatever it is a word about."""
+    for prefix in (PREFIX, MEASURE_PREFIX):
+        with pytest.raises(TrustError):
+            _verify_turn(_wrapped(dict(TURN.as_json()), prefix))
+    with pytest.raises(TrustError):
+        _verify(_wrapped(dict(ASSIGNMENT.as_json()), VOTE_PREFIX))
+    with pytest.raises(TrustError):
+        _verify_measurement(_wrapped(dict(MEASUREMENT.as_json()), VOTE_PREFIX))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        ASSIGNMENT.target,
+        MEASUREMENT.target,
+        "watch/1.0.0/samples.esp",
+        "proxy/watch/1.0.0/x86_64-vnni-onnxruntime.esb",
+        "proxy/../1.0.0/samples.esp",
+        "proxy/watch/1.0.0/samples.esp/y",
+    ],
+)
+def test_attack_a_turn_names_nothing_but_a_proxy_set(target: str) -> None:
+    """Attack: the hub's own key cannot have a bundle voted on, nor a proxy set run or timed."""
+    with pytest.raises(MessageError, match="vote"):
+        _verify_turn(_wrapped(TURN.as_json() | {"vote": target}, VOTE_PREFIX))
+    with pytest.raises(MessageError, match="target"):
+        _verify(_wrapped(ASSIGNMENT.as_json() | {"target": TURN.target}, PREFIX))
+    with pytest.raises(MessageError, match="measure"):
+        _verify_measurement(_wrapped(MEASUREMENT.as_json() | {"measure": TURN.target}, MEASURE_PREFIX))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from edgestill.cli import voting
 from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, table, told
 from edgestill.cli.rounding import round_
 from edgestill.cli.solving import Prior, Ridge, Solving, Within
@@ -20,6 +21,7 @@ _SHOWN: Final = 19
 
 app = typer.Typer(help="Learn from what devices have learned.", no_args_is_help=True)
 app.command("round")(round_)
+app.add_typer(voting.app, name="vote")
 
 
 @app.command()

@@ -54,10 +54,14 @@ def operator(hub: str, token_file: Path | None) -> OperatorClient:
             )
     assert token_file is not None
     check_url(hub)
-    token = (
-        read_plain(token_file, what="the token", at_most=MAX_TOKEN_BYTES).decode("utf-8", "replace").strip()
-    )
-    return OperatorClient(HttpTransport(), hub, token=token)
+    return OperatorClient(HttpTransport(), hub, token=token_of(token_file))
+
+
+def token_of(token_file: Path | None) -> str:
+    """The operator's token; PathError where its file cannot be read."""
+    assert token_file is not None, "`operator` has asked for it"
+    data = read_plain(token_file, what="the token", at_most=MAX_TOKEN_BYTES)
+    return data.decode("utf-8", "replace").strip()
 
 
 def told(value: Any, lines: Iterable[str], *, as_json: bool) -> None:

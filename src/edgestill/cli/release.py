@@ -30,6 +30,8 @@ from edgestill.core.errors import NotFoundError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.family import SUFFIX, Family
 from edgestill.core.files import read_plain
+from edgestill.core.proxyset import SUFFIX as PROXY_SUFFIX
+from edgestill.core.proxyset import ProxySet
 from edgestill.core.release import target_name
 from edgestill.core.swu import Image
 from edgestill.core.units import format_duration, format_size, parse_duration
@@ -64,7 +66,8 @@ Open = Annotated[bool, typer.Option("--no-passphrase", help="The keys are not lo
 Archives = Annotated[
     list[Path],
     typer.Argument(
-        metavar="BUNDLE...", help="NAME.esb of one version, one for each class; or NAME.est, to be timed."
+        metavar="BUNDLE...",
+        help="NAME.esb of one version, one for each class; NAME.est, to be timed; or NAME.esp, to be voted on.",
     ),
 ]
 NewHubKey = Annotated[
@@ -504,11 +507,15 @@ def _archives(bundles: list[Path]) -> dict[str, bytes]:
 
 
 def _checked(path: Path) -> str:
-    """The name under which an archive may be listed: of a bundle, or of a family of models that devices time."""
+    """The name under which an archive may be listed: of a bundle, of a family of models that devices time, or of samples that they vote on."""
     if path.suffix == SUFFIX:
         family = Family.open(path)
         family.verify()
         return family.head.target
+    if path.suffix == PROXY_SUFFIX:
+        proxy = ProxySet.open(path)
+        proxy.read()
+        return proxy.head.target
     opened = Bundle.open(path)
     opened.verify()
     head = opened.manifest

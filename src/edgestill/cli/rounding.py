@@ -10,7 +10,8 @@ import typer
 from edgestill.cli.operating import AsJson, Hub, TokenFile, operator, told
 from edgestill.cli.solving import Prior, Ridge, Solving, Within
 from edgestill.core.bundle import Bundle, write_archive
-from edgestill.core.errors import DataError, TrustError
+from edgestill.core.digest import Digest
+from edgestill.core.errors import DataError, SettingError, TrustError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
 from edgestill.core.units import format_size, parse_share
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from edgestill.infer.policy import Policy
     from edgestill.lab.data.samples import Samples
     from edgestill.lab.packing.newhead import Reheaded
+    from edgestill.learn.statistics import Head
 
+GIVEN: Final = "given"
 _MOST: Final = 2**30
 
 
@@ -50,6 +53,14 @@ def round_(
         str, typer.Option(help="What becomes of a reading before a teacher that takes floats sees it.")
     ] = "",
     loss: Annotated[str, typer.Option(help="Share of accuracy that the head may cost on these data.")] = "1%",
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            "--head",
+            metavar="HEAD.npz",
+            help="As `learn solve` or `learn vote head` has written it, instead of the hub's sums.",
+        ),
+    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="The exact sum, which believes every device.")
     ] = False,
@@ -72,22 +83,64 @@ def round_(
     path = out or Path(f"{parent.manifest.name}-{version}.esb")
     heldout, policy = _read(parent, check)
     solving = Solving(robust=not plain, within=within, ridge=ridge, prior=prior)
-    solved = solving.head(operator(hub, token_file), parent)
-    said = solved.said
-    said.pop("weights", None)  # of devices by their names, which are no business of a bundle's
-    heads = {LEAST_SQUARES: solved.head} if within is not None else heads_of(solved.total, ridge=ridge)
+    if given is not None:
+        heads, said = _head_of(given, is_solved=plain or within is not None or prior is not None)
+        evidence = said
+    else:
+        solved = solving.head(operator(hub, token_file), parent)
+        said = solved.said
+        said.pop("weights", None)  # of devices by their names, which are no business of a bundle's
+        heads = {LEAST_SQUARES: solved.head} if within is not None else heads_of(solved.total, ridge=ridge)
+        evidence = {"sums": said, "solved": solving.as_json()}
     made = with_head(
         parent,
         heads,
         heldout,
         version=version,
-        evidence={"sums": said, "solved": solving.as_json()},
+        evidence=evidence,
         teacher=None if teacher is None else _answers(teacher, parent, policy, heldout, sensor),
         allowed=parse_share(loss),
     )
     write_archive(path, made.manifest, made.blobs)
     patch = _patch(bundle, path)
     told(_report(made, path, patch, said), _told(made, path, patch, parent), as_json=as_json)
+
+
+def _head_of(path: Path, *, is_solved: bool) -> tuple[dict[str, Head], JsonObject]:
+    """A head that was made elsewhere, and its file's digest for the lineage."""
+    import numpy as np
+
+    from edgestill.infer.arrayfile import read_npz
+    from edgestill.learn.statistics import Head
+
+    if is_solved:
+        raise SettingError(
+            "a head that is given is not solved again",
+            where="--head",
+            expected="no --plain, --within or --prior beside it",
+            got="one of them",
+            fix="leave them out, or leave --head out",
+        )
+    found = read_npz(path, what="the head", names=("weight", "bias"))
+    weight, bias = (found.get(name) for name in ("weight", "bias"))
+    if (
+        weight is None
+        or bias is None
+        or weight.ndim != 2
+        or bias.shape != weight.shape[1:]
+        or not all(
+            one.dtype.kind == "f" and np.isfinite(one.astype(np.float64)).all() for one in (weight, bias)
+        )
+    ):
+        raise DataError(
+            "a file that holds no head",
+            where=path,
+            expected="weight [D, C] and bias [C], finite numbers",
+            got=", ".join(f"{name} {list(one.shape)}" for name, one in found.items()) or "neither",
+            fix="write it by edgestill learn solve or edgestill learn vote head",
+        )
+    head = Head(weight=weight.astype(np.float32), bias=bias.astype(np.float32))
+    return {GIVEN: head}, {"file": str(Digest.of(read_plain(path, what="the head", at_most=_MOST)))}
 
 
 def _next(version: str) -> str:
@@ -123,7 +176,6 @@ def _answers(
     path: Path, parent: Bundle, policy: Policy, heldout: Samples, sensor: str
 ) -> NDArray[np.float32]:
     """The teacher's logits; of the bundle's adapter those for the student's features."""
-    from edgestill.core.digest import Digest
     from edgestill.core.manifest import MODEL
     from edgestill.infer.engines import engine_of
     from edgestill.lab.measure import run_model

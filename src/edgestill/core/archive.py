@@ -1,4 +1,4 @@
-"""Archives whose first file says what every other byte must be: bundles, and families of models that are timed.
+"""Archives whose first file says what every other byte must be: bundles, families of models that are timed, and sets of samples that are voted on.
 
 - Written: files in the order given, as a POSIX ustar (`core.ustar`), so that packing twice gives the same bytes.
 - Read: only the first file's size is parsed, and bounded. What it says must follow is made anew and compared: links,
@@ -13,11 +13,15 @@ import re
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from edgestill.core import ustar
-from edgestill.core.errors import BundleError, BundleTruncatedError
+from edgestill.core.digest import Digest
+from edgestill.core.errors import BundleAlteredError, BundleError, BundleTruncatedError, PathError
+from edgestill.core.files import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from edgestill.core.manifest import BlobRef
 
 _REFETCH: Final = "fetch or build it again"
 
@@ -96,6 +100,41 @@ def offsets(file: BinaryIO, path: Path, members: Iterable[tuple[str, int]]) -> d
             fix=_REFETCH,
         )
     return found
+
+
+def span(path: Path, offset: int, known: BlobRef, *, name: str) -> bytes:
+    """The bytes of one file, checked.
+
+    Args:
+        path: of the archive.
+        offset: as `offsets` has found it.
+        known: what the first file says.
+        name: of the file, for errors.
+
+    Raises:
+        BundleAlteredError: the bytes are others. PathError: the archive is gone.
+    """
+    try:
+        with open_plain(path) as file:
+            file.seek(offset)
+            data = file.read(known.size)
+    except OSError as error:
+        raise PathError(
+            f"cannot read {name}",
+            where=path,
+            expected="a file that can be read",
+            got=error.strerror or error,
+            fix="check the path",
+        ) from error
+    if Digest.of(data) != known.digest:
+        raise BundleAlteredError(
+            f"{name} was altered",
+            where=path,
+            expected=known.digest,
+            got=Digest.of(data),
+            fix="fetch or make it again",
+        )
+    return data
 
 
 def _compare(file: BinaryIO, offset: int, wanted: bytes, path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from edgestill.core import archive
 from edgestill.core.digest import Digest
-from edgestill.core.errors import BundleAlteredError, BundleError, MessageError, PathError, within
+from edgestill.core.errors import BundleError, MessageError, PathError, within
 from edgestill.core.files import open_plain
 from edgestill.core.hardware import PATTERN
 from edgestill.core.jsonio import Fields, JsonObject, canonical, parse_object
@@ -186,35 +186,12 @@ class Family:
                 got=name[:80],
                 fix=_REFETCH,
             )
-        data = self._span(name, known.size)
-        if Digest.of(data) != known.digest:
-            raise BundleAlteredError(
-                f"{name} was altered",
-                where=self.path,
-                expected=known.digest,
-                got=Digest.of(data),
-                fix=_REFETCH,
-            )
-        return data
+        return archive.span(self.path, self._offsets[name], known, name=name)
 
     def verify(self) -> None:
         """Reads every file once and checks it; errors as `read`."""
         for name, _ in self.head.files():
             self.read(name)
-
-    def _span(self, name: str, size: int) -> bytes:
-        try:
-            with open_plain(self.path) as file:
-                file.seek(self._offsets[name])
-                return file.read(size)
-        except OSError as error:
-            raise PathError(
-                f"cannot read {name}",
-                where=self.path,
-                expected="a file that can be read",
-                got=error.strerror or error,
-                fix="check the path",
-            ) from error
 
 
 def is_family(path: Path) -> bool:

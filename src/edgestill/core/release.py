@@ -6,6 +6,7 @@
   installs only what is both assigned and listed by the publisher.
 - A measurement tells one device what to time in idle hours, in the same way and counted by itself. It names a family of models
   (`core.family`), whose names on the list are of another pattern: neither can name what the other is for.
+- A turn tells one device what to vote on, likewise. It names a set of samples (`core.proxyset`), whose names are of a third pattern.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ TARGET: Final = r"[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}/[a
 """Of a bundle on the publisher's list."""
 TIMING: Final = r"timing/" + TARGET.removesuffix("b") + "t"
 """Of a family of models there."""
-LISTED: Final = f"{TARGET}|{TIMING}"
+PROXY: Final = r"proxy/[a-z0-9][a-z0-9_-]{0,63}/[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}/samples\.esp"
+"""Of a set of samples there."""
+LISTED: Final = f"{TARGET}|{TIMING}|{PROXY}"
 """Whatever a list may name."""
 
 RolloutState = Literal["running", "paused", "done", "rolled-back"]
@@ -58,6 +61,24 @@ def timing_name(name: str, version: str, hardware_class: str) -> str:
         raise SettingError(
             "not a name of a timing job",
             expected="timing/NAME/1.2.3/CLASS.est",
+            got=repr(path),
+            where="target",
+            fix="name it as the list of targets does",
+        )
+    return path
+
+
+def proxy_name(name: str, version: str) -> str:
+    """The TUF target path of a set of samples: `proxy/watch/1.0.0/samples.esp`.
+
+    Raises:
+        SettingError: a part that the pattern does not allow.
+    """
+    path = f"proxy/{name}/{version}/samples.esp"
+    if re.fullmatch(PROXY, path) is None:
+        raise SettingError(
+            "not a name of a proxy set",
+            expected="proxy/NAME/1.2.3/samples.esp",
             got=repr(path),
             where="target",
             fix="name it as the list of targets does",
@@ -158,6 +179,52 @@ class Measurement:
             "device": self.device,
             "counter": self.counter,
             "measure": self.target,
+            "expires": self.expires,
+            "epoch": self.epoch,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What one device shall vote on.
+
+    Attributes:
+        device: the device's id.
+        counter: the number of the voting round at its hub, which only grows, up to `MAX_COUNTER`.
+        target: the TUF target path of the samples; `vote` on the wire.
+        expires: seconds since 1970; later the device begins nothing.
+        epoch: of the keys that sign it, up to `MAX_EPOCH`; see `trust.assignment`.
+    """
+
+    device: str
+    counter: int
+    target: str
+    expires: int
+    epoch: int = 0
+
+    @property
+    def place(self) -> int:
+        """Where it stands among all rounds that its device is ever told of: by epoch, then by number."""
+        return self.epoch * (MAX_COUNTER + 1) + self.counter
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Reads the signed part."""
+        fields.only(("device", "counter", "vote", "expires", "epoch"))
+        return cls(
+            device=fields.text("device", at_most=64),
+            counter=fields.integer("counter", least=1, most=MAX_COUNTER),
+            target=fields.text("vote", at_most=200, pattern=PROXY),
+            expires=fields.integer("expires"),
+            epoch=fields.integer("epoch", most=MAX_EPOCH),
+        )
+
+    def as_json(self) -> JsonObject:
+        """The fields to sign."""
+        return {
+            "device": self.device,
+            "counter": self.counter,
+            "vote": self.target,
             "expires": self.expires,
             "epoch": self.epoch,
         }

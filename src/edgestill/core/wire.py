@@ -7,6 +7,7 @@
 | `POST /v1/reports` | `[Report, ...]` | `{"accepted": n, "duplicates": m}` |
 | `POST /v1/timing` | `core.timing.TimingReport` | `{"accepted": true or false}` |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message | `{"accepted": true or false}`, with a `reason` for false |
+| `POST /v1/evidence/votes/ROUND` | a `learn.votes` ballot | `{"accepted": true or false}`, with a `reason` for false |
 | `POST /v1/certificate` | `Certify` | `Certified` |
 | `GET /v1/authorities` | - | the certificates of the fleet's authority (PEM) |
 
@@ -15,7 +16,8 @@ one from an old hub; both go on with the credential.
 
 Reports carry an id made on the device: sending one twice counts once. So do statistics, in the header `x-edgestill-id`.
 A second header, `x-edgestill-sequence`, grows with every message that a device makes: of one backbone and window the
-largest counts, whatever arrives when. Devices of old send none; there the last to arrive counts. Unknown fields are ignored, so that an old hub
+largest counts, whatever arrives when. Devices of old send none; there the last to arrive counts. Ballots carry both: of one round the largest
+sequence counts. Unknown fields are ignored, so that an old hub
 serves a new device; a known field with a wrong value is refused.
 
 What a device calls itself, its labels or a release is refused where it holds control characters. A reason may quote
@@ -187,12 +189,14 @@ class Poll:
         interval: seconds until the next poll, jitter included.
         authorities: place of the newest word about the fleet's authority (see `trust.vouched`); 0 where there is none.
         measure: what it shall time, signed likewise; None for nothing. Devices of old do not look at it.
+        vote: what it shall vote on, signed likewise; None for nothing. As `measure`.
     """
 
     assignment: JsonObject | None
     interval: float
     authorities: int = 0
     measure: JsonObject | None = None
+    vote: JsonObject | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -204,13 +208,15 @@ class Poll:
             interval=fields.number("interval", least=0.01, most=86_400),
             authorities=fields.integer("authorities", most=MAX_SEQUENCE) if fields.has("authorities") else 0,
             measure=_envelope(value, "measure"),
+            vote=_envelope(value, "vote"),
         )
 
     def to_bytes(self) -> bytes:
         """The message."""
         told: JsonObject = {"assignment": self.assignment, "interval": self.interval}
         more: JsonObject = {"authorities": self.authorities} if self.authorities else {}
-        return canonical(told | more | ({} if self.measure is None else {"measure": self.measure}))
+        more |= {} if self.measure is None else {"measure": self.measure}
+        return canonical(told | more | ({} if self.vote is None else {"vote": self.vote}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

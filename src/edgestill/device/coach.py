@@ -2,7 +2,7 @@
 
     training.json   what training has cost today (device.effort)
 
-- It trains only while the owner's settings allow it, nothing is asked, installed or timed, and a confirmed bundle serves that brings a
+- It trains only while the owner's settings allow it, nothing is asked, installed, timed or voted on, and a confirmed bundle serves that brings a
   training step. Any of these ends a spell soon: a question is known within seconds (`device.quiet.CLOSELY`), the rest at the next glance; the
   process is told then, and killed where it does not hear. What it had learned until its last written state stays.
 - A spell is short, so that what it costs is written down often; what a spell cost that was cut off by a power cut is not.
@@ -116,7 +116,7 @@ class Coach:
     def advance(self) -> float:
         """One look, with the spell that follows; seconds until the next."""
         self._tick()
-        if self._quiet.is_installing or self._quiet.is_timing:
+        if self._quiet.is_installing or self._quiet.is_timing or self._quiet.is_voting:
             return LOOK
         found = may_train(self._effort, self._sensors.read(since_answer=self._quiet.seconds), self._spent)
         if isinstance(found, No):

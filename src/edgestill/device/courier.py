@@ -5,20 +5,19 @@
 - The ETag is kept only once all that has succeeded; so a refusal is looked at again.
 - A patch is a hint: it may be missing, useless, hostile, or not to be had in time. What comes out must have the digest that was listed; if it
   does not, the whole file is fetched. What does not fit into the data budget of today waits once (`device.spending`). Mirrors nearby are asked for either before the hub, and their failures are none of the device's.
-- What is to be timed comes beside the assignment, signed and counted by itself. It counts where the publisher itself lists it, whatever roles
-  say; neither of the two holds the other up (`device.jobs`). One that is refused is judged again after a while, and until then a poll that brings
-  nothing else is one with nothing new.
+- What is to be timed, and what is to be voted on, comes beside the assignment, signed and counted by itself (`device.jobs`). It counts where the publisher
+  itself lists it, whatever roles say; none of the three holds another up.
 - A certificate is renewed when it is time (`device.papers`), before a poll. What goes wrong with that is tried again after a while, and
   holds no poll up: the old certificate, or the credential, still opens. Likewise a word about the fleet's authority (`device.word`).
 - Reports are forgotten when the hub has accepted them. A batch that it refuses is sent one by one, and a single
-  report that it refuses is dropped, so that one bad report cannot block the rest.
+  report that it refuses is dropped, so that one bad report cannot block the rest. So it is with sums and ballots.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypedDict, final
 
 from edgestill.core.errors import (
     DeadlineError,
@@ -32,7 +31,7 @@ from edgestill.core.errors import (
     UnreachableError,
 )
 from edgestill.device.events import Assigned
-from edgestill.device.jobs import Job
+from edgestill.device.jobs import Errand, Job
 from edgestill.device.mirrors import apart
 from edgestill.device.spending import require_soon
 from edgestill.device.state import Target
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from edgestill.core.digest import Digest
     from edgestill.core.jsonio import JsonObject
     from edgestill.core.protocols import Clock, Transport
+    from edgestill.core.release import Measurement, Turn
     from edgestill.core.timing import TimingReport
     from edgestill.core.wire import Poll, Report
     from edgestill.device.home import Identity
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from edgestill.device.word import Word
     from edgestill.link.control import ControlClient
     from edgestill.link.ledger import Ledger
+    from edgestill.trust.assignment import AssignmentKeys
     from edgestill.trust.client import TrustedClient
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,13 @@ MINIMUM_SPEED: Final = 512.0
 MAX_PATCH_BYTES: Final = 64_000_000
 RENEWAL_PAUSE: Final = 600.0
 """Seconds between two tries to get a certificate."""
-JOB_PAUSE: Final = 300.0
-"""Seconds after which what is to be timed, and was refused, is judged again."""
+
+
+class _Judged(TypedDict):
+    keys: AssignmentKeys
+    device: str
+    seen: int
+    now: float
 
 
 @final
@@ -88,6 +94,7 @@ class Courier:
         ledger: the device's data budget; None is none. What `control` carries is counted by its transport.
         word: about the fleet's authority; None hears none.
         jobs: takes what is to be timed; None times nothing.
+        turns: takes what is to be voted on; None does not vote.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class Courier:
         ledger: Ledger | None = None,
         word: Word | None = None,
         jobs: Jobs | None = None,
+        turns: Jobs | None = None,
     ) -> None:
         self._identity = identity
         self._control = control
@@ -117,8 +125,11 @@ class Courier:
         self._ledger = ledger
         self._word = word
         self._said = ""
-        self._jobs = jobs
-        self._unheard: tuple[JsonObject | None, float] | None = None  # and when to judge it again
+        self._timing = None if jobs is None else Errand(jobs, self._job, clock=clock, what="a timing job")
+        self._voting = (
+            None if turns is None else Errand(turns, self._turn, clock=clock, what="a turn at voting")
+        )
+        self._errands = tuple(one for one in (self._timing, self._voting) if one is not None)
         self._etag: str | None = None
         self._interval = identity.interval
 
@@ -132,18 +143,20 @@ class Courier:
         poll, new_etag = self._polled(self._etag)
         self._hear(poll)
         if poll is None:
-            if self._unheard is not None:
-                self._hear_of_job(self._unheard[0], is_fresh=False)
+            for one in self._errands:
+                one.hear_again(refresh=self._trusted.refresh)
             return None, self._interval
         self._interval = poll.interval
-        assigned, is_fresh = None, False
+        assigned, refresh = None, self._trusted.refresh
         try:
             if poll.assignment is not None:
-                self._trusted.refresh()
-                is_fresh = True
+                refresh()
+                refresh = _do_nothing
                 assigned = self._assigned(poll.assignment, seen)
         finally:  # an assignment that is refused hides neither a job nor its end
-            self._hear_of_job(poll.measure, is_fresh=is_fresh)
+            for errand, envelope in ((self._timing, poll.measure), (self._voting, poll.vote)):
+                if errand is not None:
+                    errand.hear(envelope, refresh=refresh)
         self._etag = new_etag or None
         return assigned, poll.interval
 
@@ -180,34 +193,21 @@ class Courier:
         if self._word.hear(self._transport):
             self._renew_at = self._clock.monotonic()
 
-    def _hear_of_job(self, envelope: JsonObject | None, *, is_fresh: bool) -> None:
-        """Hands on what is to be timed, or that nothing is. What was refused a moment ago is not looked at; the lists are refreshed unless they just were."""
-        now = self._clock.monotonic()
-        if self._jobs is None or (
-            self._unheard is not None and self._unheard[0] == envelope and now < self._unheard[1]
-        ):
-            return
-        try:
-            if envelope is None:
-                self._jobs.withdraw()
-            else:
-                if not is_fresh:
-                    self._trusted.refresh()
-                self._jobs.offer(self._job(envelope, self._jobs.seen))
-        except EdgestillError as error:
-            log.warning("a timing job is not taken up: %s", error)
-            self._unheard = envelope, now + JOB_PAUSE
-        else:
-            self._unheard = None
-
     def _job(self, envelope: JsonObject, seen: int) -> Job:
-        found = assignments.verify_measurement(
-            envelope,
-            keys=self._trusted.assignment_keys,
-            device=self._identity.device,
-            seen=seen,
-            now=self._trusted.now(),
-        )
+        return self._listed(assignments.verify_measurement(envelope, **self._judged_by(seen)))
+
+    def _turn(self, envelope: JsonObject, seen: int) -> Job:
+        return self._listed(assignments.verify_turn(envelope, **self._judged_by(seen)))
+
+    def _judged_by(self, seen: int) -> _Judged:
+        return {
+            "keys": self._trusted.assignment_keys,
+            "device": self._identity.device,
+            "seen": seen,
+            "now": self._trusted.now(),
+        }
+
+    def _listed(self, found: Measurement | Turn) -> Job:
         info = self._trusted.target(found.target)  # a role's word is not enough
         return Job(
             place=found.place,
@@ -258,13 +258,17 @@ class Courier:
             part_of(unfinished).unlink(missing_ok=True)
 
     def _fetch_with_room(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
-        """Where the disk is full, what is to be timed gives way once: it can be fetched again."""
+        """Where the disk is full, what is to be timed or voted on gives way once: it can be fetched again."""
         try:
             self._fetch(target, to=to, base=base)
         except PathError as error:
-            if not _is_full(error) or self._jobs is None or not self._jobs.give_way():
+            if not _is_full(error) or not self._has_given_way():
                 raise
             self._fetch(target, to=to, base=base)
+
+    def _has_given_way(self) -> bool:
+        gave = [one.give_way() for one in self._errands]
+        return True in gave
 
     def _fetch(self, target: Target, *, to: Path, base: tuple[Target, Path] | None) -> None:
         waits: SpentError | None = None
@@ -282,8 +286,8 @@ class Courier:
     def _has_waited(self, target: Target) -> bool:
         return self._ledger is not None and self._ledger.has_waited(target.release)
 
-    def fetch_family(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
-        """Brings what is to be timed; see `device.measuring.Line`. It waits for a day with room for all of it. Errors as `fetch`."""
+    def fetch_archive(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
+        """Brings what is to be timed or voted on; see `device.measuring.Line`. It waits for a day with room for all of it. Errors as `fetch`."""
         return self._bring(job.target, job.digest, job.size, to, has_waited=False, goes_on=goes_on)
 
     def tell_timing(self, report: TimingReport) -> None:
@@ -330,25 +334,42 @@ class Courier:
             self._report(reports, outbox)
             return False
         statistics = outbox.statistics()
-        if statistics is None:
+        if statistics is not None:
+            self._hand_over(
+                "statistics",
+                len(statistics.body),
+                lambda: self._control.statistics(
+                    statistics.id, statistics.body, sequence=statistics.sequence
+                ),
+            )
+            outbox.statistics_delivered(statistics.id)
+            return False
+        ballot = outbox.ballot()
+        if ballot is None:
             return True
+        self._hand_over(
+            "votes",
+            len(ballot.body),
+            lambda: self._control.vote(ballot.round, ballot.id, ballot.body, sequence=ballot.sequence),
+        )
+        outbox.ballot_delivered(ballot.id)
+        return False
+
+    def _hand_over(self, what: str, size: int, send: Callable[[], bool]) -> None:
+        """Sends evidence, or finds that it can never be sent; errors as `deliver`."""
         if self._ledger is not None:
-            if 0 < (self._ledger.bytes_per_day or 0) < len(statistics.body):
-                log.warning(
-                    "statistics of %d bytes fit into no day's data budget, and are dropped",
-                    len(statistics.body),
-                )
-                outbox.statistics_delivered(statistics.id)
-                return False
-            require_soon(self._ledger, len(statistics.body))
+            if 0 < (self._ledger.bytes_per_day or 0) < size:
+                log.warning("%s of %d bytes fit into no day's data budget, and are dropped", what, size)
+                return
+            require_soon(self._ledger, size)
         try:
-            self._control.statistics(statistics.id, statistics.body, sequence=statistics.sequence)
+            send()
         except RefusedError as error:
             if not _is_final(error):
                 raise
-            log.warning("the hub refuses statistics: %s", error)
-        outbox.statistics_delivered(statistics.id)
-        return False
+            log.warning("the hub refuses %s: %s", what, error)
+        except NotFoundError as error:
+            log.warning("this hub takes no %s, or no such: %s", what, error)
 
     def _patch(self, target: Target, *, to: Path, base: tuple[Target, Path]) -> bool:
         """Whether a patch led to the target."""
@@ -398,6 +419,10 @@ class Courier:
             if not _is_final(error):
                 raise
             log.warning("the hub refuses report %s: %s", report.id, error)
+
+
+def _do_nothing() -> None:
+    """The lists were brought a moment ago."""
 
 
 def _is_final(refusal: RefusedError) -> bool:

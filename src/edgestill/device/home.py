@@ -12,6 +12,7 @@
     tuf/            trusted metadata (trust.client)
     slots/          bundles and state (device.slots)
     timing/         the timing job in hand, and what is known of earlier ones (device.measuring); missing before the first
+    votes/          the samples to be voted on, and on which rounds it has (device.voting); missing before the first
     outbox.db       reports not yet delivered (device.outbox)
     learned/        what the device learned by itself (device.learning, device.tuning)
     samples         inputs with their labels, to train on (device.keeping); missing unless its owner wants it. A key that seals it lies where its owner chose
@@ -273,6 +274,11 @@ class Home:
     def timing(self) -> Path:
         """The timing job in hand; there need not be such a folder."""
         return self.path / "timing"
+
+    @property
+    def votes(self) -> Path:
+        """The voting round in hand; there need not be such a folder."""
+        return self.path / "votes"
 
     @property
     def learned(self) -> Path:

@@ -36,7 +36,7 @@ from edgestill.device.home import (
     refuse_inhabited,
 )
 from edgestill.device.installer import Installer
-from edgestill.device.jobs import Jobs
+from edgestill.device.jobs import PROXY_SETS, Jobs
 from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from edgestill.device.quiet import Patience
     from edgestill.device.state import Target
     from edgestill.device.supervisor import Hub, Pace
+    from edgestill.device.voting import Voting
     from edgestill.link.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -263,9 +264,13 @@ def run(
         ledger = ledger_of(home, clock, keeps_time=True)
         papers = papers_of(transport, home, clock)
         quiet = Quiet(clock, patience)
-        jobs = Jobs(home.timing, lambda: _measuring(home, courier, quiet, clock))
-        courier = parts.courier(nearby, papers, ledger, Word(home, papers, clock, ledger), jobs)
         agent = parts.agent(rules)
+        jobs = Jobs(home.timing, lambda: _measuring(home, courier, quiet, clock))
+        turns = Jobs(home.votes, lambda: _voting(parts, agent, courier, quiet), archives=PROXY_SETS)
+        word = Word(home, papers, clock, ledger)
+        courier = parts.courier(
+            nearby=nearby, papers=papers, ledger=ledger, word=word, jobs=jobs, turns=turns
+        )
         coach = _coach(home, parts.slots, agent, quiet, clock)
         try:
             _supervise(home, parts.supervisor(agent, courier, courier.fetch, quiet), pace=pace, ready=ready)
@@ -273,6 +278,7 @@ def run(
             if coach is not None:
                 coach.stop(COACH_SECONDS)
             jobs.stop()
+            turns.stop()
             ledger.settle()
 
 
@@ -286,12 +292,8 @@ def _coach(home: Home, slots: Slots, agent: Agent, quiet: Quiet, clock: Clock) -
     from edgestill.device.trainer import TrainerProcess
 
     def archive() -> Path | None:
-        state = agent.state
-        serving = state.serving
-        if state.phase != "idle" or state.active is None or serving is None:
-            return None
-        path = slots.archive(state.active, serving)
-        return path if TRAIN in Bundle.open(path).manifest.blobs else None
+        path = _confirmed(agent, slots)
+        return path if path is not None and TRAIN in Bundle.open(path).manifest.blobs else None
 
     coach = Coach(
         home.training,
@@ -304,6 +306,34 @@ def _coach(home: Home, slots: Slots, agent: Agent, quiet: Quiet, clock: Clock) -
     )
     coach.begin()
     return coach
+
+
+def _confirmed(agent: Agent, slots: Slots) -> Path | None:
+    """The archive of what serves and is confirmed; None while there is none."""
+    state = agent.state
+    serving = state.serving
+    if state.phase != "idle" or state.active is None or serving is None:
+        return None
+    return slots.archive(state.active, serving)
+
+
+def _voting(parts: _Parts, agent: Agent, courier: Courier, quiet: Quiet) -> Voting:
+    """What votes, loaded when there is something to vote on."""
+    from edgestill.device.voter import Voter
+    from edgestill.device.voting import Voting
+
+    home, a_day = parts.home, parts.home.settings.bytes_per_day
+    made = Voting(
+        home.votes,
+        line=courier,
+        outbox=parts.outbox,
+        quiet=quiet,
+        clock=parts.clock,
+        serving=lambda: _confirmed(agent, parts.slots),
+        start=lambda archive, proxy, digest: Voter.start(home.path, archive, proxy, digest),
+        most_bytes=None if a_day is None else a_day // 2,
+    )
+    return made.open().begin()
 
 
 def _measuring(home: Home, courier: Courier, quiet: Quiet, clock: Clock) -> Measuring:
@@ -357,11 +387,13 @@ class _Parts:
 
     def courier(
         self,
+        *,
         nearby: Nearby | None = None,
         papers: Papers | None = None,
         ledger: Ledger | None = None,
         word: Word | None = None,
         jobs: Jobs | None = None,
+        turns: Jobs | None = None,
     ) -> Courier:
         identity = self.home.identity
         carried = self.transport if ledger is None else Metered(self.transport, ledger)
@@ -381,6 +413,7 @@ class _Parts:
             ledger=ledger,
             word=word,
             jobs=jobs,
+            turns=turns,
         )
 
     def agent(self, rules: Rules) -> Agent:

@@ -19,7 +19,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from dataclasses import dataclass, replace
 from statistics import median, quantiles
@@ -33,7 +32,6 @@ from edgestill.core.errors import (
     NotFoundError,
     PathError,
     RefusedError,
-    SettingError,
     SpentError,
     UnreachableError,
 )
@@ -41,7 +39,7 @@ from edgestill.core.family import MAX_ARCHIVE_BYTES, SUFFIX, Family
 from edgestill.core.files import read_plain
 from edgestill.core.jsonio import Fields, JsonObject, canonical, parse_object
 from edgestill.core.timing import MAX_BYTES, ModelTime, TimingReport
-from edgestill.core.units import format_size
+from edgestill.device.depot import STATE, Depot, work
 from edgestill.device.slots import digest_of
 from edgestill.device.stopwatch import Broken, LeftOut, Round, Stopwatch
 
@@ -56,7 +54,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATE: Final = "state.json"
 ROUNDS: Final = 5
 LOOK: Final = 5.0
 """Seconds between two looks at whether the device is quiet."""
@@ -73,7 +70,7 @@ _FINAL: Final = ("HTTP 400", "HTTP 404", "HTTP 409", "HTTP 413", "HTTP 422")
 class Line(Protocol):
     """The way to the hub; `device.courier.Courier` is the real one."""
 
-    def fetch_family(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
+    def fetch_archive(self, job: Job, *, to: Path, goes_on: Callable[[], bool]) -> bool:
         """Brings the archive, whole and with its digest, or raises; False where it was let go, and what arrived is kept."""
         ...
 
@@ -170,13 +167,13 @@ class Measuring:
         start: Callable[[Path], Watch] = Stopwatch.start,
         most_bytes: int | None = None,
     ) -> None:
-        self._folder = folder
+        most = MAX_ARCHIVE_BYTES if most_bytes is None else min(most_bytes, MAX_ARCHIVE_BYTES)
+        self._depot = Depot(folder, suffix=SUFFIX, most_bytes=most)
         self._hardware_class = hardware_class
         self._line = line
         self._quiet = quiet
         self._clock = clock
         self._start = start
-        self._most_bytes = MAX_ARCHIVE_BYTES if most_bytes is None else min(most_bytes, MAX_ARCHIVE_BYTES)
         self._record = Record()
         self._lock = threading.Lock()
         self._waking = threading.Event()
@@ -197,17 +194,8 @@ class Measuring:
         Raises:
             PathError: the folder cannot be made, or the record cannot be read.
         """
-        try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise PathError(
-                "cannot make the folder of timing jobs",
-                where=self._folder,
-                expected="a folder that can be made",
-                got=error.strerror,
-                fix="check the home's owner and its disk",
-            ) from error
-        if (path := self._folder / STATE).exists():
+        self._depot.prepare("timing jobs")
+        if (path := self._depot.state).exists():
             data = read_plain(path, what="the record of timing jobs", at_most=_MAX_STATE)
             try:
                 self._record = Record.from_bytes(data)
@@ -275,10 +263,10 @@ class Measuring:
         self._job = offered
 
     def _go_on(self, job: Job) -> float:
-        archive = self._archive(job)
+        archive = self._depot.archive(job.digest)
         try:
             if self._watch is None and not archive.exists():  # or a release needed its room
-                return self._bring(job, archive)
+                return self._bring(job)
             if self._progress is None:
                 self._progress = self._looked_at(job, archive)
                 return 0.0
@@ -291,28 +279,12 @@ class Measuring:
         except EdgestillError as error:
             return self._refuse(job, str(error))
 
-    def _bring(self, job: Job, archive: Path) -> float:
+    def _bring(self, job: Job) -> float:
         if self._quiet.is_installing:
             return LOOK
-        if job.size > self._most_bytes:
-            raise SettingError(
-                "an archive that is too large for this device",
-                where=job.target,
-                expected=f"at most {format_size(self._most_bytes)}, which is half of its data budget of a day where it has one",
-                got=format_size(job.size),
-                fix="make fewer or smaller models",
-            )
-        self._sweep(archive)
-        if shutil.disk_usage(self._folder).free < 2 * job.size:
-            raise PathError(
-                "no room for a timing job",
-                where=self._folder,
-                expected=f"{format_size(2 * job.size)} free, of which half stays free",
-                got="less",
-                fix="make room, or cancel the job",
-            )
+        archive = self._depot.make_room(job)
         try:
-            if not self._line.fetch_family(job, to=archive, goes_on=lambda: self._may_fetch(job)):
+            if not self._line.fetch_archive(job, to=archive, goes_on=lambda: self._may_fetch(job)):
                 return LOOK
         except _PASSING:
             raise
@@ -470,26 +442,15 @@ class Measuring:
 
     # the disk, and the process
 
-    def _archive(self, job: Job) -> Path:
-        return self._folder / f"{job.digest.hex}{SUFFIX}"
-
     def _write(self, record: Record) -> None:
         if record != self._record:
-            bundle.replace(self._folder / STATE, record.to_bytes())
+            bundle.replace(self._depot.state, record.to_bytes())
             with self._lock:
                 self._record = record
 
-    def _sweep(self, kept: Path) -> None:
-        """Removes what is of no job in hand."""
-        for path in self._folder.iterdir():
-            if path.name != STATE and not path.name.startswith(kept.name):
-                path.unlink(missing_ok=True)
-
     def _clear(self) -> None:
         self._let_go()
-        for path in self._folder.iterdir():
-            if path.name != STATE:
-                path.unlink(missing_ok=True)
+        self._depot.clear()
 
     def _let_go(self) -> None:
         """Ends the process that times, if there is one."""
@@ -498,19 +459,17 @@ class Measuring:
         self._watch, self._quiet.is_timing = None, False
 
     def _run(self) -> None:
-        while not self._ending.is_set():
-            try:
-                pause = self.advance()
-            except (EdgestillError, OSError) as error:
-                log.warning("%s", error)
-                pause = TELL_PAUSE
-            except Exception:
-                log.exception("a bug")
-                pause = LONGEST_PAUSE
-            if pause is None or pause > 0:
-                self._waking.wait(pause)
-                self._waking.clear()
+        work(self.advance, waking=self._waking, ending=self._ending, failed=_told_of)
         self._let_go()
+
+
+def _told_of(error: Exception) -> float:
+    """Seconds after which the work that failed so is tried again."""
+    if isinstance(error, EdgestillError | OSError):
+        log.warning("%s", error)
+        return TELL_PAUSE
+    log.error("a bug", exc_info=error)
+    return LONGEST_PAUSE
 
 
 def _time_of(at: int, rounds: list[Round]) -> ModelTime:

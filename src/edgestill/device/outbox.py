@@ -1,4 +1,4 @@
-"""Reports and statistics that wait for the hub, kept so that no kill loses one.
+"""Reports, statistics and ballots that wait for the hub, kept so that no kill loses one.
 
 - A report is written and synced before the step it tells of counts as done; it is forgotten when the hub has
   accepted it. Its id is made from what it tells (for steps) or at random (for figures), so that writing or sending it
@@ -6,6 +6,7 @@
 - Statistics are sums over a window: a newer sum of the same window replaces an older one that still waits, be it larger
   or smaller (a device may begin its window anew). Each gets a number that only grows, so that the hub, too, keeps the
   newest, whichever arrives last. The numbers go on over restarts; where the file was lost, they go on from the time.
+- Of one voting round the newest ballot waits. It has a number of the same row.
 - The box is bounded. Where it is full, the oldest health figures go first; steps of an update are kept.
 - A damaged file is put aside and a new one begun: reports matter less than serving.
 """
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
 
 MAX_WAITING: Final = 10_000
 MAX_STATISTICS: Final = 16
+MAX_BALLOTS: Final = 4
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS reports (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, health INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS told (id TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS statistics (
     key TEXT PRIMARY KEY, seq INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS ballots (
+    round INTEGER PRIMARY KEY, seq INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS numbered (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), last INTEGER NOT NULL);
 """
 
@@ -49,6 +53,23 @@ class Statistics:
         sequence: larger than that of every message made before.
     """
 
+    id: str
+    body: bytes
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A `learn.votes` ballot that waits.
+
+    Attributes:
+        round: at the hub.
+        id: made on the device; the hub counts it once.
+        body: the ballot.
+        sequence: larger than that of every message made before.
+    """
+
+    round: int
     id: str
     body: bytes
     sequence: int
@@ -174,6 +195,40 @@ class Outbox:
         """Forgets statistics by their id; a newer sum that replaced them stays."""
         with self._writing() as write:
             write.execute("DELETE FROM statistics WHERE id = ?", (one,))
+
+    def put_ballot(self, round_: int, body: bytes, *, at: float) -> None:
+        """Keeps a ballot, in place of an older one of the same round that still waits.
+
+        Args:
+            round_: its number at the hub.
+            body: the ballot.
+            at: seconds since 1970.
+
+        Raises:
+            PathError: it cannot be written.
+        """
+        with self._writing() as write:
+            sequence = _next_number(write, at)
+            id_ = f"{sequence:x}-{Digest.of(body).hex[:32]}"
+            write.execute(
+                "INSERT OR REPLACE INTO ballots (round, seq, id, body) VALUES (?, ?, ?, ?)",
+                (round_, sequence, id_, body),
+            )
+            write.execute(
+                "DELETE FROM ballots WHERE round NOT IN (SELECT round FROM ballots ORDER BY seq DESC LIMIT ?)",
+                (MAX_BALLOTS,),
+            )
+
+    def ballot(self) -> Waiting | None:
+        """The oldest ballot that waits."""
+        with self._using() as read:
+            row = read.execute("SELECT round, id, body, seq FROM ballots ORDER BY seq LIMIT 1").fetchone()
+        return None if row is None else Waiting(*row)
+
+    def ballot_delivered(self, one: str) -> None:
+        """Forgets a ballot by its id; a newer one of the round stays."""
+        with self._writing() as write:
+            write.execute("DELETE FROM ballots WHERE id = ?", (one,))
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Cursor]:

@@ -4,7 +4,8 @@
   stricter holds. Neither can loosen the other.
 - Below `raw` no input leaves the device. At `features` the student's features are sent with a question where the bundle's own
   policy is of that level and names an adapter that was fitted for it; otherwise the student answers alone.
-- Below `features` no statistics leave it either.
+- Below `features` no statistics leave it either, and it does not vote: what it abstains from follows from its own sums.
+- Where the policy asks for noise, it does not vote: a ballot has none, and no account would know of it.
 - Counts (answers, errors, latencies) always leave: without them nobody could see that a bundle is bad.
 """
 
@@ -30,11 +31,13 @@ class Permissions:
         asks: what of an input may be sent with a question; `nothing` asks nobody.
         retain: the teacher's side may keep inputs as evidence.
         statistics: sums over features may be sent.
+        votes: votes on samples that everybody has may be sent.
     """
 
     asks: Leaves
     retain: bool
     statistics: bool
+    votes: bool
 
     @classmethod
     def of(cls, device: str, policy: Policy) -> Self:
@@ -56,4 +59,6 @@ class Permissions:
                 fix="name one of these",
             )
         both = policy.limited_to(cast("Leaves", device))
-        return cls(asks=both.asks, retain=both.asks == "raw", statistics=both.leaves != "nothing")
+        statistics = both.leaves != "nothing"
+        votes = statistics and policy.statistics.noise is None
+        return cls(asks=both.asks, retain=both.asks == "raw", statistics=statistics, votes=votes)

@@ -1,9 +1,9 @@
-"""Whether a device has nothing better to do: the supervisor says what happens, a timing job and the trainer ask.
+"""Whether a device has nothing better to do: the supervisor says what happens; a timing job, a vote and the trainer ask.
 
 - A device is disturbed by answers that were asked for, by an installation, a trial, and an engine that is not up. It is quiet again
   some time after the last of these.
-- While a job times something, or training runs, the supervisor looks at the engine's figures more often (`CLOSELY`), so that a question is
-  noticed soon. They do not run at the same time.
+- While a job times something, a device votes, or training runs, the supervisor looks at the engine's figures more often (`CLOSELY`), so that a question is
+  noticed soon. No two of them run at the same time.
 - The load of the machine counts before a timing begins only: from then on it is the timing's own.
 """
 
@@ -45,6 +45,7 @@ class Quiet:
     Attributes:
         is_timing: whether something is timed now.
         is_training: whether training runs.
+        is_voting: whether samples are answered to vote on them.
         is_installing: whether a release is being brought in, or stands its trial.
     """
 
@@ -54,6 +55,7 @@ class Quiet:
         self._disturbed_at = clock.monotonic()
         self.is_timing = False
         self.is_training = False
+        self.is_voting = False
         self.is_installing = False
 
     def disturb(self) -> None:
@@ -63,7 +65,7 @@ class Quiet:
     @property
     def is_watched(self) -> bool:
         """Whether questions must be noticed soon."""
-        return self.is_timing or self.is_training
+        return self.is_timing or self.is_training or self.is_voting
 
     @property
     def seconds(self) -> float:
@@ -80,7 +82,7 @@ class Quiet:
         """Whether the machine as a whole is quiet, too."""
         return (
             self.is_quiet
-            and not self.is_training
+            and not self.is_watched
             and (self._patience.load >= 1 or load() <= self._patience.load)
         )
 

@@ -5,7 +5,8 @@
 | archives and patches from the hub | bodies | not begun that day; where it does not fit on a later day either, the archive comes in pieces |
 | lists of the publisher and its roles, snapshots | with heads | not fetched, unless half of the day is left; a new assignment waits |
 | questions to the hub's teacher or adapter, and its answers | bodies | not asked; the student answers alone |
-| statistics | with heads | not sent, unless half of the day is left; they wait in the outbox. Those that are longer than a whole day's budget are dropped |
+| samples to be voted on | bodies | not begun that day, and not fetched where they are more than half of a whole day's budget |
+| statistics, ballots | with heads | not sent, unless half of the day is left; they wait in the outbox. Those that are longer than a whole day's budget are dropped |
 | polls, reports, new roots, the timestamp | with heads | sent all the same: they are small, and without them nobody could help the device |
 | mirrors and neighbours | not | they are nearby, as their owner says; their line is not the metered one |
 

@@ -21,6 +21,7 @@ from edgestill.hub import (
     inference,
     pages,
     timing_routes,
+    voting_routes,
 )
 from edgestill.hub.handover import STEPS
 from edgestill.hub.problems import Problems, Refusals, on_refusal
@@ -76,6 +77,7 @@ def _control() -> list[Route]:
         Route("/v1/poll", control.poll),
         Route("/v1/reports", control.report, methods=["POST"]),
         Route("/v1/evidence/statistics", control.statistics, methods=["POST"]),
+        Route("/v1/evidence/votes/{id:int}", voting_routes.vote, methods=["POST"]),
         Route("/v1/timing", control.timing, methods=["POST"]),
     ]
 
@@ -119,6 +121,8 @@ def _admin() -> list[Route]:
         ("timings", timing_routes.list_timings, "view"),
         ("timings/{id:int}", timing_routes.show_timing, "view"),
         ("timings/{id:int}/profile", timing_routes.profile, "operate"),
+        ("votings", voting_routes.list_votings, "view"),
+        ("votings/{id:int}", voting_routes.show_voting, "view"),
         ("fleet", admin.fleet, "view"),
         ("evidence", admin.evidence_counts, "view"),
         ("evidence/statistics", admin.statistics, "operate"),
@@ -143,6 +147,9 @@ def _admin() -> list[Route]:
         ("POST", "rollouts/{id:int}/rollback", admin.roll_back, "operate", "rollout.rollback"),
         ("POST", "timings", timing_routes.start_timing, "operate", "timing.start"),
         ("POST", "timings/{id:int}/cancel", timing_routes.cancel_timing, "operate", "timing.cancel"),
+        ("POST", "votings", voting_routes.start_voting, "operate", "voting.start"),
+        ("POST", "votings/{id:int}/close", voting_routes.close_voting, "operate", "voting.close"),
+        ("POST", "votings/{id:int}/outcome", voting_routes.outcome, "operate", "voting.outcome"),
         ("POST", "devices/{device}/assignment", admin.assignment, "operate", "device.assignment"),
         ("POST", "devices/{device}/revoke", admin.revoke, "operate", "device.revoke"),
         ("GET", "evidence/samples", admin.samples, "operate", "evidence.read"),

@@ -31,7 +31,8 @@ from edgestill.core.errors import (
 from edgestill.core.family import Family, is_family
 from edgestill.core.jsonio import Fields, parse_object
 from edgestill.core.manifest import REFERENCE
-from edgestill.core.release import TIMING, target_name
+from edgestill.core.proxyset import ProxySet, is_proxy_set
+from edgestill.core.release import PROXY, TARGET, TIMING, target_name
 from edgestill.delta.codec import diff
 from edgestill.hub import images
 from edgestill.hub.delegates import (
@@ -44,6 +45,7 @@ from edgestill.hub.delegates import (
 )
 from edgestill.hub.registry import Parts, Reference
 from edgestill.infer.outlines import check_family
+from edgestill.learn.proxysets import check_proxy_set
 from edgestill.learn.statistics import MAX_BYTES, Statistics
 from edgestill.trust.metadata import file_of
 from edgestill.trust.repository import (
@@ -70,7 +72,9 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 METADATA_FILE: Final = r"(?:[1-9][0-9]{0,8}\.(?:root|targets|snapshot)|timestamp)\.json"
-TARGET_FILE: Final = r"((?:timing/)?(?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.es[bt])"
+TARGET_FILE: Final = (
+    r"((?:(?:timing|proxy)/)?(?:[a-z0-9._-]+/){2})([0-9a-f]{64})\.([a-z0-9_-]{1,60}\.es[btp])"
+)
 
 _MAX_METADATA: Final = 5_000_000
 _ROLE_FILE: Final = re.compile(rf"([1-9][0-9]{{0,8}})\.({ROLE})\.json")
@@ -109,7 +113,12 @@ class Publication:
     @property
     def families(self) -> dict[str, TargetInfo]:
         """What may be timed: the publisher's own word only."""
-        return {path: info for path, info in self.published.items() if is_timing(path)}
+        return _of_kind(TIMING, self.published)
+
+    @property
+    def proxy_sets(self) -> dict[str, TargetInfo]:
+        """What may be voted on: likewise."""
+        return _of_kind(PROXY, self.published)
 
 
 @final
@@ -153,7 +162,7 @@ class Artefacts:
         return self._blobs.incoming()
 
     def add_archive(self, coming: Incoming) -> TargetInfo:
-        """Checks an archive that has come, a bundle or a family of models, and keeps it.
+        """Checks an archive that has come, a bundle, a family of models or a proxy set, and keeps it.
 
         Raises:
             BundleError, BundleTruncatedError, BundleAlteredError: it is no sound one.
@@ -162,6 +171,8 @@ class Artefacts:
         coming.sync()
         if is_family(coming.path):
             check_family(coming.path)
+        elif is_proxy_set(coming.path):
+            check_proxy_set(coming.path)
         else:
             Bundle.open(coming.path).verify()
         return TargetInfo(coming.size, coming.keep())
@@ -337,7 +348,7 @@ class Artefacts:
         return _existing(self._home.patches, f"{base}/{new}", r"[0-9a-f]{64}/[0-9a-f]{64}")
 
     def archive_path(self, path: str) -> tuple[Path, Digest]:
-        """The file behind `targets/NAME/VERSION/SHA256.CLASS.esb`, or behind `targets/timing/...est`, and its digest.
+        """The file behind `targets/NAME/VERSION/SHA256.CLASS.esb`, behind `targets/timing/...est`, or behind `targets/proxy/...esp`, and its digest.
 
         Raises:
             NotFoundError: not listed by the publisher, or not here.
@@ -460,6 +471,10 @@ class Artefacts:
         """
         return Family.open(self._blobs.path(Digest(digest)))
 
+    def proxy_set(self, digest: str) -> ProxySet:
+        """Likewise, a proxy set."""
+        return ProxySet.open(self._blobs.path(Digest(digest)))
+
     def _make_patches(self, listed: Mapping[str, TargetInfo]) -> None:
         served, bundles = self.publication.listed, bundles_of(listed)
         known = {**served, **bundles}
@@ -482,20 +497,21 @@ class Artefacts:
             log.warning("no patch from %s to %s: %s", base.digest, new.digest, error)
 
 
-def is_timing(path: str) -> bool:
-    """Whether a name of the list is that of a family of models, which is timed and never installed."""
-    return re.fullmatch(TIMING, path) is not None
-
-
 def bundles_of(listed: Mapping[str, TargetInfo]) -> dict[str, TargetInfo]:
     """Those names of a list that are of bundles."""
-    return {path: info for path, info in listed.items() if not is_timing(path)}
+    return _of_kind(TARGET, listed)
+
+
+def _of_kind(pattern: str, listed: Mapping[str, TargetInfo]) -> dict[str, TargetInfo]:
+    return {path: info for path, info in listed.items() if re.fullmatch(pattern, path)}
 
 
 def _own_name(file: Path) -> str:
     """The name under which an archive may be listed."""
     if is_family(file):
         return Family.open(file).head.target
+    if is_proxy_set(file):
+        return ProxySet.open(file).head.target
     manifest = Bundle.open(file).manifest
     return target_name(manifest.name, manifest.version, manifest.hardware_class)
 

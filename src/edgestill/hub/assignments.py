@@ -54,9 +54,16 @@ def until(expires: int, device: Device, *, key: SigningKey, epoch: int) -> JsonO
     return assignment.sign(told, key)
 
 
-def tag(told: JsonObject | None, measure: JsonObject | None = None, *, authorities: int = 0) -> str:
-    """The entity tag (RFC 9110, 8.8.3) of an assignment or of none, of what is to be timed, and of the place of the word about authorities."""
+def tag(
+    told: JsonObject | None,
+    measure: JsonObject | None = None,
+    vote: JsonObject | None = None,
+    *,
+    authorities: int = 0,
+) -> str:
+    """The entity tag (RFC 9110, 8.8.3) of an assignment or of none, of what is to be timed and voted on, and of the place of the word about authorities."""
     more: JsonObject = {"measure": measure} if measure is not None else {}
+    more |= {"vote": vote} if vote is not None else {}
     more |= {"authorities": authorities} if authorities else {}
     said: JsonObject = told or {}
     return f'"{Digest.of(canonical({"run": said, **more} if more else said)).hex[:32]}"'

@@ -6,10 +6,11 @@
 | `POST /v1/certificate` | a device's next certificate; by the one that it has, or by its credential |
 | `GET /v1/authorities` | the certificates of the fleet's authority, for anybody |
 | `GET /v1/authorities/vouched` | the hub's signed word about them (`trust.vouched`), for anybody |
-| `GET /v1/poll?wait=SECONDS` | the signed assignment, and beside it what to time; 304 while it is the one of `If-None-Match`, after waiting that long |
+| `GET /v1/poll?wait=SECONDS` | the signed assignment, and beside it what to time and to vote on; 304 while it is the one of `If-None-Match`, after waiting that long |
 | `POST /v1/reports` | steps and health figures; each counts once |
 | `POST /v1/evidence/statistics` | a `learn.statistics` message under the id in `x-edgestill-id`; counts once. Of a window
   the largest `x-edgestill-sequence` counts, or without one the last to arrive |
+| `POST /v1/evidence/votes/ROUND` | a `learn.votes` ballot, likewise (`hub.voting_routes`) |
 | `POST /v1/timing` | a `core.timing.TimingReport` of the device's timing job; each step counts once |
 
 All others ask for the device's certificate in the handshake, or for its credential as a Bearer token (`hub.access`). A device that was
@@ -21,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 from typing import TYPE_CHECKING, Final
 
 from starlette.exceptions import HTTPException
@@ -33,10 +33,7 @@ from edgestill.core.timing import MAX_BYTES as MAX_TIMING_BYTES
 from edgestill.core.timing import TimingReport
 from edgestill.core.wire import (
     BELIEVES_HEADER,
-    ID_HEADER,
     MAX_MESSAGE_BYTES,
-    MAX_SEQUENCE,
-    SEQUENCE_HEADER,
     Certified,
     Certify,
     Enrol,
@@ -51,11 +48,13 @@ from edgestill.hub import (
     bodies,
     certificates,
     enrolment,
+    messages,
     refusals,
     registry,
     reports,
     sums,
     timings,
+    votings,
 )
 from edgestill.hub.access import calling_device, hub_of
 from edgestill.learn.statistics import MAX_BYTES
@@ -71,8 +70,6 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger(__name__)
 
-_ID: Final = r"[A-Za-z0-9_-]{1,64}"
-_NOT_TAKEN: Final = {"known": refusals.KNOWN, "stale": refusals.STALE}
 _SEEN_SHARE: Final = 4
 """Being seen is written at most this often within a poll interval."""
 
@@ -155,14 +152,13 @@ async def poll(request: Request) -> Response:
     await authority.remember(hub, device, request.headers.get(BELIEVES_HEADER, ""))
     await hub.tick_if_due()
     with hub.bell.listening(device.id) as rung:
-        told, measure, tag = await _told(hub, device.id)
+        told, tag = await _told(hub, device.id)
         if _knows(request, tag) and wait > 0 and not hub.draining:
             await _wait_for(rung, request, wait)
-            told, measure, tag = await _told(hub, device.id)
+            told, tag = await _told(hub, device.id)
     if _knows(request, tag):
         return Response(status_code=304, headers={"etag": tag, "cache-control": "no-store"})
-    poll = Poll(assignment=told, interval=_interval(hub), authorities=authority.place(hub), measure=measure)
-    return _message(poll.to_bytes(), headers={"etag": tag})
+    return _message(told.to_bytes(), headers={"etag": tag})
 
 
 async def report(request: Request) -> Response:
@@ -185,11 +181,11 @@ async def statistics(request: Request) -> Response:
     """`POST /v1/evidence/statistics`."""
     hub = hub_of(request)
     device = await calling_device(request)
-    message_id, sequence = _message_id(request), _sequence(request)
+    message_id, sequence = messages.message_id(request), messages.sequence(request)
     try:
         body = await bodies.read(request, at_most=MAX_BYTES)
     except HTTPException:
-        await _refuse(hub, device.id, refusals.TOO_LONG)
+        await messages.refuse(hub, device.id, refusals.TOO_LONG)
         raise
     try:
         parsed = await hub.in_thread(lambda: sums.parsed(body))
@@ -198,25 +194,18 @@ async def statistics(request: Request) -> Response:
             await registry.require_standing(connection, device.id)
             verdict = await sums.keep(connection, message, now=hub.clock.now(), settings=hub.settings)
             if verdict != "counts":
-                await refusals.count(connection, device.id, _NOT_TAKEN[verdict], hub.clock.now())
+                await refusals.count(connection, device.id, messages.NOT_TAKEN[verdict], hub.clock.now())
     except (MessageError, EvidenceError) as error:
-        await _refuse(hub, device.id, error.what)
+        await messages.refuse(hub, device.id, error.what)
         raise
     log.log(
         logging.INFO if verdict == "counts" else logging.DEBUG,
         "device %s sent statistics of %d samples, window %s, of backbone %s: %s",
         *(device.id, parsed.n, parsed.window, parsed.backbone),
-        _NOT_TAKEN.get(verdict, "accepted"),
+        messages.NOT_TAKEN.get(verdict, "accepted"),
     )
     told: JsonObject = {"accepted": verdict == "counts"}
-    return bodies.answer(told if verdict == "counts" else told | {"reason": _NOT_TAKEN[verdict]})
-
-
-async def _refuse(hub: Hub, device: str, reason: str) -> None:
-    """Counts what was not taken; a device that was revoked meanwhile counts no more."""
-    async with hub.database.write() as connection:
-        await registry.require_standing(connection, device)
-        await refusals.count(connection, device, reason, hub.clock.now())
+    return bodies.answer(told if verdict == "counts" else told | {"reason": messages.NOT_TAKEN[verdict]})
 
 
 def _issued(hub: Hub, message: Enrol) -> certificates.Issued | None:
@@ -252,20 +241,19 @@ async def timing(request: Request) -> Response:
     return bodies.answer({"accepted": accepted})
 
 
-async def _told(hub: Hub, device: str) -> tuple[JsonObject | None, JsonObject | None, str]:
+async def _told(hub: Hub, device: str) -> tuple[Poll, str]:
+    """What a poll is answered, and the tag of that."""
     root, now = hub.artefacts.publication.root, hub.clock.now()
     epoch, lifetime = 0 if root is None else epoch_of(root), hub.settings.assignment_lifetime
+    key, expires = hub.home.key, assignments.end(now, lifetime)
     async with hub.database.read() as connection:
         present = await registry.require_standing(connection, device)
-        measure = await timings.envelope(
-            connection,
-            device,
-            key=hub.home.key,
-            epoch=epoch,
-            expires=assignments.end(now, lifetime),
-        )
-    told = assignments.envelope(present, key=hub.home.key, epoch=epoch, now=now, lifetime=lifetime)
-    return told, measure, assignments.tag(told, measure, authorities=authority.place(hub))
+        measure = await timings.envelope(connection, device, key=key, epoch=epoch, expires=expires)
+        vote = await votings.envelope(connection, device, key=key, epoch=epoch, expires=expires, now=now)
+    run = assignments.envelope(present, key=key, epoch=epoch, now=now, lifetime=lifetime)
+    place = authority.place(hub)
+    poll = Poll(assignment=run, interval=_interval(hub), authorities=place, measure=measure, vote=vote)
+    return poll, assignments.tag(run, measure, vote, authorities=place)
 
 
 async def mark_seen(hub: Hub, device: Device) -> None:
@@ -307,28 +295,6 @@ def _wait(request: Request) -> float:
     if not 0 <= wait < math.inf:
         raise MessageError("not a time to wait", where="wait", expected="seconds", got=repr(text[:40]))
     return wait
-
-
-def _message_id(request: Request) -> str:
-    told = request.headers.get(ID_HEADER, "")
-    if re.fullmatch(_ID, told) is None:
-        raise MessageError("a message without its id", where=ID_HEADER, expected=_ID, got=told[:80])
-    return told
-
-
-def _sequence(request: Request) -> int | None:
-    """The message's place among its device's; None from a device that does not number them."""
-    told = request.headers.get(SEQUENCE_HEADER)
-    if told is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,16}", told, re.ASCII) is None or int(told) > MAX_SEQUENCE:
-        raise MessageError(
-            "not a place in a sequence",
-            where=SEQUENCE_HEADER,
-            expected=f"a whole number from 0 to {MAX_SEQUENCE}",
-            got=told[:40],
-        )
-    return int(told)
 
 
 def _interval(hub: Hub) -> float:

@@ -6,6 +6,7 @@
   the publisher delegates to `3.CLASS.json`, or `3.auto%2FCLASS.json` (`/` as it stands is taken, too: servers differ) |
 | `GET /targets/NAME/VERSION/SHA256.CLASS.esb` | an archive that the publisher lists |
 | `GET /targets/timing/NAME/VERSION/SHA256.CLASS.est` | a family of models that it lists, to be timed |
+| `GET /targets/proxy/NAME/VERSION/SHA256.samples.esp` | a set of samples that it lists, to be voted on |
 | `GET /patches/BASE/NEW` | a patch between two archives, named by their digests; 404 is usual |
 
 Files named by version or digest never change and may be kept for ever; `timestamp.json` must be asked for each time.

@@ -1,4 +1,4 @@
-"""What devices sent as sums and the hub did not take: counted by device and reason, so that a liar can be found.
+"""What devices sent as sums or ballots and the hub did not take: counted by device and reason, so that a liar can be found.
 
 Reasons are the hub's own words (an error's `what`), never the sender's. A device has at most `MOST_REASONS` of them; further ones are
 counted together. So each device takes a bounded number of rows, however much it sends.

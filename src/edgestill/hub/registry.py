@@ -315,3 +315,8 @@ def bundle_for(bundles: Mapping[str, str], hardware_class: str) -> str | None:
 def has_labels(labels: Mapping[str, str], wanted: Iterable[tuple[str, str]]) -> bool:
     """Whether these labels include all the wanted ones."""
     return all(labels.get(name) == value for name, value in wanted)
+
+
+def may_overlap(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether a device could carry all labels of both cohorts."""
+    return all(other.get(name, value) == value for name, value in one.items())

@@ -91,7 +91,7 @@ async def start(
         )
     rows = await connection.execute(select(rollouts).where(rollouts.c.state.in_(OPEN)))
     for other in map(_record, rows):
-        if _may_overlap(labels, other.labels):
+        if registry.may_overlap(labels, other.labels):
             raise ConflictError(
                 "another rollout is open",
                 where=f"rollout {other.id} ({other.rollout.release}, {other.state})",
@@ -480,10 +480,6 @@ def _require(record: Record, state: RolloutState) -> None:
             got=record.state,
             fix="look at its state, and decide from there",
         )
-
-
-def _may_overlap(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    return all(other.get(name, value) == value for name, value in one.items())
 
 
 def _record(row: Row[tuple[object, ...]]) -> Record:

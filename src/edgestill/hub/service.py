@@ -19,13 +19,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 from edgestill.core.errors import EdgestillError
-from edgestill.hub import auditing, handover, registry, rollouts, sums, timings
+from edgestill.hub import auditing, handover, registry, rollouts, sums, timings, votings
 from edgestill.hub.artefacts import Artefacts
 from edgestill.hub.bell import Bell
 from edgestill.hub.database import Database
 from edgestill.hub.home import Home
 from edgestill.hub.settings import Settings
 from edgestill.hub.teacher import endpoint_of
+from edgestill.infer.serving.limits import Rate, RateLimit
 from edgestill.store.files import FileBlobs
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
+BALLOTS: Final = Rate(0.1, 8)
+"""Of a device: the longest ballot keeps the one thread for heavy work busy for half a second, and an honest device casts four in a round."""
 MOST_TOLD: Final = 50
 """Lines of one step in the audit log: a rollback has one for each device."""
 
@@ -57,6 +60,7 @@ class Hub:
         artefacts: what devices download.
         endpoint: the teacher and adapters, which answer escalations; without a model where none was given.
         bell: wakes the polls that wait.
+        ballots: how often a device may cast one.
         draining: whether the hub is about to end.
         trouble: what keeps the hub from doing its work, for the operator; empty if nothing does.
     """
@@ -88,6 +92,7 @@ class Hub:
         self._stepping = asyncio.Lock()
         # a robust sum is work for minutes
         self.agreeing = asyncio.Lock()
+        self.ballots = RateLimit(BALLOTS, clock=clock)
         self._asked = self._done = 0
         self._ticked_at: float | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -193,7 +198,7 @@ class Hub:
         async with self.database.write() as connection:
             await registry.forget_reports(connection, now - self.settings.keep_reports)
             await sums.forget(connection, now - self.settings.keep_reports)
-        await self._settle_timings()
+        await self._settle()
         await self.step()
 
     async def tick_if_due(self) -> None:
@@ -265,13 +270,14 @@ class Hub:
         )
         async with self.database.write() as connection:
             await registry.mirror_targets(connection, listed, self.clock.now(), read)
-        await self._settle_timings()
+        await self._settle()
 
-    async def _settle_timings(self) -> None:
-        """Ends timing jobs that nobody lists any more, or that wait for nobody."""
+    async def _settle(self) -> None:
+        """Ends timing jobs and voting rounds that nobody lists any more, or whose time is over."""
+        published, now = self.artefacts.publication, self.clock.now()
         async with self.database.write() as connection:
-            families = self.artefacts.publication.families
-            freed = await timings.settle(connection, families, self.clock.now())
+            freed = await timings.settle(connection, published.families, now)
+            freed += await votings.settle(connection, published.proxy_sets, now)
         self.bell.ring(freed)
 
     async def _tick_for_ever(self) -> None:

@@ -229,7 +229,7 @@ statistics: Final = Table(
     UniqueConstraint("device_id", "message_id"),
 )
 
-# Sums that were not taken: how many, by device and reason (the hub's own words; see `hub.refusals`).
+# Sums and ballots that were not taken: how many, by device and reason (the hub's own words; see `hub.refusals`).
 refusals: Final = Table(
     "refusals",
     METADATA,
@@ -310,4 +310,39 @@ measuring: Final = Table(
     Column("counter", BigInteger, nullable=False),
     # The name on the list; null while there is nothing to time.
     Column("target", String(200)),
+)
+
+# Voting rounds: a set of samples that some devices vote on while it is open (see `hub.votings`).
+votings: Final = Table(
+    "votings",
+    METADATA,
+    Column("id", _SERIAL, primary_key=True, autoincrement=True),
+    Column("target", String(200), nullable=False),
+    # SHA-256 of the archive, which stays among the blobs when it is retired.
+    Column("digest", _ID, nullable=False),
+    Column("samples", Integer, nullable=False),
+    Column("classes", Integer, nullable=False),
+    # Whose turn it is: devices that carry these, and of this hardware class; empty for all.
+    Column("labels", JSON, nullable=False),
+    Column("hardware_class", String(60), nullable=False),
+    Column("state", String(20), nullable=False, index=True),
+    Column("reason", String(500), nullable=False, default=""),
+    Column("created_at", Float, nullable=False),
+    Column("closes_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+
+# The newest ballot of each device in a round.
+ballots: Final = Table(
+    "ballots",
+    METADATA,
+    Column("voting_id", ForeignKey("votings.id"), primary_key=True),
+    Column("device_id", ForeignKey("devices.id"), primary_key=True, index=True),
+    Column("message_id", _ID, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("received_at", Float, nullable=False),
+    # Which network voted, and on how many of the samples.
+    Column("student", String(16), nullable=False),
+    Column("votes", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
 )

@@ -20,7 +20,7 @@ sample of a *proxy set* that everybody has, and a hub that knows nothing of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
@@ -48,6 +48,8 @@ MAX_SAMPLES: Final = 10_000
 MAX_CLASSES: Final = 4_096
 MAX_CELLS: Final = 2**23
 """Samples times classes: the outcome is held as a whole."""
+MAX_BYTES: Final = 32_768
+"""Of a ballot, whatever the question."""
 
 _MAGIC: Final = b"ESV1"
 _NAME_BYTES: Final = 8
@@ -259,6 +261,48 @@ class Outcome:
     voters: int
     students: int
 
+    def with_teacher(self, teacher: NDArray[np.floating], weight: float = 1.0) -> Self:
+        """The same with the teacher's voice added: as if `tally` had been given it.
+
+        Args:
+            teacher: its probabilities `[N, C]`.
+            weight: what it counts for on each sample; not negative.
+
+        Raises:
+            EvidenceError: a weight out of range, or answers that are none.
+        """
+        shares = self.soft * self.weight[:, None] + _of_teacher(self.question, teacher, weight)
+        total = shares.sum(axis=1)
+        return replace(self, soft=_distributions(shares, total), weight=total)
+
+    def with_others(self, other: Outcome, *, students: int) -> Self:
+        """The same with what others have cast on the same question: as if `tally` had been given all of them.
+
+        Args:
+            other: of other voters, without a teacher.
+            students: different ones among those of both.
+
+        Raises:
+            EvidenceError: on another question.
+        """
+        if other.question != self.question:
+            raise EvidenceError(
+                "votes on another question",
+                where=_WHERE,
+                expected=self.question.name.hex(),
+                got=other.question.name.hex(),
+            )
+        shares = self.soft * self.weight[:, None] + other.soft * other.weight[:, None]
+        weight = self.weight + other.weight
+        return replace(
+            self,
+            soft=_distributions(shares, weight),
+            voted=self.voted + other.voted,
+            weight=weight,
+            voters=self.voters + other.voters,
+            students=students,
+        )
+
     def learned_by(
         self, sums: Statistics, features: NDArray[np.floating], *, at_least: int = 1, weight: float = 1.0
     ) -> Statistics:
@@ -316,15 +360,21 @@ def tally(
         soft[rows, labels[rows]] += mine
         voted[rows] += 1
     weight = soft.sum(axis=1)
-    even = np.full_like(soft, 1 / question.classes)
     return Outcome(
         question=question,
-        soft=np.divide(soft, weight[:, None], out=even, where=weight[:, None] > 0),
+        soft=_distributions(soft, weight),
         voted=voted,
         weight=weight,
         voters=len(heard),
         students=len({newest[voter].ballot.student for voter in heard}),
     )
+
+
+def _distributions(shares: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row over its sum; even where that is 0."""
+    even = np.full_like(shares, 1 / shares.shape[1])
+    found: NDArray[np.float64] = np.divide(shares, weight[:, None], out=even, where=weight[:, None] > 0)
+    return found
 
 
 def _newest(question: Question, ballots: Iterable[Cast]) -> dict[str, Cast]:

@@ -181,6 +181,29 @@ class ControlClient:
         answer = parse_object(reply.body, where="statistics", max_bytes=MAX_MESSAGE_BYTES)
         return Fields(answer, "statistics").boolean("accepted")
 
+    def vote(self, round_: int, id: str, ballot: bytes, *, sequence: int) -> bool:  # noqa: A002  # the wire's own word
+        """Hands over a `learn.votes` ballot; whether it counts now. Sending the same again is harmless.
+
+        Args:
+            round_: number of the voting round at the hub.
+            id: made on the device; the same id counts once.
+            ballot: as `learn` wrote it.
+            sequence: grows with every message of this device; of one round the largest counts.
+
+        Raises:
+            NotFoundError: no such round, or a hub of old.
+            RefusedError, AccessError, UnreachableError, DeadlineError, MessageError: see `enrol`.
+        """
+        headers = {
+            ID_HEADER: id,
+            SEQUENCE_HEADER: str(sequence),
+            "content-type": "application/octet-stream",
+        }
+        path = f"/v1/evidence/votes/{round_:d}"
+        reply = self._call(self._request("POST", path, ballot, headers=headers), documented=ABSENT)
+        answer = parse_object(reply.body, where="votes", max_bytes=MAX_MESSAGE_BYTES)
+        return Fields(answer, "votes").boolean("accepted")
+
     def timing(self, report: TimingReport) -> bool:
         """Says how a timing job stands; whether it changed anything at the hub. Sending the same again is harmless.
 

@@ -308,6 +308,64 @@ class OperatorClient:
             path += f"?device={quote(device, safe='')}"
         return self._call("GET", path, documented=ABSENT).body
 
+    # Voting rounds
+
+    def start_voting(
+        self,
+        target: str,
+        *,
+        seconds: float | None = None,
+        labels: Mapping[str, str] | None = None,
+        hardware_class: str = "",
+    ) -> JsonObject:
+        """Opens a voting round about a proxy set: `{"id", "devices"}`, how many have a turn now.
+
+        Raises:
+            NotFoundError: it is not listed. ConflictError: another round is open for some of these devices.
+        """
+        wanted: JsonObject = {"target": target, "labels": dict(labels or {})}
+        wanted |= {"hardware_class": hardware_class} if hardware_class else {}
+        wanted |= {} if seconds is None else {"seconds": seconds}
+        return self._object("POST", "votings", canonical(wanted), documented=CONFLICTING)
+
+    def votings(self) -> JsonObject:
+        """`{"votings": [...]}`, the newest first."""
+        return self._object("GET", "votings")
+
+    def voting(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """A voting round with its devices.
+
+        Raises:
+            NotFoundError: no such round.
+        """
+        return self._object("GET", f"votings/{_id(id)}", documented=ABSENT)
+
+    def close_voting(self, id: str) -> JsonObject:  # noqa: A002  # the wire's own word
+        """Closes a voting round; the round afterwards.
+
+        Raises:
+            NotFoundError: no such round. ConflictError: it is over.
+        """
+        return self._object("POST", f"votings/{_id(id)}/close", documented=CONFLICTING)
+
+    def outcome(self, id: str, *, weights: Mapping[str, float] | None = None) -> InferResponse:  # noqa: A002  # the wire's own word
+        """What came together in a voting round so far.
+
+        Args:
+            id: of the round.
+            weights: of devices, each 0 to 1; 1 where none is given.
+
+        Returns:
+            Outputs `soft` FP32 `[N, C]`, `voted` INT64 `[N]` and `weight` FP64 `[N]`; parameters `target`, `proxy`, `voters` and
+            `students` (`learn.outcomes`).
+
+        Raises:
+            NotFoundError: no such round.
+        """
+        body = canonical({"weights": dict(weights or {})})
+        path = f"votings/{_id(id)}/outcome"
+        return _tensors(self._call("POST", path, body, max_bytes=MAX_SAMPLES_BYTES, documented=ABSENT))
+
     # Operators and what they did
 
     def add_operator(self, name: str, role: str, *, expires_in: float | None = None) -> str:
@@ -369,13 +427,7 @@ class OperatorClient:
             parameters `devices` (a name per row) and `last`. N = 0 says that there are no more.
         """
         path = f"evidence/samples?after={after:d}&limit={limit:d}"
-        reply = self._call("GET", path, max_bytes=MAX_SAMPLES_BYTES)
-        length = reply.headers.get(HEADER)
-        if length is not None and _NUMBER.fullmatch(length) is None:
-            raise MessageError(
-                "a header that is no length", where=HEADER, expected="a number", got=length[:40]
-            )
-        return InferResponse.decode(reply.body, None if length is None else int(length))
+        return _tensors(self._call("GET", path, max_bytes=MAX_SAMPLES_BYTES))
 
     def statistics(self, backbone: Digest, *, kind: tuple[int, int] | None = None) -> bytes:
         """The sum over the fleet as a `learn.statistics` message.
@@ -451,6 +503,13 @@ class OperatorClient:
         kind = "application/octet-stream" if method == "PUT" else "application/json"
         headers = {"content-type": kind, **self._headers} if body else self._headers
         return Request(method, self._api + path, headers, body)
+
+
+def _tensors(reply: Reply) -> InferResponse:
+    length = reply.headers.get(HEADER)
+    if length is not None and _NUMBER.fullmatch(length) is None:
+        raise MessageError("a header that is no length", where=HEADER, expected="a number", got=length[:40])
+    return InferResponse.decode(reply.body, None if length is None else int(length))
 
 
 def _id(value: Json) -> str:

@@ -11,7 +11,8 @@
   again when the key is replaced, and what a key signed once says nothing should it ever come back.
 - What it names must also be listed by the publisher; that is `client.TrustedClient`'s part.
 - What a device shall time (`core.release.Measurement`) comes in an envelope of its own, under another prefix and counted by itself: an agent
-  of old never sees it, and neither kind can stand for the other, or push the other's counter on.
+  of old never sees it, and neither kind can stand for the other, or push the other's counter on. What it shall vote on
+  (`core.release.Turn`) comes in a third, in the same way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 
 from edgestill.core.errors import ExpiredError, MessageError, ReplayError, SettingError, TrustError
 from edgestill.core.jsonio import Fields, canonical
-from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment, Measurement
+from edgestill.core.release import MAX_COUNTER, MAX_EPOCH, Assignment, Measurement, Turn
 from edgestill.trust.keys import PublicKey
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = b"edgestill-assignment-v1\n"
 MEASURE_PREFIX: Final = b"edgestill-measurement-v1\n"
+VOTE_PREFIX: Final = b"edgestill-vote-v1\n"
 MAX_KEYS: Final = 8
 MAX_SIGNED_BYTES: Final = 4096
 
@@ -159,6 +161,11 @@ def sign_measurement(measurement: Measurement, key: SigningKey) -> JsonObject:
     return _enveloped(measurement.as_json(), MEASURE_PREFIX, key)
 
 
+def sign_turn(turn: Turn, key: SigningKey) -> JsonObject:
+    """Likewise, of what it shall vote on."""
+    return _enveloped(turn.as_json(), VOTE_PREFIX, key)
+
+
 def verify(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int, now: float) -> Assignment:
     """The assignment in an envelope, if this device may follow it now.
 
@@ -192,6 +199,16 @@ def verify_measurement(
     return found
 
 
+def verify_turn(envelope: JsonObject, *, keys: AssignmentKeys, device: str, seen: int, now: float) -> Turn:
+    """What a device shall vote on, if it may do so now; arguments and errors as `verify`.
+
+    `seen` is the largest `Turn.place` accepted so far, which has nothing to do with those of assignments and measurements.
+    """
+    found = Turn.from_fields(_opened(envelope, VOTE_PREFIX, keys))
+    _check(found, keys=keys, device=device, seen=seen, now=now)
+    return found
+
+
 def _enveloped(signed: JsonObject, prefix: bytes, key: SigningKey) -> JsonObject:
     signature = key.sign(_payload(signed, prefix)).hex()
     return {"signed": signed, "signatures": [{"keyid": key.public.keyid, "sig": signature}]}
@@ -207,7 +224,7 @@ def _opened(envelope: JsonObject, prefix: bytes, keys: AssignmentKeys) -> Fields
 
 
 def _check(
-    found: Assignment | Measurement, *, keys: AssignmentKeys, device: str, seen: int, now: float
+    found: Assignment | Measurement | Turn, *, keys: AssignmentKeys, device: str, seen: int, now: float
 ) -> None:
     if found.device != device:
         raise ReplayError("an assignment for another device", where=_WHERE, expected=device, got=found.device)

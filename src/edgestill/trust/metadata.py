@@ -167,10 +167,10 @@ def check_time(signed: Signed, now: float) -> None:
 
 
 def target_info(name: str, entry: TargetFile) -> TargetInfo:
-    """What an entry of targets metadata says about a bundle, or about a family of models.
+    """What an entry of targets metadata says about a bundle, a family of models, or a proxy set.
 
     Raises:
-        TrustError: a name of neither, no SHA-256, or over a bound.
+        TrustError: a name of none of these, no SHA-256, or over a bound.
     """
     if re.fullmatch(LISTED, name) is None:
         raise TrustError("not a target name", where="targets.json", expected=LISTED, got=repr(name[:100]))

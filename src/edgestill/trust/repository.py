@@ -316,7 +316,7 @@ def _add(signed: Targets, name: str, info: TargetInfo) -> None:
     if re.fullmatch(LISTED, name) is None:
         raise SettingError(
             "not a target name",
-            expected="NAME/1.2.3/CLASS.esb, or timing/NAME/1.2.3/CLASS.est",
+            expected="NAME/1.2.3/CLASS.esb, timing/NAME/1.2.3/CLASS.est, or proxy/NAME/1.2.3/samples.esp",
             got=repr(name),
             where=_TARGETS_FILE,
             fix="name the hardware class and a version of three numbers",
