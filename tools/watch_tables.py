@@ -44,6 +44,21 @@ def contest_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def runs_table() -> str:
+    """The share of contests in which a challenger that is no better is adopted."""
+    runs = _part("betting")["runs"]
+    lengths = list(runs["equal"])
+    lines = [f"| alike inputs in a row | {' | '.join(lengths)} |", "|---|" + "---|" * len(lengths)]
+    ways = {"plain": "each input a toss", "ours": "as a device counts"}
+    said = {"equal": "right as often as what serves (80 %)", "worse": "right less often (70 %)"}
+    lines += [
+        f"| {said[name]}, {ways[way]} | {' | '.join(f'{100 * one[way]:.0f} %' for one in found.values())} |"
+        for name, found in runs.items()
+        for way in ways
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _recovered(row: dict[str, Any]) -> str:
     one = row["recovered"]
     return f"{one['share']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
@@ -98,6 +113,7 @@ def _judged(row: dict[str, Any]) -> str:
 
 WATCH_TABLES: Final = {
     "learn_contest": contest_table,
+    "learn_contest_runs": runs_table,
     "learn_watch": watch_table,
     "learn_watch_ceiling": ceiling_table,
 }

@@ -3,6 +3,10 @@
 Tosses are made up, independent, and each says who alone was right: the challenger with probability `before` for so many of them, and with `after` from then on.
 Told is the median over 400 contests of the tosses after that until one challenger of two would be adopted at level 0.05, of our bet and of a plain one: the mean
 over the same stakes without 0, whose parts stay where they are. `fair` is the share of equal opponents that ever win within 1,000 tosses, which may be 1 in 40.
+
+`runs` is what becomes of the promise where inputs hang together: what serves is right on four of five *runs* of inputs, two challengers are on as many (`equal`), or on seven of ten
+(`worse`), and all inputs of a run have one outcome. Told is the share of contests of 400 inputs in which one is adopted all the same, by the length of a run: with each
+input as a toss (`plain`), and with so many alike ones as one toss as a device takes them together (`ours`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from edgestill.learn.contest import STAKES, Score
+from edgestill.device.learning import Lessons
+from edgestill.learn.contest import STAKES, Contest, Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +33,16 @@ CASES: Final = (
     (300, 0.4, 0.6),
 )
 """(tosses, `before`, `after`)."""
-GOAL: Final = 40.0
+LEVEL: Final = 0.05
+GOAL: Final = 2 / LEVEL
 _CONTESTS: Final = 400
 _MOST: Final = 4_000
 _FAIR: Final = 1_000
+RUNS: Final = (1, 2, 4, 8)
+INPUTS: Final = 400
+SERVING: Final = 0.8
+CHALLENGERS: Final = {"equal": 0.8, "worse": 0.7}
+"""How often they are right."""
 _LARGEST: Final = 600.0
 
 
@@ -51,6 +62,16 @@ def measured(_data: Path, _folder: Path, *, quick: bool = False) -> dict[str, An
     rng = np.random.default_rng(1)
     fair = [rng.random(_FAIR) < 0.5 for _ in range(contests)]
     return {
+        "runs": {
+            name: {
+                str(length): {
+                    "plain": _adopted(length, right, contests, alike=1),
+                    "ours": _adopted(length, right, contests, alike=Lessons().alike),
+                }
+                for length in RUNS
+            }
+            for name, right in CHALLENGERS.items()
+        },
         "contests": contests,
         "cases": cases,
         "fair": {
@@ -60,11 +81,27 @@ def measured(_data: Path, _folder: Path, *, quick: bool = False) -> dict[str, An
     }
 
 
+def _adopted(length: int, right: float, contests: int, *, alike: int) -> float:
+    """The share of contests in which a challenger that is no better is adopted, where inputs come in runs of this length."""
+    chances = np.array([right, right, SERVING])
+    rng, adopted = np.random.default_rng([2, length]), 0
+    for _ in range(contests):
+        contest = Contest.among(2)
+        for _ in range(INPUTS // length):
+            first, second, serving = (rng.random(3) < chances).tolist()
+            for begin in range(0, length, alike):
+                contest = contest.after_run([((first, second), serving)] * min(alike, length - begin))
+            if contest.winner(LEVEL) is not None:
+                adopted += 1
+                break
+    return round(adopted / contests, 4)
+
+
 def _ours(wins: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The wealth after each toss, until it has reached the goal."""
     score, found = Score(), np.full(len(wins), np.inf)
     for place, won in enumerate(wins.tolist()):
-        score = score.after(challenger=won, serving=not won)
+        score = score.after(wins=int(won), losses=int(not won))
         found[place] = score.mean_wealth
         if found[place] >= GOAL:
             break

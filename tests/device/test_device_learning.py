@@ -369,6 +369,25 @@ def test_how_learning_stands_is_kept_over_a_restart(tmp_path: Path) -> None:
         assert fresh.progress() == learner().progress()
 
 
+def test_after_a_restart_no_head_is_asked_about_neighbours_of_what_it_learned(tmp_path: Path) -> None:
+    """Files are sums, and heads made of them know the newest samples: as many pass by as the gap has."""
+    memory = Memory(tmp_path / "learned", BUNDLE)
+    one = learner()
+    singly(one, samples(40, 82))
+    memory.keep_statistics(one.keep())
+    memory.keep_progress(one.progress())
+    again = learner()
+    again.recall(memory.statistics(), memory.progress())
+    asked = again._trial.contest.samples
+    gap = Lessons().gap
+    singly(again, samples(gap, 83))
+    again._trial._end_run()
+    assert again._trial.contest.samples == asked
+    singly(again, samples(1, 84))
+    again._trial._end_run()
+    assert again._trial.contest.samples == asked + 1
+
+
 def test_a_contest_of_an_earlier_release_begins_anew_and_what_was_noticed_stays() -> None:
     """It bet in five parts and not in six: that is no contest now, and no reason to forget the beginning that changes are measured against."""
     one = learner()

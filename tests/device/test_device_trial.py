@@ -101,3 +101,29 @@ def test_attack_a_trial_of_other_heads_is_refused() -> None:
         with pytest.raises(MessageError):
             trial.recall(Fields(wrong, "trial"))
     assert trial.as_json() == Trial(2, recent=8).as_json()
+
+
+def test_alike_samples_in_a_row_are_one_toss() -> None:
+    """Those of one class, four at most; what changes between is counted apart."""
+    trial = Trial(1, recent=64, alike=4)
+    trial.renew([RIGHT])
+    for label in (0, 0, 0, 1, 1, 1, 1, 1, 1, 0):
+        trial.ask(sample(label, named=1 - label))
+    score = trial.contest.scores[0]
+    assert (score.tosses, score.wins) == (3, 9)  # three, four, two; the last one may go on
+    trial.ask(sample(1, named=0))
+    assert trial.contest.scores[0].tosses == 4
+
+
+def test_it_takes_as_many_runs_as_samples_that_stand_alone() -> None:
+    """The head that is right wins after as many tosses, be they of one sample or of four."""
+    needed = {}
+    for length in (1, 4):
+        trial, tosses = Trial(1, recent=64, alike=4), 0
+        trial.renew([RIGHT])
+        while trial.contest.winner(0.05) is None:
+            for _ in range(length):
+                trial.ask(sample(tosses % 2, named=1 - tosses % 2))
+            tosses += 1
+        needed[length] = trial.contest.scores[0].tosses
+    assert needed[1] == needed[4] <= 8

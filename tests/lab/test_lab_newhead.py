@@ -123,6 +123,11 @@ def test_the_patch_is_hardly_more_than_the_head() -> None:
     assert len(patch) <= 2_000
 
 
+def test_floats_are_written_in_the_multiple_that_is_calibrated() -> None:
+    """No grid holds them back, so hardly any temperature is left over."""
+    assert made("floats").policy.temperature == pytest.approx(1.0, abs=0.15)
+
+
 def test_codes_change_few_answers() -> None:
     """What rounding the head costs is told as the share of other answers."""
     assert made().rounded <= 0.02
@@ -229,34 +234,83 @@ def _steps(model: bytes) -> NDArray[np.float32]:
 def test_a_product_and_a_sum_are_a_layer_as_well() -> None:
     """Many exporters write `features @ W + b` as two operators."""
     weight, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.float32)
-    model = _two_operators(weight, bias)
-    shipped = ShippedHead(model, HERE)
+    shipped = ShippedHead(by_hand(w=weight, b=bias), HERE)
     assert np.array_equal(shipped.read().weight, weight)
     new = Head(weight[:, ::-1], np.array([3, 2, 1], np.float32))
     answers = OnnxEngine(shipped.write(new)).run({"input": np.eye(2, dtype=np.float32)})["logits"]
     np.testing.assert_array_equal(answers, new.weight + new.bias)
 
 
-def _two_operators(
-    weight: NDArray[np.float32], bias: NDArray[np.float32] | None, *, last: str = "Add"
+def test_a_bias_may_be_a_row() -> None:
+    """Of shape `[1, C]`, which means the same."""
+    weight, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([[1, 2, 3]], np.float32)
+    shipped = ShippedHead(by_hand(w=weight, b=bias), HERE)
+    assert np.array_equal(shipped.read().bias, bias[0])
+    new = Head(weight, np.array([3, 2, 1], np.float32))
+    assert np.array_equal(ShippedHead(shipped.write(new), HERE).read().bias, new.bias)
+
+
+@pytest.mark.parametrize("axis", [1, -1, None])
+def test_codes_with_a_zero_point_have_other_numbers_above_than_below(axis: int | None) -> None:
+    """As other quantisers write weights: the largest multiple is told by sign, and a head beyond it is refused."""
+    codes = np.full((2, 3), 20, np.uint8)
+    shipped = ShippedHead(by_hand(w=codes, b=np.zeros(3, np.float32), zero=20, scale=0.01, axis=axis), HERE)
+    np.testing.assert_allclose(shipped.read().weight, 0, atol=1e-7)
+    below = Head(np.array([[-0.1, 0, 0], [0, 0, 0.5]], np.float32), np.zeros(3, np.float32))
+    assert shipped.most(below) == pytest.approx(2.0)  # 20 steps below zero, 235 above
+    above = Head(-below.weight, below.bias)
+    assert shipped.most(above) == pytest.approx(0.4)
+    grown = Head(2 * below.weight, below.bias)
+    found = ShippedHead(shipped.write(grown), HERE).read()
+    np.testing.assert_allclose(found.weight, grown.weight, atol=0.005)
+    with pytest.raises(ModelError, match="a head beyond the grid"):
+        shipped.write(Head(3 * below.weight, below.bias))
+
+
+def by_hand(
+    *,
+    w: NDArray[np.generic],
+    b: NDArray[np.float32] | None,
+    last: str = "Add",
+    zero: int | None = None,
+    scale: float = 1.0,
+    axis: int | None = None,
+    shared: str = "",
 ) -> bytes:
-    """`features = input`, `logits = features @ W + b`, and a temperature."""
-    nodes = [
-        helper.make_node("Identity", ["input"], ["features"]),
-        helper.make_node("MatMul", ["features", "w"], ["product"]),
+    """`features = input (+ b)`, `logits = features @ W + b`, and a temperature; W may be codes, and something be shared."""
+    nodes, parts = [], {"w": w, "t": np.ones(1, np.float32)}
+    if b is not None:
+        parts["b"] = b
+    weight = "w"
+    if zero is not None:
+        count = w.shape[1] if axis is not None else 1
+        shape = (count,) if axis is not None else ()
+        parts |= {
+            "s": np.full(shape, scale, np.float32),
+            "z": np.full(shape, zero, w.dtype),
+        }
+        node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["decoded"])
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        nodes.append(node)
+        weight = "decoded"
+    first = {"": ("Identity", ["input"]), "b": ("Add", ["input", "b"]), "w": ("MatMul", ["input", weight])}
+    op, given = first[shared]
+    nodes += [
+        helper.make_node(op, given, ["features"]),
+        helper.make_node("MatMul", ["features", weight], ["product"]),
         helper.make_node("Identity", ["product"], ["logits"])
-        if bias is None
+        if b is None
         else helper.make_node(last, ["product", "b"], ["logits"]),
         helper.make_node("Identity", ["t"], ["temperature"]),
     ]
-    parts = {"w": weight, "t": np.ones(1, np.float32)} | ({} if bias is None else {"b": bias})
     graph = helper.make_graph(
         nodes,
-        "two",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", len(weight)])],
+        "by hand",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", len(w)])],
         [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", weight.shape[1]]),
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", len(weight)]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", w.shape[1]]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", len(w)]),
             helper.make_tensor_value_info("temperature", TensorProto.FLOAT, [1]),
         ],
         [numpy_helper.from_array(one, name) for name, one in parts.items()],
@@ -278,7 +332,46 @@ def test_a_last_layer_of_another_kind_is_refused(
 ) -> None:
     """What is not `features W + b` cannot become another head."""
     with pytest.raises(ModelError, match=f"the last layer cannot be replaced.*{why}"):
-        ShippedHead(_two_operators(np.ones((2, 3), np.float32), bias, last=last), HERE)
+        ShippedHead(by_hand(w=np.ones((2, 3), np.float32), b=bias, last=last), HERE)
+
+
+@pytest.mark.parametrize("shared", ["w", "b"])
+def test_attack_a_head_that_is_part_of_the_backbone_is_refused(shared: str) -> None:
+    """Attack: tied weights, or equal ones that a tool has merged: another head would change the features behind their name."""
+    square = np.eye(3, dtype=np.float32)
+    model = by_hand(w=square, b=np.ones(3, np.float32), shared=shared)
+    with pytest.raises(ModelError, match=f"shares no numbers with others.*{shared} in several places"):
+        ShippedHead(model, HERE)
+
+
+def test_attack_features_that_changed_all_the_same_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: whatever a graph hides, features are compared bit by bit before anything is made of it."""
+    written = ShippedHead.write
+
+    def careless(shipped: ShippedHead, head: Head) -> bytes:
+        model = bytearray(written(shipped, head))
+        at = model.index(numpy_helper.to_array(_initializer("int8", "features_scale")).tobytes())
+        model[at + 1] ^= 0x40
+        return bytes(model)
+
+    monkeypatch.setattr(ShippedHead, "write", careless)
+    with pytest.raises(ModelError, match="another head changed the features"):
+        with_head(parent(), {"only": head()}, turned(LATER), version="1.0.1", evidence={})
+
+
+def _initializer(kind: str, name: str) -> onnx.TensorProto:
+    graph = onnx.load_from_string(parent(kind).read("model.onnx")).graph
+    found: onnx.TensorProto = next(one for one in graph.initializer if one.name == name)
+    return found
+
+
+def test_halves_of_which_one_is_a_handful_are_refused() -> None:
+    """A large person beside small ones: whoever judges must be some."""
+    groups = np.r_[np.zeros(290, np.int64), np.arange(1, 11)]
+    with pytest.raises(DataError, match="too little held-out data"):
+        with_head(
+            parent(), {"only": head()}, replace(turned(LATER), groups=groups), version="1.0.1", evidence={}
+        )
 
 
 def test_a_head_that_forgets_what_it_is_judged_by_is_refused() -> None:
@@ -310,5 +403,5 @@ def test_a_head_of_other_features_is_refused() -> None:
 
 def test_too_little_data_is_refused() -> None:
     """Nothing can be fitted on a handful."""
-    with pytest.raises(DataError, match=r"too little held-out data.*at least 60.*got 48"):
+    with pytest.raises(DataError, match=r"too little held-out data.*30 samples at least.*24 and 24"):
         with_head(parent(), {"only": head()}, turned(motions(48, seed=3)), version="1.0.1", evidence={})

@@ -45,8 +45,8 @@ def test_wealth_by_hand() -> None:
 def test_a_fair_toss_leaves_wealth_unchanged_on_average(rounds: list[tuple[bool, bool]]) -> None:
     """Whatever came before: the mean over the next win and the next loss is the wealth of now (a martingale)."""
     score = play(rounds).scores[0]
-    won = score.after(challenger=True, serving=False).mean_wealth
-    lost = score.after(challenger=False, serving=True).mean_wealth
+    won = score.after(wins=1, losses=0).mean_wealth
+    lost = score.after(wins=0, losses=1).mean_wealth
     assert (won + lost) / 2 == pytest.approx(score.mean_wealth)
 
 
@@ -70,7 +70,7 @@ def test_looking_after_every_sample_errs_no_more_often_than_the_level(behind: in
     for _ in range(500):
         score = play([(False, True)] * behind).scores[0]
         for one in rng.random(200) < 0.5:
-            score = score.after(challenger=bool(one), serving=not one)
+            score = score.after(wins=int(one), losses=int(not one))
             if score.mean_wealth >= 1 / 0.05:
                 won += 1
                 break
@@ -111,10 +111,10 @@ def test_wealth_stays_a_number() -> None:
     """Ten thousand wins, or losses, neither overflow nor end the game."""
     score = Score()
     for _ in range(10_000):
-        score = score.after(challenger=True, serving=False)
+        score = score.after(wins=1, losses=0)
     assert math.isfinite(score.mean_wealth)
     for _ in range(10_000):
-        score = score.after(challenger=False, serving=True)
+        score = score.after(wins=0, losses=1)
     assert score.mean_wealth > 0
 
 
@@ -138,3 +138,36 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(SettingError, match="a contest without challengers"):
         Contest.among(0)
     assert Contest.among(1).agreement(0) == 0
+
+
+def test_a_run_is_one_toss() -> None:
+    """Who alone was right more often has won it, once; a run that nobody has won is none. Agreement counts samples."""
+    run = [((True,), False), ((True,), False), ((False,), True), ((True,), True)]
+    one = Contest.among(1).after_run(run)
+    single = Contest.among(1).after((True,), serving=False)
+    assert one.scores[0].wealth == single.scores[0].wealth
+    assert (one.scores[0].wins, one.scores[0].losses, one.scores[0].tosses) == (2, 1, 1)
+    assert one.agreement(0) == 0.75
+    drawn = Contest.among(1).after_run(run[1:3])
+    assert drawn.scores[0].wealth == Contest.among(1).scores[0].wealth
+    assert (drawn.samples, drawn.scores[0].tosses) == (2, 0)
+    assert Contest.among(2).after_run([]) == Contest.among(2)
+
+
+def test_attack_luck_that_comes_in_runs_adopts_no_head_that_is_no_better() -> None:
+    """Attack: every outcome comes four times. Told as runs it is as rare as promised; told as samples it is usual."""
+    adopted = {"runs": 0, "samples": 0}
+    for seed in range(200):
+        rng, together, apart = np.random.default_rng(seed), Contest.among(2), Contest.among(2)
+        won = set()
+        for _ in range(100):
+            first, second, serving = (rng.random(3) < 0.8).tolist()
+            together = together.after_run([((first, second), serving)] * 4)
+            won |= {"runs"} if together.winner(0.05) is not None else set()
+            for _ in range(4):
+                apart = apart.after((first, second), serving=serving)
+                won |= {"samples"} if apart.winner(0.05) is not None else set()
+        for name in won:
+            adopted[name] += 1
+    assert adopted["runs"] <= 16  # 1 in 20, and three deviations
+    assert adopted["samples"] > 100

@@ -126,6 +126,10 @@ def test_a_class_that_nobody_has_seen_is_not_named() -> None:
     labels = labels % 2
     one = sums(features, np.eye(C)[labels])
     assert 2 not in named(discriminant(one, shrink=0.1), features)
+    bright = np.abs(features) + 1
+    dim = discriminant(sums(bright, np.eye(C)[labels]), shrink=0.1)
+    for light in (1.0, 0.4, 0.1, 0.0):  # wherever the middle of the features lies
+        assert 2 not in named(dim, light * bright)
     less = replace(one, b=one.b - np.array([0, 0, 1.0]))
     assert 2 not in named(discriminant(less, shrink=0.1), features)
 

@@ -14,6 +14,7 @@ from edgestill.core.digest import Digest
 from edgestill.core.errors import DataError, SettingError, TrustError
 from edgestill.core.extras import require
 from edgestill.core.files import read_plain
+from edgestill.core.jsonio import Fields
 from edgestill.core.units import format_size, parse_share
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def round_(
     parent = Bundle.open(bundle)
     parent.verify()
     version = version or _next(parent.manifest.version)
-    path = out or Path(f"{parent.manifest.name}-{version}.esb")
+    path, allowed = out or Path(f"{parent.manifest.name}-{version}.esb"), parse_share(loss)
+    _check(parent, bundle, path, version)
     heldout, policy = _read(parent, check)
     solving = Solving(robust=not plain, within=within, ridge=ridge, prior=prior)
     if given is not None:
@@ -88,9 +90,9 @@ def round_(
         evidence = said
     else:
         solved = solving.head(operator(hub, token_file), parent)
-        said = solved.said
-        said.pop("weights", None)  # of devices by their names, which are no business of a bundle's
-        heads = {LEAST_SQUARES: solved.head} if within is not None else heads_of(solved.total, ridge=ridge)
+        said = _bounded(solved.said)
+        # what a single device can do is bounded of the head that was solved, and of no other
+        heads = heads_of(solved.total, ridge=ridge) if plain else {LEAST_SQUARES: solved.head}
         evidence = {"sums": said, "solved": solving.as_json()}
     made = with_head(
         parent,
@@ -99,7 +101,7 @@ def round_(
         version=version,
         evidence=evidence,
         teacher=None if teacher is None else _answers(teacher, parent, policy, heldout, sensor),
-        allowed=parse_share(loss),
+        allowed=allowed,
     )
     write_archive(path, made.manifest, made.blobs)
     patch = _patch(bundle, path)
@@ -141,6 +143,37 @@ def _head_of(path: Path, *, is_solved: bool) -> tuple[dict[str, Head], JsonObjec
         )
     head = Head(weight=weight.astype(np.float32), bias=bias.astype(np.float32))
     return {GIVEN: head}, {"file": str(Digest.of(read_plain(path, what="the head", at_most=_MOST)))}
+
+
+def _check(parent: Bundle, bundle: Path, path: Path, version: str) -> None:
+    """Looks whether this can become the next version, before anybody is asked."""
+    from edgestill.core.hardware import HardwareClass
+    from edgestill.lab.packing.assemble import Origin, check_follows
+
+    head = parent.manifest
+    check_follows(
+        head,
+        Origin(name=head.name, version=version, recipe={}, seed=0),
+        HardwareClass(head.hardware_class),
+    )
+    if path.exists() and path.samefile(bundle):
+        raise SettingError(
+            "the next version would replace the one that it follows",
+            where="--out",
+            expected="another file: patches are made from the one before",
+            got=path,
+            fix="leave --out out",
+        )
+
+
+def _bounded(said: JsonObject) -> JsonObject:
+    """What a hub said of its sums and a bundle may tell: numbers, no names of devices."""
+    fields = Fields(said, "sums")
+    kept: JsonObject = {
+        name: fields.integer(name) for name in ("devices", "samples", "window") if fields.has(name)
+    }
+    kept |= {name: fields.number(name) for name in ("largest", "moved") if fields.has(name)}
+    return kept | ({"settled": fields.boolean("settled")} if fields.has("settled") else {})
 
 
 def _next(version: str) -> str:

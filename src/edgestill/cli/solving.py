@@ -59,11 +59,11 @@ class Solving:
     def __post_init__(self) -> None:
         if self.within is not None and not self.robust:
             raise SettingError(
-                "a radius without --robust",
+                "a radius for a sum that believes everybody",
                 where="--within",
-                expected="--robust",
+                expected="a weighed sum: learn solve with --robust, learn round without --plain",
                 got=self.within,
-                fix="add --robust",
+                fix="leave --within out, or let no single device decide",
             )
 
     def head(self, client: OperatorClient, bundle: Bundle) -> Solved:
@@ -95,12 +95,13 @@ class Solving:
         from edgestill.learn.together import head_of, in_coordinates, lifted
 
         ridge = self.ridge
-        rule = robust.Rule(ridge=ridge) if self.prior is None else robust.Rule(ridge=ridge, prior=self.prior)
+        # with no weight it has no part in the head; the weighing still needs one
+        rule = robust.Rule(ridge=ridge, prior=self.prior) if self.prior else robust.Rule(ridge=ridge)
         believed = in_coordinates(reference, kept)
         said = client.agreed_statistics(believed.to_bytes("float64"), ridge=rule.ridge, prior=rule.prior)
         sums = Statistics.from_bytes(_decoded(said.pop("statistics", None)), backbone=believed.backbone)
         total = lifted(sums, reference, kept)
-        both = robust.with_prior(total, reference, rule.prior)
+        both = total if self.prior == 0 else robust.with_prior(total, reference, rule.prior)
         head = (
             head_of(both, ridge=ridge)
             if self.within is None

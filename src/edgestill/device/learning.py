@@ -9,9 +9,10 @@
   device has (it keeps what is rare here), in the other for a tenth of that (the world here is another).
 - First asked, then learned from: every sample is put to the heads made of *earlier* samples and to what serves, and
   only then joins the sums (prequential; Dawid 1984). None is spent on tests alone. The last `gap` samples are kept out
-  of the heads, because neighbours in time resemble each other.
+  of the heads, because neighbours in time resemble each other; after a restart as many come before a head is asked.
 - A head is adopted when betting on it has shown that it is right more often than what serves (`learn.contest`); the
-  chance that one that is no better is ever adopted is at most `level` per contest. It must not be behind on audits,
+  chance that one that is no better is ever adopted is at most `level` per contest of independent tosses. Samples of one class in a row are one toss, four at
+  most: windows of a sensor overlap. It must not be behind on audits,
   the fair part of the samples. After an adoption the next contest begins.
 - When the world has changed (`device.noticing`), the policy says what follows (`infer.reaction`). Usually what was learned
   before is forgotten, and the contest begins anew; the samples since the change are kept where they are still at hand.
@@ -76,6 +77,7 @@ class Lessons:
         young: newest samples that are kept one by one; the older ones only as sums.
         first: samples before the first head is made; again and again once they have grown by an eighth.
         level: probability per contest that a head is adopted which is not better.
+        alike: newest samples of one class in a row that count as one toss, at most.
         looked: samples of a contest before its outcome counts, and that the temperature is fitted on at most 16 times.
         max_weight: of one sample.
         least: samples before statistics are sent, where nobody says another number: few could expose one.
@@ -88,6 +90,7 @@ class Lessons:
     young: int = 64
     first: int = 8
     level: float = 0.05
+    alike: int = 4
     looked: int = 16
     max_weight: float = 20.0
     least: int = 16
@@ -148,6 +151,7 @@ class Learner:
         self._waiting = 0
         self._seen = 0
         self._taken: tuple[int, int] = (0, 0)
+        self._unasked = 0
         self._changed = False
         self._lock = threading.Lock()
 
@@ -336,6 +340,8 @@ class Learner:
                 self._recall_progress(Fields(progress, "progress"))
             if self._sums.older_than(self._lessons.gap) >= self._lessons.first:
                 self._renew()
+                # files are sums: heads of them have learned from the newest samples, whose neighbours may come now
+                self._unasked = self._lessons.gap
 
     def _recall_progress(self, fields: Fields) -> None:
         noticing, trial = Noticing(), self._fresh_trial()
@@ -408,7 +414,10 @@ class Learner:
 
     def _meet(self, sample: Sample, probability: float | None) -> None:
         """One sample: it is asked about, then it begins to age."""
-        self._trial.ask(sample)
+        if self._unasked:
+            self._unasked -= 1
+        else:
+            self._trial.ask(sample)
         self._sums.add(sample)
         if self._prepared is not None and self._prepare is not None:
             features, weight = self._prepare(sample.features, sample.weight)
@@ -454,7 +463,7 @@ class Learner:
             self._trial.renew([self._head(own, share) for share in PRIOR_SHARES])
 
     def _fresh_trial(self) -> Trial:
-        return Trial(len(PRIOR_SHARES), recent=16 * self._lessons.looked)
+        return Trial(len(PRIOR_SHARES), recent=16 * self._lessons.looked, alike=self._lessons.alike)
 
     def _head(self, own: Statistics, share: float) -> Head:
         """A head for which the prior counts `share` of the device's own samples."""

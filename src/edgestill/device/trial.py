@@ -24,15 +24,21 @@ if TYPE_CHECKING:
 class Trial:
     """A contest of heads with what serves.
 
+    Samples in a row that have one class are a run: they are probably alike, and so count as one toss.
+
     Args:
         heads: how many there are.
         recent: newest scores that are kept, to calibrate the one that wins.
+        alike: samples of a run, at most.
     """
 
-    def __init__(self, heads: int, *, recent: int) -> None:
+    def __init__(self, heads: int, *, recent: int, alike: int = 1) -> None:
         self.contest = Contest.among(heads)
         self._audits = Contest.among(heads)
         self._heads: Sequence[Head] = ()
+        self._alike = alike
+        self._class = -1
+        self._run: list[tuple[tuple[bool, ...], bool]] = []
         self._recent: deque[tuple[list[NDArray[np.float32]], NDArray[np.float32]]] = deque(maxlen=recent)
 
     def renew(self, heads: Sequence[Head]) -> None:
@@ -46,10 +52,19 @@ class Trial:
         scores = [(sample.features @ head.weight + head.bias).astype(np.float32) for head in self._heads]
         right = int(sample.target.argmax())
         outcome = tuple(int(one.argmax()) == right for one in scores)
-        self.contest = self.contest.after(outcome, serving=sample.named == right)
+        if right != self._class:
+            self._end_run()
+        self._class = right
+        self._run.append((outcome, sample.named == right))
+        if len(self._run) >= self._alike:
+            self._end_run()
         if sample.audit:
             self._audits = self._audits.after(outcome, serving=sample.named == right)
         self._recent.append((scores, sample.target))
+
+    def _end_run(self) -> None:
+        if self._run:
+            self.contest, self._run = self.contest.after_run(self._run), []
 
     def winner(self, level: float, *, least: int) -> int | None:
         """Number of the head that is shown to be better, and is not behind on audits; None as long as none is.
@@ -70,7 +85,7 @@ class Trial:
         return np.stack([one[number] for one in scores]), np.stack(targets)
 
     def as_json(self) -> JsonObject:
-        """How it stands, to be kept over restarts; heads are made again, scores gathered again."""
+        """How it stands, to be kept over restarts; heads are made again, scores gathered again, and a run that has not ended is left out."""
         return {"contest": self.contest.as_json(), "audits": self._audits.as_json()}
 
     def recall(self, fields: Fields) -> None:

@@ -72,12 +72,32 @@ def read_from(model: bytes, tensors: Iterable[Tensor]) -> dict[str, NDArray[np.f
     return found
 
 
+def range_of(model: bytes, tensor: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lowest and the highest number that a tensor may have in the file, to be broadcast over it; infinite for floats.
+
+    Raises:
+        OverlayError: it has no place, or one that lies outside of the file.
+    """
+    if tensor.place is None:
+        raise _refused("a tensor with a place", "none", tensor.name)
+    _check_place(tensor, tensor.place, len(model))
+    if tensor.place.scale is None:
+        return np.array(-np.inf), np.array(np.inf)
+    scale, zero = _grid(tensor.place, model, len(tensor.shape))
+    low, high = _bounds(tensor.place)
+    return (low - zero) * scale, (high - zero) * scale
+
+
+def _bounds(place: Place) -> tuple[int, int]:
+    return _LIMITS.get(place.kind, (-place.limit, place.limit))
+
+
 def _codes(place: Place, numbers: NDArray[np.float32], model: bytes) -> tuple[NDArray[np.generic], int]:
     """As they are written, and how many were cut."""
     if place.scale is None:
         return numbers.astype(_little(place.kind)), 0
     scale, zero = _grid(place, model, numbers.ndim)
-    low, high = _LIMITS.get(place.kind, (-place.limit, place.limit))
+    low, high = _bounds(place)
     rounded = np.rint(numbers.astype(np.float64) / scale) + zero
     return np.clip(rounded, low, high).astype(_little(place.kind)), int(
         ((rounded < low) | (rounded > high)).sum()

@@ -1,6 +1,6 @@
 """Who is right more often: a challenger or what serves? A bet on every sample, to be stopped at any time.
 
-Each sample on which exactly one of both is right is a toss. Starting with a wealth of 1, one bets a share `stake` of it
+Each sample on which exactly one of both is right is a toss, or each run of samples that hang together: who alone was right more often has won it. Starting with a wealth of 1, one bets a share `stake` of it
 that the challenger wins: wealth becomes wealth * (1 + stake) where it does, wealth * (1 - stake) where it does not.
 Where the challenger is in truth no better, wealth does not grow on average, whatever came before; the probability that
 it *ever* reaches 1 / level is then at most `level` (Ville 1939; betting as a test: Shafer 2021; Waudby-Smith and Ramdas
@@ -12,8 +12,9 @@ it *ever* reaches 1 / level is then at most `level` (Ville 1939; betting as a te
   Herbster and Warmuth 1998, with the falling shares of Koolen and de Rooij 2013). One stake is 0: what is not bet is not lost while the challenger is
   behind, and soon in play when it is ahead. None of it changes the sum, so it is a bet like any other.
 - K challengers share the level: each must reach K / level. The one with the most wealth wins.
-- Samples that hang together are harmless only where a challenger has not learned from their neighbours: keep a gap
-  (`device.learning` does).
+- It rests on tosses that are fair given all that came before. Neighbours in time are not: where inputs come in runs of alike ones, one win is followed by
+  more, for a challenger that is no better, too. So whoever knows of runs tells them as such (`after_run`). A gap between what a challenger learns from and
+  what it is asked takes away its advantage on neighbours, and not the runs of luck.
 
 Pure: the state goes in and comes out.
 """
@@ -29,6 +30,8 @@ from edgestill.core.errors import MessageError, SettingError
 from edgestill.core.jsonio import Fields
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgestill.core.jsonio import JsonObject
 
 STAKES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.95)
@@ -43,11 +46,13 @@ class Score:
     Attributes:
         wins: samples on which it alone was right.
         losses: samples on which only what serves was right.
+        tosses: that were bet on: samples, or runs of them.
         wealth: the parts, one for each of `STAKES`, positive; 1 each at the beginning.
     """
 
     wins: int = 0
     losses: int = 0
+    tosses: int = 0
     wealth: tuple[float, ...] = (1.0,) * len(STAKES)
 
     @classmethod
@@ -61,23 +66,25 @@ class Score:
             numbered.number(str(index), least=_LEAST_WEALTH, most=1 / _LEAST_WEALTH)
             for index in range(len(STAKES))
         ]
-        return cls(wins=fields.integer("wins"), losses=fields.integer("losses"), wealth=tuple(wealth))
+        counts = {name: fields.integer(name) for name in ("wins", "losses", "tosses")}
+        return cls(**counts, wealth=tuple(wealth))
 
     @property
     def mean_wealth(self) -> float:
         """The evidence that the challenger is better (an e-value)."""
         return float(np.mean(self.wealth))
 
-    def after(self, *, challenger: bool, serving: bool) -> Self:
-        """The score after one sample on which each was right, or not."""
-        if challenger == serving:
-            return self
-        sign = 1 if challenger else -1
+    def after(self, *, wins: int, losses: int) -> Self:
+        """The score after a run of samples, or one sample: on how many the challenger alone, and what serves alone was right."""
+        counted = replace(self, wins=self.wins + wins, losses=self.losses + losses)
+        if wins == losses:
+            return counted
+        sign = 1 if wins > losses else -1
         parts = [one * (1 + sign * stake) for one, stake in zip(self.wealth, STAKES, strict=True)]
-        given = 1 / (2 * (self.wins + self.losses + 1) + 2)
+        given = 1 / (2 * (self.tosses + 1) + 2)
         pot = given * sum(parts) / len(parts)
         wealth = tuple(min(max((1 - given) * one + pot, _LEAST_WEALTH), 1 / _LEAST_WEALTH) for one in parts)
-        return replace(self, wins=self.wins + challenger, losses=self.losses + serving, wealth=wealth)
+        return replace(counted, tosses=self.tosses + 1, wealth=wealth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +134,19 @@ class Contest:
 
     def after(self, challengers: tuple[bool, ...], *, serving: bool) -> Self:
         """The contest after one sample: which of the challengers were right, and whether what serves was."""
+        return self.after_run([(challengers, serving)])
+
+    def after_run(self, run: Sequence[tuple[tuple[bool, ...], bool]]) -> Self:
+        """The contest after samples that hang together, and count as one toss: of each, what `after` takes."""
         scores = tuple(
-            score.after(challenger=one, serving=serving)
-            for score, one in zip(self.scores, challengers, strict=True)
+            score.after(
+                wins=sum(right[number] and not serving for right, serving in run),
+                losses=sum(serving and not right[number] for right, serving in run),
+            )
+            for number, score in enumerate(self.scores)
         )
-        return replace(self, scores=scores, samples=self.samples + 1, served=self.served + serving)
+        served = self.served + sum(serving for _, serving in run)
+        return replace(self, scores=scores, samples=self.samples + len(run), served=served)
 
     def winner(self, level: float) -> int | None:
         """Number of the challenger that is shown to be better, the clearest first; None as long as none is.

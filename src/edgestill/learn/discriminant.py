@@ -27,7 +27,8 @@ SHRINKS: Final = (1e-3, 0.1, 0.5, 0.9)
 """Worth trying."""
 _WHERE: Final = "statistics"
 _RAREST: Final = 1e-6
-"""Share of a class that has next to no samples, or fewer than none of noisy sums: it is named where nothing else comes near."""
+"""Share of a class that has next to no samples, or fewer than none of noisy sums. It is taken to lie where the most frequent one does, which is
+likelier there and everywhere: so it is never named."""
 
 
 def discriminant(statistics: Statistics, *, shrink: float) -> Head:
@@ -53,7 +54,8 @@ def discriminant(statistics: Statistics, *, shrink: float) -> Head:
     if not n > 0:
         raise EvidenceError("no samples", where=_WHERE, expected="a weight above 0", got=n)
     some = each > _RAREST * n
-    means = np.where(some, b[:-1] / np.where(some, each, 1), 0.0)  # [D, C]
+    means = b[:-1] / np.where(some, each, 1)  # [D, C]
+    means[:, ~some] = means[:, [each.argmax()]]
     within = (a[:-1, :-1] - (means * np.where(some, each, 0)) @ means.T) / n
     size = max(float(np.trace(within)) / len(within), np.finfo(np.float64).tiny)
     shaped = (1 - shrink) * within + shrink * size * np.eye(len(within))
@@ -70,7 +72,8 @@ def discriminant(statistics: Statistics, *, shrink: float) -> Head:
     half = np.linalg.solve(factor, means)
     weight = np.linalg.solve(factor.T, half)
     bias = np.log(np.maximum(each / n, _RAREST)) - np.square(half).sum(axis=0) / 2
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+    head = Head(weight.astype(np.float32), bias.astype(np.float32))
+    if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
         raise EvidenceError(
             "no finite solution",
             where=_WHERE,
@@ -78,4 +81,4 @@ def discriminant(statistics: Statistics, *, shrink: float) -> Head:
             got="NaN or infinity",
             fix="shrink more",
         )
-    return Head(weight.astype(np.float32), bias.astype(np.float32))
+    return head

@@ -78,16 +78,16 @@ class Places:
             numbers = constant(value)
             assert numbers is not None
             if numbers.shape == tensor.shape and numbers.dtype.name in _KINDS:
-                return self._written(name, _KINDS[numbers.dtype.name], span)
+                return self._written(name, _KINDS[numbers.dtype.name], span, len(tensor.shape))
         raise ModelError(
             "a trained tensor has no place in the shipped model",
             where=tensor.name,
             expected=f"it, or its codes, of shape {list(tensor.shape)}",
             got="none of them in one piece",
-            fix="leave it out of what is trainable",
+            fix="leave it out of what may change (what is trainable, or the last layer)",
         )
 
-    def _written(self, name: str, kind: Kind, span: Span) -> Place:
+    def _written(self, name: str, kind: Kind, span: Span, rank: int) -> Place:
         if kind == "float32":
             return Place(kind=kind, start=span.start)
         node = self._decoded[name]
@@ -100,7 +100,7 @@ class Places:
             start=span.start,
             scale=start,
             channels=channels,
-            axis=None if channels == 1 else 1 if told is None else told.as_int(),
+            axis=None if channels == 1 else 1 if told is None else told.as_int() % rank,
             zero=None if zero is None else zero[1],
             limit=self._limit if kind == "int8" else 127,
         )

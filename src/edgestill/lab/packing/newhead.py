@@ -35,7 +35,7 @@ from edgestill.lab.packing.assemble import REFERENCE, Origin, check_follows
 from edgestill.lab.packing.calibrate import FEWEST, Heldout, asking_text, calibrate, promise_text
 from edgestill.lab.packing.graph import constant, read
 from edgestill.lab.packing.leverage import relative_leverage
-from edgestill.learn.codes import read_from, written_into
+from edgestill.learn.codes import range_of, read_from, written_into
 from edgestill.learn.statistics import Head, Statistics
 from edgestill.learn.stepfile import Tensor
 
@@ -103,43 +103,47 @@ class ShippedHead:
         """Weight `[D, C]` and bias `[C]`."""
         found = read_from(self._model, (self._weight, self._bias))
         weight = found[self._weight.name]
-        return Head(weight.T if self._turned else weight, found[self._bias.name])
+        return Head(weight.T if self._turned else weight, found[self._bias.name].reshape(-1))
 
     def most(self, head: Head) -> float:
-        """The largest multiple of a head of which the grid has every weight; 1 where the file has floats."""
-        place = self._weight.place
-        assert place is not None
-        if place.scale is None:
-            return 1.0
-        scale = np.frombuffer(self._model, "<f4", place.channels, place.scale).astype(np.float64)
-        weight = np.abs(self._stored(head.weight)).astype(np.float64)
-        others = tuple(axis for axis in range(weight.ndim) if axis != place.axis)
-        largest = weight.max(axis=None if place.axis is None else others)
-        return float((place.limit * scale / np.maximum(largest, 1e-30)).min())
+        """The largest multiple of a head of which the grid has every weight; infinite where the file has floats."""
+        rooms = []
+        for tensor, numbers in self._numbers(head):
+            low, high = (np.broadcast_to(one, numbers.shape) for one in range_of(self._model, tensor))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rooms.append(np.where(numbers == 0, np.inf, np.where(numbers > 0, high, low) / numbers).min())
+        return float(min(rooms))
 
     def write(self, head: Head) -> bytes:
         """The file with another head, of the same length.
 
         Raises:
-            OverlayError: one of another shape, or not finite.
+            OverlayError: one of another shape, or not finite. ModelError: one beyond the grid.
         """
-        return written_into(
-            self._model,
-            (self._weight, self._bias),
-            {
-                self._weight.name: self._stored(head.weight),
-                self._bias.name: np.asarray(head.bias, np.float32),
-            },
-        )[0]
+        numbers = {tensor.name: one.astype(np.float32) for tensor, one in self._numbers(head)}
+        model, cut = written_into(self._model, (self._weight, self._bias), numbers)
+        if cut:
+            raise ModelError(
+                "a head beyond the grid",
+                where="model.onnx",
+                expected="numbers that the last layer's codes can have",
+                got=f"{cut:.1%} of them beyond",
+                fix="build the bundle with its last layer in floats",
+            )
+        return model
 
     def with_temperature(self, model: bytes, temperature: float) -> bytes:
         """A file that `write` gave, with another temperature."""
         number = np.full(self._temperature.shape, temperature, np.float32)
         return written_into(model, (self._temperature,), {self._temperature.name: number})[0]
 
-    def _stored(self, weight: NDArray[np.floating]) -> NDArray[np.float32]:
-        turned = weight.T if self._turned else weight
-        return np.ascontiguousarray(turned, dtype=np.float32)
+    def _numbers(self, head: Head) -> tuple[tuple[Tensor, NDArray[np.float64]], ...]:
+        """Weight and bias as the file has them."""
+        weight = head.weight.T if self._turned else head.weight
+        return (
+            (self._weight, np.ascontiguousarray(weight, np.float64)),
+            (self._bias, np.asarray(head.bias, np.float64).reshape(self._bias.shape)),
+        )
 
 
 def with_head(
@@ -177,14 +181,15 @@ def with_head(
     shipped = ShippedHead(parent.read(names.MODEL), where)
     for head in heads.values():
         _check_kind(head, shipped.read())
-    _check_enough(heldout)
     chooses = _first_half(heldout.groups, seed)
+    _check_enough(chooses)
     logits, features = run_model(engine_of(parent.read(names.MODEL), where.name), heldout.inputs)
     chosen, times = _best(heads, features[chooses], heldout.where(chooses))
     head, times = heads[chosen], min(times, shipped.most(heads[chosen]))
     model = shipped.write(Head(head.weight * times, head.bias * times))
     judged, features = heldout.where(~chooses), features[~chooses]
-    said, _ = run_model(engine_of(model, where.name), judged.inputs)
+    said, again = run_model(engine_of(model, where.name), judged.inputs)
+    _check_backbone(features, again)
     before, after = (accuracy(one, judged.labels, judged.groups) for one in (logits[~chooses], said))
     _check_loss(before, after, allowed)
     answers = Heldout(
@@ -254,6 +259,11 @@ def _layer(graph: ir.Graph) -> tuple[ir.Value, ir.Value, bool]:
     weight, bias = (_stored(one) for one in (*given[1:], None, None)[:2])
     if weight is None or bias is None:
         raise _no_layer("a weight and a bias that are constants", "none, or computed")
+    for given_as, one in zip(given[1:], (weight, bias), strict=False):
+        if len(one.uses()) > 1 or (given_as is not None and len(given_as.uses()) > 1):
+            raise _no_layer(
+                "a last layer that shares no numbers with others", f"{one.name} in several places"
+            )
     return weight, bias, turned
 
 
@@ -262,6 +272,8 @@ def _temperature(graph: ir.Graph) -> ir.Value:
     value = None if told is None else told.inputs[0]
     if value is None or constant(value) is None:
         raise _no_layer("an output `temperature` that is a constant", "none")
+    if {user.op_type for user, _ in value.uses()} - {"Identity", "Div"}:
+        raise _no_layer("a temperature that nothing else rests on", f"{value.name} in several places")
     return value
 
 
@@ -292,14 +304,26 @@ def _check_kind(head: Head, known: Head) -> None:
         )
 
 
-def _check_enough(heldout: Samples) -> None:
-    if len(heldout) < 2 * FEWEST:
+def _check_enough(chooses: NDArray[np.bool_]) -> None:
+    if min(chooses.sum(), (~chooses).sum()) < FEWEST:
         raise DataError(
             "too little held-out data for another head",
             where="held-out data",
-            expected=f"at least {2 * FEWEST} samples: one half chooses, the other judges",
-            got=len(heldout),
-            fix="label some hundred",
+            expected=f"{FEWEST} samples at least in either half: one chooses, the other judges",
+            got=f"{chooses.sum()} and {(~chooses).sum()}",
+            fix="label some hundred, of several groups",
+        )
+
+
+def _check_backbone(before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+    """Sums, windows and adapters are of these features, and know them by one name."""
+    if not np.array_equal(before, after):
+        raise ModelError(
+            "another head changed the features",
+            where="model.onnx",
+            expected="features as before, bit by bit",
+            got=f"a difference of {np.abs(before - after).max():.3g}",
+            fix="build the bundle from a model whose last layer shares nothing with the others",
         )
 
 
