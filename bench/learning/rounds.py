@@ -29,7 +29,7 @@ from edgestill.lab.packing.newhead import with_head
 from edgestill.learn import robust
 from edgestill.learn.coordinates import Coordinates
 from edgestill.learn.statistics import Statistics
-from edgestill.learn.together import heads_of
+from edgestill.learn.together import LEAST_SQUARES, head_of
 from learning.frozen import CLASSES, holders_of
 
 if TYPE_CHECKING:
@@ -79,13 +79,12 @@ def _round(path: Path, seen: Samples, last: Samples, light: float) -> dict[str, 
     messages = _messages(bundle, seen)
     made = with_head(
         bundle,
-        heads_of(_total(bundle, messages)),
+        {LEAST_SQUARES: head_of(_total(bundle, messages))},
         check,
         version="1.0.1",
         evidence={"sums": {"samples": len(seen)}},
     )
     return {
-        "head": made.chosen,
         "patch": _patch(bundle, made),
         "message": max(len(one) for one in messages.values()),
         "before": _right(bundle.read("model.onnx"), bundle, tells),

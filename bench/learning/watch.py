@@ -243,13 +243,14 @@ def recovered(home: list[float], away: list[float], after: list[float]) -> dict[
 
 
 def figures(part: dict[str, Any]) -> dict[str, float]:
-    """A minute in which each exercise comes twice: told labels, answers of the teacher, and of a device that was worn at home; and one in which each comes once."""
+    """A minute in which each exercise comes twice: told labels, answers of the teacher, of a device worn at home; and a minute of each once, or by turns."""
     rows, found = part["rows"], {}
     for name, key in (
         ("watch_recovered_share", f"labels/{MINUTE}/{TWICE}"),
         ("watch_recovered_share_asked", f"asked/{MINUTE}/{TWICE}"),
         ("watch_recovered_share_worn", f"worn/{MINUTE}/{TWICE}"),
         ("watch_recovered_share_once", f"labels/{MINUTE}/{ONCE}"),
+        ("watch_recovered_share_mixed", f"labels/{MINUTE}/{OFTEN}"),
     ):
         if key in rows:
             found[name] = rows[key]["recovered"]["share"]

@@ -12,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from test_cli_operating import HERE, World, hub_up
 
+from edgestill.cli import rounding
 from edgestill.core.bundle import Bundle
 from edgestill.core.digest import Digest
+from edgestill.core.errors import MessageError
 from edgestill.core.jsonio import parse_object
 from edgestill.core.sharing import Sharing
 from edgestill.core.wire import Enrol
@@ -117,7 +119,9 @@ def check(tmp_path: Path) -> Path:
     return tmp_path / "check.npz"
 
 
-@pytest.mark.parametrize("how", [[], ["--plain", "--prior", "0"], ["--prior", "0.01", "--within", "5"]])
+@pytest.mark.parametrize(
+    "how", [[], ["--plain", "--prior", "0"], ["--prior", "0"], ["--prior", "0.01", "--within", "5"]]
+)
 def test_the_next_version_knows_what_the_devices_know(
     world: World, check: Path, tmp_path: Path, how: list[str]
 ) -> None:
@@ -138,7 +142,9 @@ def test_the_next_version_knows_what_the_devices_know(
     evidence: Any = lineage["evidence"]
     assert evidence["solved"]["robust"] == ("--plain" not in how)
     assert evidence["head"] == told["head"]
-    assert (told["head"] == "least squares") or "--within" not in how
+    # what a device can do is bounded for this head alone
+    assert told["head"] == "least squares" or "--plain" in how
+    assert set(evidence["sums"]) <= {"devices", "samples", "window", "largest", "moved", "settled"}
 
 
 def test_sentences_say_what_to_do_next(
@@ -164,6 +170,46 @@ def test_a_teacher_is_heard_anew(world: World, check: Path, tmp_path: Path) -> N
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("version", ["abc", "2", "2.0.0-rc1", "1.0.10.1", "1.0.9"])
+def test_a_version_that_no_next_one_has(world: World, check: Path, version: str) -> None:
+    """Said before the hub is asked."""
+    said = world.run("learn", "round", bundle(), "--check", check, "--version", version, fails=True)
+    assert "version" in said
+    assert version in said
+
+
+def test_the_next_version_does_not_replace_the_one_before(world: World, check: Path, tmp_path: Path) -> None:
+    """Patches are made from that one; by whatever name it is called."""
+    own = tmp_path / "own.esb"
+    own.write_bytes(bundle().read_bytes())
+    other = tmp_path / "other.esb"
+    other.symlink_to(own)
+    for out in (own, other):
+        said = world.run("learn", "round", own, "--check", check, "--out", out, fails=True)
+        assert "would replace the one that it follows" in said
+    assert own.read_bytes() == bundle().read_bytes()
+
+
+def test_a_radius_needs_a_weighed_sum(world: World, check: Path) -> None:
+    """The error names the option of this verb."""
+    asked = ["learn", "round", bundle(), "--check", check, "--plain", "--within", "0.2"]
+    assert "learn round without --plain" in world.run(*asked, fails=True)
+
+
+def test_attack_what_a_hub_says_does_not_get_into_a_signed_bundle() -> None:
+    """Attack: a hub's answer holds names, and texts of any length; numbers alone are taken over, and must be some."""
+    said: Any = {
+        "devices": 3,
+        "window": 1,
+        "settled": True,
+        "note": "x" * 10**6,
+        "weights": {"anna's watch": 0.1},
+    }
+    assert rounding._bounded(said) == {"devices": 3, "window": 1, "settled": True}
+    with pytest.raises(MessageError):
+        rounding._bounded({"devices": "three"})
 
 
 def test_data_without_labels_judge_nothing(world: World, tmp_path: Path) -> None:

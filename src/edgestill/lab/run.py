@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edgestill.core.bundle import Bundle
-from edgestill.core.errors import SettingError
 from edgestill.core.hardware import HardwareClass
-from edgestill.core.manifest import MODEL, NAME, VERSION
+from edgestill.core.manifest import MODEL
 from edgestill.lab.fits import as_source
 from edgestill.lab.packing.assemble import Origin, Packed, check_follows
 from edgestill.lab.packing.aware import trained_for_codes
@@ -165,15 +163,6 @@ class Run:
         Raises:
             SettingError: no name or version that a bundle can have.
         """
-        for what, value, pattern in (("name", name, NAME), ("version", version, VERSION)):
-            if re.fullmatch(pattern, value) is None:
-                raise SettingError(
-                    f"a {what} that no bundle can have",
-                    where=what,
-                    expected=f"text that matches {pattern}",
-                    got=repr(value[:80]),
-                    fix="name it like camera, in version 1.0.0",
-                )
         return Origin(name=name, version=version, recipe=self.recipe.as_json(), seed=self.recipe.seed)
 
     def _trained_for_codes(self, hardware_class: HardwareClass) -> nn.Module:

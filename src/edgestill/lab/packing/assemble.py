@@ -5,6 +5,7 @@ It asks engines, never torch: the student may have been trained here, or be a fi
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,6 +70,20 @@ class Origin:
     seed: int
     parent: Digest | None = None
     evidence: JsonObject | None = None
+
+    def __post_init__(self) -> None:
+        for what, value, pattern in (
+            ("name", self.name, names.NAME),
+            ("version", self.version, names.VERSION),
+        ):
+            if re.fullmatch(pattern, value) is None:
+                raise SettingError(
+                    f"a {what} that no bundle can have",
+                    where=what,
+                    expected=f"text that matches {pattern}",
+                    got=repr(value[:80]),
+                    fix="name it like camera, in version 1.0.0",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
