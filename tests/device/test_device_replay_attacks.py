@@ -17,7 +17,8 @@ from replay_worlds import HOLDING, KEY, PLAN, kept, numbers, offer, on_disk, tar
 from edgestill.core.errors import AccessError, DataError, EdgestillError, PathError
 from edgestill.device import replay_format as form
 from edgestill.device.replay import Replay
-from edgestill.device.replay_format import HEAD_BYTES, About, Head, Layout, Sample, Tally
+from edgestill.device.replay_format import About, Head, Layout, Sample, Tally
+from edgestill.device.replay_head import HEAD_BYTES, PROOF_BYTES, Parts, said_of
 from edgestill.device.replay_samples import Samples
 from edgestill.device.sealing import Checked
 
@@ -146,18 +147,16 @@ def test_attack_counts_in_a_head_are_bounded_before_anything_is_made(
     path = filled(tmp_path, key)
     head = Head.from_bytes(path.read_bytes()[:HEAD_BYTES], plan=PLAN, key=key)
     text = json.dumps(head._as_json() | wrong).encode()
-    said = (form._MAGIC + form._LENGTH.pack(len(text)) + text).ljust(form._SAID, b"\0")
-    proof = bytes(form._PROOF)
-    change(path, 0, said + proof + form._digest(said + proof))
+    change(path, 0, Parts(said_of(text), bytes(PROOF_BYTES)).to_bytes())
     assert isinstance(refused(path, key), DataError)
 
 
 def test_attack_a_head_that_says_it_is_longer_than_it_is(tmp_path: Path) -> None:
     """The length of its text is that of another page."""
     path = filled(tmp_path)
-    said = (form._MAGIC + form._LENGTH.pack(2**32 - 1) + b"{" * 4_000).ljust(form._SAID, b"\0")
-    proof = bytes(form._PROOF)
-    change(path, 0, said + proof + form._digest(said + proof))
+    said = bytearray(said_of(b"{" * 4_000))
+    said[8:12] = b"\xff" * 4
+    change(path, 0, Parts(bytes(said), bytes(PROOF_BYTES)).to_bytes())
     assert isinstance(refused(path), DataError)
 
 
@@ -167,9 +166,9 @@ def test_attack_the_settings_of_a_sealed_head_cannot_be_changed(tmp_path: Path) 
     data = path.read_bytes()[:HEAD_BYTES]
     head = Head.from_bytes(data, plan=PLAN, key=KEY)
     text = json.dumps(head._as_json() | {"seed": "00" * 16}).encode()
-    said = (form._MAGIC + form._LENGTH.pack(len(text)) + text).ljust(form._SAID, b"\0")
-    proof = data[form._SAID : form._SAID + form._PROOF]
-    change(path, 0, said + proof + form._digest(said + proof))
+    parts = Parts.of(data)
+    assert parts is not None
+    change(path, 0, Parts(said_of(text), parts.proof).to_bytes())
     assert isinstance(refused(path, KEY), AccessError)
 
 

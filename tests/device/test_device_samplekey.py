@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
+from replay_worlds import PLAN
 
 from edgestill.core.errors import EdgestillError, NotFoundError, PathError, SettingError
 from edgestill.device import samplekey
 from edgestill.device.blocks import PlainFile
 from edgestill.device.home import Home, Identity, Settings
 from edgestill.device.main import main
+from edgestill.device.replay import Replay
 from edgestill.device.samplekey import chosen_key, erase, key_to_keep, kind_of, place_of, read_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MEMORY = Path("/memory")
 MOUNTS = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 22 0:26 / /run rw,nosuid shared:5 - tmpfs tmpfs rw,size=100k
@@ -44,7 +49,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says whether folders are in memory: what they are on this machine is not known."""
 
     def say(value: bool) -> None:
-        monkeypatch.setattr(samplekey, "_is_in_memory", lambda _: value)
+        monkeypatch.setattr(samplekey, "memory_of", lambda _: MEMORY if value else None)
 
     say(False)
     return say
@@ -59,20 +64,25 @@ def test_a_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["key", "other"]
 
 
-def test_a_missing_key_is_made_anew_in_memory_only(tmp_path: Path, in_memory: Callable[[bool], None]) -> None:
+def test_a_missing_key_is_made_anew_on_the_file_system_that_was_settled_only(
+    tmp_path: Path, in_memory: Callable[[bool], None]
+) -> None:
     """On a disk it may be on a medium that is not there, and a new one in its place would lie where the owner did not want it."""
-    with pytest.raises(NotFoundError, match=r"the key of the samples is not there.*settings --seal-samples"):
-        key_to_keep(tmp_path / "key")
-    assert not (tmp_path / "key").exists()
-    in_memory(True)
-    assert key_to_keep(tmp_path / "key") == key_to_keep(tmp_path / "key") == read_key(tmp_path / "key")
+    for is_in_memory, anew_on in ((False, None), (False, MEMORY), (True, None), (True, MEMORY / "other")):
+        in_memory(is_in_memory)
+        with pytest.raises(NotFoundError, match=r"the key of the samples is not there.*settings --seal-s"):
+            key_to_keep(tmp_path / "key", anew_on)
+        assert not (tmp_path / "key").exists()
+    made = key_to_keep(tmp_path / "key", MEMORY)
+    assert made == key_to_keep(tmp_path / "key", MEMORY) == read_key(tmp_path / "key")
 
 
 def test_a_key_whose_folder_is_not_there_is_never_made(
     tmp_path: Path, in_memory: Callable[[bool], None]
 ) -> None:
     """The mount point of a stick that was taken out."""
-    for make in (chosen_key, key_to_keep):
+    in_memory(True)
+    for make in (chosen_key, partial(key_to_keep, anew_on=MEMORY)):
         with pytest.raises(EdgestillError):
             make(tmp_path / "stick" / "key")
     assert list(tmp_path.iterdir()) == []
@@ -83,7 +93,7 @@ def test_attack_a_key_that_others_may_read_or_change_is_refused(tmp_path: Path, 
     """Whatever they may do with it; the error says how to make it right, and not what is in it."""
     key = chosen_key(tmp_path / "key")
     (tmp_path / "key").chmod(mode)
-    with pytest.raises(PathError, match=f"got {mode:04o}; chmod 600") as error:
+    with pytest.raises(PathError, match=f"got {mode:04o}, of user .*; chmod 600") as error:
         chosen_key(tmp_path / "key")
     assert key.hex() not in str(error.value)
     (tmp_path / "key").chmod(0o400)
@@ -101,11 +111,20 @@ def test_a_key_that_root_gives_an_agent_may_be_readable_by_roots_group(
         read_key(tmp_path / "key")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert read_key(tmp_path / "key") == key
-    for mode, owner in ((0o460, 0), (0o444, 0), (0o440, 1001)):
+    for mode, owner in ((0o460, 0), (0o444, 0), (0o440, 1001), (0o600, 1001)):
         (tmp_path / "key").chmod(mode)
         os.chown(tmp_path / "key", owner, 0)
-        with pytest.raises(PathError, match=f"got {mode:04o}"):
+        with pytest.raises(PathError, match=f"got {mode:04o}, of user {owner}"):
             read_key(tmp_path / "key")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_attack_a_key_that_belongs_to_somebody_else_is_refused(tmp_path: Path) -> None:
+    """Its owner could read what is sealed with it, and take it away; even root's agent takes none such."""
+    chosen_key(tmp_path / "key")
+    os.chown(tmp_path / "key", 1001, 0)
+    with pytest.raises(PathError, match=r"expected mode 0600 or 0400, of user 0; got 0600, of user 1001"):
+        read_key(tmp_path / "key")
 
 
 @pytest.mark.parametrize("data", [b"", b"k" * 31, b"k" * 33, b"k" * 10_000])
@@ -113,7 +132,7 @@ def test_a_key_of_another_length_is_refused(tmp_path: Path, data: bytes) -> None
     """Half a key too, such as a full disk leaves; it is not replaced, as it may be somebody's file."""
     (tmp_path / "key").write_bytes(data)
     (tmp_path / "key").chmod(0o600)
-    for read in (read_key, chosen_key, key_to_keep):
+    for read in (read_key, chosen_key, partial(key_to_keep, anew_on=MEMORY)):
         with pytest.raises(SettingError, match="expected 32 bytes") as error:
             read(tmp_path / "key")
         assert "kkk" not in str(error.value)
@@ -143,11 +162,13 @@ def test_the_kernels_own_list_is_understood() -> None:
 
 
 def test_where_a_key_lies_is_told(tmp_path: Path, in_memory: Callable[[bool], None]) -> None:
-    """Beside the samples, in memory, or on a medium of its own, which need not be there."""
+    """Beside the samples, in memory, or on a medium of its own; of one that is not there nothing is said."""
     samples = tmp_path / "samples"
-    assert place_of(tmp_path / "key", samples) == "on the same disk"
-    assert place_of(tmp_path / "stick" / "key", samples) == "elsewhere"
-    assert place_of(Path("/proc/key"), samples) == "elsewhere"
+    assert place_of(tmp_path / "key", samples) == "not there now"
+    assert place_of(tmp_path / "stick" / "key", samples) == "not there now"
+    chosen_key(tmp_path / "key")
+    assert place_of(tmp_path / "key", samples) == "on the same file system"
+    assert place_of(Path("/proc/version"), samples) == "on another file system"
     in_memory(True)
     assert place_of(tmp_path / "key", samples) == "in memory"
 
@@ -163,13 +184,13 @@ def test_what_was_kept_is_overwritten_before_it_is_removed(tmp_path: Path) -> No
     assert erase(path) is True, "nothing was there"
 
 
-def test_what_an_engine_still_fills_is_removed_only(tmp_path: Path) -> None:
+def test_what_an_engine_still_fills_is_left_alone(tmp_path: Path) -> None:
     """It could write it again; and the caller is told."""
     path = tmp_path / "samples"
     path.write_bytes(b"a picture")
     engine = PlainFile.to_write(path)
     assert erase(path) is False
-    assert (path.exists(), engine.read(0, 9)) == (False, b"a picture")
+    assert path.read_bytes() == b"a picture"
     engine.close()
 
 
@@ -197,12 +218,13 @@ def test_an_owner_switches_sealing_on_and_off(
     home, key = home_in(tmp_path, Settings(leaves="raw", labels={}, keeps=1_000)), tmp_path / "key"
     home.samples.write_bytes(b"in the clear")
     assert settings_of(home, "--seal-samples", str(key)) == 0
-    assert f"sealed          by {key}, on the same disk\n" in capsys.readouterr().out
+    assert f"sealed          by {key}, on the same file system\n" in capsys.readouterr().out
     assert (Home.open(home.path).settings.seal, home.samples.exists()) == (key, False)
     made = read_key(key)
-    home.samples.write_bytes(b"sealed with it")
+    Replay.create(home.samples, PLAN, random=Random(0), key=made).close()
+    sealed = home.samples.read_bytes()
     assert settings_of(home, "--seal-samples", str(key)) == settings_of(home, "--accept-auto") == 0
-    assert (home.samples.read_bytes(), read_key(key)) == (b"sealed with it", made)
+    assert (home.samples.read_bytes(), read_key(key)) == (sealed, made)
     capsys.readouterr()
     assert settings_of(home, "--seal-samples", "no") == 0
     assert "sealed          no\n" in capsys.readouterr().out
@@ -231,6 +253,9 @@ def test_a_key_that_cannot_be_changes_no_setting(
 
 def test_settings_with_a_key_survive_their_bytes(tmp_path: Path) -> None:
     """And those of older homes name none."""
-    settings = Settings(leaves="raw", labels={}, keeps=5, seal=tmp_path / "key")
-    assert Settings.from_bytes(settings.to_bytes()) == settings
+    for anew_on in (None, MEMORY):
+        settings = Settings(leaves="raw", labels={}, keeps=5, seal=tmp_path / "key", seal_anew_on=anew_on)
+        assert Settings.from_bytes(settings.to_bytes()) == settings
     assert Settings.from_bytes(b'{"leaves":"raw","labels":{}}').seal is None
+    older = Settings.from_bytes(b'{"leaves":"raw","labels":{},"seal":"/run/key"}')
+    assert (older.seal, older.seal_anew_on) == (Path("/run/key"), None)

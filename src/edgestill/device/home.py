@@ -124,6 +124,7 @@ class Settings:
         keeps: bytes on the disk for inputs with their labels, which it may train on (`device.keeping`); 0 keeps none.
         effort: that training on them may cost; None trains nothing.
         seal: file of the key that they are sealed with (`device.samplekey`); None leaves them plain.
+        seal_anew_on: where the file system in memory is mounted that this key is made anew on when it is missing; None makes it never.
     """
 
     leaves: str
@@ -133,6 +134,7 @@ class Settings:
     keeps: int = 0
     effort: Effort | None = None
     seal: Path | None = None
+    seal_anew_on: Path | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -147,7 +149,8 @@ class Settings:
             else None,
             keeps=fields.integer("keeps", most=_MOST_KEPT) if fields.has("keeps") else 0,
             effort=Effort.from_fields(fields.inner("effort")) if fields.has("effort") else None,
-            seal=Path(fields.text("seal", at_most=_LONGEST_PATH)) if fields.has("seal") else None,
+            seal=_path(fields, "seal"),
+            seal_anew_on=_path(fields, "seal_anew_on"),
         )
 
     def to_bytes(self) -> bytes:
@@ -156,7 +159,8 @@ class Settings:
         told |= {"accept_auto": True} if self.accept_auto else {}
         told |= {"keeps": self.keeps} if self.keeps else {}
         told |= {} if self.effort is None else {"effort": self.effort.as_json()}
-        told |= {} if self.seal is None else {"seal": os.fspath(self.seal)}
+        for name, path in (("seal", self.seal), ("seal_anew_on", self.seal_anew_on)):
+            told |= {} if path is None else {name: os.fspath(path)}
         return canonical(told | ({} if self.bytes_per_day is None else {"bytes_per_day": self.bytes_per_day}))
 
 
@@ -414,6 +418,10 @@ def _recorded(path: Path) -> Path | None:
         return None
     own = about.st_uid == os.getuid() and stat.S_IMODE(about.st_mode) == stat.S_IRWXU
     return socket if own and len(os.fsencode(socket)) <= MAX_SOCKET_BYTES else None
+
+
+def _path(fields: Fields, name: str) -> Path | None:
+    return Path(fields.text(name, at_most=_LONGEST_PATH)) if fields.has(name) else None
 
 
 def _read(path: Path) -> bytes:

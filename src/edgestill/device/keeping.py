@@ -82,11 +82,21 @@ class Keeping:
         random: Random,
         audit_share: float,
         key: bytes | None = None,
+        begun_anew: str = "",
     ) -> Self | None:
-        """Opens the buffer, or begins it anew where it is of another plan or key; None where that cannot be."""
+        """Opens the buffer, or begins it anew where it is of another plan or key; None where that cannot be.
+
+        Args:
+            path: of the file.
+            plan: what it is for; None where nothing can be kept.
+            clock: dates what is kept.
+            random: says which samples stay.
+            audit_share: the policy's.
+            key: seals it; None leaves it plain.
+            begun_anew: why what was kept before is gone already; empty where nothing is.
+        """
         if plan is None:
             return None
-        begun_anew = ""
         try:
             try:
                 replay = Replay.open(path, plan, random=random, key=key)

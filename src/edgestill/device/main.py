@@ -155,7 +155,7 @@ def _settings(options: argparse.Namespace) -> None:
     from edgestill.device.home import Home
 
     home = Home.open(options.home)
-    settings, was_plain = home.settings, home.settings.seal is None
+    settings = home.settings
     if options.accept_auto is not None:
         settings = replace(settings, accept_auto=options.accept_auto)
     if options.bytes_per_day is not None:
@@ -164,15 +164,16 @@ def _settings(options: argparse.Namespace) -> None:
         kept = 0 if options.keep_samples == "none" else parse_size(options.keep_samples)
         settings = replace(settings, keeps=kept)
         if not kept:
-            _erase(home)
+            _forget(home)
     if options.seal_samples is not None:
-        settings = replace(settings, seal=_sealed(home, options.seal_samples))
+        seal, anew_on = _sealed(home, options.seal_samples)
+        settings = replace(settings, seal=seal, seal_anew_on=anew_on)
     if options.train is not None:
         settings = replace(settings, effort=None if options.train == "never" else Effort.parse(options.train))
     if settings != home.settings:
         home = home.chosen(settings)
-    if home.settings.seal is not None and was_plain:
-        _erase(home)
+    if home.settings.seal is not None:
+        _erase_plain(home)
     budget = settings.bytes_per_day
     for name, value in (
         ("leaves", settings.leaves),
@@ -186,12 +187,12 @@ def _settings(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{name:15} {value}\n")
 
 
-def _sealed(home: Home, given: str) -> Path | None:
-    """The file of the key that is chosen, made where there is none; None where samples shall be plain."""
-    from edgestill.device.samplekey import chosen_key
+def _sealed(home: Home, given: str) -> tuple[Path | None, Path | None]:
+    """The key that is chosen, made where there is none, and where it is made anew (`Settings`); None where samples shall be plain."""
+    from edgestill.device.samplekey import make_key, memory_of, read_key
 
     if given == "no":
-        return None
+        return None, None
     path = Path(given).absolute()
     if path == home.samples.absolute():
         raise SettingError(
@@ -201,23 +202,42 @@ def _sealed(home: Home, given: str) -> Path | None:
             got=path,
             fix="choose a place that the samples are not on",
         )
-    chosen_key(path)
-    return path
+    is_made = make_key(path)
+    read_key(path)
+    if is_made:
+        return path, memory_of(path.parent)
+    return path, home.settings.seal_anew_on if path == home.settings.seal else None
 
 
 def _seal_told(home: Home) -> str:
     from edgestill.device.samplekey import place_of
 
     path = home.settings.seal
-    return "no" if path is None else f"by {path}, {place_of(path, home.samples)}"
+    if path is None:
+        return "no"
+    anew = "" if home.settings.seal_anew_on is None else ", made anew when it is missing"
+    return f"by {path}, {place_of(path, home.samples)}{anew}"
 
 
-def _erase(home: Home) -> None:
+def _forget(home: Home) -> None:
     """Forgets the samples, and says so where they could not be overwritten."""
     from edgestill.device.samplekey import erase
 
     if not erase(home.samples):
-        sys.stderr.write("the agent runs: what was kept is removed, and not overwritten\n")
+        home.samples.unlink(missing_ok=True)
+        sys.stderr.write(
+            "the agent runs: what was kept is removed and not overwritten, like what it keeps until its next start\n"
+        )
+
+
+def _erase_plain(home: Home) -> None:
+    """Erases samples that are in the clear though they should not be, and says so where an engine still fills them."""
+    from edgestill.device.samplekey import erase, is_plain
+
+    if is_plain(home.samples) and not erase(home.samples):
+        sys.stderr.write(
+            "the agent runs: what it has kept, and keeps until its next start, is in the clear; it is overwritten then\n"
+        )
 
 
 def _bytes_per_day(given: str | None) -> int | None:

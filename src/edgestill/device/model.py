@@ -22,7 +22,7 @@ from edgestill.device.learning import Learner
 from edgestill.device.memory import Memory
 from edgestill.device.neighbours import TEACHER
 from edgestill.device.privacy import Permissions
-from edgestill.device.samplekey import key_to_keep
+from edgestill.device.samplekey import erase, is_plain, key_to_keep
 from edgestill.device.sending import Sender
 from edgestill.device.teachers import teachers_of
 from edgestill.device.trained import Trained
@@ -122,8 +122,8 @@ class Serving:
         self._hardware = bundle.manifest.hardware_class
         self._trained = trained
         self._keeping = keeping
-        self._room: tuple[Path, int, Path | None] | None = None
-        self._locked_out = ""
+        self._room: tuple[Path, int, Path | None, Path | None] | None = None
+        self._locked_out = self._begun_anew = ""
         self._tuned: Tuned | None = None
         self._stamp = 0
         self._cascade = Cascade(
@@ -161,20 +161,26 @@ class Serving:
             trained=Trained.of(bundle, home.learned),
         )
         if home.settings.keeps:
-            made.keep_in(home.samples, home.settings.keeps, home.settings.seal)
+            made.keep_in(home.samples, home.settings.keeps, home.settings.seal, home.settings.seal_anew_on)
         return made
 
-    def keep_in(self, path: Path, size: int, seal: Path | None = None) -> None:
+    def keep_in(self, path: Path, size: int, seal: Path | None = None, anew_on: Path | None = None) -> None:
         """Keeps inputs to train on in a file of at most so many bytes, from now on; while another engine still does, from when that has ended.
 
         Args:
             path: of the file.
             size: bytes at most.
             seal: file of the key that seals it; None leaves it plain. Without the key nothing is kept, until it is there.
+            anew_on: the file system in memory that the key is made anew on (`samplekey.key_to_keep`).
         """
-        self._room, before, self._locked_out = (path, size, seal), self._locked_out, ""
+        self._room, before, self._locked_out = (path, size, seal, anew_on), self._locked_out, ""
         try:
-            key = None if seal is None else key_to_keep(seal)
+            if seal is not None and is_plain(path):
+                if not erase(path):  # of the engine that this one takes over from, which ends soon
+                    return
+                self._begun_anew = "what was kept in the clear is overwritten"
+                log.warning("%s", self._begun_anew)
+            key = None if seal is None else key_to_keep(seal, anew_on)
         except EdgestillError as error:
             self._locked_out = str(error)
             if self._locked_out != before:
@@ -187,6 +193,7 @@ class Serving:
             random=SystemRandom(),
             audit_share=self._policy.audit_share,
             key=key,
+            begun_anew=self._begun_anew,
         )
 
     def answer(self, frame: Frame) -> Frame:

@@ -1,6 +1,6 @@
 """The file of a replay buffer: a head, two tallies in turn, and slots of one size.
 
-    0       head      4096 bytes: magic, length, JSON, zeros, proof of the key, digest
+    0       head      4096 bytes: magic, length, JSON, zeros, proof of the key, digest (`device.replay_head`)
     4096    tally 0   number of its writing, and how many samples of each class came, of both parts
             tally 1   the same; the one that was written later counts
             slot 0    a record: time, weight, class, source, target as float16, input
@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 from dataclasses import asdict, dataclass, field
@@ -25,8 +24,9 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from edgestill.core.errors import AccessError, DataError, MessageError, SettingError
-from edgestill.core.jsonio import Fields, canonical, parse_object
+from edgestill.core.jsonio import Fields, canonical
 from edgestill.device.holding import Holding
+from edgestill.device.replay_head import HEAD_BYTES, PROOF_BYTES, WHERE, Parts, said_of
 from edgestill.device.sealing import ID_BYTES, Checked, Sealed, seal_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ Source = Literal["label", "teacher", "audit"]
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 
 SCHEMA: Final = 1
-HEAD_BYTES: Final = 4096
 SEED_BYTES: Final = 16
 MAX_SIZE: Final = 1 << 40
 MAX_SAMPLE_BYTES: Final = 64_000_000
@@ -56,14 +55,8 @@ DTYPES: Final = (
 )  # fmt: skip
 _SPARE_SHARE: Final = 32
 _MAX_SPARE: Final = 64
-_MAGIC: Final = b"ESTREPL1"
-_DIGEST: Final = 16
-_PROOF: Final = 28
-_SAID: Final = HEAD_BYTES - _PROOF - _DIGEST
-_LENGTH: Final = struct.Struct("<I")
 _NUMBER: Final = struct.Struct("<Q")
 _ABOUT: Final = struct.Struct("<dfIB3x")
-_WHERE: Final = "head"
 _ANEW: Final = "begin it anew with Replay.create; what it holds is lost then"
 
 
@@ -221,9 +214,10 @@ class Head:
     def to_bytes(self, key: bytes | None) -> bytes:
         """The head, `HEAD_BYTES` long."""
         text = canonical(self._as_json())
-        said = (_MAGIC + _LENGTH.pack(len(text)) + text).ljust(_SAID, b"\0")
-        proof = bytes(_PROOF) if key is None else Sealed(self.identity, key).close(_place("head", said), b"")
-        return said + proof + _digest(said + proof)
+        said, proof = said_of(text), bytes(PROOF_BYTES)
+        if key is not None:
+            proof = Sealed(self.identity, key).close(_place("head", said), b"")
+        return Parts(said, proof).to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, plan: Plan, key: bytes | None) -> Self:
@@ -238,18 +232,20 @@ class Head:
             DataError: it is no head, damaged, of another version, or made for something else.
             AccessError: the key is another, or one is missing.
         """
-        said, proof = data[:_SAID], data[_SAID:-_DIGEST]
-        if len(data) != HEAD_BYTES or not data.startswith(_MAGIC) or _digest(said + proof) != data[-_DIGEST:]:
+        parts = Parts.of(data)
+        if parts is None:
             raise _refused("the head of a buffer, whole", "something else, or a damaged one")
         try:
-            (length,) = _LENGTH.unpack_from(said, len(_MAGIC))
-            head = cls._read(said[len(_MAGIC) + _LENGTH.size :][:length])
+            head = cls._read(parts.fields())
         except (MessageError, SettingError) as error:
             raise _refused(f"{error.where}: {error.expected}", error.got or error.what) from error
         if head.sealed != (key is not None):
             got = "a sealed buffer, and no key" if head.sealed else "a key, and a buffer that is not sealed"
             raise _locked("a sealed buffer and its key, or a plain one and no key", got)
-        if key is not None and Sealed(head.identity, key).open(_place("head", said), proof) is None:
+        if (
+            key is not None
+            and Sealed(head.identity, key).open(_place("head", parts.said), parts.proof) is None
+        ):
             raise _locked("the key that it was made with", "another key")
         if head.plan != plan:
             raise _refused(f"a buffer for {plan}", head.plan)
@@ -274,8 +270,7 @@ class Head:
         }
 
     @classmethod
-    def _read(cls, text: bytes) -> Self:
-        fields = Fields(parse_object(text, where=_WHERE, max_bytes=_SAID), _WHERE)
+    def _read(cls, fields: Fields) -> Self:
         fields.integer("schema", least=SCHEMA, most=SCHEMA)
         inner = fields.inner("holding")
         shape = Fields(
@@ -434,24 +429,20 @@ def _place(kind: str, number: bytes) -> bytes:
     return kind.encode() + b"\0" + number
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
-
-
 def _hex(fields: Fields, name: str, size: int) -> bytes:
     return bytes.fromhex(fields.text(name, at_most=2 * size, pattern=f"[0-9a-f]{{{2 * size}}}"))
 
 
 def _refused(expected: object, got: object) -> DataError:
     return DataError(
-        "a replay buffer that cannot be used", where=_WHERE, expected=expected, got=got, fix=_ANEW
+        "a replay buffer that cannot be used", where=WHERE, expected=expected, got=got, fix=_ANEW
     )
 
 
 def _locked(expected: object, got: object) -> AccessError:
     return AccessError(
         "a replay buffer that this key does not open",
-        where=_WHERE,
+        where=WHERE,
         expected=expected,
         got=got,
         fix=f"give the key it was made with; or {_ANEW}",

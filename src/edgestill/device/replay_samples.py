@@ -19,7 +19,8 @@ import numpy as np
 from edgestill.core.errors import DataError, PathError, within
 from edgestill.device import replay_format as form
 from edgestill.device.blocks import PlainFile
-from edgestill.device.replay_format import HEAD_BYTES, Head, Layout, Tally
+from edgestill.device.replay_format import Head, Layout, Tally
+from edgestill.device.replay_head import HEAD_BYTES
 from edgestill.device.reservoir import Reservoir
 from edgestill.device.sealing import MARK_BYTES
 
