@@ -40,6 +40,8 @@ from edgestill.learn.statistics import Statistics
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from edgestill.core.jsonio import JsonObject
 
 CONFIRMED = ["downloaded", "verified", "staged", "serving", "confirmed"]
@@ -128,9 +130,16 @@ def test_sealed_samples_outlive_a_kill_and_another_key_begins_them_anew(tmp_path
         one.start()
         one.install("1.0.0", tiny_bundle("1.0.0"), 1)
         told, labels = batches(40, 77), np.arange(40) % CLASSES
-        with LocalClient.open(one.path) as client:
-            client.teach(told, labels)
-        count = kept(one)["to_train"] + kept(one)["held_back"]
+        count = taught(one, told, labels)
+        for _ in range(
+            4
+        ):  # a moment in the gap beside a held-back stretch keeps nothing: where that lies is each file's own chance
+            if count:
+                break
+            assert one.stop() == 0
+            (one.path / "samples").unlink()
+            one.start()
+            count = taught(one, told, labels)
         assert (count > 0, kept(one)["sealed"]) == (True, True)
         one.hub.wait_for(lambda: any(batch_is_durable(one.path / "samples")))
         assert one.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -162,6 +171,13 @@ def test_sealed_samples_outlive_a_kill_and_another_key_begins_them_anew(tmp_path
         assert (anew["to_train"], anew["held_back"]) == (0, 0)
         assert "another key" in anew["begun_anew"]
         assert one.stop() == 0
+
+
+def taught(one: Device, told: NDArray[np.float32], labels: NDArray[np.int64]) -> int:
+    """How many samples are kept of these."""
+    with LocalClient.open(one.path) as client:
+        client.teach(told, labels)
+    return int(kept(one)["to_train"]) + int(kept(one)["held_back"])
 
 
 def batch_is_durable(path: Path) -> Iterator[bool]:
