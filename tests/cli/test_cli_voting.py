@@ -186,6 +186,10 @@ def test_what_cannot_be_is_one_line(world: World, tmp_path: Path) -> None:
     out = tmp_path / "outcome.npz"
     for weight in ("good", "good=much", "=1", "good=-1"):
         assert "not a weight" in world.run(*vote, "outcome", 1, "--weight", weight, fails=True)
+    twice = ["--weight", "good=1", "--weight", "good=0"]
+    assert "a device is weighed twice" in world.run(*vote, "outcome", 1, "--out", out, *twice, fails=True)
+    unknown = ["--weight", "nobody=0"]
+    assert "a device without a ballot" in world.run(*vote, "outcome", 1, "--out", out, *unknown, fails=True)
     assert "the samples are not named" in world.run(
         *vote, "outcome", 1, "--out", out, "--teacher", "hub", fails=True
     )

@@ -109,6 +109,17 @@ def test_statistics_of_a_window_replace_older_ones(outbox: Outbox) -> None:
     assert outbox.statistics() is None
 
 
+def test_attack_evidence_that_waits_is_dropped_where_it_may_not_leave_any_more(outbox: Outbox) -> None:
+    """Attack on the owner's word: sums and ballots made before it go; reports, which say nothing of inputs, stay."""
+    outbox.put_statistics("w", b"1", at=1.0)
+    outbox.put_ballot(1, b"ballot", at=1.0)
+    outbox.add([step("s1")])
+    outbox.drop_evidence()
+    assert (outbox.statistics(), outbox.ballot()) == (None, None)
+    assert [one.id for one in outbox.waiting()] == ["s1"]
+    assert outbox.put_statistics("w", b"2", at=1.0).sequence > 2
+
+
 def test_a_sum_that_is_told_again_is_another_message(outbox: Outbox) -> None:
     """A window begun anew may come to the same bytes: the hub must not take that for a repetition of the first."""
     first = outbox.put_statistics("w", b"same", at=1.0)

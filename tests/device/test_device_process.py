@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -413,6 +414,28 @@ def test_nothing_raw_leaves_a_device_that_does_not_allow_it(
         one.stop()
         assert one.hub.asked == []
         assert bool(one.hub.statistics) is sends
+
+
+def test_attack_what_waits_does_not_leave_once_its_owner_lets_nothing_leave(tmp_path: Path) -> None:
+    """Attack on the owner's word: sums that could not be sent before the hub was away are gone with the next start."""
+    with device(tmp_path / "home") as one:
+        one.start()
+        one.install("1.0.0", tiny_bundle(policy=policy_of(leaves="features")), 1)
+        one.hub.refuse = {"/v1/evidence": 503}
+        batch = batches(40, 5)
+        with LocalClient.open(one.path) as client:
+            client.teach(batch, logits_of(1, batch).argmax(axis=1))
+        one.hub.wait_for(lambda: "/v1/evidence/statistics" in one.hub.served)
+        one.stop()
+        home = Home.open(one.path)
+        home.chosen(replace(home.settings, leaves="nothing"))
+        one.hub.refuse = {}
+        one.start()
+        with LocalClient.open(one.path) as client:
+            client.predict(batch)
+        one.hub.wait_for(lambda: any(r.health and r.health.answers == 40 for r in one.hub.reports.values()))
+        one.stop()
+        assert not one.hub.statistics
 
 
 def test_a_device_learns_from_its_teacher_and_keeps_what_it_learned(tmp_path: Path) -> None:

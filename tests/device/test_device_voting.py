@@ -205,6 +205,12 @@ def test_a_machine_without_room_for_a_process_is_asked_again(device: Device) -> 
     device.voting.offer(job())
     assert device.run() == 2.0
     assert not device.quiet.is_voting
+    for _ in range(2 * MOST_HINDERED):  # longer than a process would be given
+        pause = device.run()
+        assert pause is not None
+        assert pause <= LATER
+        device.clock.advance(pause)
+    assert STATE not in device.files() or not device.waiting()
     device.opened_again()
     device.voting.offer(job())
     device.run()

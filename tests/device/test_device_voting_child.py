@@ -259,6 +259,17 @@ def test_a_process_that_is_killed_is_known_to_have_broken(tmp_path: Path) -> Non
     assert answer_of(voter) == Broken("it ended without a word")
 
 
+def test_what_only_hinders_is_no_refusal() -> None:
+    """A disk that cannot be read for a moment is told as such, and tried again by whoever asked."""
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen([sys.executable, "-c", "pass"], start_new_session=True)
+    theirs.settimeout(5)
+    send(theirs, Frame({"op": "broken", "reason": "the archive cannot be read"}))
+    theirs.close()
+    voter = Voter(OneWord(process, ours, within=Bounds(header=64_000, body=MAX_BALLOT)))
+    assert answer_of(voter) == Broken("the archive cannot be read")
+
+
 @pytest.mark.parametrize(
     "frame",
     [

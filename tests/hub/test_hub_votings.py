@@ -327,6 +327,17 @@ def test_weights_say_who_is_heard_how_loudly(there: World) -> None:
         assert there.admin("POST", "votings/1/outcome", body).status == 400
 
 
+def test_attack_a_name_that_is_mistyped_does_not_leave_a_liar_at_full_weight(there: World) -> None:
+    """Attack: a weight for a device that has not voted is refused, and says which."""
+    device, _ = there.fleet(2)
+    start(there)
+    send(device, ballot(there, (0,) * 6))
+    reply = there.admin("POST", "votings/1/outcome", {"weights": {"d0": 0, "d00": 0}})
+    assert reply.status == 400
+    assert "d00" in str(reply.json)
+    assert there.admin("POST", "votings/1/outcome", {"weights": {"d1": 0}}).status == 400
+
+
 def test_attack_a_ballot_on_another_question_is_refused_and_counted(there: World) -> None:
     """Attack: of a set that resembles it, with the same numbers of samples and classes."""
     device = there.enrol("d0")
@@ -492,7 +503,7 @@ def test_what_is_asked_of_a_round_is_in_the_audit_log(there: World) -> None:
     """Who opened, closed, and read it."""
     there.enrol("d0")
     start(there)
-    outcome(there, weights={"d0": 0.5})
+    outcome(there)
     there.admin("POST", "votings/1/close")
     entries = there.admin("GET", "audit-log").json["entries"]
     found = [one["what"] for one in entries if one["what"].startswith("voting.")]

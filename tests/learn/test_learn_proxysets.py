@@ -117,6 +117,9 @@ def test_an_outcome_comes_back_as_it_was() -> None:
 
 
 BROKEN: dict[str, dict[str, Any]] = {
+    "infinitely many voters": {"voters": np.array(np.inf)},
+    "fewer than no students": {"students": np.array(-1)},
+    "voters one by one": {"voters": np.array([1, 2])},
     "rows that are no distributions": {"soft": np.ones((4, 3), np.float32)},
     "rows below nothing": {"soft": np.array([[2, -1, 0]] * 4, np.float32)},
     "rows that are no numbers": {"soft": np.full((4, 3), np.nan, np.float32)},

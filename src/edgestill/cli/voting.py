@@ -22,7 +22,7 @@ from edgestill.core.release import PROXY
 from edgestill.core.units import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -153,7 +153,7 @@ def outcome(
     """Put together what was cast so far, be the round open or closed, with the teacher's voice where one is named."""
     require("numpy", extra="device", purpose="to put votes together")
     client = operator(hub, token_file)
-    found = _outcome(client.outcome(id, weights=dict(map(_weight_of, weight or ()))))
+    found = _outcome(client.outcome(id, weights=_weights_of(weight or ())))
     if teacher:
         asked = _asker(teacher, teacher_temperature, hub, token_file)
         found = found.with_teacher(asked(_samples(proxy, found)), teacher_weight)
@@ -355,6 +355,20 @@ def _outcome(said: InferResponse) -> Outcome:
     }
     beside = {name: np.array(said.parameters.get(name)) for name in ("proxy", "voters", "students")}
     return outcome_of(arrays | beside)
+
+
+def _weights_of(texts: Sequence[str]) -> dict[str, float]:
+    given = [_weight_of(one) for one in texts]
+    found = dict(given)
+    if len(found) < len(given):
+        raise SettingError(
+            "a device is weighed twice",
+            where="--weight",
+            expected="each device once",
+            got=", ".join(name for name, _ in given)[:200],
+            fix="leave one of them out",
+        )
+    return found
 
 
 def _weight_of(text: str) -> tuple[str, float]:

@@ -41,6 +41,7 @@ from edgestill.device.mirrors import Mirrors, Nearby
 from edgestill.device.offline import Stick
 from edgestill.device.outbox import Outbox
 from edgestill.device.papers import Papers, first_papers, papers_of
+from edgestill.device.privacy import may_send_evidence
 from edgestill.device.quiet import Quiet
 from edgestill.device.slots import Slots
 from edgestill.device.spending import fetching_within, ledger_of
@@ -443,6 +444,8 @@ class _Parts:
 @contextmanager
 def _parts(home: Home, transport: Transport, clock: Clock) -> Iterator[_Parts]:
     slots, outbox = Slots.open(home.slots), Outbox.open(home.outbox)
+    if not may_send_evidence(home.settings.leaves):  # what waits was made when it might still leave
+        outbox.drop_evidence()
     try:
         yield _Parts(home, slots, outbox, transport, clock)
     finally:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 LEVELS: Final[tuple[str, ...]] = get_args(Leaves)
 
 
+def may_send_evidence(level: str) -> bool:
+    """Whether a device of this level may send sums or votes, as far as that is the owner's to say; also those that were made under another level."""
+    return level != LEVELS[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
     """What follows from both levels.

@@ -106,6 +106,8 @@ class Voter:
                     return Voted(bytes(tensor.data), fields.integer("votes"))
                 case "not-yet":
                     return NotYet(fields.text("reason", at_most=_MOST_TEXT))
+                case "broken":
+                    return Broken(fields.text("reason", at_most=_MOST_TEXT))
                 case "refused":
                     return Refused(fields.text("reason", at_most=_MOST_TEXT))
                 case other:

@@ -9,6 +9,7 @@
   priority (`device.voting_child`). A question in between ends it, and it begins anew in the next quiet minute.
 - It votes once in a round with what it serves, and again when another bundle serves, `MOST_BUNDLES` times at most: the newest ballot counts.
 - The ballot is in the outbox before it is written down that there is one. A kill in between costs the work, and a second ballot replaces the first.
+- What a disk or a crowded machine hinders is tried again as long as the round is open, after an hour at the latest; a process that breaks so many times is given up.
 - A device that has too few samples of its own looks again later; one that must not vote, or cannot, says so in its log and to nobody else.
 
 `advance` does one thing and says how long to wait for the next; time and processes are arguments.
@@ -269,7 +270,7 @@ class Voting:
         archive = self._depot.archive(job.digest)
         try:
             if not archive.exists():  # or a release needed its room
-                return self._bring(job)
+                return self._bring(job, serving)
             if not self._is_checked:
                 self._check(job, archive)
                 return 0.0
@@ -278,11 +279,12 @@ class Voting:
             log.info("a vote waits: %s", error)
             return self._pause()
         except (PathError, EngineError, OSError) as error:  # a disk, or a machine without room for a process
-            return self._hinder(job, serving, str(error))
+            log.warning("a vote is hindered: %s", error)
+            return self._wait(self._longer(LATER))
         except EdgestillError as error:
             return self._refuse(job, serving, str(error))
 
-    def _bring(self, job: Job) -> float:
+    def _bring(self, job: Job, serving: Path) -> float:
         if self._quiet.is_installing:
             return LOOK
         archive = self._depot.make_room(job)
@@ -290,18 +292,12 @@ class Voting:
         try:
             if not self._line.fetch_archive(job, to=archive, goes_on=lambda: self._is_wanted(job)):
                 return LOOK
-        except _PASSING:
+        except (*_PASSING, PathError):
             raise
         except (
             EdgestillError
         ) as error:  # other bytes than were listed: a mirror's fault, perhaps, or of a moment
-            raise PathError(
-                "samples that cannot be brought",
-                where=job.target,
-                expected=job.digest,
-                got=error,
-                fix="nothing: they are fetched again",
-            ) from error
+            return self._hinder(job, serving, f"samples that cannot be brought: {error}")
         self._failures = 0
         return 0.0
 
@@ -358,10 +354,12 @@ class Voting:
         try:
             process, began = self._start(serving, archive, job.digest), self._clock.monotonic()
             late = disturbed = False
-            while not (process.wait(GLANCE) or late or disturbed):
-                late = self._clock.monotonic() - began > MOST_SECONDS
-                disturbed = not (self._is_wanted(job) and self._quiet.is_quiet)
-            process.stop()
+            try:
+                while not (process.wait(GLANCE) or late or disturbed):
+                    late = self._clock.monotonic() - began > MOST_SECONDS
+                    disturbed = not (self._is_wanted(job) and self._quiet.is_quiet)
+            finally:
+                process.stop()
         finally:
             self._quiet.is_voting = False
         if disturbed:
@@ -387,8 +385,12 @@ class Voting:
         return self._refuse(job, serving, reason) if self._hindered > MOST_HINDERED else self._pause()
 
     def _pause(self) -> float:
+        return self._wait(self._longer(LONGEST_PAUSE))
+
+    def _longer(self, most: float) -> float:
+        """A pause that doubles with each failure."""
         self._failures += 1
-        return self._wait(min(2.0**self._failures, LONGEST_PAUSE))
+        return min(2.0 ** min(self._failures, 30), most)
 
     def _wait(self, seconds: float) -> float:
         """Polls that name the same turn do not wake it before."""

@@ -24,7 +24,7 @@ from edgestill.core import logs
 from edgestill.core.bundle import Bundle
 from edgestill.core.clock import SystemClock
 from edgestill.core.digest import Digest
-from edgestill.core.errors import EdgestillError, EvidenceError, SettingError
+from edgestill.core.errors import EdgestillError, EvidenceError, PathError, SettingError
 from edgestill.core.extras import require
 from edgestill.core.manifest import MODEL, POLICY, REFERENCE
 from edgestill.core.oip import Tensor
@@ -64,9 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said = _told(options, lambda: not select.select([control], [], [], 0)[0])
         except _NotYetError as error:
             said = Frame({"op": "not-yet", "reason": str(error)[:_MOST_TEXT]})
-        except (EdgestillError, MemoryError) as error:
+        except (PathError, MemoryError) as error:  # of a moment, or of this file: whoever asked decides
             reason = str(error) or "it takes too much memory"
-            said = Frame({"op": "refused", "reason": reason[:_MOST_TEXT]})
+            said = Frame({"op": "broken", "reason": reason[:_MOST_TEXT]})
+        except EdgestillError as error:
+            said = Frame({"op": "refused", "reason": str(error)[:_MOST_TEXT]})
         with suppress(EdgestillError):  # whoever would hear it is gone
             send(control, said)
     return 0

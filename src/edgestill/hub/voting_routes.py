@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger(__name__)
 
-MOST_WEIGHED: Final = 1_000
-"""Devices to which an operator may give a weight of their own."""
+MOST_WEIGHED: Final = 500
+"""Devices to which an operator may give a weight of their own; a request of so many is within the bound of all."""
 _USUAL: Final = 7 * 86_400.0
 
 
@@ -123,9 +124,9 @@ async def outcome(request: Request) -> Response:
     fields.only(("weights",))
     weights = _weights(fields)
     request.state.about = {"round": number} | ({"weights": dict(weights)} if weights else {})
-    async with hub.database.read() as connection:
-        target, found = await votings.outcome(connection, number, weights, hub.in_thread)
-    data, json_length = _as_message(found, target).encode()
+    async with hub.agreeing, hub.database.read() as connection:  # beside everything else, one at a time
+        target, found = await votings.outcome(connection, number, weights, asyncio.to_thread)
+    data, json_length = await asyncio.to_thread(lambda: _as_message(found, target).encode())
     headers = {HEADER: str(json_length), "cache-control": "no-store"}
     return Response(data, media_type="application/octet-stream", headers=headers)
 

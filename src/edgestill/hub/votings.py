@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from sqlalchemy import func, insert, select, update
 
 from edgestill.core.digest import Digest
-from edgestill.core.errors import ConflictError, EvidenceError, NotFoundError
+from edgestill.core.errors import ConflictError, EvidenceError, MessageError, NotFoundError
 from edgestill.core.release import MAX_COUNTER, Turn
 from edgestill.hub import registry
 from edgestill.hub.database import insert_once
@@ -257,7 +257,13 @@ async def status(connection: AsyncConnection, number: int, now: float) -> JsonOb
     """
     row = await _require(connection, number)
     voted = await connection.execute(
-        select(ballots, devices.c.revoked_at)
+        select(
+            ballots.c.device_id,
+            ballots.c.votes,
+            ballots.c.student,
+            ballots.c.received_at,
+            devices.c.revoked_at,
+        )
         .join(devices, devices.c.id == ballots.c.device_id)
         .where(ballots.c.voting_id == number)
         .order_by(ballots.c.device_id)
@@ -295,17 +301,32 @@ async def outcome(
         in_thread: does the sums.
 
     Raises:
-        NotFoundError: no such round.
+        NotFoundError: no such round. MessageError: a weight for a device that has cast no ballot.
     """
     row = await _require(connection, number)
+    await _check_weighed(connection, number, weights)
     question = _question(row)
-    found, students, last = tally(question, []), set[str](), ""
+    found, students, last = await in_thread(partial(tally, question, [])), set[str](), ""
     while some := await _cast_after(connection, number, last):
         last = some[-1].device_id
         students |= {one.student for one in some if weights.get(one.device_id, 1.0) > 0}
-        part = await in_thread(partial(_tallied, question, some, weights))
-        found = found.with_others(part, students=len(students))
+        found = await in_thread(partial(_added, found, some, weights, len(students)))
     return row.target, found
+
+
+async def _check_weighed(connection: AsyncConnection, number: int, weights: Mapping[str, float]) -> None:
+    """A name that is mistyped must not leave the device that was meant at its full weight."""
+    rows = await connection.execute(
+        select(ballots.c.device_id).where(ballots.c.voting_id == number, ballots.c.device_id.in_(weights))
+    )
+    if unknown := sorted(set(weights) - {row.device_id for row in rows}):
+        raise MessageError(
+            "a weight for a device without a ballot",
+            where="weights",
+            expected="devices that have voted in this round",
+            got=", ".join(unknown)[:200],
+            fix="look at edgestill learn vote status",
+        )
 
 
 async def _cast_after(connection: AsyncConnection, number: int, last: str) -> Sequence[Row]:  # type: ignore[type-arg]  # of a join, whose type nobody can write down
@@ -320,12 +341,13 @@ async def _cast_after(connection: AsyncConnection, number: int, last: str) -> Se
     return rows.all()
 
 
-def _tallied(question: Question, some: Sequence[Row], weights: Mapping[str, float]) -> Outcome:  # type: ignore[type-arg]  # as above
+def _added(found: Outcome, some: Sequence[Row], weights: Mapping[str, float], students: int) -> Outcome:  # type: ignore[type-arg]  # as above
+    question = found.question
     cast = [
         Cast(voter=one.device_id, sequence=one.sequence, ballot=Ballot.from_bytes(one.body, question))
         for one in some
     ]
-    return tally(question, cast, weights=weights)
+    return found.with_others(tally(question, cast, weights=weights), students=students)
 
 
 def _open(now: float) -> ColumnElement[bool]:

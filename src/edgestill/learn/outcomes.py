@@ -55,8 +55,8 @@ def outcome_of(arrays: Mapping[str, NDArray[np.generic]]) -> Outcome:
         raise _wrong("one row of each for each sample", _kinds(soft, voted, weight))
     try:
         proxy = Digest.parse(str(arrays["proxy"]))
-        voters, students = (int(arrays[name]) for name in ("voters", "students"))
-    except (MessageError, TypeError, ValueError) as error:
+        voters, students = (_count(arrays[name]) for name in ("voters", "students"))
+    except MessageError as error:
         raise _wrong("a digest, and two numbers", str(error)[:200]) from error
     found = Outcome(
         question=Question(proxy=proxy, samples=len(soft), classes=soft.shape[1]),
@@ -69,6 +69,12 @@ def outcome_of(arrays: Mapping[str, NDArray[np.generic]]) -> Outcome:
     if (found.voted < 0).any() or not (found.weight >= 0).all() or not np.isfinite(found.weight).all():
         raise _wrong("voters and weights that are not negative", "others")
     return found
+
+
+def _count(array: NDArray[np.generic]) -> int:
+    if array.shape != () or array.dtype.kind not in "iu" or int(array) < 0:
+        raise _wrong("numbers of voters and students", _kinds(array))
+    return int(array)
 
 
 def _rows(soft: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -364,7 +364,15 @@ class OperatorClient:
         """
         body = canonical({"weights": dict(weights or {})})
         path = f"votings/{_id(id)}/outcome"
-        return _tensors(self._call("POST", path, body, max_bytes=MAX_SAMPLES_BYTES, documented=ABSENT))
+        reply = self._call(
+            "POST",
+            path,
+            body,
+            max_bytes=MAX_SAMPLES_BYTES,
+            documented=ABSENT,
+            patience=AGREEING_SECONDS,
+        )
+        return _tensors(reply)
 
     # Operators and what they did
 
