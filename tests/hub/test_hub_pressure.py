@@ -12,8 +12,10 @@ from hub_worlds import CLASS, DAY, Device, World, esb, teacher_model, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgestill.core import bundle
+from edgestill.core.errors import PathError
 from edgestill.core.release import target_name
-from edgestill.hub import assignments, registry, rollouts
+from edgestill.hub import artefacts, assignments, registry, rollouts
 from edgestill.hub.bell import Bell
 from edgestill.hub.settings import Settings
 
@@ -181,6 +183,32 @@ def test_a_device_that_refreshes_while_the_publisher_publishes_finds_what_is_nam
         finally:
             over.set()
         assert all(device.result(60) > 0 for device in devices)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_timestamp_names_can_be_had_at_the_moment_it_is_there(
+    there: World, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A device that reads it at once finds its archive; where it cannot be written, nothing new is listed."""
+    asked: list[int] = []
+    info = there.upload(esb("1.2.0"))
+
+    def writing(path: Path, data: bytes, **rest: Any) -> None:
+        if path.name == "timestamp.json":
+            if fails:
+                raise PathError("no room", where=path, expected="room", got="none")
+            bundle.replace(path, data, **rest)
+            asked.append(there.call("HEAD", f"/targets/watch/1.2.0/{info.digest.hex}.{CLASS}.esb").status)
+        else:
+            bundle.replace(path, data, **rest)
+
+    listed = dict(there.hub.artefacts.publication.listed)
+    signed = there.sign({target_name("watch", "1.2.0", CLASS): info})
+    monkeypatch.setattr(artefacts, "replace", writing)
+    reply = there.admin("POST", "targets", signed)
+    assert (reply.status == 200, asked) == (not fails, [] if fails else [200])
+    if fails:
+        assert there.hub.artefacts.publication.listed == listed
 
 
 @pytest.mark.parametrize("seconds", [-30 * DAY, -3600.0, 3600.0, 30 * DAY])

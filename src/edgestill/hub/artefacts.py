@@ -408,8 +408,16 @@ class Artefacts:
             lifetime=self._settings.metadata_lifetime,
             delegated={role: one.data for role, one in delegated.items()},
         )
-        for data in (targets, fresh.snapshot, fresh.timestamp):
+        listers = lister_of(published, delegated, targets)
+        for data in (targets, fresh.snapshot):
             replace(self._home.metadata / file_name(data), data)
+        # devices read files: what the timestamp names can be had before it names it
+        self.publication = altered(served, listers={**served.listers, **listers})
+        try:
+            replace(self._home.metadata / file_name(fresh.timestamp), fresh.timestamp)
+        except BaseException:
+            self.publication = served
+            raise
         self.publication = Publication(
             root=served.root,
             targets=targets,
@@ -417,7 +425,7 @@ class Artefacts:
             timestamp=fresh.timestamp,
             published=published,
             delegated=delegated,
-            listers=lister_of(published, delegated, targets),
+            listers=listers,
             fresh_at=now,
         )
 
